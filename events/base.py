@@ -1,0 +1,109 @@
+"""What an event is: a frozen fact with a name, a version and a subject, and what travels around it.
+
+An `Event` is the body alone. A `Heard` event has an identity (`id`), a time, and a `Cause`: the flow it belongs
+to (`correlation_id`) and the message that caused it (`causation_id`).
+"""
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.alias_generators import to_camel
+
+E_co = TypeVar("E_co", bound="Event", covariant=True)
+
+SPECVERSION: Final = "1.0"
+"""CloudEvents 1.0, https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md."""
+
+
+def rfc3339(moment: datetime) -> str:
+    """Write an aware moment in UTC with microseconds: 2026-11-22T13:05:12.000000Z."""
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+Moment = Annotated[datetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
+"""An aware point in time, RFC 3339 in UTC."""
+
+
+class State(BaseModel):
+    """A part of an event: frozen, camelCase in JSON. A reader ignores fields that it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True
+    )
+
+
+class Event(State):
+    """A fact that a service tells the others, named in the past tense.
+
+    A subclass names its exchange (the publisher), its routing key with the version, and the path to the id of
+    the aggregate that it is about:
+
+        class OrderPlaced(Event, exchange="orders", key="order-placed.v1", subject="order.id"): ...
+
+    A published event is frozen: optional fields may be added, anything else is a new version beside it.
+    """
+
+    exchange: ClassVar[str]
+    key: ClassVar[str]
+    version: ClassVar[int]
+    published: ClassVar[dict[str, type["Event"]]] = {}
+    """Every event of the language by routing key."""
+    _subject: ClassVar[Callable[[Any], Any]]
+
+    def __init_subclass__(cls, *, exchange: str, key: str, subject: str) -> None:
+        super().__init_subclass__()
+        cls.exchange, cls.key = exchange, key
+        cls.version = int(key.rpartition(".v")[2])
+        cls._subject = operator.attrgetter(subject)
+        if cls.published.setdefault(key, cls) is not cls:
+            raise TypeError(f"{key} is already the key of {cls.published[key].__name__}")
+
+    @property
+    def subject(self) -> str:
+        """The id of the aggregate that this event is about."""
+        return str(type(self)._subject(self))
+
+    @classmethod
+    def queue_key(cls) -> str:
+        """The routing key without the version, as it stands in queue names: "order-placed"."""
+        return cls.key.rpartition(".v")[0]
+
+    @classmethod
+    def dataschema(cls) -> str:
+        """A URI that names the shape of the body, with its version."""
+        return f"urn:chorus:{cls.exchange}:{cls.key.replace('.', ':')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something happens: the flow that it belongs to and the message that caused it.
+
+    `correlation_id` is one text for a whole flow, end to end, at most 128 characters. `causation_id` is the id of
+    the event that caused this, None where a person's request did. `traceparent` follows W3C Trace Context.
+    """
+
+    correlation_id: str
+    causation_id: UUID | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heard(Generic[E_co]):
+    """An event as a service hears it: the fact, its identity, its time and its cause."""
+
+    id: UUID
+    event: E_co
+    time: datetime
+    cause: Cause
+
+    def because(self) -> Cause:
+        """The cause of whatever this event leads to."""
+        return Cause(self.cause.correlation_id, self.id, self.cause.traceparent)
+
+
+Version = Annotated[int, Field(ge=1, description="Grows by one with every change of the state.")]

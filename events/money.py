@@ -1,0 +1,96 @@
+"""Money: an integer count of minor units (cents) in Python and SQL, a decimal string ("150.00") in JSON.
+
+A float never takes part in arithmetic. A JSON number that a client sends is read through its shortest decimal
+form, which is exact for every amount up to `MAX_AMOUNT` with two places (15 significant digits).
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+
+CURRENCY: Final = "EUR"
+MINOR_PER_MAJOR: Final = 100
+MAX_AMOUNT: Final = 10**12 * MINOR_PER_MAJOR
+"""The largest amount that one request may carry, in minor units: 10^12 in major units."""
+
+_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,15})(?:\.[0-9]{1,2})?", re.ASCII)
+_PATTERN = r"^(0|[1-9][0-9]{0,12})(\.[0-9]{1,2})?$"
+_SIGNED_PATTERN = r"^-?(0|[1-9][0-9]{0,15})\.[0-9]{2}$"
+
+
+def to_text(minor: int) -> str:
+    """Write minor units as a decimal with two places: 15000 -> "150.00"."""
+    sign = "-" if minor < 0 else ""
+    major, rest = divmod(abs(minor), MINOR_PER_MAJOR)
+    return f"{sign}{major}.{rest:02d}"
+
+
+def to_minor(text: str) -> int:
+    """Read a decimal of at most two places as minor units: "150.5" -> 15050.
+
+    Raises ValueError for an exponent, more than two places, NaN, or anything else that is no plain decimal.
+    """
+    if len(text) > 32 or not _TEXT.fullmatch(text):
+        raise ValueError("must be a decimal number with at most two places")
+    return int(Decimal(text).scaleb(2))
+
+
+def _read_state(value: Any, info: ValidationInfo) -> Any:
+    """In JSON money is a string; in Python an `int` is already a count of minor units."""
+    if isinstance(value, str):
+        return to_minor(value)
+    if info.mode == "json" or isinstance(value, bool):
+        raise ValueError("must be a decimal string")
+    return value
+
+
+def _read_amount(value: Any) -> int:
+    """Read what a client sent: a JSON number or a string, in major units, more than zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a number or a decimal string")
+    if isinstance(value, float):
+        value = format(Decimal(repr(value)), "f").removesuffix(".0")
+    minor = to_minor(str(value) if not isinstance(value, int) else _bounded(value))
+    if not 0 < minor <= MAX_AMOUNT:
+        raise ValueError("must be more than 0 and at most 1000000000000.00")
+    return minor
+
+
+def _bounded(value: int) -> str:
+    """`str` of a huge int is slow, and an error past 4,300 digits."""
+    if abs(value) > MAX_AMOUNT:
+        raise ValueError("must be more than 0 and at most 1000000000000.00")
+    return str(value)
+
+
+Money = Annotated[
+    int,
+    BeforeValidator(_read_state),
+    PlainSerializer(to_text, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "pattern": _SIGNED_PATTERN, "examples": ["150.00"]}),
+]
+"""An amount or balance in an event or an answer, in minor units."""
+
+Amount = Annotated[
+    int,
+    BeforeValidator(_read_amount),
+    PlainSerializer(to_text, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": _PATTERN, "maxLength": 16},
+                {
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": MAX_AMOUNT // MINOR_PER_MAJOR,
+                    "multipleOf": 0.01,
+                },
+            ],
+            "description": "More than 0, at most 10^12, at most two decimal places.",
+            "examples": ["150.00"],
+        }
+    ),
+]
+"""An amount in a request: JSON number or string in major units, turned into minor units."""

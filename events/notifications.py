@@ -1,0 +1,43 @@
+"""What the notifications service tells: which letters went out, and which never will."""
+
+from typing import Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from events.base import Event, Moment, State
+
+NotificationKind = Literal["joy", "sorrow", "refund", "message"]
+NotificationStatus = Literal["waiting", "pending", "sent", "failed"]
+
+
+class NotificationState(State):
+    """A letter. `to`, `subject` and `body` are None while its recipient is not known yet."""
+
+    id: UUID
+    user_id: UUID
+    order_id: UUID | None = None
+    kind: NotificationKind
+    to: str | None = Field(default=None, max_length=254)
+    subject: str | None = None
+    body: str | None = None
+    status: NotificationStatus
+    created_at: Moment
+    sent_at: Moment | None = None
+
+
+class NotificationSent(
+    Event, exchange="notifications", key="notification-sent.v1", subject="notification.id"
+):
+    """A mail server has accepted the letter."""
+
+    notification: NotificationState
+
+
+class NotificationFailed(
+    Event, exchange="notifications", key="notification-failed.v1", subject="notification.id"
+):
+    """A mail server has refused the letter for good; `reason` is its answer."""
+
+    notification: NotificationState
+    reason: str

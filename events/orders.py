@@ -1,0 +1,51 @@
+"""What the orders service tells: an order's way from placed to paid, rejected or cancelled."""
+
+from typing import Literal
+from uuid import UUID
+
+from events.base import Event, Moment, State, Version
+from events.money import Money
+from events.users import UserState
+
+OrderStatus = Literal["pending", "paid", "rejected", "cancelled"]
+
+
+class OrderState(State):
+    """The whole order. `reason` is set once it is rejected."""
+
+    id: UUID
+    user_id: UUID
+    total: Money
+    currency: str
+    status: OrderStatus
+    reason: str | None = None
+    placed_at: Moment
+    version: Version
+
+
+class OrderPlaced(Event, exchange="orders", key="order-placed.v1", subject="order.id"):
+    """A customer's order exists, and its total will not change.
+
+    `customer` is None where orders has not heard of the user yet: his token proved who he is.
+    """
+
+    order: OrderState
+    customer: UserState | None = None
+
+
+class OrderPaid(Event, exchange="orders", key="order-paid.v1", subject="order.id"):
+    """The order's total has been debited from the customer's account."""
+
+    order: OrderState
+
+
+class OrderRejected(Event, exchange="orders", key="order-rejected.v1", subject="order.id"):
+    """The order will never be paid; nothing has been debited for it."""
+
+    order: OrderState
+
+
+class OrderCancelled(Event, exchange="orders", key="order-cancelled.v1", subject="order.id"):
+    """The customer does not want the order any more; what was or will be debited goes back."""
+
+    order: OrderState
