@@ -1,0 +1,61 @@
+"""Private PostgreSQL and RabbitMQ for machines without Docker: own ports on 127.0.0.1, own data, gone at the end.
+
+    with private_servers() as servers:
+        servers.postgres.url, servers.rabbitmq.amqp_url, servers.rabbitmq.api_url
+
+They are the system's own programs, installed when missing (``install.py``), and share nothing with a
+server that the system runs itself.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from apps.cli.servers.folders import run_folder
+from apps.cli.servers.install import install_missing
+from apps.cli.servers.postgres import PrivatePostgres
+from apps.cli.servers.rabbitmq import PrivateRabbitMQ
+
+__all__ = ["PrivatePostgres", "PrivateRabbitMQ", "PrivateServers", "private_postgres", "private_rabbitmq", "private_servers"]
+
+
+@dataclass(frozen=True)
+class PrivateServers:
+    folder: Path
+    postgres: PrivatePostgres
+    rabbitmq: PrivateRabbitMQ
+
+
+@contextmanager
+def private_servers(base: Path | None = None) -> Iterator[PrivateServers]:
+    """Both, started side by side in a fresh folder below `base` (the project's .chorus by default)."""
+    install_missing("postgresql", "rabbitmq")
+    with run_folder(base) as folder, ExitStack() as cleanup:
+        servers = PrivateServers(folder, PrivatePostgres(folder), PrivateRabbitMQ(folder))
+        for server in (servers.rabbitmq, servers.postgres):
+            cleanup.callback(server.discard)
+            server.launch()
+        for ready in (servers.postgres, servers.rabbitmq):
+            ready.wait()
+        yield servers
+
+
+@contextmanager
+def private_postgres(base: Path | None = None) -> Iterator[PrivatePostgres]:
+    install_missing("postgresql")
+    with run_folder(base) as folder, ExitStack() as cleanup:
+        server = PrivatePostgres(folder)
+        cleanup.callback(server.discard)
+        server.start()
+        yield server
+
+
+@contextmanager
+def private_rabbitmq(base: Path | None = None) -> Iterator[PrivateRabbitMQ]:
+    install_missing("rabbitmq")
+    with run_folder(base) as folder, ExitStack() as cleanup:
+        server = PrivateRabbitMQ(folder)
+        cleanup.callback(server.discard)
+        server.start()
+        yield server
