@@ -1,0 +1,6 @@
+"""How an event travels, in the order of travel:
+
+`transaction` (a use case writes it) -> `outbox` (it waits in the business database) -> `relay` (it is published)
+-> `wire` (its form on the broker) -> `topology` (exchanges and queues) -> `inbox` (it is heard, once)
+-> `committer` (many are handled in one transaction) -> `parking` (one that cannot be handled is set aside).
+"""

@@ -1,0 +1,183 @@
+"""The inbox: every event that a service hears has its effects once, however often it is delivered.
+
+A FastStream subscriber per queue takes messages, plain or packs, and hands each event to a group committer. In one
+transaction stand the row in `inbox`, the effects, and the events that follow. The message is acknowledged after COMMIT.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Any, Final, Generic, Literal, TypeVar
+from uuid import UUID
+
+import structlog
+from faststream import AckPolicy
+from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
+from prometheus_client import Counter
+from sqlalchemy import Column, DateTime
+from sqlmodel import Field
+
+from events.base import Event, Heard
+from events.bus import wire
+from events.bus.committer import GroupCommitter
+from events.bus.parking import Parking, explained
+from events.bus.statements import Table
+from events.bus.topology import queue_name
+from events.bus.transaction import Pool, Transaction
+
+log = structlog.get_logger(__name__)
+
+PREFETCH_MESSAGES: Final = 16
+"""Unacknowledged messages per queue: up to 16 packs of 64 events."""
+
+ATTEMPTS: Final = 4
+"""How often one event may fail before it is parked."""
+
+ATTEMPT_DELAYS: Final = (0.1, 0.5, 2.0)
+"""Seconds between the attempts."""
+
+HEARD = Counter("chorus_inbox_heard_total", "Events handled.", ["queue"])
+DOUBLED = Counter("chorus_inbox_doubled_total", "Events delivered again and skipped.", ["queue"])
+
+E = TypeVar("E", bound=Event)
+Subscriber = Callable[[Transaction, Sequence[Heard[E]]], Awaitable[object]]
+"""Handles events that have not been handled before. May publish; must not commit."""
+
+
+class InboxRow(Table, table=True):
+    """An event that has had its effects. It outlives every possible redelivery, then retention removes it."""
+
+    __tablename__ = "inbox"
+
+    event_id: UUID = Field(primary_key=True)
+    received_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
+async def skip_known(tx: Transaction, heard: Sequence[Heard[E]]) -> list[Heard[E]]:
+    """The events that are new, each once; from this transaction on they are known."""
+    once = {event.id: event for event in heard}
+    rows = [InboxRow(event_id=id, received_at=tx.now) for id in once]
+    new = await tx.insert_new(rows)
+    return [event for id, event in once.items() if id in new]
+
+
+class Inbox:
+    """What one service hears. `hears` registers, `attach` connects to servers."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.subscribers: dict[type[Event], Subscriber[Any]] = {}
+
+    def hears(self, kind: type[E]) -> Callable[[Subscriber[E]], Subscriber[E]]:
+        """Register the subscriber of an event. Its name says what it does about the event."""
+
+        def register(subscriber: Subscriber[E]) -> Subscriber[E]:
+            if self.subscribers.setdefault(kind, subscriber) is not subscriber:
+                raise TypeError(f"{self.service} hears {kind.__name__} already")
+            return subscriber
+
+        return register
+
+    def attach(
+        self, broker: RabbitBroker, pool: Pool, parking: Parking, published: Callable[[], None]
+    ) -> list["Listener[Any]"]:
+        """Subscribe to the queues of all registered events; messages arrive once the broker is started."""
+        return [
+            Listener(self.service, kind, subscriber, broker, pool, parking, published)
+            for kind, subscriber in self.subscribers.items()
+        ]
+
+
+class Listener(Generic[E]):
+    """One queue: unpacks messages, commits events in groups, parks what cannot succeed, acknowledges."""
+
+    def __init__(
+        self,
+        service: str,
+        kind: type[E],
+        subscriber: Subscriber[E],
+        broker: RabbitBroker,
+        pool: Pool,
+        parking: Parking,
+        published: Callable[[], None],
+    ) -> None:
+        self._kind = kind
+        self._subscriber = subscriber
+        self._parking = parking
+        self.queue = queue_name(service, kind)
+        self._known = DOUBLED.labels(self.queue)
+        self._heard = HEARD.labels(self.queue)
+        self._redelivered = asyncio.Lock()
+        self.committer: GroupCommitter[Heard[E], None] = GroupCommitter(
+            pool, self._handle, name=self.queue, published=published, waiting_limit=math.inf
+        )
+        broker.subscriber(
+            RabbitQueue(self.queue, declare=False),
+            channel=Channel(prefetch_count=PREFETCH_MESSAGES),
+            ack_policy=AckPolicy.MANUAL,
+            decoder=_undecoded,
+            no_reply=True,
+            title=f"{self.queue}",
+            description=subscriber.__doc__,
+        )(self._on_message)
+
+    async def _handle(self, tx: Transaction, heard: Sequence[Heard[E]]) -> list[None]:
+        new = await skip_known(tx, heard)
+        if new:
+            await self._subscriber(tx, new)
+        self._heard.inc(len(new))
+        self._known.inc(len(heard) - len(new))
+        return [None] * len(heard)
+
+    async def _on_message(self, message: RabbitMessage) -> None:
+        raw = message.raw_message
+        found = wire.from_message(raw, self._kind)
+        # What comes again may be what killed us the last time: it goes alone, and takes no neighbour with it.
+        async with self._redelivered if raw.redelivered else contextlib.nullcontext():
+            attempts = [self._attempt(event) for event in found]
+            for index, (event, attempt) in enumerate(zip(found, attempts, strict=True)):
+                if (failure := await self._settle(event, attempt)) is not None:
+                    await self._park(message, index, *failure)
+        await message.ack()
+
+    def _attempt(self, event: "Heard[E] | wire.Poison") -> asyncio.Future[None] | None:
+        return self.committer.submit(event) if isinstance(event, Heard) else None
+
+    async def _settle(
+        self, event: "Heard[E] | wire.Poison", attempt: asyncio.Future[None] | None
+    ) -> tuple[Exception, int] | None:
+        """Await one event's transaction, try again after faults; the last error where it cannot succeed."""
+        if attempt is None or isinstance(event, wire.Poison):
+            assert isinstance(event, wire.Poison)
+            return event.error, 1
+        for delay in (*ATTEMPT_DELAYS, None):
+            try:
+                await attempt
+                return None
+            except Exception as error:
+                log.warning("inbox.failed", queue=self.queue, event_id=str(event.id), exc_info=error)
+                if delay is None:
+                    return error, ATTEMPTS
+                await asyncio.sleep(delay)
+                attempt = self.committer.submit(event)
+        raise AssertionError("unreachable")
+
+    async def _park(
+        self, message: RabbitMessage, index: int, error: Exception, attempts: int
+    ) -> None:
+        parked = explained(
+            wire.alone(message.raw_message, index),
+            queue=self.queue,
+            exchange=self._kind.exchange,
+            key=self._kind.key,
+            error=error,
+            attempts=attempts,
+        )
+        await self._parking.park(parked, self.queue)
+
+
+async def _undecoded(message: RabbitMessage) -> Literal[b""]:
+    """The body is read by `wire`, once, by the type that the queue carries."""
+    return b""

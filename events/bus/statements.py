@@ -1,0 +1,117 @@
+"""Set-based SQL made from SQLModel tables: one statement for many rows.
+
+SQLModel owns the shape of a table. A session of its ORM costs about a millisecond of CPU per row; these statements
+send whole columns as arrays (`unnest`) over a plain asyncpg connection and cost about ten microseconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
+
+from sqlalchemy import Column
+from sqlalchemy import Table as SqlTable
+from sqlalchemy.dialects import postgresql
+from sqlmodel import SQLModel
+
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+
+class Table(SQLModel):
+    """Base of every table. A row is made by keyword, and taken as it is: rules stand on models and schemas."""
+
+    def __init__(self, **values: Any) -> None:
+        # SQLModel's own constructor takes 30 microseconds for a table; this one takes 4.
+        self.__dict__.update(_defaults(type(self)))
+        self.__dict__.update(values)
+
+
+T = TypeVar("T", bound=Table)
+
+
+@cache
+def _defaults(table: type[Table]) -> dict[str, Any]:
+    fields = table.model_fields.items()
+    return {name: field.get_default() for name, field in fields if not field.is_required()}
+
+
+def from_record(table: type[T], record: Any) -> T:
+    """A row as it was read, without running any constructor."""
+    row: T = _manager(table).new_instance()
+    row.__dict__.update(record.items())
+    return row
+
+
+@cache
+def _manager(table: type[Table]) -> Any:
+    return table.__mapper__.class_manager  # type: ignore[attr-defined]
+
+
+def arrays(rows: Sequence[Table], names: Sequence[str]) -> list[list[Any]]:
+    """The rows turned into one list per column, as `unnest` takes them."""
+    values = [row.__dict__ for row in rows]
+    return [[value[name] for value in values] for name in names]
+
+
+@dataclass(frozen=True)
+class Statements:
+    """The statements of one table, made once."""
+
+    table: str
+    columns: dict[str, str]
+    """Column name -> PostgreSQL type, in the order of declaration."""
+    primary_key: tuple[str, ...]
+
+    def select(self, key: str, *, lock: bool) -> str:
+        """Rows whose `key` stands in $1, in its order, so that two batches lock in the same order."""
+        sql = (
+            f"SELECT {', '.join(self.columns)} FROM {self.table}"
+            f" WHERE {key} = ANY($1::{self.columns[key]}[]) ORDER BY {key}"
+        )
+        return f"{sql} FOR NO KEY UPDATE" if lock else sql
+
+    def insert(self) -> str:
+        """All columns of many rows; a row that exists already is an error."""
+        parameters = ", ".join(f"${n}::{t}[]" for n, t in enumerate(self.columns.values(), 1))
+        names = ", ".join(self.columns)
+        return f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({parameters})"
+
+    def insert_new(self) -> str:
+        """The same, except that rows which exist already are left alone; returns the keys of the new ones."""
+        return f"{self.insert()} ON CONFLICT DO NOTHING RETURNING {', '.join(self.primary_key)}"
+
+    def upsert_newer(self) -> str:
+        """Insert, or replace a row of a lower version; returns the keys of those that were taken."""
+        changed = [name for name in self.columns if name not in self.primary_key]
+        key = ", ".join(self.primary_key)
+        assignments = ", ".join(f"{name} = excluded.{name}" for name in changed)
+        return (
+            f"{self.insert()} ON CONFLICT ({key}) DO UPDATE SET {assignments}"
+            f" WHERE {self.table}.version < excluded.version RETURNING {key}"
+        )
+
+    def update(self, changed: Sequence[str]) -> str:
+        """Set the `changed` columns of many rows, found by their primary key."""
+        names = [*self.primary_key, *changed]
+        parameters = ", ".join(f"${n}::{self.columns[name]}[]" for n, name in enumerate(names, 1))
+        assignments = ", ".join(f"{name} = new.{name}" for name in changed)
+        match = " AND ".join(f"{self.table}.{name} = new.{name}" for name in self.primary_key)
+        return (
+            f"UPDATE {self.table} SET {assignments}"
+            f" FROM unnest({parameters}) AS new({', '.join(names)}) WHERE {match}"
+        )
+
+
+@cache
+def statements(table: type[Table]) -> Statements:
+    """The statements of a table, from its SQLModel declaration."""
+    sql_table: SqlTable = table.__table__  # type: ignore[attr-defined]
+    return Statements(
+        table=sql_table.name,
+        columns={column.name: _type(column) for column in sql_table.columns},
+        primary_key=tuple(column.name for column in sql_table.primary_key),
+    )
+
+
+def _type(column: Column[Any]) -> str:
+    return str(column.type.compile(dialect=_DIALECT)).split("(")[0]

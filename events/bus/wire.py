@@ -1,0 +1,217 @@
+"""The form of an event on the broker: alone as a plain message, in a pack as a CloudEvents JSON batch.
+
+Alone: AMQP properties and CloudEvents 1.0 headers in binary mode, the body is the event's JSON and nothing else.
+In a pack: content type `application/cloudevents-batch+json`, one structured CloudEvent each, with its own
+correlation and causation as extension attributes; a header `batch_size`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from itertools import groupby
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+from uuid import UUID
+
+from aio_pika import DeliveryMode, Message
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from uuid_utils.compat import uuid7
+
+from events.base import SPECVERSION, Cause, Event, Heard, rfc3339
+from events.bus.outbox import Row
+
+PACK_LIMIT: Final = 64
+"""The most events that one message carries."""
+
+JSON: Final = "application/json"
+BATCH: Final = "application/cloudevents-batch+json"
+
+
+def source(exchange: str) -> str:
+    """The CloudEvents source of a publisher."""
+    return f"/chorus/{exchange}"
+
+
+def packs(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Group rows by exchange and routing key, in order, into packs of at most PACK_LIMIT."""
+    by_key = sorted(rows, key=lambda row: (row.exchange, row.routing_key))  # stable: ids stay in order
+    for _, same_key in groupby(by_key, key=lambda row: (row.exchange, row.routing_key)):
+        waiting = list(same_key)
+        for start in range(0, len(waiting), PACK_LIMIT):
+            yield waiting[start : start + PACK_LIMIT]
+
+
+def to_message(pack: Sequence[Row]) -> Message:
+    """One AMQP message for a pack: a plain one where the event is alone."""
+    return _alone(pack[0]) if len(pack) == 1 else _batch(pack)
+
+
+def _alone(row: Row) -> Message:
+    headers: dict[str, Any] = {
+        "cloudEvents_specversion": SPECVERSION,
+        "cloudEvents_id": str(row.id),
+        "cloudEvents_type": row.type,
+        "cloudEvents_source": source(row.exchange),
+        "cloudEvents_subject": row.subject,
+        "cloudEvents_time": rfc3339(row.occurred_at),
+        "cloudEvents_dataschema": row.dataschema,
+    }
+    if row.causation_id:
+        headers["causation_id"] = str(row.causation_id)
+    if row.traceparent:
+        headers["traceparent"] = row.traceparent
+    return Message(
+        row.data.encode(),
+        headers=headers,
+        content_type=JSON,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        message_id=str(row.id),
+        correlation_id=row.correlation_id,
+        timestamp=row.occurred_at,
+        type=row.type,
+        app_id=row.exchange,
+    )
+
+
+def _batch(pack: Sequence[Row]) -> Message:
+    return Message(
+        b"[" + ",".join(map(_structured, pack)).encode() + b"]",
+        headers={"batch_size": len(pack)},
+        content_type=BATCH,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        message_id=str(uuid7()),
+        timestamp=pack[0].occurred_at,
+        type=pack[0].type,
+        app_id=pack[0].exchange,
+    )
+
+
+def _structured(row: Row) -> str:
+    # Written by hand: `data` is JSON already, and only the two texts that may come from outside need escaping.
+    causation = f'"causationid":"{row.causation_id}",' if row.causation_id else ""
+    trace = f'"traceparent":{json.dumps(row.traceparent)},' if row.traceparent else ""
+    return (
+        f'{{"specversion":"{SPECVERSION}","id":"{row.id}","source":"{source(row.exchange)}",'
+        f'"type":"{row.type}","subject":{json.dumps(row.subject)},"time":"{rfc3339(row.occurred_at)}",'
+        f'"dataschema":"{row.dataschema}","datacontenttype":"{JSON}",'
+        f'"correlationid":{json.dumps(row.correlation_id)},{causation}{trace}"data":{row.data}}}'
+    )
+
+
+class Incoming(Protocol):
+    """What is read of a delivered message: that of aio-pika and that of FastStream's raw message agree."""
+
+    body: bytes
+    headers: Any
+    content_type: str | None
+    correlation_id: str | None
+    message_id: str | None
+    type: str | None
+    app_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """Something in a message that is no event of the expected kind, and why."""
+
+    error: Exception
+
+
+E = TypeVar("E", bound=Event)
+
+
+class _Packed(BaseModel, Generic[E]):
+    specversion: Literal["1.0"]
+    id: UUID
+    type: str
+    time: datetime
+    correlationid: str
+    causationid: UUID | None = None
+    traceparent: str | None = None
+    data: E
+
+    def heard(self) -> Heard[E]:
+        cause = Cause(self.correlationid, self.causationid, self.traceparent)
+        return Heard(self.id, self.data, self.time, cause)
+
+
+class _Headers(BaseModel):
+    cloudEvents_id: UUID
+    cloudEvents_time: datetime
+    causation_id: UUID | None = None
+    traceparent: str | None = None
+
+
+@cache
+def _adapters(kind: type[E]) -> tuple[TypeAdapter[_Packed[E]], TypeAdapter[list[_Packed[E]]]]:
+    packed = _Packed[kind]  # type: ignore[valid-type]
+    return TypeAdapter(packed), TypeAdapter(list[packed])  # type: ignore[valid-type]
+
+
+def from_message(message: Incoming, kind: type[E]) -> list[Heard[E] | Poison]:
+    """The events in a message, in order. What cannot be read comes back as Poison; its neighbours do not."""
+    try:
+        if message.content_type == BATCH:
+            return [packed.heard() for packed in _adapters(kind)[1].validate_json(message.body)]
+        headers = _Headers.model_validate(message.headers)
+        cause = Cause(message.correlation_id or "", headers.causation_id, headers.traceparent)
+        event = kind.model_validate_json(message.body)
+        return [Heard(headers.cloudEvents_id, event, headers.cloudEvents_time, cause)]
+    except ValidationError as error:
+        if message.content_type == BATCH:
+            return _one_by_one(message.body, kind, error)
+        return [Poison(error)]
+
+
+def _one_by_one(body: bytes, kind: type[E], error: ValidationError) -> list[Heard[E] | Poison]:
+    found: list[Heard[E] | Poison] = []
+    for item in _items(body):
+        try:
+            found.append(_adapters(kind)[0].validate_json(json.dumps(item)).heard())
+        except ValidationError as item_error:
+            found.append(Poison(item_error))
+    return found or [Poison(error)]
+
+
+def _items(body: bytes) -> list[Any]:
+    try:
+        items = json.loads(body)
+    except ValueError:
+        return []
+    return items if isinstance(items, list) else []
+
+
+def alone(message: Incoming, index: int) -> Message:
+    """The event at `index` of a message as a plain message of its own, for the parking place.
+
+    It is rebuilt from what arrived, not from what was understood of it, so that nothing is lost on the way. A body
+    that is no pack, or no JSON at all, is kept as it is.
+    """
+    items = _items(message.body) if message.content_type == BATCH else []
+    item = items[index] if index < len(items) and isinstance(items[index], dict) else None
+    if item is None:
+        return Message(
+            message.body if not items else json.dumps(items[index]).encode(),
+            headers=dict(message.headers or {}),
+            content_type=message.content_type,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            message_id=message.message_id,
+            correlation_id=message.correlation_id,
+            type=message.type,
+            app_id=message.app_id,
+        )
+    attributes = ("specversion", "id", "type", "source", "subject", "time", "dataschema")
+    headers = {f"cloudEvents_{name}": str(item[name]) for name in attributes if name in item}
+    extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
+    headers |= {name: str(item[key]) for name, key in extensions.items() if item.get(key)}
+    return Message(
+        json.dumps(item.get("data")).encode(),
+        headers=dict(headers),
+        content_type=JSON,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        message_id=str(item.get("id")),
+        correlation_id=str(item.get("correlationid", "")),
+        type=str(item.get("type", "")),
+        app_id=message.app_id,
+    )
