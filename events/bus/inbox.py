@@ -32,11 +32,8 @@ log = structlog.get_logger(__name__)
 PREFETCH_MESSAGES: Final = 16
 """Unacknowledged messages per queue: up to 16 packs of 64 events."""
 
-ATTEMPTS: Final = 4
-"""How often one event may fail before it is parked."""
-
 ATTEMPT_DELAYS: Final = (0.1, 0.5, 2.0)
-"""Seconds between the attempts."""
+"""Seconds before the second, third and fourth attempt of an event that fails; then it is parked."""
 
 HEARD = Counter("chorus_inbox_heard_total", "Events handled.", ["queue"])
 DOUBLED = Counter("chorus_inbox_doubled_total", "Events delivered again and skipped.", ["queue"])
@@ -133,36 +130,47 @@ class Listener(Generic[E]):
 
     async def _on_message(self, message: RabbitMessage) -> None:
         raw = message.raw_message
-        found = wire.from_message(raw, self._kind)
-        # What comes again may be what killed us the last time: it goes alone, and takes no neighbour with it.
+        # What comes again may be what killed us the last time: one message at a time.
         async with self._redelivered if raw.redelivered else contextlib.nullcontext():
-            attempts = [self._attempt(event) for event in found]
-            for index, (event, attempt) in enumerate(zip(found, attempts, strict=True)):
-                if (failure := await self._settle(event, attempt)) is not None:
-                    await self._park(message, index, *failure)
+            found = wire.from_message(raw, self._kind)
+            attempts = {
+                index: self.committer.submit(event)
+                for index, event in enumerate(found)
+                if isinstance(event, Heard)
+            }
+            if attempts:
+                await asyncio.wait(attempts.values())
+            failures = [
+                self._retry(message, index, event, attempts.get(index))
+                for index, event in enumerate(found)
+                if index not in attempts or _failed(attempts[index])
+            ]
+            await asyncio.gather(*failures)
         await message.ack()
 
-    def _attempt(self, event: "Heard[E] | wire.Poison") -> asyncio.Future[None] | None:
-        return self.committer.submit(event) if isinstance(event, Heard) else None
-
-    async def _settle(
-        self, event: "Heard[E] | wire.Poison", attempt: asyncio.Future[None] | None
-    ) -> tuple[Exception, int] | None:
-        """Await one event's transaction, try again after faults; the last error where it cannot succeed."""
-        if attempt is None or isinstance(event, wire.Poison):
+    async def _retry(
+        self,
+        message: RabbitMessage,
+        index: int,
+        event: Heard[E] | wire.Poison,
+        attempt: asyncio.Future[None] | None,
+    ) -> None:
+        """Try an event again after a fault of its own, with backoff; park it once that has no point."""
+        if isinstance(event, wire.Poison) or attempt is None:
             assert isinstance(event, wire.Poison)
-            return event.error, 1
+            await self._park(message, index, event.error, attempts=1)
+            return
         for delay in (*ATTEMPT_DELAYS, None):
             try:
                 await attempt
-                return None
+                return
             except Exception as error:
                 log.warning("inbox.failed", queue=self.queue, event_id=str(event.id), exc_info=error)
                 if delay is None:
-                    return error, ATTEMPTS
+                    await self._park(message, index, error, attempts=len(ATTEMPT_DELAYS) + 1)
+                    return
                 await asyncio.sleep(delay)
                 attempt = self.committer.submit(event)
-        raise AssertionError("unreachable")
 
     async def _park(
         self, message: RabbitMessage, index: int, error: Exception, attempts: int
@@ -176,6 +184,13 @@ class Listener(Generic[E]):
             attempts=attempts,
         )
         await self._parking.park(parked, self.queue)
+
+
+def _failed(attempt: asyncio.Future[None]) -> bool:
+    # Cancelled means that the process is stopping: nothing is acknowledged, the message comes again.
+    if attempt.cancelled():
+        raise asyncio.CancelledError
+    return attempt.exception() is not None
 
 
 async def _undecoded(message: RabbitMessage) -> Literal[b""]:

@@ -1,0 +1,1 @@
+"""The services of Chorus and its command line."""

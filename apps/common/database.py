@@ -1,0 +1,96 @@
+"""A service's own database: a plain asyncpg pool for use cases, SQLModel sessions for reading.
+
+Nothing but `events.bus.transaction` begins or commits a transaction that writes.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import asyncpg
+import stamina
+from sqlalchemy import DateTime
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from events.bus.transaction import Pool
+
+SERVER_SETTINGS = {
+    "statement_timeout": "15000",
+    "lock_timeout": "10000",
+    "idle_in_transaction_session_timeout": "30000",
+    "jit": "off",
+}
+"""Milliseconds; a statement that waits longer is a fault. JIT costs more than it gives on statements this short."""
+
+START_SECONDS = 60
+"""How long a service that starts waits for its servers before it gives up."""
+
+
+def utc_column(**column: Any) -> Any:
+    """Keyword arguments of a column of aware times."""
+    return {"sa_type": cast(Any, DateTime(timezone=True)), **column}
+
+
+class Database:
+    """The two ways to a service's database. `open` before use, `close` after it."""
+
+    pool: Pool
+    engine: AsyncEngine
+
+    def __init__(self, url: str, service: str, *, size: int = 8) -> None:
+        self._url = url
+        self._service = service
+        self._size = size
+
+    async def open(self) -> None:
+        """Connect; waits up to START_SECONDS for the server."""
+        server_settings = {**SERVER_SETTINGS, "application_name": f"chorus-{self._service}"}
+        async for attempt in stamina.retry_context(
+            on=(OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError),
+            attempts=None,
+            timeout=START_SECONDS,
+        ):
+            with attempt:
+                self.pool = await asyncpg.create_pool(
+                    self._url,
+                    min_size=1,
+                    max_size=self._size,
+                    reset=_keep,
+                    server_settings=server_settings,
+                )
+        self.engine = create_async_engine(
+            self._url.replace("postgresql://", "postgresql+asyncpg://", 1),
+            pool_size=self._size,
+            pool_pre_ping=True,
+            connect_args={
+                "server_settings": {**server_settings, "default_transaction_read_only": "on"}
+            },
+        )
+        self._sessions = async_sessionmaker(
+            self.engine, class_=AsyncSession, expire_on_commit=False
+        )
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncSession]:
+        """A session that can only read."""
+        async with self._sessions() as session:
+            yield session
+
+    async def answers(self) -> bool:
+        """Whether a round trip succeeds within two seconds."""
+        try:
+            return bool(await self.pool.fetchval("SELECT true", timeout=2))
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return False
+
+    async def close(self) -> None:
+        """Close all connections, those in use after they are given back."""
+        await self.engine.dispose()
+        await self.pool.close()
+
+
+async def _keep(connection: object) -> None:
+    """asyncpg resets a connection's settings at each release, a round trip; ours are never changed."""
+
+

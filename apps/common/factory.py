@@ -1,0 +1,174 @@
+"""Makes a service out of its parts: HTTP routes, an inbox, background tasks, and the servers they need."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
+
+import asyncpg
+import stamina
+import structlog
+from aio_pika.exceptions import AMQPConnectionError
+from fastapi import APIRouter, FastAPI
+from faststream.rabbit import RabbitBroker
+
+from apps.common import problems
+from apps.common.auth import Verifier, remember_signing_keys
+from apps.common.database import START_SECONDS, Database
+from apps.common.idempotency import Answer, Asked, answering
+from apps.common.operations import router as operations
+from apps.common.settings import Settings, settings
+from apps.common.supervisor import Supervisor
+from apps.common.telemetry import Telemetry, configure_logging
+from events.bus.committer import GroupCommitter, Work
+from events.bus.inbox import Inbox, Listener
+from events.bus.parking import Parking
+from events.bus.publisher import Publisher
+from events.bus.relay import Relay
+from events.users import SigningKeyPublished
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for a database that is away before it is answered with 503."""
+
+DRAIN_SECONDS = 8.0
+"""How long a service that stops waits for what it has begun."""
+
+BODY_LIMIT = 64 * 1024
+"""Bytes of a request's body."""
+
+Background = Callable[["Service"], Coroutine[Any, Any, None]]
+"""A task that runs as long as the service does."""
+
+
+class Service:
+    """A running service: its servers, its doors and its background tasks."""
+
+    def __init__(self, name: str, inbox: Inbox, background: Sequence[Background]) -> None:
+        self.name = name
+        self.inbox = inbox
+        self.settings: Settings = settings()
+        self.supervisor = Supervisor()
+        self.stopping = asyncio.Event()
+        self._background = background
+        self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
+        self._listeners: list[Listener[Any]] = []
+
+    async def start(self) -> None:
+        """Connect to the servers, then begin to relay, to hear and to work."""
+        self.database = Database(self.settings.database_url(self.name), self.name)
+        await self.database.open()
+        broker_url = self.settings.broker_url(self.name)
+        self.verifier = Verifier(self.database.pool)
+        self.relay = Relay(self.database.pool, Publisher(broker_url, f"{self.name} relay"))
+        self.supervisor.start("relay", self.relay.run())
+        self._parking = Publisher(broker_url, f"{self.name} parking")
+        self.broker = RabbitBroker(
+            f"{broker_url}?heartbeat=10&name={self.name}+inbox",
+            app_id=self.name,
+            graceful_timeout=DRAIN_SECONDS,
+            reconnect_interval=1.0,
+            logger=None,
+            apply_types=False,
+        )
+        parking = Parking(self.name, self._parking)
+        self._listeners = self.inbox.attach(
+            self.broker, self.database.pool, parking, self.relay.wake
+        )
+        async for attempt in stamina.retry_context(
+            on=(OSError, AMQPConnectionError), attempts=None, timeout=START_SECONDS
+        ):
+            with attempt:
+                await self.broker.start()
+        for work in self._background:
+            self.supervisor.start(work.__name__, work(self))
+        log.info("service.started")
+
+    async def stop(self) -> None:
+        """Hear nothing more, finish what has begun, close."""
+        self.stopping.set()
+        with contextlib.suppress(Exception):
+            await self.broker.stop()
+        draining = [c.drain() for c in self._committers.values()]
+        draining += [listener.committer.drain() for listener in self._listeners]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await asyncio.gather(*draining)
+        with contextlib.suppress(Exception):
+            await self.relay.move()  # what the last transactions have written; the rest waits for the next start
+        await self.supervisor.stop()
+        await self._parking.close()
+        await self.database.close()
+        log.info("service.stopped")
+
+    def committer(
+        self, use_case: Work[Any, Any], answer: Callable[[str, Any], Answer]
+    ) -> GroupCommitter[Asked[Any], Answer]:
+        """The group committer behind the HTTP door to a use case."""
+        if use_case not in self._committers:
+            self._committers[use_case] = GroupCommitter(
+                self.database.pool,
+                answering(use_case, answer),
+                name=f"{self.name}.{use_case.__name__}",  # type: ignore[attr-defined]
+                published=self.relay.wake,
+                patience=PATIENCE_SECONDS,
+            )
+        return self._committers[use_case]
+
+    async def ready(self) -> dict[str, bool]:
+        """Whether the servers answer, each by a round trip with a time limit."""
+        database, broker = await asyncio.gather(self.database.answers(), self._broker_answers())
+        return {"database": database, "broker": broker}
+
+    async def _broker_answers(self) -> bool:
+        # FastStream's ping says yes to a frozen broker.
+        try:
+            async with asyncio.timeout(2):
+                channel = await self.broker._connection.channel()  # type: ignore[union-attr]
+                await channel.close()
+            return True
+        except (OSError, TimeoutError, AttributeError, RuntimeError, asyncio.CancelledError):
+            return False
+        except Exception as error:
+            log.warning("service.broker_not_ready", error=repr(error))
+            return False
+
+
+def create_app(
+    name: str,
+    *,
+    description: str,
+    router: APIRouter,
+    inbox: Inbox,
+    background: Sequence[Background] = (),
+) -> FastAPI:
+    """The ASGI application of a service."""
+    inbox.hears(SigningKeyPublished)(remember_signing_keys)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        configure_logging(settings(), name)
+        service = app.state.service = Service(name, inbox, background)
+        try:
+            await service.start()
+        except (OSError, asyncpg.PostgresError) as error:
+            log.critical("service.cannot_start", error=repr(error))
+            raise
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title=f"Chorus {name}",
+        description=description,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=BODY_LIMIT,
+    )
+    app.add_middleware(Telemetry)
+    problems.install(app)
+    app.include_router(operations)
+    app.include_router(router)
+    return app

@@ -1,0 +1,1 @@
+"""Migrations that every service's database shares."""

@@ -1,0 +1,41 @@
+"""Background tasks that must not die in silence: if a relay or a mailer ends, the process ends with an error."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Supervisor:
+    """Runs background tasks. `failed` is true once one of them has ended by itself."""
+
+    def __init__(self) -> None:
+        self.failed = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+
+    def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` until `stop`; it is expected never to end."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._stopping:
+            return
+        error = None if task.cancelled() else task.exception()
+        log.critical("supervisor.task_died", task=task.get_name(), exc_info=error)
+        self.failed = True
+        os.kill(os.getpid(), signal.SIGTERM)  # the server's own way to stop: drain, close, exit
+
+    async def stop(self) -> None:
+        """Cancel all tasks and wait for their end."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,96 @@
+"""What a service tells of itself: logs, metrics, and the correlation of everything that belongs to one flow."""
+
+import logging
+import re
+import secrets
+import sys
+import time
+from typing import Any, Final
+
+import structlog
+from prometheus_client import Counter, Histogram
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uuid_utils.compat import uuid7
+
+from apps.common.settings import Settings
+from events.base import Cause
+
+CORRELATION_HEADER: Final = "X-Correlation-Id"
+_CORRELATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+
+REQUESTS = Counter("chorus_http_requests_total", "Requests.", ["method", "route", "status"])
+SECONDS = Histogram(
+    "chorus_http_seconds",
+    "Time to the end of the answer.",
+    ["method", "route"],
+    buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30),
+)
+
+
+def configure_logging(settings: Settings, service: str) -> None:
+    """Logs are events with keys, on standard error, readable or as JSON lines."""
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if settings.log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if settings.log_format == "json":
+        shared.append(structlog.processors.dict_tracebacks)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, force=True)
+
+
+def cause_of(headers: Headers) -> Cause:
+    """The flow of a request: the client's correlation id and trace, if they are well formed, else new ones."""
+    correlation_id = headers.get(CORRELATION_HEADER, "")
+    if not _CORRELATION.fullmatch(correlation_id):
+        correlation_id = str(uuid7())
+    traceparent = headers.get("traceparent", "")
+    if not _TRACEPARENT.fullmatch(traceparent):
+        traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    return Cause(correlation_id, None, traceparent)
+
+
+class Telemetry:
+    """ASGI middleware: gives each request its cause, each answer its correlation id, and counts both."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection; only HTTP is looked at."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        cause = cause_of(Headers(scope=scope))
+        scope["chorus.cause"] = cause
+        started = time.perf_counter()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[CORRELATION_HEADER] = cause.correlation_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            REQUESTS.labels(scope["method"], route, status).inc()
+            SECONDS.labels(scope["method"], route).observe(time.perf_counter() - started)
