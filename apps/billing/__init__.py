@@ -1,0 +1,1 @@
+"""Billing: accounts, a double-entry ledger, and the outcome of every payment."""

@@ -1,0 +1,82 @@
+"""Door 1: billing's HTTP routes."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlmodel import col, select
+
+from apps.billing import use_cases
+from apps.billing.models import Account, Transfer
+from apps.billing.problems import BalanceLimit, InsufficientFunds
+from apps.billing.schemas import AccountView, AmountBody, ReceiptView, TransactionView
+from apps.billing.use_cases import MoveFunds
+from apps.common.auth import OwnerId
+from apps.common.commands import UserCommands
+from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
+from apps.common.schemas import Page, PageQuery
+
+router = APIRouter(prefix="/account", tags=["accounts"])
+
+READING = documented(Unauthorized, NotFound, Invalid)
+WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
+
+
+@router.get("/{userId}", response_model=AccountView, responses=READING)
+async def view_account(user_id: OwnerId, commands: UserCommands) -> Response:
+    """A user's account. It is opened by registration or by first use."""
+    asked = (user_id, commands.because)
+    return await commands.run(use_cases.view_accounts, asked, AccountView.of)
+
+
+@router.post(
+    "/{userId}/deposit",
+    status_code=201,
+    response_model=ReceiptView,
+    responses=WRITING | documented(BalanceLimit),
+)
+async def deposit(user_id: OwnerId, body: AmountBody, commands: UserCommands) -> Response:
+    """Put money in."""
+    wish = MoveFunds(user_id, body.amount, commands.because)
+    return await commands.run(use_cases.deposit, wish, ReceiptView.of, status=201)
+
+
+@router.post(
+    "/{userId}/withdraw",
+    status_code=201,
+    response_model=ReceiptView,
+    responses=WRITING | documented(InsufficientFunds),
+)
+async def withdraw(user_id: OwnerId, body: AmountBody, commands: UserCommands) -> Response:
+    """Take money out, if it is there."""
+    wish = MoveFunds(user_id, body.amount, commands.because)
+    return await commands.run(use_cases.withdraw, wish, ReceiptView.of, status=201)
+
+
+@router.get("/{userId}/transactions", responses=READING)
+async def list_transactions(
+    user_id: OwnerId, query: Annotated[PageQuery, Query()], request: Request
+) -> Page[TransactionView]:
+    """The statement of an account, newest first."""
+    statement = (
+        select(Transfer)
+        .join(Account, col(Account.id) == col(Transfer.account_id))
+        .where(Account.user_id == user_id)
+        .order_by(col(Transfer.account_version).desc())
+        .limit(query.limit + 1)
+    )
+    if query.cursor is not None:
+        statement = statement.where(Transfer.account_version < _version(query.cursor))
+    async with request.app.state.service.database.reading() as session:
+        transfers = (await session.exec(statement)).all()
+    shown = transfers[: query.limit]
+    more = len(transfers) > query.limit
+    return Page(
+        items=[TransactionView.of(transfer) for transfer in shown],
+        next_cursor=str(shown[-1].account_version) if more else None,
+    )
+
+
+def _version(cursor: str) -> int:
+    if not cursor.isascii() or not cursor.isdigit() or not 0 < int(cursor) < 2**31:
+        raise Invalid("cursor: is not one that this list gave")
+    return int(cursor)

@@ -1,0 +1,12 @@
+"""Billing, wired."""
+
+from apps.billing.api import router
+from apps.billing.subscribers import inbox
+from apps.common.factory import create_app
+
+app = create_app(
+    "billing",
+    description="Accounts, money in and out, and the payment of every order.",
+    router=router,
+    inbox=inbox,
+)

@@ -1,0 +1,69 @@
+"""Accounts, charges, transfers, holders, and the tables that every service has."""
+
+from alembic import context, op
+
+from apps.common.migrations import bus_0001
+
+revision = "0001"
+down_revision = None
+
+SQL = """
+CREATE TABLE holders (
+    id uuid PRIMARY KEY,
+    email varchar NOT NULL,
+    name varchar NOT NULL,
+    locale varchar NOT NULL,
+    version integer NOT NULL
+);
+CREATE TABLE accounts (
+    id uuid PRIMARY KEY,
+    user_id uuid NOT NULL UNIQUE,
+    balance bigint NOT NULL CHECK (balance >= 0),
+    version integer NOT NULL,
+    opened_at timestamptz NOT NULL
+) WITH (fillfactor = 70);
+CREATE TABLE transfers (
+    id uuid PRIMARY KEY,
+    kind varchar NOT NULL CHECK (kind IN ('deposit', 'withdrawal', 'payment', 'refund')),
+    debit_account uuid NOT NULL,
+    credit_account uuid NOT NULL CHECK (credit_account <> debit_account),
+    amount bigint NOT NULL CHECK (amount > 0),
+    account_id uuid NOT NULL REFERENCES accounts,
+    account_version integer NOT NULL,
+    balance bigint NOT NULL CHECK (balance >= 0),
+    order_id uuid,
+    created_at timestamptz NOT NULL,
+    CHECK (account_id IN (debit_account, credit_account)),
+    UNIQUE (account_id, account_version)
+);
+CREATE UNIQUE INDEX transfers_once_per_order ON transfers (order_id, kind) WHERE order_id IS NOT NULL;
+CREATE TABLE charges (
+    order_id uuid PRIMARY KEY,
+    payment_id uuid NOT NULL UNIQUE,
+    user_id uuid NOT NULL,
+    account_id uuid NOT NULL REFERENCES accounts,
+    amount bigint NOT NULL CHECK (amount > 0),
+    status varchar NOT NULL CHECK (status IN ('paid', 'rejected', 'refunded', 'cancelled')),
+    reason varchar,
+    balance bigint NOT NULL,
+    account_version integer NOT NULL,
+    refund_id uuid UNIQUE,
+    created_at timestamptz NOT NULL,
+    refunded_at timestamptz
+);
+CREATE VIEW ledger_entries AS
+    SELECT id AS transaction_id, debit_account AS account_id, -amount AS amount, kind, created_at FROM transfers
+    UNION ALL
+    SELECT id, credit_account, amount, kind, created_at FROM transfers;
+"""
+
+
+def upgrade() -> None:
+    """Create everything; the ledger can be read and added to, never changed."""
+    role = context.config.get_main_option("role")
+    assert role is not None
+    bus_0001.upgrade(role)
+    op.execute(SQL)
+    op.execute(f'GRANT SELECT, INSERT, UPDATE ON holders, accounts, charges TO "{role}"')
+    op.execute(f'GRANT SELECT, INSERT ON transfers TO "{role}"')
+    op.execute(f'GRANT SELECT ON ledger_entries TO "{role}"')

@@ -1,0 +1,97 @@
+"""The `chorus` command."""
+
+import asyncio
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from apps.common.settings import SERVICES, settings
+
+cli = typer.Typer(
+    name="chorus",
+    help="An order system by event collaboration on RabbitMQ.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+GRACEFUL_SECONDS = 5
+
+
+@cli.command()
+def migrate() -> None:
+    """Make databases, roles, tables, exchanges, queues and broker users. Running it again changes nothing."""
+    from apps.cli.migrate import apply_topology, create_database, upgrade_database
+
+    config = settings()
+    if config.database_admin_url is None:
+        raise LookupError("CHORUS_DATABASE_ADMIN_URL is not set; docs/settings.md lists the settings")
+    admin_url = config.database_admin_url.get_secret_value()
+    for service in SERVICES:
+        url = config.database_url(service)
+        asyncio.run(create_database(admin_url, url))
+        upgrade_database(admin_url, service, url)
+        typer.echo(f"{service}: database ready")
+    apply_topology(config, SERVICES)
+    typer.echo("broker: topology ready")
+
+
+@cli.command()
+def serve(
+    service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")],
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="The port; by default the service's own.")] = None,
+) -> None:
+    """Run one service until SIGTERM. The exit status is 1 if one of its background tasks died."""
+    if service not in SERVICES:
+        raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
+    app = importlib.import_module(f"apps.{service}.main").app
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port or 8001 + SERVICES.index(service),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        )
+    )
+    server.run()
+    started = getattr(app.state, "service", None)
+    if not server.started or started is None or started.supervisor.failed:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def topology(
+    write: Annotated[Path | None, typer.Option(help="The file to write to.")] = None,
+) -> None:
+    """Show the topology as a mermaid flowchart."""
+    from events.bus.topology import mermaid
+    from events.bus.topology import topology as wanted
+
+    picture = mermaid(wanted())
+    if write is None:
+        typer.echo(picture, nl=False)
+    else:
+        write.write_text(f"# Topology\n\n```mermaid\n{picture}```\n")
+
+
+def main() -> None:
+    """Run the command; what is wrong with the settings is said in one line."""
+    try:
+        cli()
+    except LookupError as error:
+        typer.echo(f"chorus: {error.args[0] if error.args else error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

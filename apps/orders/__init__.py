@@ -1,0 +1,1 @@
+"""Orders: placed, paid, rejected, cancelled."""

@@ -1,0 +1,41 @@
+"""Orders, customers, and the tables that every service has."""
+
+from alembic import context, op
+
+from apps.common.migrations import bus_0001
+
+revision = "0001"
+down_revision = None
+
+SQL = """
+CREATE TABLE customers (
+    id uuid PRIMARY KEY,
+    email varchar NOT NULL,
+    name varchar NOT NULL,
+    locale varchar NOT NULL,
+    version integer NOT NULL
+);
+CREATE TABLE orders (
+    id uuid PRIMARY KEY,
+    user_id uuid NOT NULL,
+    total bigint NOT NULL CHECK (total > 0),
+    currency varchar NOT NULL,
+    status varchar NOT NULL CHECK (status IN ('pending', 'paid', 'rejected', 'cancelled')),
+    reason varchar,
+    placed_at timestamptz NOT NULL,
+    settled_at timestamptz,
+    refunded_at timestamptz,
+    version integer NOT NULL
+) WITH (fillfactor = 80);
+CREATE INDEX orders_of_user ON orders (user_id, id DESC);
+CREATE INDEX orders_pending ON orders (placed_at) WHERE status = 'pending';
+"""
+
+
+def upgrade() -> None:
+    """Create everything."""
+    role = context.config.get_main_option("role")
+    assert role is not None
+    bus_0001.upgrade(role)
+    op.execute(SQL)
+    op.execute(f'GRANT SELECT, INSERT, UPDATE ON customers, orders TO "{role}"')

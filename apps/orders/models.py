@@ -1,0 +1,86 @@
+"""Orders and the rules on them. Amounts are minor units."""
+
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+from sqlmodel import BigInteger, Field
+
+from apps.common.database import utc_column
+from apps.common.projections import KnownUser
+from apps.orders.problems import OrderAlreadyRejected
+from events.bus.statements import Table
+from events.money import CURRENCY
+from events.orders import OrderState
+
+
+class Customer(KnownUser, table=True):
+    """A user who may place orders."""
+
+    __tablename__ = "customers"
+
+
+class Order(Table, table=True):
+    """An order's way: pending -> paid | rejected | cancelled, and paid -> cancelled. Each step is a new version."""
+
+    __tablename__ = "orders"
+
+    id: UUID = Field(primary_key=True)
+    user_id: UUID
+    total: int = Field(sa_type=BigInteger)
+    currency: str = CURRENCY
+    status: str = "pending"
+    reason: str | None = None
+    placed_at: datetime = Field(**utc_column())
+    settled_at: datetime | None = Field(None, **utc_column(nullable=True))
+    refunded_at: datetime | None = Field(None, **utc_column(nullable=True))
+    """When billing gave the money back; a note of ours, no change of the order's state."""
+    version: int = 1
+
+    @classmethod
+    def place(cls, id: UUID, user_id: UUID, total: int, now: datetime) -> Self:
+        """A new order."""
+        return cls(id=id, user_id=user_id, total=total, placed_at=now)
+
+    @property
+    def pending(self) -> bool:
+        """Whether nothing has been decided yet."""
+        return self.status == "pending"
+
+    def pay(self, now: datetime) -> bool:
+        """Billing has debited the total. Says whether that changes anything: a cancelled order stays cancelled."""
+        return self._settle("paid", None, now)
+
+    def reject(self, reason: str, now: datetime) -> bool:
+        """Billing has refused. Says whether that changes anything."""
+        return self._settle("rejected", reason, now)
+
+    def cancel(self, now: datetime) -> bool | OrderAlreadyRejected:
+        """The customer does not want it any more. Says whether that changes anything."""
+        if self.status == "rejected":
+            return OrderAlreadyRejected()
+        if self.status == "cancelled":
+            return False
+        self.status, self.settled_at = "cancelled", self.settled_at or now
+        self.version += 1
+        return True
+
+    def _settle(self, status: str, reason: str | None, now: datetime) -> bool:
+        if not self.pending:
+            return False
+        self.status, self.reason, self.settled_at = status, reason, now
+        self.version += 1
+        return True
+
+    def state(self) -> OrderState:
+        """The order as events carry it."""
+        return OrderState(
+            id=self.id,
+            user_id=self.user_id,
+            total=self.total,
+            currency=self.currency,
+            status=self.status,
+            reason=self.reason,
+            placed_at=self.placed_at,
+            version=self.version,
+        )
