@@ -1,0 +1,59 @@
+"""One PostgreSQL and one RabbitMQ for the whole run, also when pytest-xdist spreads it over several processes."""
+
+import signal
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.servers import Servers, running_servers
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
+
+_WITHOUT_SERVERS = ("unit", "contracts", "architecture")
+_cleanup = pytest.StashKey[ExitStack]()
+_servers = pytest.StashKey[Servers]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_cleanup] = ExitStack()
+    # Asked to end by the system: leave as after Ctrl-C, with nothing left running.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_cleanup].close()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: "WorkerController") -> None:
+    """pytest-xdist asks before it starts a worker: the servers' addresses go along."""
+    if _may_need_servers(node.config):
+        node.workerinput["servers"] = asdict(_start_once(node.config))
+
+
+def _may_need_servers(config: pytest.Config) -> bool:
+    tests = Path(__file__).parent
+    free = [tests / name for name in _WITHOUT_SERVERS]
+    asked = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
+    return not all(any(path.is_relative_to(folder) for folder in free) for path in asked)
+
+
+def _start_once(config: pytest.Config) -> Servers:
+    if _servers not in config.stash:
+        config.stash[_servers] = config.stash[_cleanup].enter_context(running_servers())
+    return config.stash[_servers]
+
+
+@pytest.fixture(scope="session")
+def servers(request: pytest.FixtureRequest) -> Servers:
+    """Where PostgreSQL and RabbitMQ answer. They are started by the first test that needs them."""
+    worker: dict[str, dict[str, object]] | None = getattr(request.config, "workerinput", None)
+    if worker is None:
+        return _start_once(request.config)
+    if "servers" not in worker:
+        raise RuntimeError(f"tests in {', '.join(_WITHOUT_SERVERS)} do without servers")
+    return Servers(**worker["servers"])  # type: ignore[arg-type]
