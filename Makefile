@@ -1,0 +1,43 @@
+# Everything from nothing: each target first makes .venv, in a moment if that is done (infra/bootstrap).
+
+ARGS ?=
+chorus := .venv/bin/chorus
+python := .venv/bin/python
+lock   := .venv/bin/uv --quiet pip compile --universal --generate-hashes --no-header --no-emit-index-url \
+          --no-annotate --python-version 3.11 pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help bootstrap demo up test check format lock topology
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+bootstrap:
+	@infra/bootstrap
+
+demo: bootstrap  ## start everything and play the story; ARGS=--exit ends after it (also --native, --docker)
+	@$(chorus) demo $(ARGS)
+
+up: bootstrap  ## start everything, without the story, until Ctrl-C
+	@$(chorus) up $(ARGS)
+
+test: bootstrap  ## the whole suite, with servers in containers or, without Docker, as private processes
+	@$(python) -m pytest $(ARGS)
+
+check: bootstrap  ## what needs no server: style, types, import contracts, unit tests, contracts, architecture
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@$(python) -m pytest -q tests/unit tests/contracts tests/architecture
+
+format: bootstrap  ## write the code as `make check` wants it
+	@.venv/bin/ruff check --fix
+	@.venv/bin/ruff format
+
+lock: bootstrap  ## pin the newest allowed version of every package, with hashes (ARGS=--upgrade; else only what is new)
+	@$(lock) --extra build $(ARGS) --output-file requirements.lock
+	@$(lock) --extra build --extra demo --extra dev $(ARGS) --constraint requirements.lock --output-file requirements-dev.lock
+
+topology: bootstrap  ## draw the exchanges and queues into the docs
+	@$(chorus) topology --write docs/topology.md
