@@ -2,7 +2,7 @@
 
 from alembic import context, op
 
-from apps.common.migrations import bus_0001
+from apps.common.migrations import bus_0001, run
 
 revision = "0001"
 down_revision = None
@@ -63,7 +63,7 @@ def upgrade() -> None:
     role = context.config.get_main_option("role")
     assert role is not None
     bus_0001.upgrade(role)
-    op.execute(SQL)
+    run(SQL)
     op.execute(f'GRANT SELECT, INSERT, UPDATE ON holders, accounts, charges TO "{role}"')
     op.execute(f'GRANT SELECT, INSERT ON transfers TO "{role}"')
     op.execute(f'GRANT SELECT ON ledger_entries TO "{role}"')

@@ -5,6 +5,8 @@ Each service's own first migration calls it; like any migration it is never chan
 
 from alembic import op
 
+from apps.common.migrations import run
+
 SQL = """
 CREATE TABLE outbox (
     id uuid PRIMARY KEY,
@@ -46,6 +48,6 @@ CREATE TABLE signing_keys (
 
 def upgrade(role: str) -> None:
     """Create the tables and let the service's role use them."""
-    op.execute(SQL)
+    run(SQL)
     op.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, inbox, idempotency_keys TO "{role}"')
     op.execute(f'GRANT SELECT, INSERT, DELETE ON signing_keys TO "{role}"')
