@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import structlog
@@ -129,6 +129,15 @@ class Listener(Generic[E]):
         return [None] * len(heard)
 
     async def _on_message(self, message: RabbitMessage) -> None:
+        try:
+            await self._take(message)
+        except Exception as error:
+            # A fault of this module, not of an event: FastStream would swallow it and the message would hang.
+            log.critical("inbox.fault", queue=self.queue, exc_info=error)
+            await asyncio.sleep(ATTEMPT_DELAYS[-1])
+            await message.nack(requeue=True)
+
+    async def _take(self, message: RabbitMessage) -> None:
         raw = message.raw_message
         # What comes again may be what killed us the last time: one message at a time.
         async with self._redelivered if raw.redelivered else contextlib.nullcontext():
@@ -193,6 +202,6 @@ def _failed(attempt: asyncio.Future[None]) -> bool:
     return attempt.exception() is not None
 
 
-async def _undecoded(message: RabbitMessage) -> Literal[b""]:
-    """The body is read by `wire`, once, by the type that the queue carries."""
-    return b""
+async def _undecoded(message: RabbitMessage) -> RabbitMessage:
+    """What the subscriber gets: the message itself. `wire` reads the body, by the type that the queue carries."""
+    return message
