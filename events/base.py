@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 E_co = TypeVar("E_co", bound="Event", covariant=True)
@@ -25,8 +25,8 @@ def rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-Moment = Annotated[datetime, PlainSerializer(rfc3339, return_type=str, when_used="json")]
-"""An aware point in time, RFC 3339 in UTC."""
+Moment = AwareDatetime
+"""An aware point in time; RFC 3339 in JSON, in UTC as everything here is."""
 
 
 class State(BaseModel):
@@ -66,7 +66,7 @@ class Event(State):
     @property
     def subject(self) -> str:
         """The id of the aggregate that this event is about."""
-        return str(type(self)._subject(self))
+        return str(type(self)._subject(self))  # noqa: SLF001
 
     @classmethod
     def queue_key(cls) -> str:

@@ -8,6 +8,7 @@ from events.money import Money
 from events.orders import OrderState
 
 TransactionKind = Literal["deposit", "withdrawal", "payment", "refund"]
+RejectionReason = Literal["insufficient_funds", "order_cancelled"]
 
 
 class AccountState(State):
@@ -79,7 +80,7 @@ class PaymentSucceeded(Event, exchange="billing", key="payment-succeeded.v1", su
 class PaymentRejected(Event, exchange="billing", key="payment-rejected.v1", subject="order.id"):
     """Nothing has left the account for this order, and nothing will. `account` is as it was at that moment."""
 
-    reason: Literal["insufficient_funds", "order_cancelled"]
+    reason: RejectionReason
     order: OrderState
     account: AccountState
 

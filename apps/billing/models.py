@@ -4,12 +4,18 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from sqlmodel import BigInteger, Field
+from sqlmodel import BigInteger, Field, String
 
 from apps.billing.problems import BalanceLimit, InsufficientFunds
-from apps.common.database import utc_column
 from apps.common.projections import KnownUser
-from events.billing import AccountState, PaymentState, RefundState, TransactionKind, TransactionState
+from events.billing import (
+    AccountState,
+    PaymentState,
+    RefundState,
+    RejectionReason,
+    TransactionKind,
+    TransactionState,
+)
 from events.bus.statements import Table
 from events.money import CURRENCY
 from events.orders import OrderState
@@ -43,7 +49,7 @@ class Transfer(Table, table=True):
     __tablename__ = "transfers"
 
     id: UUID = Field(primary_key=True)
-    kind: str
+    kind: TransactionKind = Field(sa_type=String)
     debit_account: UUID
     credit_account: UUID
     amount: int = Field(sa_type=BigInteger)
@@ -51,7 +57,7 @@ class Transfer(Table, table=True):
     account_version: int
     balance: int = Field(sa_type=BigInteger)
     order_id: UUID | None = None
-    created_at: datetime = Field(**utc_column())
+    created_at: datetime
 
     def state(self) -> TransactionState:
         """The movement as events carry it."""
@@ -65,9 +71,9 @@ class Account(Table, table=True):
 
     id: UUID = Field(primary_key=True)
     user_id: UUID = Field(unique=True)
-    balance: int = Field(0, sa_type=BigInteger)
+    balance: int = Field(default=0, sa_type=BigInteger)
     version: int = 1
-    opened_at: datetime = Field(**utc_column())
+    opened_at: datetime
 
     def deposit(self, amount: int, id: UUID, now: datetime) -> Transfer | BalanceLimit:
         """Put money in, as far as the account can hold it."""
@@ -81,10 +87,12 @@ class Account(Table, table=True):
             return InsufficientFunds.of(self.balance)
         return self._move("withdrawal", amount, id, now)
 
-    def charge(self, order: OrderState, id: UUID, now: datetime) -> "tuple[Charge, Transfer | None]":
+    def charge(
+        self, order: OrderState, id: UUID, now: datetime
+    ) -> "tuple[Charge, Transfer | None]":
         """Debit an order's total, or refuse and record the balance at that moment."""
         if order.total > self.balance:
-            return Charge.of(order, self, "rejected", id, now, reason=InsufficientFunds.reason), None
+            return Charge.of(order, self, "rejected", id, now, reason="insufficient_funds"), None
         transfer = self._move("payment", order.total, id, now, order.id)
         return Charge.of(order, self, "paid", id, now), transfer
 
@@ -94,7 +102,12 @@ class Account(Table, table=True):
         return self._move("refund", charge.amount, id, now, charge.order_id)
 
     def _move(
-        self, kind: TransactionKind, amount: int, id: UUID, now: datetime, order_id: UUID | None = None
+        self,
+        kind: TransactionKind,
+        amount: int,
+        id: UUID,
+        now: datetime,
+        order_id: UUID | None = None,
     ) -> Transfer:
         other = CASH if kind in ("deposit", "withdrawal") else REVENUE
         incoming = kind in ("deposit", "refund")
@@ -138,13 +151,13 @@ class Charge(Table, table=True):
     user_id: UUID
     account_id: UUID
     amount: int = Field(sa_type=BigInteger)
-    status: str
-    reason: str | None = None
+    status: ChargeStatus = Field(sa_type=String)
+    reason: RejectionReason | None = Field(default=None, sa_type=String)
     balance: int = Field(sa_type=BigInteger)
     account_version: int
     refund_id: UUID | None = None
-    created_at: datetime = Field(**utc_column())
-    refunded_at: datetime | None = Field(None, **utc_column(nullable=True))
+    created_at: datetime
+    refunded_at: datetime | None = None
 
     @classmethod
     def of(
@@ -154,7 +167,7 @@ class Charge(Table, table=True):
         status: ChargeStatus,
         id: UUID,
         now: datetime,
-        reason: str | None = None,
+        reason: RejectionReason | None = None,
     ) -> "Charge":
         """The decision about an order, with the account as it stands after it."""
         return cls(
@@ -173,12 +186,16 @@ class Charge(Table, table=True):
     def payment(self) -> PaymentState:
         """The payment as events carry it."""
         return PaymentState(
-            id=self.payment_id, order_id=self.order_id, amount=self.amount, created_at=self.created_at
+            id=self.payment_id,
+            order_id=self.order_id,
+            amount=self.amount,
+            created_at=self.created_at,
         )
 
     def refunded(self) -> RefundState:
         """The refund as events carry it. The charge must be refunded."""
-        assert self.refund_id and self.refunded_at
+        assert self.refund_id is not None
+        assert self.refunded_at is not None
         return RefundState(
             id=self.refund_id,
             payment_id=self.payment_id,

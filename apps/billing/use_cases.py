@@ -46,9 +46,7 @@ async def view_accounts(tx: Transaction, asked: Sequence[tuple[UUID, Cause]]) ->
     return [accounts[user_id] for user_id, _ in asked]
 
 
-async def deposit(
-    tx: Transaction, wishes: Sequence[MoveFunds]
-) -> list[Transfer | BalanceLimit]:
+async def deposit(tx: Transaction, wishes: Sequence[MoveFunds]) -> list[Transfer | BalanceLimit]:
     """Put money in."""
     accounts = await _accounts(tx, {wish.user_id: wish.because for wish in wishes})
     results: list[Transfer | BalanceLimit] = []
@@ -143,8 +141,8 @@ def _outcome(
     order = heard.event.order
     if charge.status == "paid":
         return PaymentSucceeded(payment=charge.payment(), order=order, account=account.state())
-    reason = "order_cancelled" if charge.reason == "order_cancelled" else "insufficient_funds"
-    return PaymentRejected(reason=reason, order=order, account=account.state())
+    assert charge.reason is not None
+    return PaymentRejected(reason=charge.reason, order=order, account=account.state())
 
 
 async def _accounts(tx: Transaction, users: dict[UUID, Cause]) -> dict[UUID, Account]:

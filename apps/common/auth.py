@@ -16,7 +16,6 @@ from fastapi import Depends, Path, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlmodel import Field
 
-from apps.common.database import utc_column
 from apps.common.problems import Forbidden, NotFound, Unauthorized
 from events.base import Heard
 from events.bus.statements import Table, statements
@@ -42,7 +41,7 @@ class SigningKey(Table, table=True):
 
     key_id: str = Field(primary_key=True)
     x: str
-    valid_until: datetime = Field(**utc_column())
+    valid_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +109,7 @@ class Verifier:
     async def _key(self, key_id: str) -> jwt.PyJWK:
         if key_id not in self._keys and time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
             self._looked_at = time.monotonic()
-            columns = ", ".join(statements(SigningKey).columns)
-            records = await self._pool.fetch(f"SELECT {columns} FROM signing_keys")
+            records = await self._pool.fetch(statements(SigningKey).where("true"))
             self._keys = {r["key_id"]: (_jwk(r["x"]), r["valid_until"]) for r in records}
         key, valid_until = self._keys.get(key_id, (None, None))
         if key is None or valid_until is None or valid_until < datetime.now(UTC):

@@ -91,7 +91,9 @@ async def _fingerprint(request: Request) -> str:
     return hashlib.sha256(f"{request.method} {request.url.path} {canonical}".encode()).hexdigest()
 
 
-async def _user_commands(request: Request, user: CurrentUser, key: IdempotencyKey = None) -> Commands:
+async def _user_commands(
+    request: Request, user: CurrentUser, key: IdempotencyKey = None
+) -> Commands:
     return Commands(request, user, key)
 
 

@@ -91,6 +91,7 @@ class Database:
 
 
 async def _keep(connection: object) -> None:
-    """asyncpg resets a connection's settings at each release, a round trip; ours are never changed."""
+    """Leave a connection as it is.
 
-
+    asyncpg resets its settings at each release, a round trip; ours are never changed.
+    """

@@ -96,7 +96,8 @@ class Service:
             async with asyncio.timeout(DRAIN_SECONDS):
                 await asyncio.gather(*draining)
         with contextlib.suppress(Exception):
-            await self.relay.move()  # what the last transactions have written; the rest waits for the next start
+            # What the last transactions have written; the rest waits for the next start.
+            await self.relay.move()
         await self.supervisor.stop()
         await self._parking.close()
         await self.database.close()
@@ -110,7 +111,7 @@ class Service:
             self._committers[use_case] = GroupCommitter(
                 self.database.pool,
                 answering(use_case, answer),
-                name=f"{self.name}.{use_case.__name__}",  # type: ignore[attr-defined]
+                name=f"{self.name}.{use_case.__name__}",
                 published=self.relay.wake,
                 patience=PATIENCE_SECONDS,
             )
@@ -125,7 +126,7 @@ class Service:
         # FastStream's ping says yes to a frozen broker.
         try:
             async with asyncio.timeout(2):
-                channel = await self.broker._connection.channel()  # type: ignore[union-attr]
+                channel = await self.broker._connection.channel()  # type: ignore[union-attr]  # noqa: SLF001
                 await channel.close()
             return True
         except (OSError, TimeoutError, AttributeError, RuntimeError, asyncio.CancelledError):

@@ -15,7 +15,6 @@ from uuid import UUID
 from fastapi import Header
 from sqlmodel import Field
 
-from apps.common.database import utc_column
 from apps.common.problems import KeyReused, Problem
 from events.bus.committer import Work
 from events.bus.statements import Table, statements
@@ -50,7 +49,7 @@ class IdempotentAnswer(Table, table=True):
     status: int | None = None
     body: str | None = None
     location: str | None = None
-    created_at: datetime = Field(**utc_column())
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,7 @@ class Asked(Generic[Command]):
     fingerprint: str = ""
 
     def identity(self) -> tuple[UUID, str] | None:
+        """What one answer belongs to: the user and his key; None where no key was sent."""
         return (self.user_id, self.key) if self.user_id and self.key else None
 
 
@@ -119,16 +119,18 @@ async def _claim(tx: Transaction, asked: Sequence[Asked[Any]]) -> dict[Any, Idem
     taken = [one.identity() for one in asked if one.identity() not in new]
     if not taken:
         return {}
-    columns = ", ".join(statements(IdempotentAnswer).columns)
     records = await tx.connection.fetch(
-        f"SELECT {columns} FROM idempotency_keys"
-        " WHERE (user_id, key) IN (SELECT * FROM unnest($1::uuid[], $2::varchar[]))",
+        statements(IdempotentAnswer).where(
+            "(user_id, key) IN (SELECT * FROM unnest($1::uuid[], $2::varchar[]))"
+        ),
         *map(list, zip(*(identity for identity in taken if identity), strict=True)),
     )
     return {(r["user_id"], r["key"]): IdempotentAnswer(**dict(r)) for r in records}
 
 
 def _row(one: Asked[Any], given: Answer | None, tx: Transaction) -> IdempotentAnswer:
+    assert one.user_id is not None
+    assert one.key is not None
     return IdempotentAnswer(
         user_id=one.user_id,
         key=one.key,
@@ -151,6 +153,5 @@ def _again(one: Asked[Any], stored: Mapping[Any, IdempotentAnswer]) -> Answer:
 
 def problem_answer(problem: Problem, path: str) -> Answer:
     """A problem as an answer."""
-    return Answer(
-        problem.status, json.dumps(problem.document(path)), "application/problem+json", problem.headers
-    )
+    document = json.dumps(problem.document(path))
+    return Answer(problem.status, document, "application/problem+json", problem.headers)

@@ -30,7 +30,9 @@ class Problem(Exception):
     status: ClassVar[int] = 400
     reason: ClassVar[str | None] = None
 
-    def __init__(self, detail: str = "", *, headers: dict[str, str] | None = None, **more: Any) -> None:
+    def __init__(
+        self, detail: str = "", *, headers: dict[str, str] | None = None, **more: Any
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.headers = headers or {}
@@ -108,7 +110,7 @@ def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for OpenAPI, with an example for each problem."""
     responses: dict[int | str, dict[str, Any]] = {}
     for problem in problems:
-        example = problem("", **{}).document("/")
+        example = problem().document("/")
         response = responses.setdefault(
             problem.status,
             {
@@ -184,7 +186,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(CommitUnknownError)
     async def _unknown(request: Request, error: CommitUnknownError) -> Response:
-        log.error("http.commit_unknown", path=request.url.path)
+        log.error("http.commit_unknown", path=request.url.path, error=repr(error))
         problem = Unavailable(
             "The connection to the database was lost: this may have been done or not. "
             "Repeat it with the same Idempotency-Key."
@@ -194,7 +196,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _fault(request: Request, error: Exception) -> Response:
         log.error("http.fault", path=request.url.path, exc_info=error)
-        return render(_document(500, "Internal Server Error", "", request.url.path, "internal_error"))
+        return render(
+            _document(500, "Internal Server Error", "", request.url.path, "internal_error")
+        )
 
 
 def _field_error(error: dict[str, Any]) -> dict[str, str]:

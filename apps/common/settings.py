@@ -27,13 +27,17 @@ class Settings(BaseSettings):
     )
     smtp_host: str = Field("127.0.0.1", description="The mail server.")
     smtp_port: int = Field(1025, description="Its port.")
-    smtp_username: str | None = Field(None, description="Login at the mail server, if it wants one.")
+    smtp_username: str | None = Field(
+        None, description="Login at the mail server, if it wants one."
+    )
     smtp_password: SecretStr | None = Field(None, description="The password of that login.")
     smtp_tls: Literal["none", "starttls", "tls"] = Field(
         "none", description="How the connection to the mail server is encrypted."
     )
     mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every letter.")
-    operator_email: str | None = Field(None, description="The first operator; made by users at start.")
+    operator_email: str | None = Field(
+        None, description="The first operator; made by users at start."
+    )
     operator_password: SecretStr | None = Field(None, description="The first operator's password.")
     log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
     log_level: str = Field("INFO", description="The least level that is logged.")
@@ -43,7 +47,7 @@ class Settings(BaseSettings):
         return _required(f"CHORUS_DATABASE_URL_{service.upper()}")
 
     def broker_url(self, service: str) -> str:
-        """AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError if neither is set."""
+        """AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError."""
         own = os.environ.get(f"CHORUS_AMQP_URL_{service.upper()}")
         if own:
             return own
@@ -62,4 +66,4 @@ def _required(name: str) -> str:
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process, read once."""
-    return Settings()  # type: ignore[call-arg]
+    return Settings()

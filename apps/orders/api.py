@@ -58,7 +58,11 @@ Prefer = Annotated[
     | {202: {"model": OrderView, "description": "Accepted; the outcome did not come in time."}},
 )
 async def create_order(
-    body: OrderBody, user: CurrentUser, commands: UserCommands, request: Request, prefer: Prefer = None
+    body: OrderBody,
+    user: CurrentUser,
+    commands: UserCommands,
+    request: Request,
+    prefer: Prefer = None,
 ) -> Response:
     """Place an order. Without `Prefer: wait` the answer comes at once, with status `pending`."""
     wish = PlaceOrder(user.id, body.total_price, commands.because)
@@ -73,12 +77,14 @@ async def create_order(
     if wait is None or answer.status != 201:
         return respond(answer)
     order = await _outcome(request, UUID(json.loads(answer.body)["orderId"]), wait)
-    return _settled(order, answer, wait, request)
+    return _settled(order, answer, wait)
 
 
 def _wait(prefer: str | None) -> int | None:
     """Seconds of `wait=N` in a Prefer header; preferences that are not known are ignored, as the RFC wants."""
-    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", prefer or "", re.IGNORECASE | re.ASCII)
+    found = re.search(
+        r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", prefer or "", re.IGNORECASE | re.ASCII
+    )
     return min(int(found[1]), WAIT_LIMIT_SECONDS) if found else None
 
 
@@ -93,7 +99,7 @@ async def _outcome(request: Request, order_id: UUID, wait: float) -> Order:
     return order
 
 
-def _settled(order: Order, answer: Answer, wait: int, request: Request) -> Response:
+def _settled(order: Order, answer: Answer, wait: int) -> Response:
     applied = {**answer.headers, "Preference-Applied": f"wait={wait}"}
     if order.status == "rejected":
         raise PaymentRefused(headers=applied, orderId=str(order.id), reason=order.reason)

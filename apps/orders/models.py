@@ -4,14 +4,13 @@ from datetime import datetime
 from typing import Self
 from uuid import UUID
 
-from sqlmodel import BigInteger, Field
+from sqlmodel import BigInteger, Field, String
 
-from apps.common.database import utc_column
 from apps.common.projections import KnownUser
 from apps.orders.problems import OrderAlreadyRejected
 from events.bus.statements import Table
 from events.money import CURRENCY
-from events.orders import OrderState
+from events.orders import OrderState, OrderStatus
 
 
 class Customer(KnownUser, table=True):
@@ -29,11 +28,11 @@ class Order(Table, table=True):
     user_id: UUID
     total: int = Field(sa_type=BigInteger)
     currency: str = CURRENCY
-    status: str = "pending"
+    status: OrderStatus = Field(default="pending", sa_type=String)
     reason: str | None = None
-    placed_at: datetime = Field(**utc_column())
-    settled_at: datetime | None = Field(None, **utc_column(nullable=True))
-    refunded_at: datetime | None = Field(None, **utc_column(nullable=True))
+    placed_at: datetime
+    settled_at: datetime | None = None
+    refunded_at: datetime | None = None
     """When billing gave the money back; a note of ours, no change of the order's state."""
     version: int = 1
 
@@ -65,7 +64,7 @@ class Order(Table, table=True):
         self.version += 1
         return True
 
-    def _settle(self, status: str, reason: str | None, now: datetime) -> bool:
+    def _settle(self, status: OrderStatus, reason: str | None, now: datetime) -> bool:
         if not self.pending:
             return False
         self.status, self.reason, self.settled_at = status, reason, now

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from apps.common.problems import NotFound
@@ -13,6 +14,8 @@ from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.bus.transaction import Transaction
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
+
+Outcome = TypeVar("Outcome", PaymentSucceeded, PaymentRejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,8 @@ async def cancel_orders(
 
 async def _settle(
     tx: Transaction,
-    heard: Sequence[Heard[PaymentSucceeded]] | Sequence[Heard[PaymentRejected]],
-    decide: Callable[[Order, PaymentSucceeded | PaymentRejected], OrderPaid | OrderRejected | None],
+    heard: Sequence[Heard[Outcome]],
+    decide: Callable[[Order, Outcome], OrderPaid | OrderRejected | None],
 ) -> None:
     orders = await tx.lock(Order, [e.event.order.id for e in heard])
     changed: dict[UUID, Order] = {}

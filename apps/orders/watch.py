@@ -49,8 +49,7 @@ class Changes:
 
     async def look(self, pool: Pool) -> None:
         """Find what other replicas have changed, for as long as the process runs."""
-        columns = ", ".join(statements(Order).columns)
-        sql = f"SELECT {columns} FROM orders WHERE id = ANY($1::uuid[]) AND status <> 'pending'"
+        sql = statements(Order).where("id = ANY($1::uuid[]) AND status <> 'pending'")
         while True:
             await self._somebody.wait()
             try:

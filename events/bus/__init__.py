@@ -1,4 +1,4 @@
-"""How an event travels, in the order of travel:
+"""How an event travels, in the order of travel.
 
 `transaction` (a use case writes it) -> `outbox` (it waits in the business database) -> `relay` (it is published)
 -> `wire` (its form on the broker) -> `topology` (exchanges and queues) -> `inbox` (it is heard, once)

@@ -72,7 +72,9 @@ class Administration:
         name = unquote(parts.username or "guest")
         if self._is_administrator(name):
             return  # one login for all services, given from outside: its rights are not ours to take
-        self._put(f"users/{quote(name, safe='')}", {"password": unquote(parts.password or ""), "tags": ""})
+        self._put(
+            f"users/{quote(name, safe='')}", {"password": unquote(parts.password or ""), "tags": ""}
+        )
         path = f"permissions/{quote(vhost_of(url), safe='')}/{quote(name, safe='')}"
         self._put(path, wanted.permissions(service))
 

@@ -26,7 +26,10 @@ WAITING_LIMIT: Final = 4096
 """The most items that wait; more is refused with OverloadedError, early instead of late."""
 
 BATCH_SIZE = Histogram(
-    "chorus_batch_size", "Items per transaction.", ["work"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+    "chorus_batch_size",
+    "Items per transaction.",
+    ["work"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
 )
 
 Item = TypeVar("Item")
@@ -86,6 +89,7 @@ class GroupCommitter(Generic[Item, Result]):
         return future
 
     async def _run(self) -> None:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
         try:
             while self._waiting:
                 # Whoever has gone away in the meantime is left out: nothing has been done for him yet.
@@ -94,8 +98,8 @@ class GroupCommitter(Generic[Item, Result]):
                 await self._commit([(item, future) for item, future in batch if not future.done()])
         finally:
             self._running = None
-            for _, future in self._waiting:
-                future.cancel()
+            for _, future in (*batch, *self._waiting):
+                future.cancel()  # no effect on one that is done
             self._waiting.clear()
 
     async def _commit(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
@@ -103,10 +107,6 @@ class GroupCommitter(Generic[Item, Result]):
             return
         try:
             results = await self._transact([item for item, _ in batch])
-        except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
-            raise
         except (UnavailableError, CommitUnknownError) as error:
             self._fail(batch, error)
         except Exception as error:

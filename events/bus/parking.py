@@ -27,7 +27,13 @@ PARKED = Counter("chorus_parked_total", "Messages set aside.", ["queue"])
 
 
 def explained(
-    message: aio_pika.Message, *, queue: str, exchange: str, key: str, error: Exception, attempts: int
+    message: aio_pika.Message,
+    *,
+    queue: str,
+    exchange: str,
+    key: str,
+    error: Exception,
+    attempts: int,
 ) -> aio_pika.Message:
     """The message with the headers that say where it comes from and why it is parked."""
     trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]

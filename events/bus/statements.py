@@ -62,12 +62,13 @@ class Statements:
     """Column name -> PostgreSQL type, in the order of declaration."""
     primary_key: tuple[str, ...]
 
+    def where(self, condition: str) -> str:
+        """All columns of the rows that meet a condition."""
+        return f"SELECT {', '.join(self.columns)} FROM {self.table} WHERE {condition}"
+
     def select(self, key: str, *, lock: bool) -> str:
         """Rows whose `key` stands in $1, in its order, so that two batches lock in the same order."""
-        sql = (
-            f"SELECT {', '.join(self.columns)} FROM {self.table}"
-            f" WHERE {key} = ANY($1::{self.columns[key]}[]) ORDER BY {key}"
-        )
+        sql = self.where(f"{key} = ANY($1::{self.columns[key]}[]) ORDER BY {key}")
         return f"{sql} FOR NO KEY UPDATE" if lock else sql
 
     def insert(self) -> str:

@@ -85,9 +85,7 @@ def queue_name(service: str, kind: type[Event]) -> str:
 def topology() -> Topology:
     """The topology that HEARD_BY asks for."""
     exchanges = tuple(sorted(HEARD_BY))
-    heard = [
-        _event_queue(service, kind) for service, kinds in HEARD_BY.items() for kind in kinds
-    ]
+    heard = [_event_queue(service, kind) for service, kinds in HEARD_BY.items() for kind in kinds]
     dead = [
         Queue(f"{service}.{DEAD}", service, {"x-queue-type": "quorum"}, ((DEAD, service),))
         for service in HEARD_BY

@@ -126,6 +126,7 @@ class Transaction:
         await outbox.write(self.connection, self.outbox)
 
     def committed(self) -> None:
+        """Run what was registered by `after_commit`."""
         for callback in self._after_commit:
             callback()
 

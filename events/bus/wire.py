@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
 from events.base import SPECVERSION, Cause, Event, Heard, rfc3339
@@ -35,7 +35,8 @@ def source(exchange: str) -> str:
 
 def packs(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Group rows by exchange and routing key, in order, into packs of at most PACK_LIMIT."""
-    by_key = sorted(rows, key=lambda row: (row.exchange, row.routing_key))  # stable: ids stay in order
+    # The sort is stable: ids stay in order.
+    by_key = sorted(rows, key=lambda row: (row.exchange, row.routing_key))
     for _, same_key in groupby(by_key, key=lambda row: (row.exchange, row.routing_key)):
         waiting = list(same_key)
         for start in range(0, len(waiting), PACK_LIMIT):
@@ -137,8 +138,8 @@ class _Packed(BaseModel, Generic[E]):
 
 
 class _Headers(BaseModel):
-    cloudEvents_id: UUID
-    cloudEvents_time: datetime
+    id: UUID = Field(alias="cloudEvents_id")
+    time: datetime = Field(alias="cloudEvents_time")
     causation_id: UUID | None = None
     traceparent: str | None = None
 
@@ -146,7 +147,7 @@ class _Headers(BaseModel):
 @cache
 def _adapters(kind: type[E]) -> tuple[TypeAdapter[_Packed[E]], TypeAdapter[list[_Packed[E]]]]:
     packed = _Packed[kind]  # type: ignore[valid-type]
-    return TypeAdapter(packed), TypeAdapter(list[packed])  # type: ignore[valid-type]
+    return TypeAdapter(packed), TypeAdapter(list[packed])
 
 
 def from_message(message: Incoming, kind: type[E]) -> list[Heard[E] | Poison]:
@@ -157,7 +158,7 @@ def from_message(message: Incoming, kind: type[E]) -> list[Heard[E] | Poison]:
         headers = _Headers.model_validate(message.headers)
         cause = Cause(message.correlation_id or "", headers.causation_id, headers.traceparent)
         event = kind.model_validate_json(message.body)
-        return [Heard(headers.cloudEvents_id, event, headers.cloudEvents_time, cause)]
+        return [Heard(headers.id, event, headers.time, cause)]
     except ValidationError as error:
         if message.content_type == BATCH:
             return _one_by_one(message.body, kind, error)

@@ -4,7 +4,7 @@ from alembic import op
 
 
 def run(sql: str) -> None:
-    """Run the statements of a script, each ended by a semicolon at the end of its line (asyncpg takes one at a time)."""
+    """Run the statements of a script, each ended by a semicolon at the end of its line: asyncpg takes one at a time."""
     for statement in sql.split(";\n"):
         if statement.strip():
             op.execute(statement)

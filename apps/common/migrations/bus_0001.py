@@ -49,5 +49,7 @@ CREATE TABLE signing_keys (
 def upgrade(role: str) -> None:
     """Create the tables and let the service's role use them."""
     run(SQL)
-    op.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, inbox, idempotency_keys TO "{role}"')
+    op.execute(
+        f'GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, inbox, idempotency_keys TO "{role}"'
+    )
     op.execute(f'GRANT SELECT, INSERT, DELETE ON signing_keys TO "{role}"')
