@@ -41,27 +41,38 @@ BODY_LIMIT = 64 * 1024
 Background = Callable[["Service"], Coroutine[Any, Any, None]]
 """A task that runs as long as the service does."""
 
+Preparation = Callable[["Service"], Coroutine[Any, Any, None]]
+"""Work that must be done before the first request; a service that cannot do it does not start."""
+
+
+async def _nothing(service: "Service") -> None:
+    """Most services have nothing to prepare."""
+
 
 class Service:
     """A running service: its servers, its doors and its background tasks."""
 
-    def __init__(self, name: str, inbox: Inbox, background: Sequence[Background]) -> None:
+    def __init__(
+        self, name: str, inbox: Inbox, prepare: Preparation, background: Sequence[Background]
+    ) -> None:
         self.name = name
         self.inbox = inbox
         self.settings: Settings = settings()
         self.supervisor = Supervisor()
         self.stopping = asyncio.Event()
+        self._prepare = prepare
         self._background = background
         self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
         self._listeners: list[Listener[Any]] = []
 
     async def start(self) -> None:
-        """Connect to the servers, then begin to relay, to hear and to work."""
+        """Connect to the servers and prepare, then begin to relay, to hear and to work."""
         self.database = Database(self.settings.database_url(self.name), self.name)
         await self.database.open()
         broker_url = self.settings.broker_url(self.name)
         self.verifier = Verifier(self.database.pool)
         self.relay = Relay(self.database.pool, Publisher(broker_url, f"{self.name} relay"))
+        await self._prepare(self)
         self.supervisor.start("relay", self.relay.run())
         self._parking = Publisher(broker_url, f"{self.name} parking")
         self.broker = RabbitBroker(
@@ -142,6 +153,7 @@ def create_app(
     description: str,
     router: APIRouter,
     inbox: Inbox,
+    prepare: Preparation = _nothing,
     background: Sequence[Background] = (),
 ) -> FastAPI:
     """The ASGI application of a service."""
@@ -150,7 +162,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logging(settings(), name)
-        service = app.state.service = Service(name, inbox, background)
+        service = app.state.service = Service(name, inbox, prepare, background)
         try:
             await service.start()
         except (OSError, asyncpg.PostgresError) as error:
