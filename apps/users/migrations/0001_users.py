@@ -1,0 +1,38 @@
+"""Users, key pairs, and the tables that every service has."""
+
+from alembic import context, op
+
+from apps.common.migrations import bus_0001, run
+
+revision = "0001"
+down_revision = None
+
+SQL = """
+CREATE TABLE users (
+    id uuid PRIMARY KEY,
+    email varchar NOT NULL UNIQUE CHECK (email = lower(email)),
+    password_hash varchar NOT NULL,
+    name varchar NOT NULL,
+    locale varchar NOT NULL CHECK (locale IN ('en', 'ru')),
+    role varchar NOT NULL CHECK (role IN ('user', 'operator')),
+    version integer NOT NULL,
+    created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL
+);
+CREATE TABLE key_pairs (
+    key_id varchar PRIMARY KEY,
+    private_key bytea NOT NULL CHECK (length(private_key) = 32),
+    valid_until timestamptz NOT NULL,
+    announced_at timestamptz NOT NULL
+);
+"""
+
+
+def upgrade() -> None:
+    """Create everything."""
+    role = context.config.get_main_option("role")
+    assert role is not None
+    bus_0001.upgrade(role)
+    run(SQL)
+    op.execute(f'GRANT SELECT, INSERT, UPDATE ON users TO "{role}"')
+    op.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON key_pairs TO "{role}"')

@@ -1,0 +1,121 @@
+"""Users and key pairs, and the rules on them."""
+
+import base64
+from datetime import datetime, timedelta
+from typing import Final, Self
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlmodel import Field, String
+
+from apps.common.auth import Role, SigningKey
+from events.bus.statements import Table
+from events.users import Locale, PublicKey, SigningKeyPublished, UserState
+
+KEY_LIFETIME: Final = timedelta(days=30)
+
+KEY_RENEWAL: Final = timedelta(days=7)
+"""A key that lasts no longer gets a successor, which is known everywhere long before it is first used."""
+
+TOKEN_LIFETIME: Final = timedelta(hours=1)
+
+
+class User(Table, table=True):
+    """A person who can sign in. The e-mail address is lower-case and belongs to one user only."""
+
+    __tablename__ = "users"
+
+    id: UUID = Field(primary_key=True)
+    email: str = Field(unique=True)
+    password_hash: str
+    name: str
+    locale: Locale = Field(sa_type=String)
+    role: Role = Field(sa_type=String)
+    version: int = 1
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def register(
+        cls,
+        id: UUID,
+        email: str,
+        password_hash: str,
+        name: str,
+        locale: Locale,
+        role: Role,
+        now: datetime,
+    ) -> Self:
+        """A new user."""
+        return cls(
+            id=id,
+            email=email,
+            password_hash=password_hash,
+            name=name,
+            locale=locale,
+            role=role,
+            created_at=now,
+            updated_at=now,
+        )
+
+    def change(
+        self, name: str | None, email: str | None, locale: Locale | None, now: datetime
+    ) -> bool:
+        """Take what is given; None stays as it is. Says whether that changes anything."""
+        after = (name or self.name, email or self.email, locale or self.locale)
+        if after == (self.name, self.email, self.locale):
+            return False
+        self.name, self.email, self.locale = after
+        self.updated_at = now
+        self.version += 1
+        return True
+
+    def state(self) -> UserState:
+        """The user as events carry him."""
+        return UserState.model_validate(self, from_attributes=True)
+
+
+class KeyPair(Table, table=True):
+    """A key that this service signs tokens with. The private half never leaves this service."""
+
+    __tablename__ = "key_pairs"
+
+    key_id: str = Field(primary_key=True)
+    private_key: bytes
+    """The 32 bytes of an Ed25519 private key (RFC 8032)."""
+    valid_until: datetime
+    announced_at: datetime
+    """When SigningKeyPublished last told of it."""
+
+    @classmethod
+    def generate(cls, id: UUID, private_key: Ed25519PrivateKey, now: datetime) -> Self:
+        """A new pair."""
+        return cls(
+            key_id=str(id),
+            private_key=private_key.private_bytes_raw(),
+            valid_until=now + KEY_LIFETIME,
+            announced_at=now,
+        )
+
+    def lasts(self, span: timedelta, now: datetime) -> bool:
+        """Whether it is still valid for so long."""
+        return self.valid_until >= now + span
+
+    def signing_key(self) -> Ed25519PrivateKey:
+        """The private half."""
+        return Ed25519PrivateKey.from_private_bytes(self.private_key)
+
+    def public_key(self) -> PublicKey:
+        """The public half, as everybody may know it."""
+        raw = self.signing_key().public_key().public_bytes_raw()
+        return PublicKey(x=base64.urlsafe_b64encode(raw).rstrip(b"=").decode())
+
+    def announcement(self) -> SigningKeyPublished:
+        """The event that tells of it."""
+        return SigningKeyPublished(
+            key_id=self.key_id, jwk=self.public_key(), valid_until=self.valid_until
+        )
+
+    def known(self) -> SigningKey:
+        """The row by which this service itself checks tokens, like every other."""
+        return SigningKey(key_id=self.key_id, x=self.public_key().x, valid_until=self.valid_until)

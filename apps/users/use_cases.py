@@ -1,0 +1,143 @@
+"""What users does. Each function takes a transaction and a list, and returns results in the list's order."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from apps.common.auth import Role
+from apps.common.problems import NotFound
+from apps.users.models import KEY_RENEWAL, KeyPair, User
+from apps.users.problems import EmailTaken
+from events.base import Cause
+from events.bus.statements import from_record, statements
+from events.bus.transaction import Transaction
+from events.users import Locale, UserRegistered, UserUpdated
+
+KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
+"""The advisory lock under which key pairs are made. The e-mails' locks have one number, this one has two."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterUser:
+    """A wish to be a user."""
+
+    email: str
+    password_hash: str
+    name: str
+    locale: Locale
+    because: Cause
+    role: Role = "user"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeUser:
+    """A wish to change what is not None."""
+
+    user_id: UUID
+    name: str | None
+    email: str | None
+    locale: Locale | None
+    because: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class KeepKeys:
+    """A wish for a key that lasts. Keys that were not announced for `announce_after` are announced again."""
+
+    announce_after: timedelta
+    because: Cause
+
+
+async def register_users(
+    tx: Transaction, wishes: Sequence[RegisterUser]
+) -> list[User | EmailTaken]:
+    """Make users; of several with one e-mail address the first one wins."""
+    await _claim(tx, [wish.email for wish in wishes])
+    users = [
+        User.register(
+            tx.new_id(), wish.email, wish.password_hash, wish.name, wish.locale, wish.role, tx.now
+        )
+        for wish in wishes
+    ]
+    new = await tx.insert_new(users)
+    results: list[User | EmailTaken] = []
+    for user, wish in zip(users, wishes, strict=True):
+        if user.id in new:
+            tx.publish(UserRegistered(user=user.state()), wish.because)
+        results.append(user if user.id in new else EmailTaken())
+    return results
+
+
+async def change_users(
+    tx: Transaction, wishes: Sequence[ChangeUser]
+) -> list[User | NotFound | EmailTaken]:
+    """Change users, in the order of arrival. What changes nothing makes no version and no event.
+
+    An e-mail address that is given up in this transaction can be taken from the next one on.
+    """
+    users = await tx.lock(User, [wish.user_id for wish in wishes])
+    wanted = {wish.email for wish in wishes if wish.email}
+    await _claim(tx, wanted)
+    holders = {email: user.id for email, user in (await tx.load(User, wanted, key="email")).items()}
+    results: list[User | NotFound | EmailTaken] = []
+    changed: dict[UUID, User] = {}
+    for wish in wishes:
+        user = users.get(wish.user_id)
+        if user is None:
+            results.append(NotFound("There is no such user."))
+            continue
+        if wish.email and holders.setdefault(wish.email, user.id) != user.id:
+            results.append(EmailTaken())
+            continue
+        if user.change(wish.name, wish.email, wish.locale, tx.now):
+            changed[user.id] = user
+            tx.publish(UserUpdated(user=user.state()), wish.because)
+        results.append(user)
+    columns = ("name", "email", "locale", "version", "updated_at")
+    await tx.update(list(changed.values()), *columns)
+    return results
+
+
+async def keep_key_pairs(tx: Transaction, wishes: Sequence[KeepKeys]) -> list[list[KeyPair]]:
+    """The valid key pairs, with one among them that lasts; several replicas at once make one."""
+    await tx.connection.execute(f"SELECT pg_advisory_xact_lock({KEYS_LOCK})")
+    await tx.connection.execute("DELETE FROM key_pairs WHERE valid_until <= $1", tx.now)
+    records = await tx.connection.fetch(statements(KeyPair).where("true"))
+    pairs = [from_record(KeyPair, record) for record in records]
+    results = []
+    for wish in wishes:
+        due = [pair for pair in pairs if pair.announced_at <= tx.now - wish.announce_after]
+        if not any(pair.lasts(KEY_RENEWAL, tx.now) for pair in pairs):
+            made = KeyPair.generate(tx.new_id(), Ed25519PrivateKey.generate(), tx.now)
+            await tx.insert([made])
+            await tx.insert_new([made.known()])
+            pairs.append(made)
+            due.append(made)
+        for pair in due:
+            pair.announced_at = tx.now
+            tx.publish(pair.announcement(), wish.because)
+        await tx.update(due, "announced_at")
+        results.append(list(pairs))
+    return results
+
+
+async def _claim(tx: Transaction, emails: Iterable[str]) -> None:
+    """Let nobody else take one of these addresses before this transaction ends.
+
+    Rows are locked before addresses, and addresses in order, so that nobody deadlocks. The unique index would keep
+    the promise alone, but it fails a whole batch where a lock makes one refusal.
+    """
+    numbers = sorted({_number(email) for email in emails})
+    await tx.connection.execute(
+        "SELECT pg_advisory_xact_lock(number) FROM unnest($1::bigint[]) AS number", numbers
+    )
+
+
+def _number(email: str) -> int:
+    digest = hashlib.blake2b(email.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, signed=True)
