@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Column
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.orm import configure_mappers
 from sqlmodel import SQLModel
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -44,6 +45,8 @@ def from_record(table: type[T], record: Any) -> T:
 
 @cache
 def _manager(table: type[Table]) -> Any:
+    # A process whose first row is read, not made, would find attributes that do not work yet.
+    configure_mappers()
     return table.__mapper__.class_manager  # type: ignore[attr-defined]
 
 
