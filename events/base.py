@@ -53,11 +53,13 @@ class Event(State):
     version: ClassVar[int]
     published: ClassVar[dict[str, type["Event"]]] = {}
     """Every event of the language by routing key."""
+    subject_path: ClassVar[str]
+    """Where the aggregate's id stands in the body: "order.id"."""
     _subject: ClassVar[Callable[[Any], Any]]
 
     def __init_subclass__(cls, *, exchange: str, key: str, subject: str) -> None:
         super().__init_subclass__()
-        cls.exchange, cls.key = exchange, key
+        cls.exchange, cls.key, cls.subject_path = exchange, key, subject
         cls.version = int(key.rpartition(".v")[2])
         cls._subject = operator.attrgetter(subject)
         if cls.published.setdefault(key, cls) is not cls:
