@@ -6,17 +6,20 @@ them as results (a refusal is no fault), routes and dependencies raise them.
 
 import inspect
 import json
+from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Self
+from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from events.bus.committer import OverloadedError, UnavailableError
-from events.bus.transaction import CommitUnknownError
+from events.bus.transaction import CommitUnknownError, is_transient
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +32,10 @@ class Problem(Exception):
 
     status: ClassVar[int] = 400
     reason: ClassVar[str | None] = None
+    title: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        cls.title = (inspect.getdoc(cls) or "").split("\n")[0].rstrip(".")
 
     def __init__(
         self, detail: str = "", *, headers: dict[str, str] | None = None, **more: Any
@@ -41,8 +48,12 @@ class Problem(Exception):
 
     def document(self, instance: str) -> dict[str, Any]:
         """The problem as RFC 9457 wants it."""
-        title = (inspect.getdoc(type(self)) or "").split("\n")[0].rstrip(".")
-        return _document(self.status, title, self.detail, instance, self.reason, self.more)
+        return _document(self.status, self.title, self.detail, instance, self.reason, self.more)
+
+    @classmethod
+    def example(cls) -> Self:
+        """One of its kind, for the documentation."""
+        return cls()
 
 
 class NotFound(Problem):
@@ -69,11 +80,50 @@ class Forbidden(Problem):
     reason = "forbidden"
 
 
+class MethodNotAllowed(Problem):
+    """This path does not have this method."""
+
+    status = 405
+    reason = "method_not_allowed"
+
+    def __init__(self, allowed: Iterable[str]) -> None:
+        super().__init__(headers={"Allow": ", ".join(allowed)})
+
+
+class ContentTooLarge(Problem):
+    """The body is too large."""
+
+    status = 413
+    reason = "content_too_large"
+
+
+class UnsupportedMediaType(Problem):
+    """The body is of a type that this service does not read."""
+
+    status = 415
+    reason = "unsupported_media_type"
+
+
 class Invalid(Problem):
     """The request is not valid."""
 
     status = 422
     reason = "invalid_request"
+
+    @classmethod
+    def at(cls, field: str, message: str) -> Self:
+        """What is wrong with one field."""
+        return cls.of([{"field": field, "message": message}])
+
+    @classmethod
+    def of(cls, errors: list[dict[str, str]]) -> Self:
+        """What is wrong with each `field`, in a `message`."""
+        return cls("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
+
+    @classmethod
+    def example(cls) -> Self:
+        """One of its kind, for the documentation."""
+        return cls.at("limit", "Input should be less than or equal to 200")
 
 
 class KeyReused(Problem):
@@ -93,6 +143,20 @@ class Unavailable(Problem):
         super().__init__(detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
+class Fault(Problem):
+    """The service failed."""
+
+    status = 500
+    reason = "internal_error"
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
 class ProblemDocument(BaseModel):
     """An error, as RFC 9457 describes it."""
 
@@ -104,13 +168,14 @@ class ProblemDocument(BaseModel):
     detail: str = Field(examples=["totalPrice: must be more than 0 and at most 1000000000000.00"])
     instance: str = Field(description="The path of the request.", examples=["/order/create"])
     reason: str | None = Field(None, description="A stable slug.", examples=["invalid_request"])
+    errors: list[FieldError] | None = Field(None, description="What is wrong, field by field.")
 
 
 def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route for OpenAPI, with an example for each problem."""
     responses: dict[int | str, dict[str, Any]] = {}
     for problem in problems:
-        example = problem().document("/")
+        example = problem.example().document("/")
         response = responses.setdefault(
             problem.status,
             {
@@ -142,7 +207,7 @@ def _document(
         "title": title,
         "status": status,
         "detail": detail or title,
-        "instance": instance,
+        "instance": quote(instance, safe="/:@!$&'()*+,;=~"),
     }
     if reason:
         document["reason"] = reason
@@ -161,49 +226,58 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
-        return render(error.document(request.url.path), error.headers)
+        return render(error.document(request.scope["path"]), error.headers)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         title = HTTPStatus(error.status_code).phrase
         reason = title.lower().replace(" ", "_")
-        path = request.url.path
+        path = request.scope["path"]
         document = _document(error.status_code, title, str(error.detail), path, reason)
         return render(document, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        errors = [_field_error(e) for e in error.errors()[:20]]
-        detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors)
-        return render(Invalid(detail, errors=errors).document(request.url.path))
+        problem = Invalid.of([_field_error(e) for e in error.errors()[:20]])
+        return render(problem.document(request.scope["path"]))
 
     @app.exception_handler(OverloadedError)
     @app.exception_handler(UnavailableError)
     async def _unavailable(request: Request, error: Exception) -> Response:
-        log.warning("http.unavailable", error=repr(error), path=request.url.path)
+        log.warning("http.unavailable", error=repr(error), path=request.scope["path"])
         problem = Unavailable("Nothing has been done. Try again shortly.")
-        return render(problem.document(request.url.path), problem.headers)
+        return render(problem.document(request.scope["path"]), problem.headers)
 
     @app.exception_handler(CommitUnknownError)
     async def _unknown(request: Request, error: CommitUnknownError) -> Response:
-        log.error("http.commit_unknown", path=request.url.path, error=repr(error))
+        log.error("http.commit_unknown", path=request.scope["path"], error=repr(error))
         problem = Unavailable(
             "The connection to the database was lost: this may have been done or not. "
             "Repeat it with the same Idempotency-Key."
         )
-        return render(problem.document(request.url.path), problem.headers)
+        return render(problem.document(request.scope["path"]), problem.headers)
 
-    @app.exception_handler(Exception)
+    # As the handler of Exception it would stand outside all middleware: no correlation id, nothing counted.
+    @app.exception_handler(BaseException)  # type: ignore[arg-type]
     async def _fault(request: Request, error: Exception) -> Response:
-        log.error("http.fault", path=request.url.path, exc_info=error)
-        return render(
-            _document(500, "Internal Server Error", "", request.url.path, "internal_error")
-        )
+        if _server_is_away(error):
+            return await _unavailable(request, error)
+        log.error("http.fault", path=request.scope["path"], exc_info=error)
+        return render(Fault().document(request.scope["path"]))
+
+
+def _server_is_away(error: BaseException | None) -> bool:
+    # SQLAlchemy wraps what the driver raises.
+    while error is not None:
+        if is_transient(error) or isinstance(error, PoolTimeoutError):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _field_error(error: dict[str, Any]) -> dict[str, str]:
-    place = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    where, *place = map(str, error["loc"])  # where: body, query, path or header
     return {
-        "field": ".".join(place)[:200] or str(error["loc"][0]),
+        "field": ".".join(place)[:200] or where,
         "message": str(error["msg"]).removeprefix("Value error, ")[:300],
     }

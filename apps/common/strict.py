@@ -1,0 +1,188 @@
+"""What every route refuses before its own code runs.
+
+Bodies that are too large, of another type or no strict JSON; fields of a query that the route's documentation does
+not know; methods that the path does not have. A route takes part by its class:
+
+    router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
+"""
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.sse import EventSourceResponse
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
+
+from apps.common.problems import (
+    ContentTooLarge,
+    Invalid,
+    MethodNotAllowed,
+    UnsupportedMediaType,
+)
+
+BODY_LIMIT: Final = 64 * 1024
+"""Bytes of a request's body."""
+
+_JSON_TYPE: Final = re.compile(
+    rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE
+)
+
+
+class StrictRoute(APIRoute):
+    """A route that takes what it documents and refuses the rest as a problem."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler, behind the checks. A request without query and body passes at once."""
+        handle = super().get_route_handler()
+
+        async def strictly(request: Request) -> Response:
+            if request.scope["query_string"]:
+                self._check_query(request)
+            headers = dict(request.scope["headers"])
+            if b"content-length" in headers or b"transfer-encoding" in headers:
+                request = await self._read(request, headers)
+            return await handle(request)
+
+        return strictly
+
+    def _check_query(self, request: Request) -> None:
+        paths = request.app.openapi()["paths"]
+        operation = paths.get(self.path_format, {}).get(request.method.lower(), {})
+        known = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"}
+        seen = set()
+        for name, value in request.query_params.multi_items():
+            if name not in known:
+                raise Invalid.at(name, "is not a parameter of this request")
+            if name in seen:
+                raise Invalid.at(name, "stands there twice")
+            if "\0" in value:
+                raise Invalid.at(name, "has a NUL character")
+            seen.add(name)
+
+    async def _read(self, request: Request, headers: dict[bytes, bytes]) -> Request:
+        body = await _bounded_body(request, headers.get(b"content-length", b"0"))
+        if not body:
+            return _Read(request, b"", None)
+        if not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"")):
+            raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
+        document = strict_json(body)
+        if self.body_field is None and document != {}:
+            raise Invalid.at("body", "this request takes none")
+        return _Read(request, body, document)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the route answers a request; one that answers GET answers HEAD as well."""
+        match, child_scope = super().matches(scope)
+        if match is Match.PARTIAL and scope["method"] == "HEAD" and self.answers_head:
+            match = Match.FULL
+        return match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; the server leaves out the body where the method is HEAD."""
+        if scope["method"] not in self.accepted:
+            if scope["method"] != "HEAD" or not self.answers_head:
+                raise MethodNotAllowed(allowed_methods(scope["app"], scope["path"]))
+            scope = {**scope, "method": "GET"}
+        await super().handle(scope, receive, send)
+
+    @property
+    def answers_head(self) -> bool:
+        """Whether the route answers HEAD; a stream's headers say nothing that is worth waiting for its end."""
+        return "GET" in self.accepted and self.response_class is not EventSourceResponse
+
+    @property
+    def accepted(self) -> set[str]:
+        """The methods that the route was made for."""
+        return self.methods or set()
+
+
+class _Read(Request):
+    """A request whose body has been read."""
+
+    def __init__(self, request: Request, body: bytes, document: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._body = body
+        self._json = document
+
+
+async def _bounded_body(request: Request, declared: bytes) -> bytes:
+    if int(declared) > BODY_LIMIT:
+        raise ContentTooLarge
+    chunks, size = [], 0
+    try:
+        async with aclosing(request.stream()) as stream:
+            async for chunk in stream:
+                size += len(chunk)
+                if size > BODY_LIMIT:
+                    raise ContentTooLarge
+                chunks.append(chunk)
+    except ClientDisconnect:
+        raise Invalid.at("body", "ended too early") from None
+    return b"".join(chunks)
+
+
+def allowed_methods(app: Starlette, path: str) -> list[str]:
+    """The methods that a path has, over all routes that match it."""
+    found: set[str] = set()
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        if isinstance(route, StrictRoute) and context.path_regex.match(path):
+            found |= route.accepted | ({"HEAD"} if route.answers_head else set())
+    return sorted(found)
+
+
+def strict_json(body: bytes) -> Any:
+    """A body's JSON. Raises Invalid for what RFC 8259 leaves open, and for text that no database takes.
+
+    That is: another encoding than UTF-8, NaN and infinities, a field that stands twice, NUL characters, halves of
+    surrogate pairs, numbers of thousands of digits, and nesting that no reader follows.
+    """
+    try:
+        document = _decode(body.decode())
+        if b"\\u" in body:
+            _check_text(document)
+    except RecursionError:
+        raise Invalid.at("body", "is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise Invalid.at("body", f"is not JSON: {error.msg} at character {error.pos}") from None
+    except UnicodeDecodeError:
+        raise Invalid.at("body", "is not UTF-8") from None
+    except ValueError:
+        raise Invalid.at("body", "has a number of too many digits") from None
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Invalid.at("body", "has a field that stands twice")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise Invalid.at("body", f"is not JSON: {name} is no number")
+
+
+_decode: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant).decode
+
+
+def _check_text(value: Any) -> None:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_text(name)
+            _check_text(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_text(item)
+    elif isinstance(value, str):
+        if "\0" in value:
+            raise Invalid.at("body", "has a NUL character")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise Invalid.at("body", "has half of a surrogate pair")
