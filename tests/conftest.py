@@ -38,7 +38,10 @@ def pytest_configure_node(node: "WorkerController") -> None:
 def _may_need_servers(config: pytest.Config) -> bool:
     tests = Path(__file__).parent
     free = [tests / name for name in _WITHOUT_SERVERS]
-    asked = [(config.invocation_params.dir / argument.split("::")[0]).resolve() for argument in config.args]
+    asked = [
+        (config.invocation_params.dir / argument.split("::")[0]).resolve()
+        for argument in config.args
+    ]
     return not all(any(path.is_relative_to(folder) for folder in free) for path in asked)
 
 

@@ -89,7 +89,7 @@ class Child:
                 group=account.pw_gid if account else None,
                 extra_groups=[] if account else None,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no lock
             )
 
     def wait_until(self, ready: Callable[[], bool], *, within: float) -> None:
@@ -97,7 +97,9 @@ class Child:
         deadline = time.monotonic() + within
         while not ready():
             if not self.running:
-                raise ChildFailed(f"{self.name} ended with status {self.exit_status}\n{self.tail()}")
+                raise ChildFailed(
+                    f"{self.name} ended with status {self.exit_status}\n{self.tail()}"
+                )
             if time.monotonic() > deadline:
                 raise ChildFailed(f"{self.name} was not ready in {within:.0f} s\n{self.tail()}")
             time.sleep(0.05)
@@ -136,8 +138,8 @@ class Child:
 
 def _descendants(ancestor: int) -> Iterator[int]:
     parents = dict(_parents())
-    for pid in parents:
-        above: int | None = parents[pid]
+    for pid, parent in parents.items():
+        above: int | None = parent
         while above is not None and above != ancestor:
             above = parents.get(above)
         if above == ancestor:

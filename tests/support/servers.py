@@ -6,9 +6,7 @@ CHORUS_TESTS_SERVERS=docker|native forces one way; CHORUS_TESTS_REQUIRE_DOCKER=1
 import os
 import secrets
 import time
-import urllib.error
-import urllib.request
-from base64 import b64encode
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -16,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+import httpx
 
 from apps.cli.servers import private_servers
 
@@ -62,17 +62,19 @@ def _use_docker() -> bool:
         return False
     error = _docker_error()
     if error and required:
-        raise RuntimeError(f"These tests must run in containers, and Docker does not answer: {error}")
+        raise RuntimeError(
+            f"These tests must run in containers, and Docker does not answer: {error}"
+        )
     return error is None
 
 
-def _docker_error() -> Exception | None:
+def _docker_error() -> str | None:
     import docker
 
     try:
         docker.from_env(timeout=5).ping()
     except docker.errors.DockerException as error:
-        return error
+        return str(error)
     return None
 
 
@@ -89,14 +91,18 @@ def _in_containers() -> Iterator[Servers]:
     # Read when testcontainers is imported. Its helper image that removes what is left is not needed: we do that.
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
-    from testcontainers.community.postgres import PostgresContainer
-    from testcontainers.community.rabbitmq import RabbitMqContainer
-
     import docker
+
+    with warnings.catch_warnings():  # it warns of its own decorator
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from testcontainers.community.postgres import PostgresContainer
+        from testcontainers.community.rabbitmq import RabbitMqContainer
 
     _remove_what_dead_runs_left(docker.from_env())
     password = secrets.token_hex(12)
-    postgres = PostgresContainer("postgres:17-alpine", username="postgres", password=password, dbname="postgres")
+    postgres = PostgresContainer(
+        "postgres:17-alpine", username="postgres", password=password, dbname="postgres"
+    )
     postgres.with_command("postgres -c max_connections=300")
     rabbitmq = RabbitMqContainer("rabbitmq:4-management", username="admin", password=password)
     rabbitmq.with_exposed_ports(rabbitmq.port, 15672)
@@ -134,17 +140,14 @@ def _remove_what_dead_runs_left(engine: "DockerClient") -> None:
 
 
 def _wait_for_api(url: str, *, within: float = 30) -> None:
-    parts = urlsplit(url)
-    login = b64encode(f"{parts.username}:{parts.password}".encode()).decode()
-    request = urllib.request.Request(
-        f"http://{parts.hostname}:{parts.port}/api/overview", headers={"Authorization": f"Basic {login}"}
-    )
     deadline = time.monotonic() + within
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=2):
+    with httpx.Client(timeout=2, trust_env=False) as http:
+        while True:
+            try:
+                http.get(f"{url}/api/overview").raise_for_status()
+            except httpx.HTTPError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)

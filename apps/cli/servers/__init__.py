@@ -17,7 +17,14 @@ from apps.cli.servers.install import install_missing
 from apps.cli.servers.postgres import PrivatePostgres
 from apps.cli.servers.rabbitmq import PrivateRabbitMQ
 
-__all__ = ["PrivatePostgres", "PrivateRabbitMQ", "PrivateServers", "private_postgres", "private_rabbitmq", "private_servers"]
+__all__ = [
+    "PrivatePostgres",
+    "PrivateRabbitMQ",
+    "PrivateServers",
+    "private_postgres",
+    "private_rabbitmq",
+    "private_servers",
+]
 
 
 @dataclass(frozen=True)

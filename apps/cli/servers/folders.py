@@ -14,7 +14,7 @@ from pathlib import Path
 
 from apps.cli.servers.accounts import may_enter, unprivileged
 
-_TEMPORARY = Path("/var/tmp")  # on disk, unlike /tmp on many systems
+_TEMPORARY = Path("/var/tmp")  # noqa: S108  # on disk, unlike /tmp on many systems
 _LOCK = "lock"
 
 
@@ -72,7 +72,11 @@ def _lock(folder: Path) -> int:
 
 def _sweep(place: Path, pattern: str) -> None:
     for folder in place.glob(pattern):
-        if folder.is_symlink() or folder.stat().st_uid != os.geteuid() or not (folder / _LOCK).exists():
+        if (
+            folder.is_symlink()
+            or folder.stat().st_uid != os.geteuid()
+            or not (folder / _LOCK).exists()
+        ):
             continue
         with (folder / _LOCK).open("rb") as lock:
             try:

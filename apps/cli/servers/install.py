@@ -37,11 +37,20 @@ def rabbitmq_server() -> Path:
 
 def _postgres_programs() -> Path | None:
     places = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/").glob("usr/pgsql-*/bin")]
-    places.sort(key=lambda place: int("".join(filter(str.isdigit, place.parent.name)) or 0), reverse=True)
+    places.sort(
+        key=lambda place: int("".join(filter(str.isdigit, place.parent.name)) or 0), reverse=True
+    )
     on_path = shutil.which("initdb")
     if on_path:
         places.append(Path(on_path).resolve().parent)
-    return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+    return next(
+        (
+            place
+            for place in places
+            if (place / "initdb").exists() and (place / "postgres").exists()
+        ),
+        None,
+    )
 
 
 def _rabbitmq_server() -> Path | None:
@@ -57,10 +66,18 @@ def install_missing(*servers: Server) -> None:
     missing = [server for server in servers if present[server]() is None]
     if not missing:
         return
-    if os.geteuid() != 0 or not Path("/etc/debian_version").exists() or shutil.which("apt-get") is None:
+    if (
+        os.geteuid() != 0
+        or not Path("/etc/debian_version").exists()
+        or shutil.which("apt-get") is None
+    ):
         raise ServersMissing(_advice(missing))
     packages = [_PACKAGES[server] for server in missing]
-    print(f"Installing {' and '.join(packages)} by apt-get: a minute or so.", file=sys.stderr, flush=True)
+    print(
+        f"Installing {' and '.join(packages)} by apt-get: a minute or so.",
+        file=sys.stderr,
+        flush=True,
+    )
     _apt_get("update")
     with _nothing_starts():
         _apt_get("install", "-y", "--no-install-recommends", *packages)
@@ -84,7 +101,9 @@ def _apt_get(*arguments: str) -> None:
     )  # fmt: skip
     try:
         output, _ = process.communicate()
-    except BaseException:  # Ctrl-C: a half-installed package is worse than the seconds that apt takes to stop
+    except (
+        BaseException
+    ):  # Ctrl-C: a half-installed package is worse than the seconds that apt takes to stop
         process.send_signal(signal.SIGINT)
         process.communicate()
         raise

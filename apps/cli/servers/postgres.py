@@ -39,7 +39,12 @@ class PrivatePostgres:
         )
 
     def _environment(self) -> dict[str, str]:
-        return {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self._folder), "LC_ALL": "C", "TZ": "UTC"}
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": str(self._folder),
+            "LC_ALL": "C",
+            "TZ": "UTC",
+        }
 
     def start(self) -> None:
         self.launch()
@@ -54,7 +59,13 @@ class PrivatePostgres:
     def _make_data(self) -> None:
         password = give(self._account, self._folder / "password", self._password)
         # --no-sync: of an empty database nothing can be lost. The server itself syncs.
-        options = ["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]
+        options = [
+            "--username=postgres",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        ]
         account = self._account
         made = subprocess.run(
             [postgres_programs() / "initdb", "-D", self._data, f"--pwfile={password}", *options],
@@ -63,11 +74,14 @@ class PrivatePostgres:
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
             extra_groups=[] if account else None,
+            check=False,
             capture_output=True,
             text=True,
         )
         if made.returncode:
-            raise ChildFailed(f"initdb ended with status {made.returncode}\n{made.stdout}{made.stderr}")
+            raise ChildFailed(
+                f"initdb ended with status {made.returncode}\n{made.stdout}{made.stderr}"
+            )
 
     def wait(self) -> None:
         self.process.wait_until(self._is_ready, within=60)

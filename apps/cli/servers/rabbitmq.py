@@ -32,13 +32,17 @@ class PrivateRabbitMQ:
         self._account = unprivileged("rabbitmq")
         self._folder = folder_for(self._account, folder / "rabbitmq")
         self.password = secrets.token_hex(12)
-        self.port, self.management_port, self._epmd_port, self._peer_port = (private_port() for _ in range(4))
+        self.port, self.management_port, self._epmd_port, self._peer_port = (
+            private_port() for _ in range(4)
+        )
         login = f"{self.user}:{self.password}@127.0.0.1"
         self.amqp_url = f"amqp://{login}:{self.port}/%2F"
         self.api_url = f"http://{login}:{self.management_port}"
         self.environment = self._environment()
         self._write_configuration()
-        self._epmd = self._child("epmd", ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"])
+        self._epmd = self._child(
+            "epmd", ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+        )
         self.process = self._child("RabbitMQ", [rabbitmq_server()])
 
     def _child(self, name: str, command: list[str | Path]) -> Child:
@@ -55,7 +59,9 @@ class PrivateRabbitMQ:
     def _environment(self) -> dict[str, str]:
         """For the server, and for its command line tools: with it `rabbitmqctl` finds this node."""
         folder = self._folder
-        quick_files = "+SDio 2 +sbwtdio long"  # two file threads that linger: half the time to start
+        quick_files = (
+            "+SDio 2 +sbwtdio long"  # two file threads that linger: half the time to start
+        )
         return {
             "PATH": f"{rabbitmq_server().parent}:{os.environ.get('PATH', os.defpath)}",
             "HOME": str(folder),
@@ -108,10 +114,13 @@ class PrivateRabbitMQ:
     def _is_ready(self) -> bool:
         login = b64encode(f"{self.user}:{self.password}".encode()).decode()
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.management_port}/api/overview", headers={"Authorization": f"Basic {login}"}
+            f"http://127.0.0.1:{self.management_port}/api/overview",
+            headers={"Authorization": f"Basic {login}"},
         )
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=2) as answer:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                request, timeout=2
+            ) as answer:
                 return bool(answer.status == 200) and not is_free(self.port)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
