@@ -14,8 +14,9 @@ from apps.common.auth import OwnerId
 from apps.common.commands import UserCommands
 from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from apps.common.schemas import Page, PageQuery
+from apps.common.strict import StrictRoute
 
-router = APIRouter(prefix="/account", tags=["accounts"])
+router = APIRouter(prefix="/account", tags=["accounts"], route_class=StrictRoute)
 
 READING = documented(Unauthorized, NotFound, Invalid)
 WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)

@@ -67,7 +67,7 @@ class Commands:
         location: Callable[[Result], str] | None = None,
     ) -> Answer:
         """The same, for a route that has more to do before it answers."""
-        asked = Asked(command, self._request.url.path)
+        asked = Asked(command, self._request.scope["path"])
         if self._key and self._user:
             fingerprint = await _fingerprint(self._request)
             asked = Asked(command, asked.path, self._user.id, self._key, fingerprint)
@@ -87,8 +87,9 @@ def respond(answer: Answer) -> Response:
 async def _fingerprint(request: Request) -> str:
     """What makes two requests the same: method, path and body, whatever its white space and order of fields."""
     body = await request.body()
-    canonical = json.dumps(json.loads(body), sort_keys=True) if body else ""
-    return hashlib.sha256(f"{request.method} {request.url.path} {canonical}".encode()).hexdigest()
+    canonical = json.dumps(await request.json(), sort_keys=True) if body else ""
+    asked = f"{request.method} {request.scope['path']} {canonical}"
+    return hashlib.sha256(asked.encode()).hexdigest()
 
 
 async def _user_commands(

@@ -24,6 +24,7 @@ from apps.common.problems import (
     documented,
 )
 from apps.common.schemas import Page, page_of
+from apps.common.strict import StrictRoute
 from apps.orders import use_cases
 from apps.orders.models import Order
 from apps.orders.problems import OrderAlreadyRejected, PaymentRefused
@@ -31,7 +32,7 @@ from apps.orders.schemas import OrderBody, OrderQuery, OrderView
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from apps.orders.watch import changes
 
-router = APIRouter(prefix="/order", tags=["orders"])
+router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
 
 READING = documented(Unauthorized, NotFound, Invalid)
 WRITING = documented(Unauthorized, Invalid, KeyReused, Unavailable)

@@ -8,6 +8,7 @@ from sqlmodel import select
 from apps.common.auth import OwnerId
 from apps.common.commands import OpenCommands, UserCommands
 from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
+from apps.common.strict import StrictRoute
 from apps.users import use_cases
 from apps.users.models import User
 from apps.users.passwords import passwords
@@ -23,7 +24,7 @@ from apps.users.schemas import (
 from apps.users.tokens import ring
 from apps.users.use_cases import ChangeUser, RegisterUser
 
-router = APIRouter(prefix="/user", tags=["users"])
+router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
 
 
 @router.post(
