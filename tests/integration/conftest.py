@@ -1,0 +1,3 @@
+"""Services and the bus on real servers."""
+
+from tests.support.fixtures import *  # noqa: F403

@@ -1,0 +1,143 @@
+"""An administrator's view of one vhost: speaks like a publisher, listens at any exchange, looks into queues."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+
+from events.base import Event, Heard
+from events.bus import wire
+from events.bus.outbox import Row
+from events.bus.topology import DEAD
+from tests.support.builders import told
+from tests.support.eventually import eventually
+
+_MARK: Final = "tests.mark"
+
+
+class Broker:
+    """A vhost of the tests' broker."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+
+    async def open(self) -> None:
+        self._connection = await aio_pika.connect(self._url)
+        self._channel = await self._connection.channel(on_return_raises=True)
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
+    @property
+    def channel(self) -> AbstractChannel:
+        assert self._channel is not None
+        return self._channel
+
+    async def publish(self, *rows: Event | Row, as_pack: bool = False) -> list[Row]:
+        """Publish to the events' own exchanges as their publisher's relay does, each alone or all as packs."""
+        identified = [row if isinstance(row, Row) else told(row) for row in rows]
+        packs = list(wire.packs(identified)) if as_pack else [[row] for row in identified]
+        await asyncio.gather(
+            *(
+                self.send(wire.to_message(pack), pack[0].exchange, pack[0].routing_key)
+                for pack in packs
+            )
+        )
+        return identified
+
+    async def send(self, message: aio_pika.Message, exchange: str, key: str) -> None:
+        """Publish a raw message; the exchange "" leads straight to the queue `key`."""
+        target = (
+            await self.channel.get_exchange(exchange, ensure=False)
+            if exchange
+            else self.channel.default_exchange
+        )
+        await target.publish(message, key)
+
+    async def waiting(self, queue: str) -> int:
+        """How many messages are ready in a queue."""
+        found = await self.channel.declare_queue(queue, passive=True)
+        return found.declaration_result.message_count or 0
+
+    async def take(self, queue: str) -> AbstractIncomingMessage | None:
+        """Take one message out of a queue, if one is there."""
+        found = await self.channel.get_queue(queue, ensure=False)
+        return await found.get(no_ack=True, fail=False)
+
+    async def parked(self, service: str, count: int = 1) -> list[AbstractIncomingMessage]:
+        """Wait for `count` messages in a service's dead queue and take them out."""
+        found: list[AbstractIncomingMessage] = []
+
+        async def enough() -> bool:
+            while (message := await self.take(f"{service}.{DEAD}")) is not None:
+                found.append(message)
+            return len(found) >= count
+
+        await eventually(enough, what=f"{len(found)} of {count} parked")
+        assert len(found) == count, [message.headers.get("parked_error") for message in found]
+        return found
+
+    async def purge(self, queue: str) -> None:
+        await (await self.channel.get_queue(queue, ensure=False)).purge()
+
+    @contextlib.asynccontextmanager
+    async def tap(self, exchange: str, key: str = "#") -> AsyncIterator["Tap"]:
+        """Listen to everything that an exchange gets from now on."""
+        assert self._connection is not None
+        channel = await self._connection.channel()
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(exchange, key)
+        tap = Tap(self, queue.name)
+        await queue.consume(tap.hear, no_ack=True)
+        try:
+            yield tap
+        finally:
+            await channel.close()
+
+
+class Tap:
+    """What was published to an exchange since the tap was opened, in order."""
+
+    def __init__(self, broker: Broker, queue: str) -> None:
+        self._broker = broker
+        self._queue = queue
+        self._marks: dict[str, asyncio.Event] = {}
+        self.messages: list[AbstractIncomingMessage] = []
+
+    async def hear(self, message: AbstractIncomingMessage) -> None:
+        if message.type == _MARK:
+            self._marks[message.message_id or ""].set()
+        else:
+            self.messages.append(message)
+
+    async def flush(self) -> None:
+        """Return once everything has arrived that the broker had confirmed before."""
+        mark = secrets.token_hex(8)
+        arrived = self._marks[mark] = asyncio.Event()
+        await self._broker.send(aio_pika.Message(b"", type=_MARK, message_id=mark), "", self._queue)
+        async with asyncio.timeout(10):
+            await arrived.wait()
+
+    @property
+    def heard(self) -> list[Heard[Event]]:
+        """The events in the messages, with their identities and causes."""
+        return [event for message in self.messages for event in opened(message)]
+
+    @property
+    def events(self) -> list[Event]:
+        return [heard.event for heard in self.heard]
+
+
+def opened(message: AbstractIncomingMessage) -> Sequence[Heard[Event]]:
+    """The events in a message; a message that carries anything else is an error."""
+    found = wire.from_message(message, Event.published[message.routing_key or ""])
+    events = [event for event in found if isinstance(event, Heard)]
+    assert len(events) == len(found), found
+    return events

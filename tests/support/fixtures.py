@@ -1,0 +1,110 @@
+"""Fixtures of everything that needs servers; the conftest of each such folder imports them by name."""
+
+import importlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from apps.common.settings import SERVICES
+from tests.support.harness import RunningService
+from tests.support.installation import Installation, install
+from tests.support.processes import Processes
+from tests.support.servers import Servers
+
+__all__ = [
+    "Install",
+    "Run",
+    "billing",
+    "install_chorus",
+    "module_processes",
+    "notifications",
+    "orders",
+    "processes",
+    "running_service",
+    "users",
+    "worker",
+]
+
+Install = Callable[..., Awaitable[Installation]]
+"""Makes another Chorus on the tests' servers: `await install_chorus("name", "billing", "orders")`."""
+
+Run = Callable[..., Awaitable[RunningService]]
+"""Starts a service: `await running_service("notifications", CHORUS_SMTP_PORT="2525")`."""
+
+
+@pytest.fixture(scope="session")
+def worker(request: pytest.FixtureRequest) -> str:
+    """The name of this process among those that pytest-xdist runs."""
+    given: dict[str, str] = getattr(request.config, "workerinput", {"workerid": "main"})
+    return given["workerid"]
+
+
+@pytest.fixture(scope="session")
+async def install_chorus(servers: Servers, worker: str) -> Install:
+    """Installations by name, each made once in this process; all four services if none are named."""
+    made: dict[str, Installation] = {}
+
+    async def chorus(name: str, *services: str) -> Installation:
+        if name not in made:
+            made[name] = await install(servers, f"{name}_{worker}", services or SERVICES)
+        return made[name]
+
+    return chorus
+
+
+@pytest.fixture(scope="session")
+async def running_service(install_chorus: Install) -> AsyncIterator[Run]:
+    """Services in this process by name, each started once, with a vhost and a database to itself."""
+    running: dict[str, RunningService] = {}
+    async with AsyncExitStack() as stack:
+
+        async def run(name: str, **settings: str) -> RunningService:
+            if name not in running:
+                app = importlib.import_module(f"apps.{name}.main").app
+                service = RunningService(name, app, await install_chorus(f"only_{name}", name))
+                running[name] = await stack.enter_async_context(service.running(settings))
+            return running[name]
+
+        yield run
+
+
+@pytest.fixture
+async def users(running_service: Run) -> AsyncIterator[RunningService]:
+    async with (await running_service("users")).listened_to() as service:
+        yield service
+
+
+@pytest.fixture
+async def billing(running_service: Run) -> AsyncIterator[RunningService]:
+    async with (await running_service("billing")).listened_to() as service:
+        yield service
+
+
+@pytest.fixture
+async def orders(running_service: Run) -> AsyncIterator[RunningService]:
+    async with (await running_service("orders")).listened_to() as service:
+        yield service
+
+
+@pytest.fixture
+async def notifications(running_service: Run) -> AsyncIterator[RunningService]:
+    async with (await running_service("notifications")).listened_to() as service:
+        yield service
+
+
+@pytest.fixture
+async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
+    """Services as real processes, for one test."""
+    made = Processes(tmp_path)
+    yield made
+    await made.stop()
+
+
+@pytest.fixture(scope="module")
+async def module_processes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Processes]:
+    """Services as real processes, for all tests of a file."""
+    made = Processes(tmp_path_factory.mktemp("processes"))
+    yield made
+    await made.stop()
