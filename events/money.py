@@ -15,7 +15,7 @@ MINOR_PER_MAJOR: Final = 100
 MAX_AMOUNT: Final = 10**12 * MINOR_PER_MAJOR
 """The largest amount that one request may carry, in minor units: 10^12 in major units."""
 
-_TEXT = re.compile(r"-?(?:0|[1-9][0-9]{0,15})(?:\.[0-9]{1,2})?", re.ASCII)
+_TEXT = re.compile(r"(-?)(0|[1-9][0-9]{0,15})(?:\.([0-9]{1,2}))?", re.ASCII)
 _PATTERN = r"^(0|[1-9][0-9]{0,12})(\.[0-9]{1,2})?$"
 _SIGNED_PATTERN = r"^-?(0|[1-9][0-9]{0,15})\.[0-9]{2}$"
 
@@ -32,9 +32,11 @@ def to_minor(text: str) -> int:
 
     Raises ValueError for an exponent, more than two places, NaN, or anything else that is no plain decimal.
     """
-    if len(text) > 32 or not _TEXT.fullmatch(text):
+    if not (found := _TEXT.fullmatch(text)):
         raise ValueError("must be a decimal number with at most two places")
-    return int(Decimal(text).scaleb(2))
+    sign, major, places = found.groups()
+    minor = int(major) * MINOR_PER_MAJOR + int((places or "").ljust(2, "0"))
+    return -minor if sign else minor
 
 
 def _read_state(value: Any, info: ValidationInfo) -> Any:

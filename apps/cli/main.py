@@ -1,8 +1,11 @@
 """The `chorus` command."""
 
 import asyncio
+import contextlib
 import importlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +23,23 @@ cli = typer.Typer(
 )
 
 GRACEFUL_SECONDS = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn, except that a signal which has been obeyed is not raised again: SIGTERM ends with status 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM for as long as the server runs."""
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @cli.command()
@@ -50,7 +70,7 @@ def serve(
     if service not in SERVICES:
         raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
     app = importlib.import_module(f"apps.{service}.main").app
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             host=host,
@@ -59,6 +79,8 @@ def serve(
             http="httptools",
             ws="none",
             access_log=False,
+            proxy_headers=False,
+            server_header=False,
             log_level="warning",
             timeout_graceful_shutdown=GRACEFUL_SECONDS,
         )

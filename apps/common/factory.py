@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -94,6 +95,7 @@ class Service:
                 await self.broker.start()
         for work in self._background:
             self.supervisor.start(work.__name__, work(self))
+        _settle_memory()
         log.info("service.started")
 
     async def stop(self) -> None:
@@ -145,6 +147,17 @@ class Service:
         except Exception as error:
             log.warning("service.broker_not_ready", error=repr(error))
             return False
+
+
+def _settle_memory() -> None:
+    """Leave what was made at start out of every later garbage collection, and collect less often.
+
+    Requests and batches free their memory by reference counts; walking the modules of all libraries again and
+    again for the rare cycle took a third of the time of a busy service.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def create_app(

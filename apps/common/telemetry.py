@@ -1,10 +1,12 @@
 """What a service tells of itself: logs, metrics, and the correlation of everything that belongs to one flow."""
 
 import logging
+import random
 import re
 import secrets
 import sys
 import time
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -13,10 +15,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uuid_utils.compat import uuid7
 
+from apps.common.problems import failed
 from apps.common.settings import Settings
 from events.base import Cause
 
 CORRELATION_HEADER: Final = "X-Correlation-Id"
+GONE: Final = 499
+"""Counted where the client has gone before any answer."""
 _CORRELATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
@@ -65,8 +70,12 @@ def cause_of(headers: Headers) -> Cause:
         correlation_id = str(uuid7())
     traceparent = headers.get("traceparent", "")
     if not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+        traceparent = f"00-{_unique(128):032x}-{_unique(64):016x}-01"
     return Cause(correlation_id, None, traceparent)
+
+
+_unique = random.Random(secrets.randbits(128)).getrandbits
+"""Trace ids need to be unique, not secret; the system's secure source costs a system call each."""
 
 
 class Telemetry:
@@ -83,7 +92,7 @@ class Telemetry:
         cause = cause_of(Headers(scope=scope))
         scope["chorus.cause"] = cause
         started = time.perf_counter()
-        status = 500
+        status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -94,7 +103,18 @@ class Telemetry:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            # Here, and not in a handler: those of Exception run outside, without correlation id and count.
+            if status:
+                raise  # half an answer cannot be taken back
+            await failed(scope["path"], error)(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            REQUESTS.labels(scope["method"], route, status).inc()
-            SECONDS.labels(scope["method"], route).observe(time.perf_counter() - started)
+            requests, seconds = _series(scope["method"], route, status or GONE)
+            requests.inc()
+            seconds.observe(time.perf_counter() - started)
+
+
+@lru_cache(maxsize=1024)
+def _series(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    return REQUESTS.labels(method, route, status), SECONDS.labels(method, route)
