@@ -244,9 +244,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(OverloadedError)
     @app.exception_handler(UnavailableError)
     async def _unavailable(request: Request, error: Exception) -> Response:
-        log.warning("http.unavailable", error=repr(error), path=request.scope["path"])
-        problem = Unavailable("Nothing has been done. Try again shortly.")
-        return render(problem.document(request.scope["path"]), problem.headers)
+        return unavailable(request.scope["path"], error)
 
     @app.exception_handler(CommitUnknownError)
     async def _unknown(request: Request, error: CommitUnknownError) -> Response:
@@ -257,13 +255,20 @@ def install(app: FastAPI) -> None:
         )
         return render(problem.document(request.scope["path"]), problem.headers)
 
-    # As the handler of Exception it would stand outside all middleware: no correlation id, nothing counted.
-    @app.exception_handler(BaseException)  # type: ignore[arg-type]
-    async def _fault(request: Request, error: Exception) -> Response:
-        if _server_is_away(error):
-            return await _unavailable(request, error)
-        log.error("http.fault", path=request.scope["path"], exc_info=error)
-        return render(Fault().document(request.scope["path"]))
+
+def unavailable(path: str, error: Exception) -> Response:
+    """The answer to a request that can be sent again in a moment."""
+    log.warning("http.unavailable", error=repr(error), path=path)
+    problem = Unavailable("Nothing has been done. Try again shortly.")
+    return render(problem.document(path), problem.headers)
+
+
+def failed(path: str, error: Exception) -> Response:
+    """The answer to a request that nothing else has answered: 503 if a server is away, else 500."""
+    if _server_is_away(error):
+        return unavailable(path, error)
+    log.error("http.fault", path=path, exc_info=error)
+    return render(Fault().document(path))
 
 
 def _server_is_away(error: BaseException | None) -> bool:
