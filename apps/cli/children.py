@@ -104,6 +104,19 @@ class Child:
                 raise ChildFailed(f"{self.name} was not ready in {within:.0f} s\n{self.tail()}")
             time.sleep(0.05)
 
+    def finish(self, *, within: float) -> None:
+        """Waits until it ends by itself; raises ChildFailed if that takes longer (seconds) or its status is not 0."""
+        if self._process is None:
+            raise ChildFailed(f"{self.name} was never started")
+        try:
+            status = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            raise ChildFailed(
+                f"{self.name} took longer than {within:.0f} s\n{self.tail()}"
+            ) from None
+        if status:
+            raise ChildFailed(f"{self.name} ended with status {status}\n{self.tail()}")
+
     def ask_to_stop(self) -> None:
         if self._process is not None and self.running:
             self._process.send_signal(self._stop_with)

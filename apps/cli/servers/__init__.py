@@ -24,6 +24,7 @@ __all__ = [
     "private_postgres",
     "private_rabbitmq",
     "private_servers",
+    "running",
 ]
 
 
@@ -36,33 +37,39 @@ class PrivateServers:
 
 @contextmanager
 def private_servers(base: Path | None = None) -> Iterator[PrivateServers]:
-    """Both, started side by side in a fresh folder below `base` (the project's .chorus by default)."""
+    """Both, in a fresh folder below `base` (the project's .chorus by default)."""
     install_missing("postgresql", "rabbitmq")
-    with run_folder(base) as folder, ExitStack() as cleanup:
+    with run_folder(base) as folder:
         servers = PrivateServers(folder, PrivatePostgres(folder), PrivateRabbitMQ(folder))
-        for server in (servers.rabbitmq, servers.postgres):
-            cleanup.callback(server.discard)
-            server.launch()
-        for ready in (servers.postgres, servers.rabbitmq):
-            ready.wait()
-        yield servers
+        with running(servers.rabbitmq, servers.postgres):
+            yield servers
 
 
 @contextmanager
 def private_postgres(base: Path | None = None) -> Iterator[PrivatePostgres]:
     install_missing("postgresql")
-    with run_folder(base) as folder, ExitStack() as cleanup:
+    with run_folder(base) as folder:
         server = PrivatePostgres(folder)
-        cleanup.callback(server.discard)
-        server.start()
-        yield server
+        with running(server):
+            yield server
 
 
 @contextmanager
 def private_rabbitmq(base: Path | None = None) -> Iterator[PrivateRabbitMQ]:
     install_missing("rabbitmq")
-    with run_folder(base) as folder, ExitStack() as cleanup:
+    with run_folder(base) as folder:
         server = PrivateRabbitMQ(folder)
-        cleanup.callback(server.discard)
-        server.start()
-        yield server
+        with running(server):
+            yield server
+
+
+@contextmanager
+def running(*servers: PrivatePostgres | PrivateRabbitMQ) -> Iterator[None]:
+    """Starts them side by side, and ends them with their data."""
+    with ExitStack() as cleanup:
+        for server in servers:
+            cleanup.callback(server.discard)
+            server.launch()
+        for server in servers:
+            server.wait()
+        yield

@@ -1,0 +1,18 @@
+"""`chorus demo`: everything runs, and the story of one customer is played against it by HTTP alone."""
+
+from apps.cli.console import CannotRun, console
+from apps.cli.story import Story, StoryFailed
+from apps.cli.up import choose_mode, running_system, stay
+
+
+def demo(*, leave: bool, docker: bool, native: bool) -> None:
+    """Play the story; stay until Ctrl-C unless `leave`. Raises CannotRun if a step was not as told."""
+    with running_system(choose_mode(docker=docker, native=native)) as system:
+        try:
+            with Story(system.addresses) as story:
+                story.play()
+        except StoryFailed as failure:
+            raise CannotRun(f"{failure}\n{system.log(failure.part)}") from None
+        console.print("\n  [bold green]The story went as told.[/]\n")
+        if not leave:
+            stay(system)

@@ -1,0 +1,80 @@
+"""A running Chorus, wherever its parts run: what it answers at, and what to look at when something fails."""
+
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.markup import escape
+from rich.table import Table
+
+from apps.cli.console import console
+from apps.cli.servers.ports import port_near
+
+SERVICES = ("users", "billing", "orders", "notifications")
+USUAL_PORTS = {"users": 8001, "billing": 8002, "orders": 8003, "notifications": 8004, "mail": 1080}
+OPERATOR = "operator@chorus.test"
+
+
+@dataclass(frozen=True)
+class Login:
+    name: str
+    password: str
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """`services` by name; `rabbitmq` is the management page, None if it is not ours to show."""
+
+    services: dict[str, str]
+    mail: str
+    operator: Login
+    rabbitmq: str | None = None
+    rabbitmq_login: Login | None = None
+
+
+class System(Protocol):
+    """Everything that was started, and may have ended since."""
+
+    @property
+    def addresses(self) -> Addresses: ...
+
+    def log(self, part: str) -> str:
+        """The end of a part's log."""
+        ...
+
+    def ended(self) -> str | None:
+        """The name of a part that runs no more, or None."""
+        ...
+
+
+def choose_ports(usual: dict[str, int]) -> dict[str, int]:
+    """The usual ports, or free ones near them: that is said."""
+    chosen = {}
+    for name, port in usual.items():
+        chosen[name] = port_near(port)
+        if chosen[name] != port:
+            console.print(f"  [yellow]![/] port {port} is busy: {name} answers on {chosen[name]}")
+    return chosen
+
+
+def new_password() -> str:
+    return secrets.token_hex(6)
+
+
+def show_addresses(addresses: Addresses) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
+    for name, url in addresses.services.items():
+        table.add_row(f"[bold]{name}[/]", f"{url}/docs", f"{url}/asyncapi")
+    table.add_row("[bold]mail[/]", addresses.mail, "every letter that was sent")
+    if addresses.rabbitmq is not None:
+        login = addresses.rabbitmq_login
+        table.add_row(
+            "[bold]RabbitMQ[/]", addresses.rabbitmq, f"login {_login(login)}" if login else ""
+        )
+    operator = addresses.operator
+    table.add_row("[bold]operator[/]", "POST /user/login", f"login {_login(operator)}")
+    console.print(table)
+
+
+def _login(login: Login) -> str:
+    return escape(f"{login.name} / {login.password}")
