@@ -97,29 +97,25 @@ def _differences(path: str, old: Contract, new: Contract) -> Iterator[str]:
         if old.get(name) != new.get(name):
             was, now = _text(old.get(name)), _text(new.get(name))
             yield f"{path or 'the event'}: its {name} was {was}, is now {now}"
-    yield from _enumerations(path, old.get("enum"), new.get("enum"))
+    yield from _enumerations(path, old.get("enum", []), new.get("enum", []))
     yield from _fields(path, old, new)
-    if "items" in old and "items" in new:
-        yield from _differences(f"{path}[]", old["items"], new["items"])
-    elif old.get("items") != new.get("items"):
-        yield f"{path}: its items were {_text(old.get('items'))}, are now {_text(new.get('items'))}"
+    if "items" in old or "items" in new:
+        yield from _differences(f"{path}[]", old.get("items", {}), new.get("items", {}))
 
 
-def _enumerations(path: str, old: list[Any] | None, new: list[Any] | None) -> Iterator[str]:
-    if old is None and new is None:
-        return
-    for value in old or []:
-        if value not in (new or []):
+def _enumerations(path: str, old: list[Any], new: list[Any]) -> Iterator[str]:
+    for value in old:
+        if value not in new:
             yield f"{path}: the value {_text(value)} was removed"
-    for value in new or []:
-        if value not in (old or []):
+    for value in new:
+        if value not in old:
             yield f"{path}: the value {_text(value)} was added, which readers of today refuse"
 
 
 def _fields(path: str, old: Contract, new: Contract) -> Iterator[str]:
     before, after = old.get("properties", {}), new.get("properties", {})
     for name in before:
-        field = f"{path}.{name}" if path else name
+        field = _at(path, name)
         was, now = name in old.get("required", ()), name in new.get("required", ())
         if name not in after:
             yield f"{field}: was removed"
@@ -129,9 +125,11 @@ def _fields(path: str, old: Contract, new: Contract) -> Iterator[str]:
         yield from _differences(field, before[name], after[name])
     for name in new.get("required", ()):
         if name not in before:
-            yield (
-                f"{path}.{name}".lstrip(".") + ": is new and required; a new field must be optional"
-            )
+            yield f"{_at(path, name)}: is new and required; a new field must be optional"
+
+
+def _at(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _need(required: bool) -> str:

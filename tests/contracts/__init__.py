@@ -1,0 +1,1 @@
+"""What was published stays readable, by everybody who hears it."""

@@ -1,0 +1,103 @@
+"""One contract per consumer: what a publisher once sent, every service that hears it still reads, alone or packed."""
+
+import json
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+
+from events.base import Cause, Event, Heard
+from events.bus import wire
+from events.bus.outbox import Row
+from events.bus.topology import HEARD_BY
+from events.contracts import language
+from tests.contracts.goldens import Golden, goldens, of
+
+MOMENT = datetime(2026, 11, 22, 13, 5, 12, 345678, tzinfo=UTC)
+CAUSE = Cause("a flow / кавычка \"'", UUID(int=7), f"00-{'a' * 32}-{'b' * 16}-01")
+
+CONSUMERS: list[tuple[str, type[Event], Golden]] = [
+    (service, kind, golden)
+    for service, kinds in HEARD_BY.items()
+    for kind in kinds
+    for golden in of(kind)
+]
+IDS = [f"{service} hears {golden}" for service, _, golden in CONSUMERS]
+
+
+@pytest.mark.parametrize(("service", "kind", "golden"), CONSUMERS, ids=IDS)
+def test_a_consumer_reads_it_alone(service: str, kind: type[Event], golden: Golden) -> None:
+    row = _row(golden)
+    message = wire.to_message([row])
+
+    assert message.body.decode() == golden.body
+    assert wire.from_message(message, kind) == [Heard(row.id, golden.event(), MOMENT, CAUSE)]
+
+
+@pytest.mark.parametrize(("service", "kind", "golden"), CONSUMERS, ids=IDS)
+def test_a_consumer_reads_it_in_a_pack(service: str, kind: type[Event], golden: Golden) -> None:
+    rows = [_row(golden) for _ in range(3)]
+
+    heard = wire.from_message(wire.to_message(rows), kind)
+
+    assert heard == [Heard(row.id, golden.event(), MOMENT, CAUSE) for row in rows]
+
+
+def test_the_consumers_are_those_of_the_design() -> None:
+    heard_by = {
+        event: {service for service, kinds in HEARD_BY.items() if event in names(kinds)}
+        for event in names(tuple(language().values()))
+    }
+    four = {"users", "billing", "orders", "notifications"}
+    assert heard_by == {
+        "UserRegistered": four - {"users"},
+        "UserUpdated": four - {"users"},
+        "SigningKeyPublished": four,
+        "AccountOpened": set(),
+        "FundsDeposited": set(),
+        "FundsWithdrawn": set(),
+        "PaymentSucceeded": {"orders", "notifications"},
+        "PaymentRejected": {"orders", "notifications"},
+        "PaymentRefunded": {"orders", "notifications"},
+        "OrderPlaced": {"billing"},
+        "OrderPaid": set(),
+        "OrderRejected": set(),
+        "OrderCancelled": {"billing"},
+        "NotificationSent": set(),
+        "NotificationFailed": set(),
+    }
+
+
+@pytest.mark.parametrize("golden", goldens(), ids=str)
+def test_whoever_reads_the_journal_finds_the_same_names_on_the_wire(golden: Golden) -> None:
+    message = wire.to_message([_row(golden)])
+
+    assert message.type == golden.kind.__name__
+    assert message.app_id == golden.kind.exchange
+    assert message.headers["cloudEvents_subject"] == golden.event().subject
+    assert message.headers["cloudEvents_dataschema"] == golden.kind.dataschema()
+    [packed, _] = json.loads(wire.to_message([_row(golden)] * 2).body)
+    assert packed["type"] == message.type
+    assert packed["subject"] == golden.event().subject
+    assert packed["data"] == json.loads(golden.body)
+
+
+def names(kinds: tuple[type[Event], ...]) -> set[str]:
+    return {kind.__name__ for kind in kinds}
+
+
+def _row(golden: Golden) -> Row:
+    kind = golden.kind
+    return Row(
+        id=uuid4(),
+        exchange=kind.exchange,
+        routing_key=kind.key,
+        type=kind.__name__,
+        subject=golden.event().subject,
+        dataschema=kind.dataschema(),
+        occurred_at=MOMENT,
+        correlation_id=CAUSE.correlation_id,
+        causation_id=CAUSE.causation_id,
+        traceparent=CAUSE.traceparent,
+        data=golden.body,
+    )
