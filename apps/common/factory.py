@@ -13,7 +13,7 @@ from aio_pika.exceptions import AMQPConnectionError
 from fastapi import APIRouter, FastAPI
 from faststream.rabbit import RabbitBroker
 
-from apps.common import problems
+from apps.common import problems, strict
 from apps.common.auth import Verifier, remember_signing_keys
 from apps.common.database import START_SECONDS, Database
 from apps.common.idempotency import Answer, Asked, answering
@@ -35,9 +35,6 @@ PATIENCE_SECONDS = 5.0
 
 DRAIN_SECONDS = 8.0
 """How long a service that stops waits for what it has begun."""
-
-BODY_LIMIT = 64 * 1024
-"""Bytes of a request's body."""
 
 Background = Callable[["Service"], Coroutine[Any, Any, None]]
 """A task that runs as long as the service does."""
@@ -191,10 +188,11 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        max_body_size=BODY_LIMIT,
+        redirect_slashes=False,
     )
     app.add_middleware(Telemetry)
     problems.install(app)
+    strict.install(app)
     app.include_router(operations)
     app.include_router(router)
     return app

@@ -1,28 +1,60 @@
 """What operators and their tools ask a service: is it alive, is it ready, what are its figures."""
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from typing import Literal
 
-router = APIRouter(tags=["operations"])
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
+
+from apps.common.problems import Problem, documented
+from apps.common.schemas import View
+from apps.common.strict import StrictRoute
+
+router = APIRouter(tags=["operations"], route_class=StrictRoute)
+
+
+class LiveView(View):
+    """A sign of life."""
+
+    status: Literal["live"] = "live"
+
+
+class ReadyView(View):
+    """Which servers answer."""
+
+    status: Literal["ready"] = "ready"
+    checks: dict[str, bool] = Field(examples=[{"database": True, "broker": True}])
+
+
+class NotReady(Problem):
+    """A server that the service needs does not answer."""
+
+    status = 503
+    reason = "not_ready"
+
+    @classmethod
+    def example(cls) -> "NotReady":
+        """One of its kind, for the documentation."""
+        return cls(checks={"database": True, "broker": False})
 
 
 @router.get("/live")
-async def live() -> dict[str, str]:
+async def live() -> LiveView:
     """The process runs and its event loop turns."""
-    return {"status": "live"}
+    return LiveView()
 
 
-@router.get("/ready", responses={503: {"description": "A server that the service needs is away."}})
-async def ready(request: Request) -> JSONResponse:
+@router.get("/ready", responses=documented(NotReady))
+async def ready(request: Request) -> ReadyView:
     """The service can work: its database and its broker answer."""
-    checks = await request.app.state.service.ready()
-    all_well = all(checks.values())
-    status = "ready" if all_well else "not ready"
-    return JSONResponse({"status": status, "checks": checks}, 200 if all_well else 503)
+    checks: dict[str, bool] = await request.app.state.service.ready()
+    if not all(checks.values()):
+        raise NotReady(checks=checks)
+    return ReadyView(checks=checks)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
     """Figures in Prometheus' text format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -9,26 +9,25 @@ not know; methods that the path does not have. A route takes part by its class:
 import json
 import re
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
 from typing import Any, Final
 
-from fastapi import Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.sse import EventSourceResponse
-from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect
-from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
 
 from apps.common.problems import (
     ContentTooLarge,
     Invalid,
     MethodNotAllowed,
     UnsupportedMediaType,
+    render,
 )
 
 BODY_LIMIT: Final = 64 * 1024
 """Bytes of a request's body."""
+
+HEAD: Final = "chorus.head"
+"""In the scope of a GET that a HEAD was made into; the server leaves out the body."""
 
 _JSON_TYPE: Final = re.compile(
     rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE
@@ -43,14 +42,21 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def strictly(request: Request) -> Response:
-            if request.scope["query_string"]:
+            scope = request.scope
+            if scope["query_string"]:
                 self._check_query(request)
-            headers = dict(request.scope["headers"])
+            headers = dict(scope["headers"])
             if b"content-length" in headers or b"transfer-encoding" in headers:
                 request = await self._read(request, headers)
             return await handle(request)
 
-        return strictly
+        async def without_head(request: Request) -> Response:
+            if HEAD in request.scope:
+                raise HTTPException(405)
+            return await strictly(request)
+
+        # A stream's headers say nothing that is worth waiting for its end.
+        return without_head if self.response_class is EventSourceResponse else strictly
 
     def _check_query(self, request: Request) -> None:
         paths = request.app.openapi()["paths"]
@@ -77,31 +83,6 @@ class StrictRoute(APIRoute):
             raise Invalid.at("body", "this request takes none")
         return _Read(request, body, document)
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether the route answers a request; one that answers GET answers HEAD as well."""
-        match, child_scope = super().matches(scope)
-        if match is Match.PARTIAL and scope["method"] == "HEAD" and self.answers_head:
-            match = Match.FULL
-        return match, child_scope
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; the server leaves out the body where the method is HEAD."""
-        if scope["method"] not in self.accepted:
-            if scope["method"] != "HEAD" or not self.answers_head:
-                raise MethodNotAllowed(allowed_methods(scope["app"], scope["path"]))
-            scope = {**scope, "method": "GET"}
-        await super().handle(scope, receive, send)
-
-    @property
-    def answers_head(self) -> bool:
-        """Whether the route answers HEAD; a stream's headers say nothing that is worth waiting for its end."""
-        return "GET" in self.accepted and self.response_class is not EventSourceResponse
-
-    @property
-    def accepted(self) -> set[str]:
-        """The methods that the route was made for."""
-        return self.methods or set()
-
 
 class _Read(Request):
     """A request whose body has been read."""
@@ -115,26 +96,36 @@ class _Read(Request):
 async def _bounded_body(request: Request, declared: bytes) -> bytes:
     if int(declared) > BODY_LIMIT:
         raise ContentTooLarge
-    chunks, size = [], 0
-    try:
-        async with aclosing(request.stream()) as stream:
-            async for chunk in stream:
-                size += len(chunk)
-                if size > BODY_LIMIT:
-                    raise ContentTooLarge
-                chunks.append(chunk)
-    except ClientDisconnect:
-        raise Invalid.at("body", "ended too early") from None
-    return b"".join(chunks)
+    body = b""
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise Invalid.at("body", "ended too early")
+        chunk: bytes = message.get("body", b"")
+        body += chunk
+        if len(body) > BODY_LIMIT:
+            raise ContentTooLarge
+        if not message.get("more_body"):
+            return body
 
 
-def allowed_methods(app: Starlette, path: str) -> list[str]:
-    """The methods that a path has, over all routes that match it."""
+def install(app: FastAPI) -> None:
+    """Say which methods a path has, where it is asked for another."""
+
+    @app.exception_handler(405)
+    async def _method_not_allowed(request: Request, _: Exception) -> Response:
+        path = request.scope["path"]
+        problem = MethodNotAllowed(_allowed_methods(app, path))
+        return render(problem.document(path), problem.headers)
+
+
+def _allowed_methods(app: FastAPI, path: str) -> list[str]:
     found: set[str] = set()
-    for context in iter_route_contexts(app.routes):
-        route = context.original_route
-        if isinstance(route, StrictRoute) and context.path_regex.match(path):
-            found |= route.accepted | ({"HEAD"} if route.answers_head else set())
+    for route in iter_route_contexts(app.routes):
+        if route.methods and route.path_regex.match(path):
+            found |= route.methods
+            if "GET" in route.methods and route.response_class is not EventSourceResponse:
+                found.add("HEAD")
     return sorted(found)
 
 

@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from apps.common.problems import failed
 from apps.common.settings import Settings
+from apps.common.strict import HEAD
 from events.base import Cause
 
 CORRELATION_HEADER: Final = "X-Correlation-Id"
@@ -74,7 +75,7 @@ def cause_of(headers: Headers) -> Cause:
     return Cause(correlation_id, None, traceparent)
 
 
-_unique = random.Random(secrets.randbits(128)).getrandbits
+_unique = random.Random(secrets.randbits(128)).getrandbits  # noqa: S311
 """Trace ids need to be unique, not secret; the system's secure source costs a system call each."""
 
 
@@ -89,6 +90,8 @@ class Telemetry:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET", HEAD: True}
         cause = cause_of(Headers(scope=scope))
         scope["chorus.cause"] = cause
         started = time.perf_counter()
