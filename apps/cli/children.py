@@ -21,7 +21,11 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
-class ChildFailed(Exception):
+class CannotRun(Exception):
+    """Something that is needed is missing or failed; the message says what, and what to do."""
+
+
+class ChildFailed(CannotRun):
     """A child process ended, or was not ready in time. The end of its log says why."""
 
 

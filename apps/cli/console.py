@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+import typer
 from rich.console import Console
+from rich.markup import escape
+
+from apps.cli.children import CannotRun
 
 console = Console(highlight=False, soft_wrap=True)
-
-
-class CannotRun(Exception):
-    """Something that is needed is missing or failed; the message says what, and what to do."""
 
 
 def seconds(spent: float) -> str:
@@ -30,7 +30,21 @@ def phase(doing: str, done: str) -> Iterator[None]:
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
+def told_plainly() -> Iterator[None]:
+    """Runs a command for a person: what fails is said in words, and Ctrl-C cleans up and leaves."""
+    try:
+        with _stoppable():
+            yield
+    except CannotRun as error:
+        console.print(f"\n  [red]✗[/] {escape(str(error))}\n")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        console.print("\n  Stopped.")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
     """Ctrl-C, SIGTERM and a closed terminal end the block once, as KeyboardInterrupt; then we clean up undisturbed."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

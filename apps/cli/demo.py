@@ -1,6 +1,7 @@
 """`chorus demo`: everything runs, and the story of one customer is played against it by HTTP alone."""
 
-from apps.cli.console import CannotRun, console
+from apps.cli.children import CannotRun
+from apps.cli.console import console
 from apps.cli.story import Story, StoryFailed
 from apps.cli.up import choose_mode, running_system, stay
 

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from apps.cli.children import Child
-from apps.cli.console import CannotRun, phase
+from apps.cli.children import CannotRun, Child, ChildFailed
+from apps.cli.console import phase
 from apps.cli.servers import PrivatePostgres, PrivateRabbitMQ, running
 from apps.cli.servers.folders import run_folder
 from apps.cli.servers.install import Server, install_missing
@@ -86,11 +86,23 @@ class LocalSystem:
     def start(self) -> None:
         for part in self.parts.values():
             part.start()
-        questions = {name: f"{url}/ready" for name, url in self.addresses.services.items()}
-        questions["mail"] = f"{self.addresses.mail}/healthz"
+        urls = {name: f"{url}/ready" for name, url in self.addresses.services.items()}
+        urls["mail"] = f"{self.addresses.mail}/healthz"
         with httpx.Client(timeout=5, trust_env=False) as http:
-            for name, url in questions.items():
-                self.parts[name].wait_until(partial(_answers, http, url), within=60)
+            for name, url in urls.items():
+                self.parts[name].wait_until(partial(self._answers, http, url), within=60)
+
+    def _answers(self, http: httpx.Client, url: str) -> bool:
+        """Whether a part answers. Raises ChildFailed as soon as any of them has ended."""
+        for part in self.parts.values():
+            if not part.running:
+                raise ChildFailed(
+                    f"{part.name} ended with status {part.exit_status}\n{part.tail()}"
+                )
+        try:
+            return http.get(url).is_success
+        except httpx.TransportError:
+            return False
 
     def stop(self) -> None:
         for part in self.parts.values():
@@ -103,13 +115,6 @@ class LocalSystem:
 
     def ended(self) -> str | None:
         return next((name for name, part in self.parts.items() if not part.running), None)
-
-
-def _answers(http: httpx.Client, url: str) -> bool:
-    try:
-        return http.get(url).is_success
-    except httpx.TransportError:
-        return False
 
 
 @contextmanager

@@ -49,7 +49,9 @@ def migrate() -> None:
 
     config = settings()
     if config.database_admin_url is None:
-        raise LookupError("CHORUS_DATABASE_ADMIN_URL is not set; docs/settings.md lists the settings")
+        raise LookupError(
+            "CHORUS_DATABASE_ADMIN_URL is not set; docs/settings.md lists the settings"
+        )
     admin_url = config.database_admin_url.get_secret_value()
     for service in SERVICES:
         url = config.database_url(service)
@@ -64,11 +66,15 @@ def migrate() -> None:
 def serve(
     service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="The port; by default the service's own.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port; by default the service's own.")
+    ] = None,
 ) -> None:
     """Run one service until SIGTERM. The exit status is 1 if one of its background tasks died."""
     if service not in SERVICES:
-        raise typer.BadParameter(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
+        raise typer.BadParameter(
+            f"there is no service {service!r}; there are {', '.join(SERVICES)}"
+        )
     app = importlib.import_module(f"apps.{service}.main").app
     server = Server(
         uvicorn.Config(
@@ -104,6 +110,46 @@ def topology(
         typer.echo(picture, nl=False)
     else:
         write.write_text(f"# Topology\n\n```mermaid\n{picture}```\n")
+
+
+Docker = Annotated[bool, typer.Option("--docker", help="In containers, or not at all.")]
+Native = Annotated[bool, typer.Option("--native", help="As processes, without Docker.")]
+
+
+@cli.command()
+def up(docker: Docker = False, native: Native = False) -> None:
+    """Start everything, in containers where Docker answers and else as processes, until Ctrl-C."""
+    from apps.cli.console import told_plainly
+    from apps.cli.up import up as run
+
+    with told_plainly():
+        run(docker=docker, native=native)
+
+
+@cli.command()
+def demo(
+    leave: Annotated[bool, typer.Option("--exit", help="End after the story.")] = False,
+    docker: Docker = False,
+    native: Native = False,
+) -> None:
+    """Start everything and play the story. The exit status is 0 only if it went as told."""
+    from apps.cli.console import told_plainly
+    from apps.cli.demo import demo as run
+
+    with told_plainly():
+        run(leave=leave, docker=docker, native=native)
+
+
+@cli.command()
+def mailbox(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    smtp_port: Annotated[int, typer.Option(help="Where letters come in.")] = 1025,
+    http_port: Annotated[int, typer.Option(help="The page and the API.")] = 1080,
+) -> None:
+    """Catch mail and show it, where MailDev is not to be had. Nothing is delivered or kept."""
+    from apps.cli.mailbox import run
+
+    asyncio.run(run(host, smtp_port, http_port))
 
 
 def main() -> None:

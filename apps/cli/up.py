@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from apps.cli.console import CannotRun, console
+from apps.cli.children import CannotRun
+from apps.cli.console import console
 from apps.cli.docker import docker_answers, run_in_docker
 from apps.cli.local import run_locally
 from apps.cli.system import System, show_addresses

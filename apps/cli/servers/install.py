@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from apps.cli.children import CannotRun
+
 Server = Literal["postgresql", "rabbitmq"]
 _PACKAGES: dict[Server, str] = {"postgresql": "postgresql", "rabbitmq": "rabbitmq-server"}
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _NOTHING_STARTS = "#!/bin/sh\n# Written by chorus while it installs packages.\nexit 101\n"
 
 
-class ServersMissing(Exception):
+class ServersMissing(CannotRun):
     """A server is not installed and cannot be installed from here."""
 
 
