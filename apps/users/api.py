@@ -49,6 +49,7 @@ async def register(body: RegisterBody, commands: OpenCommands) -> Response:
 @router.post("/login", responses=documented(InvalidCredentials, Invalid, Unavailable))
 async def login(body: LoginBody, request: Request, response: Response) -> TokenView:
     """Sign in. An unknown address and a wrong password are answered alike, also in time."""
+    passwords.require_room()
     async with request.app.state.service.database.reading() as session:
         user = (await session.exec(select(User).where(User.email == body.email))).first()
     matches = await passwords.matches(body.password, user.password_hash if user else None)

@@ -1,10 +1,11 @@
 """Users' HTTP bodies."""
 
+import re
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from apps.common.auth import Role
 from apps.common.schemas import Body, View
@@ -14,6 +15,8 @@ from events.users import Locale
 
 _BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 """Control characters, and all that breaks a line: nothing that could end a mail header."""
+
+_ONE_LINE: Final = rf"^[^{_BREAKS}]*[^\s{_BREAKS}][^{_BREAKS}]*$"
 
 
 def _normalized(email: str) -> str:
@@ -32,6 +35,12 @@ def _normalized(email: str) -> str:
     return found.ascii_email.lower()
 
 
+def _one_line(name: str) -> str:
+    if not re.fullmatch(_ONE_LINE, name):
+        raise ValueError("must not be blank and must stand on one line, without control characters")
+    return name
+
+
 Email = Annotated[
     str,
     Field(max_length=254, examples=["ann@example.com"], json_schema_extra={"format": "email"}),
@@ -39,10 +48,14 @@ Email = Annotated[
 ]
 Name = Annotated[
     str,
-    StringConstraints(
-        min_length=1, max_length=200, pattern=rf"^[^{_BREAKS}]*[^\s{_BREAKS}][^{_BREAKS}]*$"
+    Field(
+        min_length=1,
+        max_length=200,
+        description="Not blank, and all on one line.",
+        examples=["Ann"],
+        json_schema_extra={"pattern": _ONE_LINE},
     ),
-    Field(description="Not blank, and all on one line.", examples=["Ann"]),
+    AfterValidator(_one_line),
 ]
 Password = Annotated[
     str,

@@ -93,9 +93,10 @@ async def _make_operator(service: Service, wish: RegisterBody) -> None:
         )
         password_hash = await passwords.hash(wish.password)
         cause = Cause(str(uuid7()))
-        await committer.submit(
+        made = await committer.submit(
             RegisterUser(wish.email, password_hash, wish.name, wish.locale, cause, role="operator")
         )
-        log.info("users.operator_made")
+        if isinstance(made, User):
+            log.info("users.operator_made", user_id=str(made.id))
     elif found.role != "operator":
         log.warning("users.operator_email_is_a_users", user_id=str(found.id))
