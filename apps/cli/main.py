@@ -7,10 +7,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 
 from apps.common.settings import SERVICES, settings
 
@@ -40,6 +42,12 @@ class Server(uvicorn.Server):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; long answers are told, so that they do not hold the stop up."""
+        super().handle_exit(sig, frame)
+        if isinstance(app := self.config.app, FastAPI) and hasattr(app.state, "service"):
+            app.state.service.stopping.set()
 
 
 @cli.command()

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import stamina
 import structlog
+from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPConnectionError
 from fastapi import APIRouter, FastAPI
 from faststream.rabbit import RabbitBroker
@@ -74,7 +75,7 @@ class Service:
         self.supervisor.start("relay", self.relay.run())
         self._parking = Publisher(broker_url, f"{self.name} parking")
         self.broker = RabbitBroker(
-            f"{broker_url}?heartbeat=10&name={self.name}+inbox",
+            str(make_url(broker_url).update_query(heartbeat="10", name=f"{self.name} inbox")),
             app_id=self.name,
             graceful_timeout=DRAIN_SECONDS,
             reconnect_interval=1.0,

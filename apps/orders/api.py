@@ -95,8 +95,8 @@ async def _outcome(request: Request, order_id: UUID, wait: float) -> Order:
         order = await _read(request, order_id)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait):
-                while order.pending:
-                    order = await queue.get()
+                while order.pending and (change := await queue.get()):
+                    order = change
     return order
 
 
@@ -153,8 +153,7 @@ async def follow_order(
     async with changes.of(order_id) as queue:
         order = await _owned(request, order_id, user)
         yield _sent(order)
-        while order.pending:
-            change = await queue.get()
+        while order.pending and (change := await queue.get()):
             if change.version > order.version:
                 order = change
                 yield _sent(order)

@@ -1,5 +1,7 @@
 """Orders, wired."""
 
+import asyncio
+
 from apps.common.factory import Service, create_app
 from apps.orders.api import router
 from apps.orders.subscribers import inbox
@@ -11,10 +13,17 @@ async def watch_orders(service: Service) -> None:
     await changes.look(service.database.pool)
 
 
+async def end_waiting(service: Service) -> None:
+    """Let go of whoever waits for an order once the process stops; a stop takes no longer for them."""
+    await service.stopping.wait()
+    changes.end()
+    await asyncio.Event().wait()  # until the supervisor ends
+
+
 app = create_app(
     "orders",
     description="Orders, from placed to paid, rejected or cancelled.",
     router=router,
     inbox=inbox,
-    background=[watch_orders],
+    background=[watch_orders, end_waiting],
 )

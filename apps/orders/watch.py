@@ -22,7 +22,7 @@ class Changes:
     """The changes of orders that somebody in this process waits for."""
 
     def __init__(self) -> None:
-        self._waiting: dict[UUID, set[asyncio.Queue[Order]]] = defaultdict(set)
+        self._waiting: dict[UUID, set[asyncio.Queue[Order | None]]] = defaultdict(set)
         self._somebody = asyncio.Event()
 
     def happened(self, orders: Iterable[Order]) -> None:
@@ -32,10 +32,19 @@ class Changes:
                 for queue in self._waiting.get(order.id, ()):
                     queue.put_nowait(order)
 
+    def end(self) -> None:
+        """Tell everybody that this process stops: no more changes are heard of here."""
+        for queues in self._waiting.values():
+            for queue in queues:
+                queue.put_nowait(None)
+
     @contextlib.asynccontextmanager
-    async def of(self, order_id: UUID) -> AsyncIterator[asyncio.Queue[Order]]:
-        """States of one order as they become known, from now on; the same state may come twice."""
-        queue: asyncio.Queue[Order] = asyncio.Queue()
+    async def of(self, order_id: UUID) -> AsyncIterator[asyncio.Queue[Order | None]]:
+        """States of one order as they become known, from now on; the same state may come twice.
+
+        None means that the process stops.
+        """
+        queue: asyncio.Queue[Order | None] = asyncio.Queue()
         self._waiting[order_id].add(queue)
         self._somebody.set()
         try:

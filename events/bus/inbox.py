@@ -183,7 +183,9 @@ class Listener(Generic[E]):
                 await attempt
                 return
             except Exception as error:
-                log.warning("inbox.failed", queue=self.queue, event_id=str(event.id), exc_info=error)
+                log.warning(
+                    "inbox.failed", queue=self.queue, event_id=str(event.id), exc_info=error
+                )
                 if delay is None:
                     await self._park(message, index, error, attempts=len(ATTEMPT_DELAYS) + 1)
                     return

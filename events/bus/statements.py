@@ -26,6 +26,10 @@ class Table(SQLModel):
         self.__dict__.update(_defaults(type(self)))
         self.__dict__.update(values)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Nobody asks the ORM what has changed: `Transaction.update` is told.
+        self.__dict__[name] = value
+
 
 T = TypeVar("T", bound=Table)
 

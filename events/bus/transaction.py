@@ -82,12 +82,12 @@ class Transaction:
 
         The mechanism behind every projection: delivery order is not trusted, versions are.
         """
-        made = statements(type(rows[0])) if rows else None
+        if not rows:
+            return set()
+        key = statements(type(rows[0])).primary_key[0]
         newest: dict[Any, Table] = {}
-        for row in rows:
-            key = row.__dict__[made.primary_key[0]] if made else None
-            if key not in newest or newest[key].__dict__["version"] < row.__dict__["version"]:
-                newest[key] = row
+        for row in sorted(rows, key=lambda row: row.__dict__["version"]):
+            newest[row.__dict__[key]] = row
         return await self._insert_some(list(newest.values()), lambda made: made.upsert_newer())
 
     async def _insert_some(self, rows: Sequence[Table], sql: Callable[[Any], str]) -> set[Any]:
