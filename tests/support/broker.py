@@ -99,6 +99,7 @@ class Broker:
         try:
             yield tap
         finally:
+            await channel.queue_delete(queue.name)
             await channel.close()
 
 

@@ -1,0 +1,360 @@
+"""From the outbox to the broker: what is committed is published, whatever happens on the way."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from apps.common.database import Database
+from events.base import Cause, Event
+from events.bus import outbox, wire
+from events.bus import relay as relaying
+from events.bus.publisher import Publisher
+from events.bus.relay import UNROUTABLE, BrokerAwayError, Relay
+from events.bus.topology import JOURNAL
+from events.bus.transaction import Pool, begin
+from events.orders import OrderCancelled, OrderPaid, OrderPlaced
+from tests.support.broker import Broker, Tap
+from tests.support.builders import an_order, told
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+from tests.support.installation import Installation
+from tests.support.proxy import Proxy
+
+
+class Office:
+    """The outbox and the exchange of a service that is not running: the test runs its relays."""
+
+    def __init__(
+        self, installation: Installation, pool: Pool, relays_pool: Pool, broker: Broker
+    ) -> None:
+        self.installation = installation
+        self.pool = pool
+        self.relays_pool = relays_pool
+        self.broker = broker
+        self.tap: Tap
+
+    async def commits(self, *events: Event) -> None:
+        """A transaction that publishes."""
+        async with begin(self.pool) as tx:
+            for event in events:
+                tx.publish(event, Cause("a-flow"))
+
+    def relay(self, amqp_url: str | None = None) -> Relay:
+        return Relay(
+            self.relays_pool, Publisher(amqp_url or self.installation.amqp_url("orders"), "tests")
+        )
+
+    @contextlib.asynccontextmanager
+    async def relaying(self, amqp_url: str | None = None) -> AsyncIterator[Relay]:
+        """A relay that runs as long as the block does."""
+        relay = self.relay(amqp_url)
+        task = asyncio.create_task(relay.run())
+        try:
+            yield relay
+            assert not task.done(), "the relay has ended by itself"
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def waiting(self) -> int:
+        count: int = await self.pool.fetchval("SELECT count(*) FROM outbox")
+        return count
+
+    async def is_empty(self) -> None:
+        async def empty() -> None:
+            assert await self.waiting() == 0
+
+        await eventually(empty)
+        await self.tap.flush()
+
+    @property
+    def published(self) -> list[Event]:
+        return self.tap.events
+
+
+@pytest.fixture(scope="module")
+async def open_office(install_chorus: Install) -> AsyncIterator[Office]:
+    installation = await install_chorus("relay", "orders")
+    database = Database(installation.database_url("orders"), "orders")
+    await database.open()
+    broker = Broker(installation.amqp_admin_url)
+    await broker.open()
+    async with asyncpg.create_pool(installation.database_admin_url("orders"), min_size=1) as pool:
+        yield Office(installation, pool, database.pool, broker)
+    await broker.close()
+    await database.close()
+
+
+@pytest.fixture
+async def office(open_office: Office) -> AsyncIterator[Office]:
+    async with open_office.broker.tap("orders") as open_office.tap:
+        yield open_office
+    await open_office.pool.execute("DELETE FROM outbox")
+
+
+@pytest.fixture
+async def administrator(office: Office) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(office.installation.database_admin_url("orders"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relaying, "SWEEP_SECONDS", 3600.0)
+
+
+def placed(count: int) -> list[OrderPlaced]:
+    return [OrderPlaced(order=an_order()) for _ in range(count)]
+
+
+async def once(office: Office) -> int:
+    """One round of a relay of its own."""
+    relay = office.relay()
+    try:
+        return await relay.move()
+    finally:
+        await relay._publisher.close()
+
+
+async def test_an_event_leaves_the_outbox_in_the_transaction_that_published_it(
+    office: Office,
+) -> None:
+    [event] = placed(1)
+    await office.commits(event)
+    assert await once(office) == 1
+    await office.tap.flush()
+    assert office.published == [event]
+    assert await office.waiting() == 0
+
+
+async def test_a_transaction_that_is_rolled_back_leaves_no_event(office: Office) -> None:
+    async def fails_at_the_end() -> None:
+        async with begin(office.pool) as tx:
+            await outbox.write(tx.connection, [told(placed(1)[0])])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fails_at_the_end()
+    assert await office.waiting() == 0
+    assert await once(office) == 0
+
+
+async def test_many_waiting_events_travel_as_packs_of_at_most_64_per_routing_key(
+    office: Office,
+) -> None:
+    orders = placed(150)
+    alone = OrderPaid(order=an_order(status="paid", version=2))
+    await office.commits(*orders[:100], alone, *orders[100:])
+    assert await once(office) == 151
+    await office.tap.flush()
+    packs = [m for m in office.tap.messages if m.content_type == wire.BATCH]
+    [plain] = [m for m in office.tap.messages if m.content_type == wire.JSON]
+    assert [pack.headers for pack in packs] == [{"batch_size": n} for n in (64, 64, 22)]
+    assert {(p.type, p.app_id, p.delivery_mode) for p in packs} == {("OrderPlaced", "orders", 2)}
+    assert plain.type == "OrderPaid"
+    assert [event for event in office.published if isinstance(event, OrderPlaced)] == orders
+
+
+async def test_a_commit_that_fails_after_the_confirm_publishes_the_same_event_again(
+    office: Office, administrator: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await office.commits(*placed(3))
+    await administrator.execute("""
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE 'crash after confirm'; END $$;
+        CREATE CONSTRAINT TRIGGER fail AFTER DELETE ON outbox
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail();
+    """)
+    try:
+        with pytest.raises(asyncpg.RaiseError, match="crash after confirm"):
+            await once(office)
+    finally:
+        await administrator.execute("DROP TRIGGER fail ON outbox; DROP FUNCTION fail")
+    assert await office.waiting() == 3
+    assert await once(office) == 3
+    await office.tap.flush()
+    heard = [(event.id, event.event, event.time) for event in office.tap.heard]
+    assert len(heard) == 6
+    assert heard[:3] == heard[3:]
+
+
+async def test_an_event_that_commits_late_is_published_though_younger_ones_have_left(
+    office: Office,
+) -> None:
+    early, late = placed(2)
+    async with begin(office.pool) as tx:
+        await outbox.write(tx.connection, [told(early)])
+        await office.commits(late)
+        assert await once(office) == 1
+    assert await once(office) == 1
+    await office.tap.flush()
+    assert office.published == [late, early]
+
+
+@contextlib.asynccontextmanager
+async def nobody_hears(office: Office, exchange: str) -> AsyncIterator[None]:
+    """Without the journal, events that no service hears are unroutable."""
+    journal = await office.broker.channel.get_queue(JOURNAL, ensure=False)
+    await journal.unbind(exchange, "#")
+    try:
+        yield
+    finally:
+        await journal.bind(exchange, "#")
+
+
+async def test_an_unroutable_event_rests_in_the_outbox_and_the_others_go_on(
+    office: Office,
+) -> None:
+    unheard = OrderPaid(order=an_order(status="paid", version=2))
+    await office.commits(unheard, *placed(2))
+    async with nobody_hears(office, "orders"), office.broker.tap("orders", OrderPlaced.key) as tap:
+        # This test's own ear must be deaf too: it hears everything.
+        await deaf(office.tap)
+        assert await once(office) == 3
+        await tap.flush()
+        assert len(tap.events) == 2
+        [row] = await office.pool.fetch("SELECT * FROM outbox")
+        assert row["type"] == "OrderPaid"
+        assert UNROUTABLE._value.get() == 1
+        assert await once(office) == 0, "it rests for a while"
+    await office.pool.execute("UPDATE outbox SET retry_at = now()")
+    assert await once(office) == 1
+    assert await office.waiting() == 0
+    assert UNROUTABLE._value.get() == 0
+
+
+async def deaf(tap: Tap) -> None:
+    queue = await tap._broker.channel.get_queue(tap._queue, ensure=False)
+    await queue.unbind("orders", "#")
+
+
+async def test_a_full_queue_holds_its_events_back_and_the_others_go_on(office: Office) -> None:
+    channel = await office.broker._connection.channel()  # type: ignore[union-attr]
+    full = await channel.declare_queue(
+        exclusive=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+    )
+    await full.bind("orders", OrderCancelled.key)
+    await office.commits(*(OrderCancelled(order=an_order(status="cancelled")) for _ in range(2)))
+    assert await once(office) == 2, "as one pack, which fills the queue"
+    await office.commits(OrderCancelled(order=an_order(status="cancelled")), *placed(1))
+    assert await once(office) == 2
+    [row] = await office.pool.fetch("SELECT type, retry_at FROM outbox")
+    assert row["type"] == "OrderCancelled"
+    await full.purge()
+    await office.pool.execute("UPDATE outbox SET retry_at = now()")
+    assert await once(office) == 1
+    assert await office.waiting() == 0
+    await channel.queue_delete(full.name)
+    await channel.close()
+
+
+async def test_two_relays_on_one_database_publish_each_event_once(office: Office) -> None:
+    async with office.relaying() as one, office.relaying() as other:
+        for _ in range(40):
+            await office.commits(*placed(25))
+            one.wake()
+            other.wake()
+        await office.is_empty()
+    ids = [event.id for event in office.tap.heard]
+    assert len(ids) == len(set(ids)) == 1000
+
+
+@pytest.mark.usefixtures("no_sweep")
+async def test_a_relay_that_is_woken_publishes_at_once(office: Office) -> None:
+    async with office.relaying() as relay:
+        await office.is_empty()
+        await office.commits(*placed(1))
+        relay.wake()
+        await office.is_empty()
+    assert len(office.published) == 1
+
+
+async def test_a_sweep_finds_what_a_crash_has_left(office: Office) -> None:
+    await office.commits(*placed(3))
+    async with office.relaying():
+        await office.is_empty()
+        await office.commits(*placed(3))  # and nobody wakes the relay
+        await office.is_empty()
+    assert len(office.published) == 6
+
+
+Away = Callable[[Proxy], Awaitable[None]]
+
+
+async def cut_off(proxy: Proxy) -> None:
+    await proxy.refuse()
+
+
+async def frozen(proxy: Proxy) -> None:
+    proxy.freeze()
+
+
+@pytest.mark.parametrize("away", [cut_off, frozen])
+async def test_a_relay_waits_for_a_broker_that_is_away_and_goes_on_by_itself(
+    office: Office, away: Away, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.bus.publisher.CONFIRM_SECONDS", 0.3)
+    url = office.installation.amqp_url("orders")
+    async with Proxy.before(url) as proxy, office.relaying(proxy.url(url)) as relay:
+        await office.commits(*placed(1))
+        relay.wake()
+        await office.is_empty()
+        await away(proxy)
+        await office.commits(*placed(5))
+        relay.wake()
+        await gives_up(relay)
+        assert await office.waiting() == 5
+        if away is cut_off:
+            await proxy.accept()
+        proxy.thaw()
+        await office.is_empty()
+    assert len({event.id for event in office.tap.heard}) == 6
+
+
+async def gives_up(relay: Relay) -> None:
+    """Wait until the relay has closed its connection and waits for the next attempt."""
+
+    async def given_up() -> bool:
+        return relay._publisher._connection is None
+
+    await eventually(given_up)
+
+
+async def test_a_relay_waits_for_a_database_that_cuts_it_off(
+    office: Office, administrator: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    async with office.relaying() as relay:
+        for _ in range(5):
+            await office.commits(*placed(20))
+            relay.wake()
+            await administrator.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
+                office.installation.login("orders"),
+            )
+            relay.wake()
+        await office.is_empty()
+    assert len({event.id for event in office.tap.heard}) == 100
+
+
+async def test_nothing_is_lost_when_no_publish_of_a_round_is_confirmed(office: Office) -> None:
+    channel = office.broker.channel
+    full = await channel.declare_queue(
+        "tests.full",
+        auto_delete=True,
+        arguments={"x-max-length": 0, "x-overflow": "reject-publish"},
+    )
+    await full.bind("orders", OrderPlaced.key)
+    try:
+        await office.commits(*placed(2))
+        with pytest.raises(BrokerAwayError):
+            await once(office)
+        assert await office.waiting() == 2
+        [row] = await office.pool.fetch("SELECT DISTINCT retry_at FROM outbox")
+        assert row["retry_at"] is None
+    finally:
+        await channel.queue_delete("tests.full")
+    assert await once(office) == 2
