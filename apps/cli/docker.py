@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from apps.cli.children import Child, ChildFailed
 from apps.cli.console import phase
@@ -85,7 +86,7 @@ class DockerSystem:
         )
 
     def start(self) -> None:
-        child = self._compose("up", "--build", "--wait", "--quiet-pull")
+        child = self._compose("up", "--build", "--wait", "--wait-timeout=180", "--quiet-pull")
         try:
             child.start()
             child.finish(within=_BUILD_SECONDS)
@@ -121,28 +122,31 @@ class DockerSystem:
         return "\n".join([f"  {part}:", *(f"  | {line}" for line in asked.splitlines())])
 
     def _failed_logs(self) -> str:
-        return "\n".join(self.log(part) for part in self._unwell())
-
-    def _unwell(self) -> list[str]:
-        states = [
-            json.loads(line) for line in self._answer("ps", "--all", "--format=json").splitlines()
-        ]
-        return [
-            state["Service"]
-            for state in states
-            if state["Health"] == "unhealthy" or (state["State"] != "running" and state["ExitCode"])
-        ]
+        failed = [state["Service"] for state in self._states() if not _is_well(state)]
+        return "\n".join(self.log(part) for part in failed)
 
     def ended(self) -> str | None:
-        return next(iter(self._unwell()), None)
+        # While it is being restarted a part is "starting": it gets its chance.
+        states = (state for state in self._states() if state["Health"] != "starting")
+        return next((state["Service"] for state in states if not _is_well(state)), None)
+
+    def _states(self) -> list[dict[str, Any]]:
+        listed = self._answer("ps", "--all", "--format=json")
+        return [json.loads(line) for line in listed.splitlines()]
 
     def _answer(self, *arguments: str) -> str:
-        command = ["docker", "compose", "--project-name", self._name, *arguments]
+        command = ["docker", "compose", "--project-name", self._name, "--ansi=never", *arguments]
         asked = subprocess.run(
             command, env=self._environment, cwd=project_folder(), capture_output=True, text=True, timeout=30,
             check=False, start_new_session=True,
         )  # fmt: skip
         return asked.stdout
+
+
+def _is_well(state: dict[str, Any]) -> bool:
+    if state["State"] == "exited":
+        return bool(state["ExitCode"] == 0)
+    return bool(state["Health"] == "healthy")
 
 
 @contextmanager
