@@ -107,6 +107,7 @@ class DockerSystem:
             "--project-name",
             self._name,
             "--progress=plain",
+            "--ansi=never",
             *arguments,
         ]
         return Child(
