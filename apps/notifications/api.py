@@ -1,0 +1,90 @@
+"""Door 1: notifications' HTTP routes."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from sqlmodel import col, select
+
+from apps.common.auth import CurrentUser, operator
+from apps.common.commands import UserCommands
+from apps.common.problems import (
+    Forbidden,
+    Invalid,
+    KeyReused,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    documented,
+)
+from apps.common.schemas import Page, page_of
+from apps.notifications import use_cases
+from apps.notifications.models import Letter
+from apps.notifications.schemas import (
+    AcceptedView,
+    MessageBody,
+    NotificationQuery,
+    NotificationView,
+)
+from apps.notifications.use_cases import SendMessage
+
+router = APIRouter(prefix="/notification", tags=["notifications"])
+
+READING = documented(Unauthorized, NotFound, Invalid)
+
+NotificationId = Annotated[UUID, Path(alias="notificationId")]
+
+
+@router.post(
+    "/send",
+    status_code=202,
+    response_model=AcceptedView,
+    responses=documented(Unauthorized, Forbidden, Invalid, KeyReused, Unavailable),
+    dependencies=[Depends(operator)],
+)
+async def send_message(body: MessageBody, commands: UserCommands) -> Response:
+    """Write to a user; operators only. One who is not known yet gets the letter once he is."""
+    wish = SendMessage(body.user_id, body.subject, body.body, commands.because)
+    return await commands.run(
+        use_cases.send_messages,
+        wish,
+        AcceptedView.of,
+        status=202,
+        location=lambda letter: f"/notification/{letter.id}",
+    )
+
+
+@router.get("/{notificationId}", responses=READING)
+async def view_notification(
+    notification_id: NotificationId, user: CurrentUser, request: Request
+) -> NotificationView:
+    """A letter as it is now."""
+    async with request.app.state.service.database.reading() as session:
+        letter: Letter | None = await session.get(Letter, notification_id)
+    if letter is None or not user.may_see(letter.user_id):
+        raise NotFound("There is no such notification.")
+    return NotificationView.of(letter)
+
+
+@router.get("", responses=READING)
+async def list_notifications(
+    query: Annotated[NotificationQuery, Query()], user: CurrentUser, request: Request
+) -> Page[NotificationView]:
+    """Your letters, newest first; an operator sees everybody's. Another `userId` answers like a missing one."""
+    if query.user_id is not None and not user.may_see(query.user_id):
+        raise NotFound("There is no such user.")
+    owner = query.user_id if user.role == "operator" else user.id
+    wanted = {
+        "user_id": owner,
+        "order_id": query.order_id,
+        "kind": query.kind,
+        "status": query.status,
+    }
+    statement = select(Letter).order_by(col(Letter.id).desc()).limit(query.limit + 1)
+    statement = statement.filter_by(**{name: v for name, v in wanted.items() if v is not None})
+    if (before := query.before()) is not None:
+        statement = statement.where(Letter.id < before)
+    async with request.app.state.service.database.reading() as session:
+        rows = (await session.exec(statement)).all()
+    items, cursor = page_of(rows, query.limit, NotificationView.of)
+    return Page(items=items, next_cursor=cursor)

@@ -1,0 +1,272 @@
+"""The mailer: takes letters that are due, hands them to the mail server, records what it said.
+
+Letters come out of the table in sets, with a lease; no transaction is open while the network is used. A crash leaves
+them to whoever takes them once the lease has run out, so a letter that a server accepted just before a crash goes out
+twice, with the same Message-ID and the same bytes. Answers are recorded in sets as well, together with the events that
+tell of them. Several mailers, in one process or many, share the work.
+
+What a server says to a letter concerns that letter: "not now" lets it rest, longer each time, "never" is its end. A
+server that is away concerns no letter: the mailer waits for it, letters in hand, and counts nothing.
+"""
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import structlog
+from prometheus_client import Counter, Histogram
+
+from apps.common.settings import Settings
+from apps.notifications import letters, mime, use_cases
+from apps.notifications.bell import bell
+from apps.notifications.models import Letter
+from apps.notifications.smtp import (
+    Connection,
+    ConnectionLostError,
+    MailServer,
+    Reply,
+    ServerAwayError,
+    WornConnectionError,
+)
+from apps.notifications.use_cases import LEASE_SECONDS, Answer, Hold
+from events.bus.committer import GroupCommitter
+from events.bus.transaction import Pool
+
+log = structlog.get_logger(__name__)
+
+CONNECTIONS: Final = 8
+"""To the mail server, from one process."""
+
+TAKE_LIMIT: Final = 128
+"""Letters that are taken at a time; as many more may wait in memory."""
+
+SWEEP_SECONDS: Final = 1.0
+"""How often the table is looked at when no bell rings: finds what has rested, and what a crash left behind."""
+
+SEND_SECONDS: Final = 120.0
+"""How long a server may take over one letter. Shorter means second copies from servers that are merely slow."""
+
+RENEW_SECONDS: Final = LEASE_SECONDS / 3
+"""How often letters that are being sent are held anew, and how much of a lease must be left to begin."""
+
+IDLE_SECONDS: Final = 30.0
+"""After this time without a letter a connection is closed."""
+
+RECORD_LIMIT: Final = 64
+RECORD_SECONDS: Final = 0.03
+"""Under load so many answers, or those of so much time, share a transaction; the last in sight waits for nobody."""
+
+WIND_UP_SECONDS: Final = 3.0
+"""How long a mailer that stops waits for letters that are on their way."""
+
+NO_SUCH_MAILBOX: Final = 553
+"""Our own verdict, by RFC 5321's code, on an address that no server need be asked about."""
+
+ANSWERED = Counter("chorus_letters_answered_total", "What became of letters.", ["status"])
+SECONDS = Histogram(
+    "chorus_smtp_seconds",
+    "Time to hand one letter to the mail server.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120),
+)
+
+
+@dataclass(eq=False, slots=True)
+class InHand:
+    """A letter that this mailer has taken, and until when it is sure of it (in the event loop's time)."""
+
+    letter: Letter
+    until: float
+
+
+class Mailer:
+    """Sends letters for as long as it runs."""
+
+    def __init__(self, pool: Pool, settings: Settings, published: Callable[[], None]) -> None:
+        self._sender = mime.Sender.of(settings.mail_from)
+        self._server = MailServer(settings, self._sender.address, self._sender.domain)
+        self._taking = GroupCommitter(
+            pool, use_cases.take_letters, name="notifications.take_letters", published=published
+        )
+        self._holding = GroupCommitter(
+            pool, use_cases.hold_letters, name="notifications.hold_letters", published=published
+        )
+        self._recording = GroupCommitter(
+            pool,
+            use_cases.record_answers,
+            name="notifications.record_answers",
+            published=published,
+            waiting_limit=math.inf,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._taken: asyncio.Queue[InHand | None] = asyncio.Queue(TAKE_LIMIT)
+        self._sending: dict[asyncio.Task[None] | None, InHand] = {}
+        self._answers: list[Answer] = []
+        self._recording_soon: asyncio.TimerHandle | None = None
+        self._fault: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self) -> None:
+        """Send until cancelled. A database or mail server that is away is waited for."""
+        senders = [asyncio.create_task(self._send(), name=f"mail {n}") for n in range(CONNECTIONS)]
+        others = [asyncio.create_task(self._take()), asyncio.create_task(self._hold())]
+        try:
+            tasks = [*senders, *others, self._fault]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await self._wind_up(senders, others)
+
+    async def _take(self) -> None:
+        while True:
+            until = self._loop.time() + LEASE_SECONDS
+            taken = await self._taking.submit(TAKE_LIMIT)
+            for letter in taken:
+                await self._taken.put(InHand(letter, until))
+            if len(taken) < TAKE_LIMIT:
+                await bell.heard(within=SWEEP_SECONDS)
+
+    async def _hold(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            until = self._loop.time() + LEASE_SECONDS
+            slow = [one for one in self._sending.values() if until - one.until > RENEW_SECONDS]
+            holds = [self._holding.submit(Hold(one.letter.id, LEASE_SECONDS)) for one in slow]
+            for one, held in zip(slow, await asyncio.gather(*holds), strict=True):
+                if held:
+                    one.until = until
+
+    async def _send(self) -> None:
+        connection = self._server.connection()
+        try:
+            while (one := await self._next(connection)) is not None:
+                if (answer := await self._deliver(one, connection)) is not None:
+                    self._note(answer)
+        finally:
+            connection.close()
+
+    async def _next(self, connection: Connection) -> InHand | None:
+        while True:
+            try:
+                async with asyncio.timeout(IDLE_SECONDS):
+                    return await self._taken.get()
+            except TimeoutError:
+                await connection.quit()
+
+    async def _deliver(self, one: InHand, connection: Connection) -> Answer | None:
+        """What the server said to a letter; None if it is in our hands no longer: whoever has it decides."""
+        try:
+            recipient, message = self._envelope_and_message(one.letter)
+        except mime.UnsendableError as error:
+            return _answer(one, Reply(NO_SUCH_MAILBOX, str(error)))
+        while True:
+            if not connection.is_open:
+                await self._server.ready(connection)
+            if one.until - self._loop.time() < RENEW_SECONDS:
+                return None
+            try:
+                reply = await self._hand_over(one, connection, recipient, message)
+            except WornConnectionError:
+                continue
+            except ServerAwayError as error:
+                self._server.failed(error)
+                continue
+            final = 200 <= reply.code < 300 or 500 <= reply.code < 600
+            return _answer(one, reply) if final or one.until > self._loop.time() else None
+
+    async def _hand_over(
+        self, one: InHand, connection: Connection, recipient: bytes, message: bytes
+    ) -> Reply:
+        task = asyncio.current_task()
+        self._sending[task] = one
+        started = self._loop.time()
+        try:
+            reply = await connection.send(recipient, message, SEND_SECONDS)
+        except ConnectionLostError as error:
+            self._server.failed(error)
+            return Reply(0, f"the connection was lost: {error}")
+        finally:
+            del self._sending[task]
+        SECONDS.observe(self._loop.time() - started)
+        self._server.answered()
+        return reply
+
+    def _envelope_and_message(self, letter: Letter) -> tuple[bytes, bytes]:
+        assert letter.address is not None
+        assert letter.locale is not None
+        assert letter.subject is not None
+        assert letter.body is not None
+        html = letters.html(letter.kind, letter.locale, letter.subject, letter.body)
+        message = mime.compose(
+            self._sender,
+            letter.id,
+            letter.address,
+            letter.subject,
+            letter.body,
+            html,
+            letter.created_at,
+        )
+        return mime.envelope(letter.address), message
+
+    def _note(self, answer: Answer) -> None:
+        self._answers.append(answer)
+        if len(self._answers) >= RECORD_LIMIT or not (self._sending or self._taken.qsize()):
+            self._record()
+        elif self._recording_soon is None:
+            self._recording_soon = self._loop.call_later(RECORD_SECONDS, self._record)
+
+    def _record(self) -> None:
+        if self._recording_soon is not None:
+            self._recording_soon.cancel()
+            self._recording_soon = None
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            self._recording.submit(answer).add_done_callback(self._recorded)
+
+    def _recorded(self, recorded: asyncio.Future[Letter]) -> None:
+        if recorded.cancelled():
+            return
+        if (error := recorded.exception()) is not None:
+            if not self._fault.done():
+                self._fault.set_exception(error)
+            return
+        letter = recorded.result()
+        ANSWERED.labels(letter.status).inc()
+        if letter.status != "sent":
+            log.info(
+                "mailer.not_sent",
+                letter_id=str(letter.id),
+                status=letter.status,
+                attempts=letter.attempts,
+                code=(letter.answer or "")[:3],
+            )
+
+    async def _wind_up(
+        self, senders: Sequence[asyncio.Task[None]], others: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Let letters on their way arrive, record what is known, give back the rest."""
+        for task in others:
+            task.cancel()
+        while not self._taken.empty():
+            if (one := self._taken.get_nowait()) is not None:
+                _ = self._holding.submit(Hold(one.letter.id, 0))
+        for _ in senders:
+            self._taken.put_nowait(None)
+        if busy := [task for task in senders if task in self._sending]:
+            await asyncio.wait(busy, timeout=WIND_UP_SECONDS)
+        for task in senders:
+            task.cancel()
+        await asyncio.gather(*senders, *others, return_exceptions=True)
+        self._record()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WIND_UP_SECONDS):
+                await asyncio.gather(self._holding.drain(), self._recording.drain())
+
+
+def _answer(one: InHand, reply: Reply) -> Answer:
+    jitter = random.random()  # noqa: S311 - no secret
+    return Answer(one.letter.id, reply.code, reply.text, datetime.now(UTC), jitter)

@@ -1,0 +1,59 @@
+"""Letters, recipients, and the tables that every service has."""
+
+from alembic import context, op
+
+from apps.common.migrations import bus_0001, run
+
+revision = "0001"
+down_revision = None
+
+SQL = """
+CREATE TABLE recipients (
+    id uuid PRIMARY KEY,
+    email varchar NOT NULL,
+    name varchar NOT NULL,
+    locale varchar NOT NULL,
+    version integer NOT NULL
+);
+CREATE TABLE letters (
+    id uuid PRIMARY KEY,
+    user_id uuid NOT NULL,
+    order_id uuid,
+    kind varchar NOT NULL CHECK (kind IN ('joy', 'sorrow', 'refund', 'message')),
+    reason varchar,
+    amount bigint CHECK (amount > 0),
+    balance bigint CHECK (balance >= 0),
+    currency varchar,
+    address varchar,
+    locale varchar,
+    subject varchar,
+    body varchar,
+    status varchar NOT NULL CHECK (status IN ('waiting', 'pending', 'sent', 'failed')),
+    attempts integer NOT NULL,
+    due_at timestamptz,
+    answer varchar,
+    created_at timestamptz NOT NULL,
+    sent_at timestamptz,
+    correlation_id varchar NOT NULL,
+    causation_id uuid,
+    traceparent varchar,
+    CHECK ((kind = 'message') = (order_id IS NULL)),
+    CHECK (status = 'waiting' OR num_nulls(address, locale, subject, body) = 0),
+    CHECK (status <> 'pending' OR due_at IS NOT NULL),
+    CHECK ((status = 'sent') = (sent_at IS NOT NULL))
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
+CREATE UNIQUE INDEX letters_once ON letters (order_id, kind) WHERE order_id IS NOT NULL;
+CREATE INDEX letters_of_user ON letters (user_id, id DESC);
+CREATE INDEX letters_open ON letters (due_at) WHERE status IN ('waiting', 'pending');
+CREATE INDEX letters_waiting ON letters (user_id) WHERE status = 'waiting';
+CREATE INDEX letters_failed ON letters (id DESC) WHERE status = 'failed';
+"""
+
+
+def upgrade() -> None:
+    """Create everything."""
+    role = context.config.get_main_option("role")
+    assert role is not None
+    bus_0001.upgrade(role)
+    run(SQL)
+    op.execute(f'GRANT SELECT, INSERT, UPDATE ON recipients, letters TO "{role}"')

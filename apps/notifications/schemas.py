@@ -1,0 +1,87 @@
+"""Notifications' HTTP bodies."""
+
+from typing import Annotated, Final, Self
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from apps.common.schemas import Body, PageQuery, View
+from apps.notifications.models import Letter
+from events.base import Moment
+from events.notifications import NotificationKind, NotificationStatus
+
+_BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""Control characters, and all that breaks a line: nothing that could end a mail header."""
+
+_CONTROLS: Final = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+
+Subject = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=rf"^[^{_BREAKS}]+$"),
+    Field(description="All on one line.", examples=["About your order"]),
+]
+MessageText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=10_000, pattern=rf"^[^{_CONTROLS}]+$"),
+    Field(description="Plain text.", examples=["It is on its way.\n\nYours, Chorus"]),
+]
+
+
+class MessageBody(Body):
+    """What an operator writes to whom."""
+
+    user_id: UUID
+    subject: Subject
+    body: MessageText
+
+
+class NotificationQuery(PageQuery):
+    """Which letters to list."""
+
+    user_id: UUID | None = Field(None, description="Only letters to this user.")
+    order_id: UUID | None = Field(None, description="Only letters about this order.")
+    kind: NotificationKind | None = Field(None, description="Only letters of this kind.")
+    status: NotificationStatus | None = Field(None, description="Only letters with this status.")
+
+
+class AcceptedView(View):
+    """The id under which a letter can be followed."""
+
+    notification_id: UUID
+
+    @classmethod
+    def of(cls, letter: Letter) -> Self:
+        """A letter as it is answered to the operator who sends it."""
+        return cls(notification_id=letter.id)
+
+
+class NotificationView(View):
+    """A letter. `to`, `subject` and `body` are null while its recipient is not known yet."""
+
+    notification_id: UUID
+    user_id: UUID
+    order_id: UUID | None
+    kind: NotificationKind
+    to: str | None = Field(examples=["ann@example.com"])
+    subject: str | None = Field(examples=["Your order is paid: 150.00 EUR"])
+    body: str | None = Field(description="The plain text; the mail has it as HTML, too.")
+    status: NotificationStatus
+    created_at: Moment
+    sent_at: Moment | None = Field(description="When a mail server accepted it.")
+
+    @classmethod
+    def of(cls, letter: Letter) -> Self:
+        """A letter as it is now."""
+        state = letter.state()
+        return cls(
+            notification_id=state.id,
+            user_id=state.user_id,
+            order_id=state.order_id,
+            kind=state.kind,
+            to=state.to,
+            subject=state.subject,
+            body=state.body,
+            status=state.status,
+            created_at=state.created_at,
+            sent_at=state.sent_at,
+        )
