@@ -42,6 +42,10 @@ DELIVERY_LIMIT: Final = 100
 """Deliveries before the broker itself sets a message aside. Generous, because a message that was prefetched and never
 looked at counts as delivered, and every crash of a consumer would bring innocent ones closer to the limit."""
 
+LOOKING_LIMIT: Final = 1_000_000
+"""The same for parked messages: as good as none. Each look with "Get messages" is a delivery, and past the limit, 20 on
+RabbitMQ 4 if none is named, a message that has nowhere to go is gone. (-1 means none there, and at once before.)"""
+
 QUEUE_LIMIT: Final = 1_000_000
 """Messages per queue. A full queue refuses, and the publisher's outbox holds the rest."""
 
@@ -86,10 +90,7 @@ def topology() -> Topology:
     """The topology that HEARD_BY asks for."""
     exchanges = tuple(sorted(HEARD_BY))
     heard = [_event_queue(service, kind) for service, kinds in HEARD_BY.items() for kind in kinds]
-    dead = [
-        Queue(f"{service}.{DEAD}", service, {"x-queue-type": "quorum"}, ((DEAD, service),))
-        for service in HEARD_BY
-    ]
+    dead = [_dead_queue(service) for service in HEARD_BY]
     journal = Queue(
         JOURNAL,
         None,
@@ -115,6 +116,11 @@ def _event_queue(service: str, kind: type[Event]) -> Queue:
         "x-max-length": QUEUE_LIMIT,
     }
     return Queue(queue_name(service, kind), service, arguments, ((kind.exchange, kind.key),))
+
+
+def _dead_queue(service: str) -> Queue:
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": LOOKING_LIMIT}
+    return Queue(f"{service}.{DEAD}", service, arguments, ((DEAD, service),))
 
 
 def mermaid(what: Topology) -> str:

@@ -1,0 +1,23 @@
+"""A parked message waits for a person, however often somebody looks at it."""
+
+import aio_pika
+
+from events.bus.topology import DEAD
+from tests.support.broker import Broker
+from tests.support.fixtures import Install
+
+MORE_THAN_A_BROKER_ALLOWS_BY_ITSELF = 25
+
+
+async def test_looking_at_a_parked_message_never_uses_it_up(install_chorus: Install) -> None:
+    broker = Broker((await install_chorus("looked_at", "billing")).amqp_admin_url)
+    await broker.open()
+    await broker.send(aio_pika.Message(b"{}", message_id="the-one"), DEAD, "billing")
+    queue = await broker.channel.get_queue(f"billing.{DEAD}", ensure=False)
+
+    for _ in range(MORE_THAN_A_BROKER_ALLOWS_BY_ITSELF):
+        message = await queue.get()
+        assert message is not None
+        assert message.message_id == "the-one"
+        await message.reject(requeue=True)  # what "Get messages" of the management page does
+    await broker.close()
