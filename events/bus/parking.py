@@ -16,6 +16,7 @@ from prometheus_client import Counter
 
 from events.base import rfc3339
 from events.bus.publisher import Publisher
+from events.bus.wire import printable
 
 log = structlog.get_logger(__name__)
 
@@ -36,12 +37,12 @@ def explained(
     attempts: int,
 ) -> aio_pika.Message:
     """The message with the headers that say where it comes from and why it is parked."""
-    trace = "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]
+    trace = printable("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
     reason: HeadersType = {
         "parked_queue": queue,
         "parked_exchange": exchange,
         "parked_routing_key": key,
-        "parked_error": f"{type(error).__name__}: {error}"[:1000],
+        "parked_error": printable(f"{type(error).__name__}: {error}")[:1000],
         "parked_traceback": trace,
         "parked_attempts": attempts,
         "parked_at": rfc3339(datetime.now(UTC)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import groupby
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
@@ -147,7 +147,7 @@ class _Headers(BaseModel):
 @cache
 def _adapters(kind: type[E]) -> tuple[TypeAdapter[_Packed[E]], TypeAdapter[list[_Packed[E]]]]:
     packed = _Packed[kind]  # type: ignore[valid-type]
-    return TypeAdapter(packed), TypeAdapter(list[packed])
+    return TypeAdapter(packed), TypeAdapter(Annotated[list[packed], Field(min_length=1)])
 
 
 def from_message(message: Incoming, kind: type[E]) -> list[Heard[E] | Poison]:
@@ -178,7 +178,7 @@ def _one_by_one(body: bytes, kind: type[E], error: ValidationError) -> list[Hear
 def _items(body: bytes) -> list[Any]:
     try:
         items = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return items if isinstance(items, list) else []
 
@@ -187,32 +187,47 @@ def alone(message: Incoming, index: int) -> Message:
     """The event at `index` of a message as a plain message of its own, for the parking place.
 
     It is rebuilt from what arrived, not from what was understood of it, so that nothing is lost on the way. A body
-    that is no pack, or no JSON at all, is kept as it is.
+    that is no pack, an item that is no CloudEvent, or no JSON at all, is kept as it is.
     """
     items = _items(message.body) if message.content_type == BATCH else []
-    item = items[index] if index < len(items) and isinstance(items[index], dict) else None
-    if item is None:
-        return Message(
-            message.body if not items else json.dumps(items[index]).encode(),
-            headers=dict(message.headers or {}),
-            content_type=message.content_type,
-            delivery_mode=DeliveryMode.PERSISTENT,
-            message_id=message.message_id,
-            correlation_id=message.correlation_id,
-            type=message.type,
-            app_id=message.app_id,
-        )
-    attributes = ("specversion", "id", "type", "source", "subject", "time", "dataschema")
-    headers = {f"cloudEvents_{name}": str(item[name]) for name in attributes if name in item}
-    extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
-    headers |= {name: str(item[key]) for name, key in extensions.items() if item.get(key)}
+    item = items[index] if index < len(items) else None
+    if isinstance(item, dict) and "data" in item and _property(item.get("id")):
+        return _unpacked(item, message)
     return Message(
-        json.dumps(item.get("data")).encode(),
+        json.dumps(item).encode() if items else message.body,
+        headers=dict(message.headers or {}),
+        content_type=message.content_type,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        type=message.type,
+        app_id=message.app_id,
+    )
+
+
+def _unpacked(item: dict[str, Any], message: Incoming) -> Message:
+    attributes = ("specversion", "id", "type", "source", "subject", "time", "dataschema")
+    headers = {f"cloudEvents_{name}": printable(item[name]) for name in attributes if name in item}
+    extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
+    headers |= {name: printable(item[key]) for name, key in extensions.items() if item.get(key)}
+    return Message(
+        json.dumps(item["data"]).encode(),
         headers=dict(headers),
         content_type=JSON,
         delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=str(item.get("id")),
-        correlation_id=str(item.get("correlationid", "")),
-        type=str(item.get("type", "")),
+        message_id=_property(item["id"]),
+        correlation_id=_property(item.get("correlationid")),
+        type=_property(item.get("type")),
         app_id=message.app_id,
     )
+
+
+def _property(value: object) -> str | None:
+    """The value if AMQP can carry it as a property: a text of at most 255 bytes."""
+    text = value if isinstance(value, str) else ""
+    return text if text and len(printable(text).encode()) <= 255 and text.isprintable() else None
+
+
+def printable(value: object) -> str:
+    """The value as a text that UTF-8 can write: JSON may hold halves of surrogate pairs, AMQP may not."""
+    return str(value).encode("utf-8", "backslashreplace").decode()

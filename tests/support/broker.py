@@ -95,10 +95,11 @@ class Broker:
         queue = await channel.declare_queue(exclusive=True)
         await queue.bind(exchange, key)
         tap = Tap(self, queue.name)
-        await queue.consume(tap.hear, no_ack=True)
+        consumer = await queue.consume(tap.hear, no_ack=True)
         try:
             yield tap
         finally:
+            await queue.cancel(consumer)
             await channel.queue_delete(queue.name)
             await channel.close()
 

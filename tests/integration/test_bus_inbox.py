@@ -1,0 +1,281 @@
+"""From the broker to the effects: once each, whatever comes twice; what cannot be handled is parked alone."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import UUID
+
+import aio_pika
+import asyncpg
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+
+from events.billing import PaymentRejected, PaymentSucceeded
+from events.bus import wire
+from events.bus.outbox import Row
+from events.orders import OrderPlaced
+from events.users import UserRegistered, UserState
+from tests.support.builders import a_user, an_order, told
+from tests.support.harness import RunningService
+
+DELAYS = (0.01, 0.02, 0.03)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", DELAYS)
+
+
+@pytest.fixture
+async def rich(billing: RunningService) -> UserState:
+    """A user with money for 1,000 orders at 1.00."""
+    user = a_user()
+    async with billing.http(user) as ada:
+        answer = await ada.post(f"/account/{user.id}/deposit", json={"amount": 1000})
+        assert answer.status_code == 201, answer.text
+    return user
+
+
+def orders_of(user: UserState, count: int) -> list[Row]:
+    return [told(OrderPlaced(order=an_order(total="1.00", user=user))) for _ in range(count)]
+
+
+def indigestible(user: UserState) -> Row:
+    """An event that can be read and always fails: the ledger refuses amounts of nothing."""
+    return told(OrderPlaced(order=an_order(total="0.00", user=user)))
+
+
+async def balance(billing: RunningService, user: UserState) -> int:
+    cents: int = await billing.value("SELECT balance FROM accounts WHERE user_id = $1", user.id)
+    return cents
+
+
+async def paid(billing: RunningService, user: UserState) -> int:
+    """How many orders of a user are paid; each must have left exactly one payment in the ledger."""
+    count: int = await billing.value(
+        "SELECT count(*) FROM charges WHERE user_id = $1 AND status = 'paid'", user.id
+    )
+    payments = await billing.value(
+        "SELECT count(*) FROM transfers t JOIN accounts a ON a.id = t.account_id"
+        " WHERE a.user_id = $1 AND kind = 'payment'",
+        user.id,
+    )
+    assert payments == count
+    return count
+
+
+def assert_parked_whole(message: AbstractIncomingMessage, row: Row) -> None:
+    """A parked message is the event as it would have travelled alone."""
+    whole = wire.to_message([row])
+    assert message.body == whole.body or json.loads(message.body) == json.loads(whole.body)
+    assert message.message_id == str(row.id)
+    assert message.correlation_id == row.correlation_id
+    assert message.type == row.type
+    assert message.app_id == row.exchange
+    assert {**message.headers, **whole.headers} == dict(message.headers)
+    assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+
+
+async def test_a_poisoned_event_in_a_batch_of_64_is_parked_alone(
+    billing: RunningService, rich: UserState
+) -> None:
+    rows = orders_of(rich, 64)
+    rows[40] = indigestible(rich)
+    await billing.receives(*rows, as_pack=True)
+    [parked] = await billing.parks(1)
+    await billing.has_heard(*(row for row in rows if row is not rows[40]))
+    assert await paid(billing, rich) == 63
+    assert len(billing.said_of(PaymentSucceeded)) == 63
+    assert_parked_whole(parked, rows[40])
+    assert parked.headers["parked_queue"] == "billing.order-placed"
+    assert parked.headers["parked_exchange"] == "orders"
+    assert parked.headers["parked_routing_key"] == "order-placed.v1"
+    assert parked.headers["parked_attempts"] == len(DELAYS) + 1
+    assert "CheckViolationError" in str(parked.headers["parked_error"])
+    assert "charge_orders" in str(parked.headers["parked_traceback"])
+
+
+async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbours_are_not(
+    billing: RunningService, rich: UserState
+) -> None:
+    rows = orders_of(rich, 64)
+    rows[0] = rows[0]._replace(data='{"order":{"id":"not-an-id"}}')
+    await billing.receives(*rows, as_pack=True)
+    [parked] = await billing.parks(1)
+    await billing.has_heard(*rows[1:])
+    assert await paid(billing, rich) == 63
+    assert_parked_whole(parked, rows[0])
+    assert parked.headers["parked_attempts"] == 1
+    assert "ValidationError" in str(parked.headers["parked_error"])
+
+
+async def test_an_event_that_always_fails_is_parked_after_its_attempts_while_others_pass(
+    billing: RunningService, rich: UserState
+) -> None:
+    before, bad, after = [orders_of(rich, 5), [indigestible(rich)], orders_of(rich, 5)]
+    await billing.receives(*before, *bad, *after)
+    [parked] = await billing.parks(1)
+    assert_parked_whole(parked, bad[0])
+    assert parked.headers["parked_attempts"] == 4
+    await billing.has_heard(*before, *after)
+    assert await paid(billing, rich) == 10
+
+
+@contextlib.asynccontextmanager
+async def ledger_that_fails(
+    billing: RunningService, times: int, sqlstate: str
+) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+    """The ledger refuses the first writes. Yields how often it was tried: sequences are not rolled back."""
+    async with billing.database.acquire() as connection:
+        await connection.execute(f"""
+            CREATE SEQUENCE tries;
+            CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN
+                IF nextval('tries') <= {times} THEN
+                    RAISE EXCEPTION 'not yet' USING ERRCODE = '{sqlstate}';
+                END IF;
+                RETURN NULL;
+            END $$;
+            CREATE TRIGGER fail AFTER INSERT ON transfers FOR EACH ROW EXECUTE FUNCTION fail();
+        """)
+        try:
+            yield lambda: billing.value("SELECT last_value FROM tries")
+        finally:
+            await connection.execute("""
+                DROP TRIGGER fail ON transfers; DROP FUNCTION fail; DROP SEQUENCE tries""")
+
+
+async def test_an_event_that_fails_at_first_has_its_effect_once(
+    billing: RunningService, rich: UserState
+) -> None:
+    async with ledger_that_fails(billing, times=3, sqlstate="P0001") as tries:
+        await billing.hears(*orders_of(rich, 1))
+        assert await tries() == 4
+    assert await paid(billing, rich) == 1
+
+
+async def test_faults_of_the_server_are_waited_out_and_never_counted(
+    billing: RunningService, rich: UserState
+) -> None:
+    more_than_attempts = len(DELAYS) + 2
+    async with ledger_that_fails(billing, times=more_than_attempts, sqlstate="53300") as tries:
+        await billing.hears(*orders_of(rich, 1))
+        assert await tries() == more_than_attempts + 1
+    assert await paid(billing, rich) == 1
+
+
+MALFORMED = {
+    "no JSON": aio_pika.Message(b"{", content_type="application/json"),
+    "nothing": aio_pika.Message(b"", content_type="application/json"),
+    "no UTF-8": aio_pika.Message(b"\xff\xfe", content_type="application/json"),
+    "no event": aio_pika.Message(b"[1, 2]", content_type="application/json"),
+    "no headers": aio_pika.Message(
+        OrderPlaced(order=an_order()).model_dump_json().encode(), content_type="application/json"
+    ),
+    "a pack that is none": aio_pika.Message(b'{"a": 1}', content_type=wire.BATCH),
+    "an empty pack": aio_pika.Message(b"[]", content_type=wire.BATCH),
+    "a pack of one megabyte": aio_pika.Message(
+        b'[{"data": "' + b"x" * 2**20 + b'"}]', content_type=wire.BATCH
+    ),
+    "a pack of texts": aio_pika.Message(b'["a"]', content_type=wire.BATCH),
+    "a pack with an endless id": aio_pika.Message(
+        json.dumps([{"id": "1" * 300, "data": {}}]).encode(), content_type=wire.BATCH
+    ),
+    "a pack with half a character": aio_pika.Message(
+        rb'[{"id": "\ud800", "type": "\udc00", "data": "\ud800"}]', content_type=wire.BATCH
+    ),
+    "a pack that is nested too deeply": aio_pika.Message(b"[" * 10**5, content_type=wire.BATCH),
+    "one megabyte": aio_pika.Message(b"x" * 2**20, content_type="text/plain"),
+}
+
+
+@pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED.keys())
+async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
+    billing: RunningService, message: aio_pika.Message
+) -> None:
+    await billing.broker.send(message, "orders", OrderPlaced.key)
+    [parked] = await billing.parks(1)
+    assert parked.body == message.body or json.loads(message.body) == [json.loads(parked.body)]
+    assert parked.message_id != "None"
+    assert parked.headers["parked_attempts"] == 1
+    assert parked.headers["parked_error"]
+    assert await billing.broker.waiting("billing.order-placed") == 0
+
+
+async def test_a_text_that_the_database_cannot_hold_is_parked_after_its_attempts(
+    billing: RunningService,
+) -> None:
+    row = told(UserRegistered(user=a_user(name="Ada\0Lovelace")))
+    await billing.receives(row)
+    [parked] = await billing.parks(1)
+    assert_parked_whole(parked, row)
+    assert parked.headers["parked_attempts"] == 4
+
+
+async def test_fields_that_are_not_known_are_ignored(billing: RunningService) -> None:
+    user = a_user()
+    row = told(UserRegistered(user=user))
+    document = json.loads(row.data)
+    document["user"]["shoeSize"] = 43
+    document["later"] = {"more": True}
+    await billing.hears(row._replace(data=json.dumps(document)))
+    assert await billing.value("SELECT name FROM holders WHERE id = $1", user.id) == user.name
+
+
+async def test_a_message_published_six_times_at_once_has_one_effect(
+    billing: RunningService, rich: UserState
+) -> None:
+    rows = orders_of(rich, 50)
+    await billing.hears(*(rows * 6))
+    assert await paid(billing, rich) == 50
+    assert await balance(billing, rich) == 950_00
+    assert len(billing.said_of(PaymentSucceeded)) == 50
+
+
+async def test_a_pack_that_comes_again_is_harmless(
+    billing: RunningService, rich: UserState
+) -> None:
+    rows = orders_of(rich, 64)
+    await billing.hears(*rows, as_pack=True)
+    await billing.hears(*reversed(rows), as_pack=True)
+    await billing.hears(*rows[:10])
+    assert await paid(billing, rich) == 64
+    assert len(billing.said_of(PaymentSucceeded)) == 64
+
+
+async def test_an_event_that_its_publisher_published_twice_has_one_effect_though_ids_differ(
+    billing: RunningService, rich: UserState
+) -> None:
+    """The business key holds where the inbox cannot: another id, the same order."""
+    order = an_order(total="1.00", user=rich)
+    await billing.hears(OrderPlaced(order=order), OrderPlaced(order=order))
+    assert await paid(billing, rich) == 1
+    assert len(billing.said_of(PaymentSucceeded)) == 1
+
+
+@pytest.fixture
+async def administrator(
+    billing: RunningService,
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(billing.installation.database_admin_url("billing"))
+    yield connection
+    await connection.close()
+
+
+async def test_events_survive_the_end_of_all_database_connections(
+    billing: RunningService,
+    rich: UserState,
+    administrator: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    rows = orders_of(rich, 400)
+    for start in range(0, 400, 50):
+        await billing.receives(*rows[start : start + 50])
+        await administrator.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
+            billing.installation.login("billing"),
+        )
+    await billing.has_heard(*rows)
+    assert await paid(billing, rich) == 400
+    assert {event.order.id for event in billing.said_of(PaymentSucceeded)} == {
+        UUID(row.subject) for row in rows
+    }
+    assert len(billing.said_of(PaymentRejected)) == 0
