@@ -1,0 +1,185 @@
+"""PostgreSQL and RabbitMQ go away and come back: the service waits, loses nothing, and goes on by itself."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import pytest
+
+from apps.billing.api import router
+from apps.billing.subscribers import inbox
+from apps.common.factory import create_app
+from events.billing import PaymentSucceeded
+from events.bus.outbox import Row
+from events.orders import OrderPlaced
+from events.users import UserState
+from tests.support.builders import a_user, an_order, told
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+from tests.support.harness import RunningService
+from tests.support.proxy import Proxy
+
+
+@dataclass
+class Fragile:
+    """A billing service whose servers can go away."""
+
+    billing: RunningService
+    database: Proxy
+    broker: Proxy
+
+
+@pytest.fixture(scope="module")
+async def running_fragile(install_chorus: Install) -> AsyncIterator[Fragile]:
+    installation = await install_chorus("outages", "billing")
+    app = create_app("billing", description="", router=router, inbox=inbox)
+    database_url = installation.database_url("billing")
+    broker_url = installation.amqp_url("billing")
+    async with Proxy.before(database_url) as database, Proxy.before(broker_url) as broker:
+        settings = {
+            "CHORUS_DATABASE_URL_BILLING": database.url(database_url),
+            "CHORUS_AMQP_URL_BILLING": broker.url(broker_url),
+        }
+        async with RunningService("billing", app, installation).running(settings) as billing:
+            yield Fragile(billing, database, broker)
+
+
+@pytest.fixture
+async def fragile(running_fragile: Fragile) -> AsyncIterator[Fragile]:
+    async with running_fragile.billing.listened_to():
+        yield running_fragile
+        await is_ready(running_fragile.billing, 200)
+
+
+async def is_ready(billing: RunningService, status: int) -> None:
+    async with billing.http() as stranger:
+
+        async def says_so() -> None:
+            assert (await stranger.get("/ready")).status_code == status
+
+        await eventually(says_so)
+
+
+async def deposit(billing: RunningService, user: UserState, amount: int = 1000) -> None:
+    async with billing.http(user) as ada:
+        answer = await ada.post(f"/account/{user.id}/deposit", json={"amount": amount})
+        assert answer.status_code == 201, answer.text
+
+
+def orders_of(user: UserState, count: int) -> list[Row]:
+    return [told(OrderPlaced(order=an_order(total="1.00", user=user))) for _ in range(count)]
+
+
+async def all_are_paid_once(billing: RunningService, rows: list[Row]) -> None:
+    await billing.has_heard(*rows)
+    orders = {UUID(row.subject) for row in rows}
+    paid = await billing.rows(
+        "SELECT order_id FROM transfers WHERE kind = 'payment' AND order_id = ANY($1)", list(orders)
+    )
+    assert len(paid) == len(orders)
+    assert {row["order_id"] for row in paid} == orders
+    said = {e.id: e.event for e in billing.tap.heard if isinstance(e.event, PaymentSucceeded)}
+    assert {event.order.id for event in said.values()} == orders
+    assert len(said) == len(orders)
+
+
+async def test_events_wait_for_a_database_that_is_away_and_none_is_parked(
+    fragile: Fragile,
+) -> None:
+    billing, user = fragile.billing, a_user()
+    await deposit(billing, user)
+    await fragile.database.refuse()
+    rows = orders_of(user, 100)
+    await billing.receives(*rows)
+    await is_ready(billing, 503)
+    assert await billing.value("SELECT count(*) FROM charges WHERE user_id = $1", user.id) == 0
+    await fragile.database.accept()
+    await all_are_paid_once(billing, rows)
+
+
+async def test_events_are_handled_once_though_the_database_freezes_and_cuts(
+    fragile: Fragile,
+) -> None:
+    billing, user = fragile.billing, a_user()
+    await deposit(billing, user)
+    rows = orders_of(user, 200)
+    for start in range(0, 200, 50):
+        fragile.database.freeze()
+        await billing.receives(*rows[start : start + 50])
+        fragile.database.cut()
+        fragile.database.thaw()
+    await all_are_paid_once(billing, rows)
+
+
+async def test_an_event_whose_commit_went_unanswered_has_one_effect(fragile: Fragile) -> None:
+    billing, user = fragile.billing, a_user()
+    await deposit(billing, user)
+    await billing.is_quiet()
+    fragile.database.lose_reply_to(b"COMMIT")
+    rows = orders_of(user, 1)
+    await billing.receives(*rows)
+    await all_are_paid_once(billing, rows)
+    assert fragile.database.lost_replies == 1
+
+
+async def test_a_request_whose_commit_went_unanswered_is_told_so_and_can_be_repeated(
+    fragile: Fragile,
+) -> None:
+    billing, user = fragile.billing, a_user()
+    async with billing.http(user) as ada:
+        await ada.get(f"/account/{user.id}")
+        await billing.is_quiet()
+        path, body, key = f"/account/{user.id}/deposit", {"amount": 7}, {"Idempotency-Key": "once"}
+        fragile.database.lose_reply_to(b"COMMIT")
+        unknown = await ada.post(path, json=body, headers=key)
+        assert unknown.status_code == 503
+        assert "may have been done or not" in unknown.json()["detail"]
+        assert unknown.headers["Retry-After"] == "1"
+        again = await ada.post(path, json=body, headers=key)
+    assert again.status_code == 201
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.json()["balance"] == "7.00"
+
+
+async def test_a_request_is_refused_early_while_the_database_is_away(
+    fragile: Fragile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    billing, user = fragile.billing, a_user()
+    for committer in billing.service._committers.values():
+        monkeypatch.setattr(committer, "_patience", 0.2)
+    await fragile.database.refuse()
+    async with billing.http(user) as ada:
+        answer = await ada.post(f"/account/{user.id}/deposit", json={"amount": 7})
+        assert answer.status_code == 503, answer.text
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["reason"] == "unavailable"
+        await fragile.database.accept()
+        assert (await ada.get(f"/account/{user.id}")).json()["balance"] == "0.00"
+
+
+async def test_requests_are_accepted_while_the_broker_is_away_and_are_told_later(
+    fragile: Fragile,
+) -> None:
+    billing, user = fragile.billing, a_user()
+    await fragile.broker.refuse()
+    await is_ready(billing, 503)
+    await deposit(billing, user, 5)
+    assert await billing.value("SELECT count(*) FROM outbox") == 2
+    assert billing.said == []
+    rows = orders_of(user, 3)
+    await billing.receives(*rows)
+    await fragile.broker.accept()
+    await all_are_paid_once(billing, rows)
+    await billing.says(5)
+
+
+async def test_events_are_handled_once_though_the_broker_cuts_connections(
+    fragile: Fragile,
+) -> None:
+    billing, user = fragile.billing, a_user()
+    await deposit(billing, user)
+    rows = orders_of(user, 150)
+    for start in range(0, 150, 50):
+        await billing.receives(*rows[start : start + 50])
+        fragile.broker.cut()
+    await all_are_paid_once(billing, rows)
