@@ -4,6 +4,7 @@ A token is a JWT (RFC 7519) signed with Ed25519 (RFC 8037), valid for an hour. E
 that SigningKeyPublished told it of, in its own database.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,6 +76,7 @@ class Verifier:
         self._pool = pool
         self._keys: dict[str, tuple[jwt.PyJWK, datetime]] = {}
         self._looked_at = -LOOK_AGAIN_SECONDS
+        self._looking: asyncio.Task[None] | None = None
         self._known: dict[str, tuple[User, float]] = {}
 
     async def user(self, token: str) -> User:
@@ -108,13 +110,19 @@ class Verifier:
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
         if key_id not in self._keys and time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
-            self._looked_at = time.monotonic()
-            records = await self._pool.fetch(statements(SigningKey).where("true"))
-            self._keys = {r["key_id"]: (_jwk(r["x"]), r["valid_until"]) for r in records}
+            # Whoever comes while the keys are being read waits for them, too.
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look())
+            await asyncio.shield(self._looking)
         key, valid_until = self._keys.get(key_id, (None, None))
         if key is None or valid_until is None or valid_until < datetime.now(UTC):
             raise jwt.InvalidKeyError("it is signed with an unknown key")
         return key
+
+    async def _look(self) -> None:
+        records = await self._pool.fetch(statements(SigningKey).where("true"))
+        self._keys = {r["key_id"]: (_jwk(r["x"]), r["valid_until"]) for r in records}
+        self._looked_at = time.monotonic()
 
 
 def _jwk(x: str) -> jwt.PyJWK:

@@ -14,7 +14,7 @@ import jwt
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER
+from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
 from apps.users import upkeep, use_cases
 from apps.users.models import User
 from apps.users.passwords import passwords
@@ -223,6 +223,15 @@ async def test_too_many_passwords_at_once_are_refused_early(
         assert all(problem(answer) == (503, "unavailable") for answer in refused)
         assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
         assert (await http.post("/user/login", json=login)).status_code == 200
+
+
+async def test_tokens_that_come_at_once_after_a_start_are_all_accepted(
+    users: RunningService,
+) -> None:
+    verifier = Verifier(users.service.database.pool)
+    ids = [uuid7() for _ in range(10)]
+    found = await asyncio.gather(*(verifier.user(users.signer.token(id)) for id in ids))
+    assert [user.id for user in found] == ids
 
 
 # View and change.
