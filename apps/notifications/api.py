@@ -18,6 +18,7 @@ from apps.common.problems import (
     documented,
 )
 from apps.common.schemas import Page, page_of
+from apps.common.strict import StrictRoute
 from apps.notifications import use_cases
 from apps.notifications.models import Letter
 from apps.notifications.schemas import (
@@ -28,7 +29,7 @@ from apps.notifications.schemas import (
 )
 from apps.notifications.use_cases import SendMessage
 
-router = APIRouter(prefix="/notification", tags=["notifications"])
+router = APIRouter(prefix="/notification", tags=["notifications"], route_class=StrictRoute)
 
 READING = documented(Unauthorized, NotFound, Invalid)
 

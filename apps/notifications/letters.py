@@ -13,6 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from events.money import to_text
 from events.notifications import NotificationKind
@@ -22,6 +23,8 @@ _FOLDER: Final = Path(__file__).parent / "templates"
 
 _BREAKS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 """Control characters, and all that breaks a line."""
+
+_NEXT_LINE: Final = Markup("<br>")
 
 _COLOURS: Final = {
     "joy": "#2e9e5b",
@@ -55,9 +58,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
-    """Lines that belong together. `facts` is set where each line is a label and a value."""
+    """Lines that belong together, as HTML; or facts, where each line is a label and a value."""
 
-    lines: list[str]
+    html: Markup
     facts: list[tuple[str, str]]
 
 
@@ -111,7 +114,7 @@ def _paragraphs(body: str, *, ours: bool) -> Iterator[Paragraph]:
         lines = block.strip("\n").split("\n")
         pairs = [(label, value) for label, colon, value in map(_pair, lines) if colon]
         facts = pairs if ours and len(pairs) == len(lines) > 1 else []
-        yield Paragraph(lines, facts)
+        yield Paragraph(_NEXT_LINE.join(lines), facts)
 
 
 def _pair(line: str) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ each time. A test reads them with the standard library.
 import binascii
 import email.policy
 import re
-from base64 import b64encode, encodebytes
+from base64 import b64encode
 from dataclasses import dataclass
 from datetime import datetime
 from email.message import EmailMessage
@@ -20,8 +20,11 @@ from uuid import UUID
 _PLAIN: Final = re.compile(r"[!-~](?:[ -~]{0,58}[!-~])?")
 """What may stand in a header as it is: printable ASCII that fits in a line."""
 
-_WORD_BYTES: Final = 39
-"""Bytes of text in one encoded word, so that a line of a header has at most 76 characters (RFC 2047)."""
+_WORD: Final = 9
+"""Characters in one encoded word: even of four bytes each they keep a header's lines below 76 (RFC 2047)."""
+
+_LINE: Final = 76
+"""Characters in a line of base64 (RFC 2045)."""
 
 _LINE_END: Final = re.compile(r"\r\n?|\n")
 
@@ -87,13 +90,8 @@ def _header(text: str) -> bytes:
     """A header's text: as it is, or in encoded words of whole characters."""
     if _PLAIN.fullmatch(text) and "=?" not in text:
         return text.encode()
-    words, word = [], b""
-    for character in map(str.encode, text):
-        if len(word) + len(character) > _WORD_BYTES:
-            words.append(word)
-            word = b""
-        word += character
-    return b"\r\n ".join(b"=?utf-8?b?" + b64encode(word) + b"?=" for word in (*words, word))
+    words = [text[start : start + _WORD].encode() for start in range(0, len(text), _WORD)]
+    return b"\r\n ".join(b"=?utf-8?b?%b?=" % b64encode(word) for word in words)
 
 
 def _part(kind: bytes, text: str) -> bytes:
@@ -101,7 +99,9 @@ def _part(kind: bytes, text: str) -> bytes:
     if text.isascii():
         encoding, body = b"quoted-printable", binascii.b2a_qp(raw)
     else:
-        encoding, body = b"base64", encodebytes(raw).replace(b"\n", b"\r\n")
+        code = b64encode(raw)
+        lines = [code[start : start + _LINE] for start in range(0, len(code), _LINE)]
+        encoding, body = b"base64", b"\r\n".join((*lines, b""))
     return b"".join((
         b"Content-Type: text/", kind, b'; charset="utf-8"\r\nContent-Transfer-Encoding: ', encoding,
         b"\r\n\r\n", body,

@@ -24,7 +24,7 @@ from events.users import Locale
 FIRST_DELAY: Final = timedelta(seconds=2)
 LONGEST_DELAY: Final = timedelta(minutes=5)
 
-ATTEMPTS: Final = 870
+ATTEMPTS: Final = 1_150
 """How often a mail server may put one letter off: with these delays about three days, then it has failed."""
 
 ANSWER_LIMIT: Final = 500

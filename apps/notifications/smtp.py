@@ -134,8 +134,7 @@ class Connection:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._smtp.connect()
-                if self._smtp.is_ehlo_or_helo_needed:
-                    await self._smtp.ehlo()
+                await self._smtp.noop()  # greets the server first, if signing in has not
         except (SMTPException, OSError, TimeoutError, ValueError) as error:
             self.close()
             raise ServerAwayError(repr(error)) from error
