@@ -19,6 +19,7 @@ from apps.users import upkeep, use_cases
 from apps.users.models import User
 from apps.users.passwords import passwords
 from apps.users.problems import EmailTaken
+from apps.users.schemas import RegisterBody
 from apps.users.upkeep import ANNOUNCE_AFTER, AT_ONCE
 from apps.users.use_cases import ChangeUser, RegisterUser
 from events.base import Cause
@@ -445,6 +446,25 @@ async def test_nobody_is_let_in_without_a_token(users: RunningService, method: s
     body = None if method == "GET" else {"name": "Eve"}
     async with users.http() as http:
         assert problem(await http.request(method, path, json=body)) == (401, "unauthorized")
+
+
+# The first operator.
+
+
+async def test_a_user_who_took_the_operators_address_gets_no_role_by_it(
+    users: RunningService,
+) -> None:
+    registration = a_registration()
+    async with users.http() as http:
+        await http.post("/user/register", json=registration)
+    for wish in (a_registration(email=registration["email"]), a_registration()):
+        await upkeep._make_operator(users.service, RegisterBody.model_validate(wish))
+        await upkeep._make_operator(users.service, RegisterBody.model_validate(wish))
+    _, said = await users.says(2)
+    assert isinstance(said, UserRegistered)
+    emails = "SELECT role FROM users WHERE email = $1"
+    assert await users.value(emails, registration["email"]) == "user"
+    assert await users.value(emails, said.user.email) == "operator"
 
 
 # Keys.
