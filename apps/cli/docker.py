@@ -17,13 +17,13 @@ from apps.cli.console import phase
 from apps.cli.servers.folders import project_folder, run_folder
 from apps.cli.system import (
     OPERATOR,
-    SERVICES,
     USUAL_PORTS,
     Addresses,
     Login,
     choose_ports,
     new_password,
 )
+from apps.common.settings import SERVICES
 
 _PORTS = {**USUAL_PORTS, "rabbitmq": 15672}
 # Told apart by machine and process: what a killed run left is found, and nobody else's is touched.

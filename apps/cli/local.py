@@ -18,13 +18,13 @@ from apps.cli.servers.install import Server, install_missing
 from apps.cli.servers.ports import private_port
 from apps.cli.system import (
     OPERATOR,
-    SERVICES,
     USUAL_PORTS,
     Addresses,
     Login,
     choose_ports,
     new_password,
 )
+from apps.common.settings import SERVICES
 
 _DATABASES = [f"CHORUS_DATABASE_URL_{service.upper()}" for service in SERVICES]
 _BROKERS = [f"CHORUS_AMQP_URL_{service.upper()}" for service in SERVICES]
@@ -142,7 +142,7 @@ def run_locally() -> Iterator[LocalSystem]:
         if _may_migrate(environment):
             with phase("Making databases and queues", "databases and queues are made"):
                 system.migrate()
-        with phase("Starting the services", "four services and a mailbox run"):
+        with phase("Starting the services", f"{len(SERVICES)} services and a mailbox run"):
             system.start()
         yield system
 

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from apps.cli.console import console
 from apps.cli.servers.ports import port_near
+from apps.common.settings import SERVICES
 
-SERVICES = ("users", "billing", "orders", "notifications")
-USUAL_PORTS = {"users": 8001, "billing": 8002, "orders": 8003, "notifications": 8004, "mail": 1080}
+USUAL_PORTS = {name: 8001 + place for place, name in enumerate(SERVICES)} | {"mail": 1080}
 OPERATOR = "operator@chorus.test"
 
 
