@@ -1,0 +1,1 @@
+"""Rules, without servers, files or clocks."""
