@@ -79,7 +79,7 @@ def compose(
         b"\r\nDate: ", format_datetime(date).encode(),
         b"\r\nMessage-ID: <", f"{id}@{sender.domain}".encode(),
         b">\r\nAuto-Submitted: auto-generated\r\nMIME-Version: 1.0",
-        b'\r\nContent-Type: multipart/alternative; boundary="', boundary, b'"\r\n\r\n--',
+        b'\r\nContent-Type: multipart/alternative;\r\n boundary="', boundary, b'"\r\n\r\n--',
         boundary, b"\r\n", _part(b"plain", text), b"\r\n--",
         boundary, b"\r\n", _part(b"html", html), b"\r\n--",
         boundary, b"--\r\n",

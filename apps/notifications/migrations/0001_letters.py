@@ -1,8 +1,6 @@
 """Letters, recipients, and the tables that every service has."""
 
-from alembic import context, op
-
-from apps.common.migrations import bus_0001, run
+from apps.common.migrations import bus_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -52,8 +50,6 @@ CREATE INDEX letters_failed ON letters (id DESC) WHERE status = 'failed';
 
 def upgrade() -> None:
     """Create everything."""
-    role = context.config.get_main_option("role")
-    assert role is not None
-    bus_0001.upgrade(role)
+    bus_0001.upgrade()
     run(SQL)
-    op.execute(f'GRANT SELECT, INSERT, UPDATE ON recipients, letters TO "{role}"')
+    grant("SELECT, INSERT, UPDATE", "recipients", "letters")
