@@ -1,8 +1,6 @@
 """Accounts, charges, transfers, holders, and the tables that every service has."""
 
-from alembic import context, op
-
-from apps.common.migrations import bus_0001, run
+from apps.common.migrations import bus_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -60,10 +58,8 @@ CREATE VIEW ledger_entries AS
 
 def upgrade() -> None:
     """Create everything; the ledger can be read and added to, never changed."""
-    role = context.config.get_main_option("role")
-    assert role is not None
-    bus_0001.upgrade(role)
+    bus_0001.upgrade()
     run(SQL)
-    op.execute(f'GRANT SELECT, INSERT, UPDATE ON holders, accounts, charges TO "{role}"')
-    op.execute(f'GRANT SELECT, INSERT ON transfers TO "{role}"')
-    op.execute(f'GRANT SELECT ON ledger_entries TO "{role}"')
+    grant("SELECT, INSERT, UPDATE", "holders", "accounts", "charges")
+    grant("SELECT, INSERT", "transfers")
+    grant("SELECT", "ledger_entries")

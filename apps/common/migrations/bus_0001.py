@@ -3,9 +3,7 @@
 Each service's own first migration calls it; like any migration it is never changed once it has been applied.
 """
 
-from alembic import op
-
-from apps.common.migrations import run
+from apps.common.migrations import grant, run
 
 SQL = """
 CREATE TABLE outbox (
@@ -46,10 +44,8 @@ CREATE TABLE signing_keys (
 """
 
 
-def upgrade(role: str) -> None:
+def upgrade() -> None:
     """Create the tables and let the service's role use them."""
     run(SQL)
-    op.execute(
-        f'GRANT SELECT, INSERT, UPDATE, DELETE ON outbox, inbox, idempotency_keys TO "{role}"'
-    )
-    op.execute(f'GRANT SELECT, INSERT, DELETE ON signing_keys TO "{role}"')
+    grant("SELECT, INSERT, UPDATE, DELETE", "outbox", "inbox", "idempotency_keys")
+    grant("SELECT, INSERT, DELETE", "signing_keys")

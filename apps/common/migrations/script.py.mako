@@ -1,6 +1,6 @@
 """${message}."""
 
-from alembic import context, op
+from apps.common.migrations import grant, run
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
@@ -8,5 +8,4 @@ down_revision = ${repr(down_revision)}
 
 def upgrade() -> None:
     """${message}."""
-    role = context.config.get_main_option("role")
     ${upgrades if upgrades else "pass"}

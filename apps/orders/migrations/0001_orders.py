@@ -1,8 +1,6 @@
 """Orders, customers, and the tables that every service has."""
 
-from alembic import context, op
-
-from apps.common.migrations import bus_0001, run
+from apps.common.migrations import bus_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -34,8 +32,6 @@ CREATE INDEX orders_pending ON orders (placed_at) WHERE status = 'pending';
 
 def upgrade() -> None:
     """Create everything."""
-    role = context.config.get_main_option("role")
-    assert role is not None
-    bus_0001.upgrade(role)
+    bus_0001.upgrade()
     run(SQL)
-    op.execute(f'GRANT SELECT, INSERT, UPDATE ON customers, orders TO "{role}"')
+    grant("SELECT, INSERT, UPDATE", "customers", "orders")

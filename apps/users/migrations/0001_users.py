@@ -1,8 +1,6 @@
 """Users, key pairs, and the tables that every service has."""
 
-from alembic import context, op
-
-from apps.common.migrations import bus_0001, run
+from apps.common.migrations import bus_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -30,9 +28,7 @@ CREATE TABLE key_pairs (
 
 def upgrade() -> None:
     """Create everything."""
-    role = context.config.get_main_option("role")
-    assert role is not None
-    bus_0001.upgrade(role)
+    bus_0001.upgrade()
     run(SQL)
-    op.execute(f'GRANT SELECT, INSERT, UPDATE ON users TO "{role}"')
-    op.execute(f'GRANT SELECT, INSERT, UPDATE, DELETE ON key_pairs TO "{role}"')
+    grant("SELECT, INSERT, UPDATE", "users")
+    grant("SELECT, INSERT, UPDATE, DELETE", "key_pairs")
