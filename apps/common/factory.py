@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -14,14 +15,16 @@ from aio_pika.exceptions import AMQPConnectionError
 from fastapi import APIRouter, FastAPI
 from faststream.rabbit import RabbitBroker
 
-from apps.common import problems, strict
+from apps.common import documents, openapi, operations, problems, strict
+from apps.common.asyncapi import Described
 from apps.common.auth import Verifier, remember_signing_keys
 from apps.common.database import START_SECONDS, Database
 from apps.common.idempotency import Answer, Asked, answering
-from apps.common.operations import router as operations
 from apps.common.settings import Settings, settings
+from apps.common.strict import StrictRoute
 from apps.common.supervisor import Supervisor
 from apps.common.telemetry import Telemetry, configure_logging
+from events.base import Event
 from events.bus.committer import GroupCommitter, Work
 from events.bus.inbox import Inbox, Listener
 from events.bus.parking import Parking
@@ -167,7 +170,9 @@ def create_app(
     prepare: Preparation = _nothing,
     background: Sequence[Background] = (),
 ) -> FastAPI:
-    """The ASGI application of a service."""
+    """The ASGI application of a service. Raises TypeError if one of its routes is not strict."""
+    if not all(isinstance(route, StrictRoute) for route in router.routes):
+        raise TypeError(f"{name}: the router needs route_class=StrictRoute")
     inbox.hears(SigningKeyPublished)(remember_signing_keys)
 
     @contextlib.asynccontextmanager
@@ -186,7 +191,15 @@ def create_app(
         title=f"Chorus {name}",
         description=description,
         version="1",
+        license_info={"name": "MIT", "identifier": "MIT"},
+        servers=[{"url": "/", "description": "The service that gives this document."}],
+        openapi_tags=[
+            *({"name": tag, "description": description} for tag in router.tags),
+            {"name": "operations", "description": operations.__doc__},
+        ],
+        generate_unique_id_function=openapi.operation_id,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -194,6 +207,13 @@ def create_app(
     app.add_middleware(Telemetry)
     problems.install(app)
     strict.install(app)
-    app.include_router(operations)
-    app.include_router(router)
+    openapi.install(app)
+    app.include_router(router, responses=openapi.EVERYWHERE)
+    app.include_router(operations.router, responses=openapi.EVERYWHERE)
+    app.include_router(documents.router(Described(name, description, _reactions(inbox))))
     return app
+
+
+def _reactions(inbox: Inbox) -> dict[type[Event], str]:
+    """What a service does about each event that it hears, in its own words."""
+    return {kind: inspect.getdoc(heard) or "" for kind, heard in inbox.subscribers.items()}

@@ -1,19 +1,21 @@
 """What every route refuses before its own code runs.
 
-Bodies that are too large, of another type or no strict JSON; fields of a query that the route's documentation does
-not know; methods that the path does not have. A route takes part by its class:
+Bodies that are too large, of another type or no strict JSON; fields of a query that the route does not declare;
+methods that the path does not have. A route takes part by its class:
 
     router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
 """
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.sse import EventSourceResponse
+from pydantic import BaseModel
 
 from apps.common.problems import (
     ContentTooLarge,
@@ -40,11 +42,12 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler, behind the checks. A request without query and body passes at once."""
         handle = super().get_route_handler()
+        known = frozenset(_query_names(self.dependant))
 
         async def strictly(request: Request) -> Response:
             scope = request.scope
             if scope["query_string"]:
-                self._check_query(request)
+                _check_query(request, known)
             headers = dict(scope["headers"])
             if b"content-length" in headers or b"transfer-encoding" in headers:
                 request = await self._read(request, headers)
@@ -58,20 +61,6 @@ class StrictRoute(APIRoute):
         # A stream's headers say nothing that is worth waiting for its end.
         return without_head if self.response_class is EventSourceResponse else strictly
 
-    def _check_query(self, request: Request) -> None:
-        paths = request.app.openapi()["paths"]
-        operation = paths.get(self.path_format, {}).get(request.method.lower(), {})
-        known = {p["name"] for p in operation.get("parameters", ()) if p["in"] == "query"}
-        seen = set()
-        for name, value in request.query_params.multi_items():
-            if name not in known:
-                raise Invalid.at(name, "is not a parameter of this request")
-            if name in seen:
-                raise Invalid.at(name, "stands there twice")
-            if "\0" in value:
-                raise Invalid.at(name, "has a NUL character")
-            seen.add(name)
-
     async def _read(self, request: Request, headers: dict[bytes, bytes]) -> Request:
         body = await _bounded_body(request, headers.get(b"content-length", b"0"))
         if not body:
@@ -82,6 +71,29 @@ class StrictRoute(APIRoute):
         if self.body_field is None and document != {}:
             raise Invalid.at("body", "this request takes none")
         return _Read(request, body, document)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        kind = field.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (part.alias or name for name, part in kind.model_fields.items())
+        else:
+            yield field.alias
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
+
+
+def _check_query(request: Request, known: frozenset[str]) -> None:
+    seen = set()
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            raise Invalid.at(name, "is not a parameter of this request")
+        if name in seen:
+            raise Invalid.at(name, "stands there twice")
+        if "\0" in value:
+            raise Invalid.at(name, "has a NUL character")
+        seen.add(name)
 
 
 class _Read(Request):
