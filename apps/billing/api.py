@@ -11,7 +11,7 @@ from apps.billing.problems import BalanceLimit, InsufficientFunds
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView, TransactionView
 from apps.billing.use_cases import MoveFunds
 from apps.common.auth import OwnerId
-from apps.common.commands import UserCommands
+from apps.common.commands import OpenCommands, UserCommands
 from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from apps.common.schemas import Page, PageQuery
 from apps.common.strict import StrictRoute
@@ -23,7 +23,7 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 
 
 @router.get("/{userId}", response_model=AccountView, responses=READING)
-async def view_account(user_id: OwnerId, commands: UserCommands) -> Response:
+async def view_account(user_id: OwnerId, commands: OpenCommands) -> Response:
     """A user's account. It is opened by registration or by first use."""
     asked = (user_id, commands.because)
     return await commands.run(use_cases.view_accounts, asked, AccountView.of)

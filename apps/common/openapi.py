@@ -31,10 +31,10 @@ EVERYWHERE: Final = documented(ContentTooLarge, UnsupportedMediaType, Invalid, F
 UNTOLD: Final = "Successful Response"
 """What FastAPI says of an answer of which nothing is said."""
 
-LOCATED: Final[dict[int | str, Document]] = {
-    201: {"headers": {"Location": {"$ref": "#/components/headers/Location"}}}
-}
-"""For the `responses` of a route that says where the new thing is."""
+
+def located(status: int) -> dict[int | str, Document]:
+    """For the `responses` of a route that says where the new thing is."""
+    return {status: {"headers": {"Location": {"$ref": "#/components/headers/Location"}}}}
 
 
 def _text(description: str, example: str) -> Document:

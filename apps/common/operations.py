@@ -54,7 +54,11 @@ async def ready(request: Request) -> ReadyView:
     return ReadyView(checks=checks)
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get(
+    "/metrics",
+    response_class=PlainTextResponse,
+    response_description="A text for Prometheus to read.",
+)
 async def metrics() -> Response:
     """Figures in Prometheus' text format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -32,6 +32,12 @@ Item = TypeVar("Item", bound=View)
 class Page(View, Generic[Item]):
     """A part of a list, newest first. `next_cursor` leads to what is older; None at the end."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "description": "A part of a list, newest first. `nextCursor` leads to what is older; null at the end."
+        }
+    )
+
     items: list[Item]
     next_cursor: str | None = Field(None, examples=[None])
 

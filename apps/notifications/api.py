@@ -8,6 +8,7 @@ from sqlmodel import col, select
 
 from apps.common.auth import CurrentUser, operator
 from apps.common.commands import UserCommands
+from apps.common.openapi import located
 from apps.common.problems import (
     Forbidden,
     Invalid,
@@ -40,7 +41,7 @@ NotificationId = Annotated[UUID, Path(alias="notificationId")]
     "/send",
     status_code=202,
     response_model=AcceptedView,
-    responses=documented(Unauthorized, Forbidden, Invalid, KeyReused, Unavailable),
+    responses=documented(Unauthorized, Forbidden, Invalid, KeyReused, Unavailable) | located(202),
     dependencies=[Depends(operator)],
 )
 async def send_message(body: MessageBody, commands: UserCommands) -> Response:

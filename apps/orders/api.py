@@ -5,7 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -15,6 +15,7 @@ from sqlmodel import col, select
 from apps.common.auth import CurrentUser, User
 from apps.common.commands import UserCommands, respond
 from apps.common.idempotency import Answer
+from apps.common.openapi import located
 from apps.common.problems import (
     Invalid,
     KeyReused,
@@ -37,12 +38,22 @@ router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
 READING = documented(Unauthorized, NotFound, Invalid)
 WRITING = documented(Unauthorized, Invalid, KeyReused, Unavailable)
 
+STREAM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Server-sent events: `event` is the status, `id` the version, `data` the order as JSON.",
+        "content": {
+            "text/event-stream": {"example": 'event: paid\nid: 2\ndata: {"orderId": "..."}\n\n'}
+        },
+    }
+}
+
 WAIT_LIMIT_SECONDS: Final = 30
 
 OrderId = Annotated[UUID, Path(alias="orderId")]
 Prefer = Annotated[
     str | None,
     Header(
+        alias="Prefer",
         max_length=100,
         description="RFC 7240: `wait=N` waits up to N (at most 30) seconds for the outcome.",
         examples=["wait=10"],
@@ -56,6 +67,7 @@ Prefer = Annotated[
     response_model=OrderView,
     responses=WRITING
     | documented(PaymentRefused)
+    | located(201)
     | {202: {"model": OrderView, "description": "Accepted; the outcome did not come in time."}},
 )
 async def create_order(
@@ -145,7 +157,7 @@ async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserComma
     return await commands.run(use_cases.cancel_orders, wish, OrderView.of)
 
 
-@router.get("/{orderId}/events", response_class=EventSourceResponse, responses=READING)
+@router.get("/{orderId}/events", response_class=EventSourceResponse, responses=READING | STREAM)
 async def follow_order(
     order_id: OrderId, user: CurrentUser, request: Request
 ) -> AsyncIterator[ServerSentEvent]:

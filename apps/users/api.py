@@ -7,6 +7,7 @@ from sqlmodel import select
 
 from apps.common.auth import OwnerId
 from apps.common.commands import OpenCommands, UserCommands
+from apps.common.openapi import located
 from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from apps.common.strict import StrictRoute
 from apps.users import use_cases
@@ -31,7 +32,7 @@ router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
     "/register",
     status_code=201,
     response_model=RegisteredView,
-    responses=documented(EmailTaken, Invalid, Unavailable),
+    responses=documented(EmailTaken, Invalid, Unavailable) | located(201),
 )
 async def register(body: RegisterBody, commands: OpenCommands) -> Response:
     """Become a user."""
