@@ -1,0 +1,79 @@
+"""Everything that was ever published in a vhost, as the stream `journal` keeps it and as it comes."""
+
+import asyncio
+import secrets
+from collections.abc import Iterable
+from typing import Final, TypeVar
+from uuid import UUID
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+
+from events.base import Event, Heard
+from events.bus import outbox
+from events.bus.outbox import Row
+from events.bus.topology import JOURNAL
+from tests.support.broker import opened
+
+E = TypeVar("E", bound=Event)
+
+_MARK: Final = "tests.mark"
+
+
+class Journal:
+    """Reads the stream from its beginning, for as long as it is open."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._marks: dict[str, asyncio.Event] = {}
+        self._events: dict[UUID, Heard[Event]] = {}
+
+    async def open(self) -> None:
+        self._connection = await aio_pika.connect(self._url)
+        self._channel = await self._connection.channel()
+        await self._channel.set_qos(prefetch_count=500)
+        queue = await self._channel.get_queue(JOURNAL, ensure=False)
+        await queue.consume(self._hear, arguments={"x-stream-offset": "first"})
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _hear(self, message: AbstractIncomingMessage) -> None:
+        await message.ack()
+        if message.type == _MARK:
+            if message.message_id in self._marks:
+                self._marks[message.message_id].set()
+            return
+        for heard in opened(message):
+            self._events.setdefault(heard.id, heard)
+
+    async def up_to_now(self) -> None:
+        """Return once everything has been read that the broker had confirmed before."""
+        assert self._channel is not None
+        mark = secrets.token_hex(8)
+        read = self._marks[mark] = asyncio.Event()
+        message = aio_pika.Message(b"", type=_MARK, message_id=mark)
+        await self._channel.default_exchange.publish(message, JOURNAL)
+        async with asyncio.timeout(20):
+            await read.wait()
+
+    def events(self, *kinds: type[Event]) -> list[Heard[Event]]:
+        """Every event once, in the order of publishing; only some kinds if any are named."""
+        return [e for e in self._events.values() if not kinds or isinstance(e.event, kinds)]
+
+    def flow(self, correlation: str | tuple[str, ...]) -> list[Heard[Event]]:
+        """The events of flows whose correlation ids begin so."""
+        return [e for e in self._events.values() if e.cause.correlation_id.startswith(correlation)]
+
+
+def of_kind(events: Iterable[Heard[Event]], kind: type[E]) -> list[E]:
+    """The facts of one kind among events."""
+    return [heard.event for heard in events if isinstance(heard.event, kind)]
+
+
+def as_told(heard: Heard[Event], *, id: UUID | None = None) -> Row:
+    """An event as its publisher's outbox had it: published again, it is the same event again."""
+    return outbox.row(id or heard.id, heard.event, heard.cause, heard.time)

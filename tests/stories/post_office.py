@@ -1,0 +1,98 @@
+"""A real SMTP server in the tests' process: keeps every letter, and can refuse some, or be gone for a while."""
+
+import asyncio
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from aiosmtpd import smtp
+
+from apps.cli.mailbox import Letter
+
+OK = "250 OK"
+
+
+class PostOffice:
+    """Where all letters of a stack arrive."""
+
+    def __init__(self) -> None:
+        self.letters: list[Letter] = []
+        self.port = 0
+        self.refused: Counter[str] = Counter()
+        """How often letters to an address were refused."""
+        self._by_address: dict[str, list[Letter]] = defaultdict(list)
+        self._replies: dict[str, str] = {}
+        self._server: asyncio.Server | None = None
+        self._connections: set[smtp.SMTP] = set()
+
+    def to(self, *addresses: str) -> list[Letter]:
+        """The letters to one of these addresses, as they arrived."""
+        return [letter for address in addresses for letter in self._by_address[address]]
+
+    def read_letters(self, *addresses: str) -> list[tuple[str, str]]:
+        """Subject and text of the letters to one of these addresses."""
+        return [(letter.subject, letter.text) for letter in self.to(*addresses)]
+
+    @contextlib.contextmanager
+    def refusing(self, address: str, reply: str) -> Iterator[None]:
+        """Answer `reply`, such as "451 later", to every letter to an address."""
+        self._replies[address] = reply
+        try:
+            yield
+        finally:
+            del self._replies[address]
+
+    @contextlib.asynccontextmanager
+    async def gone(self) -> AsyncIterator[None]:
+        """Cut all connections and take no more in this block."""
+        await self.close()
+        try:
+            yield
+        finally:
+            await self.open()
+
+    async def open(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._connection, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for connection in self._connections:
+            if isinstance(connection.transport, asyncio.Transport):
+                connection.transport.abort()
+        self._connections.clear()
+        await self._server.wait_closed()
+
+    def _connection(self) -> smtp.SMTP:
+        loop = asyncio.get_running_loop()
+        connection = smtp.SMTP(self, hostname="post-office.test", loop=loop)
+        self._connections.add(connection)
+        return connection
+
+    # What aiosmtpd calls.
+
+    async def handle_RCPT(  # noqa: N802
+        self,
+        _server: smtp.SMTP,
+        _session: smtp.Session,
+        envelope: smtp.Envelope,
+        address: str,
+        _options: list[Any],
+    ) -> str:
+        if address in self._replies:
+            self.refused[address] += 1
+            return self._replies[address]
+        envelope.rcpt_tos.append(address)
+        return OK
+
+    async def handle_DATA(  # noqa: N802
+        self, _server: smtp.SMTP, _session: smtp.Session, envelope: smtp.Envelope
+    ) -> str:
+        letter = Letter(envelope)
+        self.letters.append(letter)
+        for address in letter.recipients:
+            self._by_address[address].append(letter)
+        return OK

@@ -1,0 +1,240 @@
+"""All of Chorus as real processes on the tests' servers, with mail, and with an administrator's view of everything."""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import aio_pika
+import asyncpg
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from apps.common.settings import SERVICES
+from events.base import Event
+from events.bus.topology import HEARD_BY, JOURNAL, queue_name, topology
+from events.users import Locale
+from tests.stories import audit
+from tests.stories.customers import Attempt, Customer
+from tests.stories.journal import Journal
+from tests.stories.post_office import PostOffice
+from tests.support.broker import Broker
+from tests.support.eventually import eventually
+from tests.support.installation import Installation
+from tests.support.processes import Processes, ServiceProcess
+
+OPERATOR: Final = "operator@chorus.test"
+POOLS: Final = 10
+"""Connection pools for each process."""
+
+QUIET_SECONDS: Final = 45.0
+"""How long what was begun may take; longer than the lease on letters that a killed mailer leaves behind."""
+
+Rows = list[dict[str, Any]]
+
+
+class Stack:
+    """Four services, a post office, and what has been asked of them so far."""
+
+    def __init__(self, installation: Installation, processes: Processes) -> None:
+        self.mail = PostOffice()
+        self.broker = Broker(installation.amqp_admin_url)
+        self.journal = Journal(installation.amqp_admin_url)
+        self.attempts: list[Attempt] = []
+        self.refused_for_good: set[str] = set()
+        """Addresses whose letters a story had refused with 5xx."""
+        self.extra_copies = 0
+        """How many letters may have gone out twice, because a mailer was killed between sending and recording."""
+        self._installation = installation
+        self._processes = processes
+        self._services: dict[str, ServiceProcess] = {}
+        self._databases: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
+        self._clients: dict[tuple[str, int], httpx.AsyncClient] = {}
+        self._turns = itertools.cycle(range(POOLS))
+
+    def __getitem__(self, service: str) -> ServiceProcess:
+        return self._services[service]
+
+    async def start(self) -> None:
+        """Start everything, side by side; returns once every service can check tokens."""
+        await asyncio.gather(self.mail.open(), self.broker.open(), self.journal.open())
+        for service in SERVICES:
+            url = self._installation.database_admin_url(service)
+            self._databases[service] = await asyncpg.create_pool(url, min_size=1, max_size=2)
+            self._services[service] = self._process(service)
+        for process in self._services.values():
+            process.launch()
+        await asyncio.gather(*(process.ready() for process in self._services.values()))
+        await eventually(self._everybody_knows_the_key)
+
+    async def stop(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+        await self._processes.stop()
+        await asyncio.gather(*(pool.close() for pool in self._databases.values()))
+        await asyncio.gather(self.journal.close(), self.broker.close(), self.mail.close())
+
+    def _process(self, service: str, name: str | None = None) -> ServiceProcess:
+        settings = {
+            "CHORUS_OPERATOR_EMAIL": OPERATOR,
+            "CHORUS_OPERATOR_PASSWORD": "an operator's password",
+            "CHORUS_SMTP_PORT": str(self.mail.port),
+        }
+        return self._processes.of(service, self._installation, settings=settings, name=name)
+
+    async def _everybody_knows_the_key(self) -> bool:
+        known = [await self.value(service, _KNOWN_KEYS) for service in SERVICES]
+        return all(known)
+
+    @contextlib.asynccontextmanager
+    async def replica(self, service: str) -> AsyncIterator[ServiceProcess]:
+        """A second process of a service, which ends with status 0 at the end of the block."""
+        process = await self._process(service, f"{service} replica").start()
+        try:
+            yield process
+        finally:
+            assert await process.stop() == 0, process.log
+
+    async def heal(self) -> None:
+        """Start what does not run."""
+        ended = [process for process in self._services.values() if not process.child.running]
+        for process in ended:
+            process.launch()
+        await asyncio.gather(*(process.ready() for process in ended))
+
+    # Doors.
+
+    def http(self, service: str | ServiceProcess) -> httpx.AsyncClient:
+        """A client without a token of its own, for everybody."""
+        process = self._services[service] if isinstance(service, str) else service
+        # Several pools: one that holds a thousand connections looks at each of them for each request.
+        which = process.url, next(self._turns)
+        if which not in self._clients:
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=10)
+            self._clients[which] = process.http(limits=limits)
+        return self._clients[which]
+
+    async def customer(
+        self, name: str = "Ada Lovelace", locale: Locale = "en", *, deposit: str | None = None
+    ) -> Customer:
+        """Somebody who has just registered and signed in, perhaps with money on his account."""
+        somebody = await Customer(self, name, locale).register()
+        if deposit is not None:
+            await somebody.deposit(deposit)
+        return somebody
+
+    async def metric(self, process: ServiceProcess, name: str, **labels: str) -> float:
+        """A figure of a process: the sum over everything that has these labels."""
+        text = (await self.http(process).get("/metrics")).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    # Memory.
+
+    async def rows(self, service: str, sql: str, *values: Any) -> Rows:
+        """What stands in a service's database."""
+        return [dict(record) for record in await self._databases[service].fetch(sql, *values)]
+
+    async def value(self, service: str, sql: str, *values: Any) -> Any:
+        return await self._databases[service].fetchval(sql, *values)
+
+    # Delivery.
+
+    @contextlib.asynccontextmanager
+    async def withheld(self, kind: type[Event], *services: str) -> AsyncIterator[None]:
+        """Services do not hear events of a kind that are told in this block before its end."""
+        queues = [
+            await self.broker.channel.get_queue(queue_name(service, kind), ensure=False)
+            for service in services
+        ]
+        async with self.broker.tap(kind.exchange, kind.key) as tap:
+            for queue in queues:
+                await queue.unbind(kind.exchange, kind.key)
+            try:
+                yield
+            finally:
+                for queue in queues:
+                    await queue.bind(kind.exchange, kind.key)
+                await tap.flush()
+                for message in tap.messages:
+                    for queue in queues:
+                        await self.broker.send(_copy(message), "", queue.name)
+
+    async def hears(self, service: str, kind: type[Event], subject: UUID) -> None:
+        """Wait until a service has heard an event of a kind about something."""
+
+        async def heard() -> bool:
+            await self.journal.up_to_now()
+            told = {e.id for e in self.journal.events(kind) if e.event.subject == str(subject)}
+            return bool(told & await self.inbox(service))
+
+        await eventually(heard, what=f"{service} does not hear {kind.__name__}")
+
+    # Rest.
+
+    async def is_quiet(self) -> None:
+        """Wait until every event has been published and heard by all who hear it, and every letter has its end."""
+        await eventually(self._is_quiet, within=QUIET_SECONDS)
+
+    async def _is_quiet(self) -> None:
+        for service in SERVICES:
+            waiting = await self.value(service, "SELECT count(*) FROM outbox")
+            assert waiting == 0, f"{waiting} events wait in the outbox of {service}"
+        for queue, waiting in (await self.queues()).items():
+            assert waiting == 0 or queue.endswith(".dead"), f"{waiting} messages wait in {queue}"
+        pending = await self.value("orders", _PENDING_ORDERS)
+        assert pending == 0, f"{pending} orders are pending"
+        open_letters = await self.value("notifications", _OPEN_LETTERS)
+        assert open_letters == 0, f"{open_letters} letters are not sent"
+        await self.journal.up_to_now()
+        for service in SERVICES:
+            unheard = self.to_be_heard(service) - await self.inbox(service)
+            assert not unheard, f"{service} has not heard {len(unheard)} events: {[*unheard][:3]}"
+
+    def to_be_heard(self, service: str) -> set[UUID]:
+        """The ids of all events that were ever told to a service."""
+        return {heard.id for heard in self.journal.events(*HEARD_BY[service])}
+
+    async def inbox(self, service: str) -> set[UUID]:
+        """The ids of all events that a service has heard."""
+        return {row["event_id"] for row in await self.rows(service, "SELECT event_id FROM inbox")}
+
+    async def queues(self) -> dict[str, int]:
+        """How many messages are ready in each queue."""
+        names = [queue.name for queue in topology().queues if queue.name != JOURNAL]
+        return {name: await self.broker.waiting(name) for name in names}
+
+    async def audit(self) -> Sequence[str]:
+        """Wait for rest, then say what is wrong, a line for each violation of an invariant."""
+        await self.is_quiet()
+        return audit.findings(await audit.gather(self))
+
+
+_KNOWN_KEYS = "SELECT count(*) FROM signing_keys"
+_PENDING_ORDERS = "SELECT count(*) FROM orders WHERE status = 'pending'"
+_OPEN_LETTERS = "SELECT count(*) FROM letters WHERE status IN ('waiting', 'pending')"
+
+
+def _copy(message: aio_pika.abc.AbstractIncomingMessage) -> aio_pika.Message:
+    return aio_pika.Message(
+        message.body,
+        headers=message.headers,
+        content_type=message.content_type,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        timestamp=message.timestamp,
+        type=message.type,
+        app_id=message.app_id,
+    )
+
+
+def flows(customers: Iterable[Customer]) -> tuple[str, ...]:
+    """How the correlation ids of these people begin; `str.startswith` takes it."""
+    return tuple(customer.flow for customer in customers)

@@ -1,0 +1,62 @@
+"""A customer's change of name, address or language reaches every service, and the newest one stands."""
+
+from uuid_utils.compat import uuid7
+
+from events.users import UserRegistered, UserUpdated
+from tests.stories.customers import Customer
+from tests.stories.journal import as_told
+from tests.stories.stack import Stack
+
+
+async def paid_order(customer: Customer) -> None:
+    """An order and its letter."""
+    order_id = await customer.order("1.00")
+    await customer.notified(order_id, "joy")
+
+
+async def test_the_next_letter_has_the_new_name_address_and_language(chorus: Stack) -> None:
+    sofja = await chorus.customer("Sofja", "en", deposit="100.00")
+    await paid_order(sofja)
+    new_address = f"new-{sofja.flow}@example.com"
+    changed = await sofja.change(name="Софья", email=new_address, locale="ru")
+    assert changed["version"] == 2
+    await chorus.is_quiet()
+    await paid_order(sofja)
+    first, second = await sofja.mail(2)
+    assert (first.recipients, "Hello Sofja," in first.text) == (sofja.addresses[:1], True)
+    assert (second.recipients, second.subject) == ([new_address], "Ваш заказ оплачен: 1,00 EUR")
+    assert "Здравствуйте, Софья!" in second.text
+    await sofja.sign_in()
+
+
+async def test_what_was_true_before_does_not_come_back_when_it_arrives_late(chorus: Stack) -> None:
+    ada = await chorus.customer("Ada", deposit="100.00")
+    await ada.change(name="Ada Byron")
+    await ada.change(name="Ada Lovelace")
+    await chorus.is_quiet()
+    *old, newest = [
+        heard
+        for heard in chorus.journal.flow(ada.flow)
+        if isinstance(heard.event, UserRegistered | UserUpdated)
+    ]
+    assert isinstance(newest.event, UserUpdated)
+    assert newest.event.user.version == 3
+    await chorus.broker.publish(*(as_told(heard, id=uuid7()) for heard in old))
+    await chorus.is_quiet()
+    await paid_order(ada)
+    [letter] = await ada.mail(1)
+    assert "Hello Ada Lovelace," in letter.text
+
+
+async def test_a_change_that_overtakes_the_registration_stands(chorus: Stack) -> None:
+    everywhere = ("billing", "orders", "notifications")
+    async with chorus.withheld(UserRegistered, *everywhere):
+        ada = await chorus.customer("Ada", deposit="100.00")
+        await ada.change(name="Ada Lovelace")
+        for service in everywhere:
+            await chorus.hears(service, UserUpdated, ada.id)
+        await paid_order(ada)
+    await chorus.is_quiet()
+    await paid_order(ada)
+    for letter in await ada.mail(2):
+        assert "Hello Ada Lovelace," in letter.text

@@ -1,0 +1,178 @@
+"""The broker may deliver anything again, in any order, to services that come and go: it has its effects once."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from apps.common.settings import SERVICES
+from events.base import Event, Heard
+from events.bus.outbox import Row
+from events.bus.topology import HEARD_BY, queue_name
+from events.contracts import language
+from events.users import SigningKeyPublished
+from tests.stories.customers import Customer
+from tests.stories.journal import as_told
+from tests.stories.stack import Stack, flows
+from tests.support.eventually import eventually
+
+State = dict[str, list[dict[str, Any]]]
+
+TABLES: Final = {
+    "users": ("users", "signing_keys"),
+    "billing": ("holders", "accounts", "transfers", "charges", "signing_keys"),
+    "orders": ("customers", "orders", "signing_keys"),
+    "notifications": ("recipients", "letters", "signing_keys"),
+}
+"""What services remember, except which events they have heard."""
+
+
+async def remembered(chorus: Stack) -> State:
+    """Everything that the services know at rest."""
+    await chorus.is_quiet()
+    return {
+        f"{service}.{table}": await chorus.rows(service, f"SELECT * FROM {table} ORDER BY 1")
+        for service, tables in TABLES.items()
+        for table in tables
+    }
+
+
+def told(chorus: Stack) -> set[UUID]:
+    """The ids of all events that were ever told."""
+    return {event.id for event in chorus.journal.events()}
+
+
+async def a_flow_with_every_event(chorus: Stack) -> list[Heard[Event]]:
+    """Two customers do everything that there is to do; the events that tell of it, in order."""
+    ada = await chorus.customer("Ada Lovelace", "en", deposit="100.00")
+    sofja = await chorus.customer("Софья Ковалевская", "ru", deposit="100.00")
+    await asyncio.gather(_do_everything(chorus, ada), _do_everything(chorus, sofja))
+    await chorus.is_quiet()
+    events = chorus.journal.flow(flows([ada, sofja]))
+    events += chorus.journal.events(SigningKeyPublished)
+    assert {type(heard.event) for heard in events} == {*language().values()}
+    return events
+
+
+async def _do_everything(chorus: Stack, customer: Customer) -> None:
+    paid = [await customer.order("20.00") for _ in range(3)]
+    refused = await customer.order("1000.00")
+    for order_id in (*paid, refused):
+        await customer.settled(order_id)
+    await customer.change(name="Somebody Else")
+    await customer.cancel(paid[1])
+    await customer.change(email=f"other-{customer.flow}@example.com", locale="ru")
+    assert (await customer.withdraw("5.50")).status_code == 201
+    await customer.notified(paid[1], "refund")
+    chorus.refused_for_good.add(f"gone-{customer.flow}@example.com")
+    with chorus.mail.refusing(f"gone-{customer.flow}@example.com", "550 no such mailbox"):
+        await customer.change(email=f"gone-{customer.flow}@example.com")
+        await chorus.is_quiet()
+        await customer.notified(await customer.order("1.00"), "joy", "failed")
+    await customer.change(email=f"back-{customer.flow}@example.com")
+
+
+async def handled(chorus: Stack) -> dict[str, float]:
+    """How many deliveries of events each queue's consumer has handled since its process began."""
+    return {
+        queue_name(service, kind): sum(
+            [
+                await chorus.metric(
+                    chorus[service], f"chorus_inbox_{name}_total", queue=queue_name(service, kind)
+                )
+                for name in ("heard", "doubled")
+            ]
+        )
+        for service, kinds in HEARD_BY.items()
+        for kind in kinds
+    }
+
+
+def expected(events: Sequence[Row]) -> dict[str, int]:
+    """How many deliveries each queue gets when these are published."""
+    return {
+        queue_name(service, kind): sum(event.routing_key == kind.key for event in events)
+        for service, kinds in HEARD_BY.items()
+        for kind in kinds
+    }
+
+
+async def has_handled(chorus: Stack, before: dict[str, float], published: Sequence[Row]) -> None:
+    """Wait until every delivery of what was published has been handled."""
+    wanted = {queue: before[queue] + more for queue, more in expected(published).items()}
+
+    async def all_of_it() -> None:
+        now = await handled(chorus)
+        late = {queue: (now[queue], count) for queue, count in wanted.items() if now[queue] < count}
+        assert not late, f"deliveries handled, and wanted: {late}"
+
+    await eventually(all_of_it, within=40)
+
+
+def shuffled(events: Sequence[Row], times: int) -> list[Row]:
+    """Every event up to so many times, in no order."""
+    chance = random.Random(14)
+    again = [event for event in events for _ in range(chance.randint(1, times))]
+    chance.shuffle(again)
+    return again
+
+
+@pytest.mark.parametrize("in_packs", [False, True], ids=["alone", "in packs"])
+async def test_every_event_delivered_again_in_any_order_changes_nothing(
+    chorus: Stack, in_packs: bool
+) -> None:
+    events = await a_flow_with_every_event(chorus)
+    before, said, mail = await remembered(chorus), told(chorus), len(chorus.mail.letters)
+    already = await handled(chorus)
+    again = shuffled([as_told(event) for event in events], times=6)
+    await chorus.broker.publish(*again, as_pack=in_packs)
+    await has_handled(chorus, already, again)
+    assert await remembered(chorus) == before
+    assert told(chorus) == said
+    assert len(chorus.mail.letters) == mail
+
+
+async def test_what_comes_again_while_services_are_down_changes_nothing_when_they_return(
+    chorus: Stack,
+) -> None:
+    events = await a_flow_with_every_event(chorus)
+    before, said, mail = await remembered(chorus), told(chorus), len(chorus.mail.letters)
+    for service in SERVICES:
+        chorus[service].terminate()
+    assert [await chorus[service].ended() for service in SERVICES] == [0, 0, 0, 0]
+    again = shuffled([as_told(event) for event in events], times=6)
+    half = len(again) // 2
+    await chorus.broker.publish(*again[:half], as_pack=True)
+    await chorus.broker.publish(*again[half:])
+    await chorus.heal()
+    await has_handled(chorus, dict.fromkeys(await handled(chorus), 0.0), again)
+    assert await remembered(chorus) == before
+    # The key is told at every start of users.
+    assert told(chorus) - said <= {key.id for key in chorus.journal.events(SigningKeyPublished)}
+    assert len(chorus.mail.letters) == mail
+
+
+async def test_facts_told_again_after_the_inbox_has_forgotten_them_change_nothing(
+    chorus: Stack,
+) -> None:
+    """Under new ids no inbox knows them: versions and business keys alone must hold."""
+    events = await a_flow_with_every_event(chorus)
+    before, mail = await remembered(chorus), len(chorus.mail.letters)
+    already = await handled(chorus)
+    renamed = [as_told(event, id=uuid7()) for event in shuffled_events(events)]
+    said = told(chorus) | {event.id for event in renamed}
+    await chorus.broker.publish(*renamed)
+    await has_handled(chorus, already, renamed)
+    assert await remembered(chorus) == before
+    assert told(chorus) == said
+    assert len(chorus.mail.letters) == mail
+
+
+def shuffled_events(events: Sequence[Heard[Event]]) -> list[Heard[Event]]:
+    """Every event twice, in no order."""
+    chance = random.Random(15)
+    return chance.sample([*events, *events], 2 * len(events))
