@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rich.markup import escape
-from rich.table import Table
 
 from apps.cli.console import console
 from apps.cli.servers.ports import port_near
@@ -62,19 +61,17 @@ def new_password() -> str:
 
 
 def show_addresses(addresses: Addresses) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 2), show_header=False)
     for name, url in addresses.services.items():
-        table.add_row(f"[bold]{name}[/]", f"{url}/docs", f"{url}/asyncapi")
-    table.add_row("[bold]mail[/]", addresses.mail, "every letter that was sent")
-    if addresses.rabbitmq is not None:
-        login = addresses.rabbitmq_login
-        table.add_row(
-            "[bold]RabbitMQ[/]", addresses.rabbitmq, f"login {_login(login)}" if login else ""
-        )
-    operator = addresses.operator
-    table.add_row("[bold]operator[/]", "POST /user/login", f"login {_login(operator)}")
-    console.print(table)
+        _row(name, f"{url}/docs", f"{url}/asyncapi")
+    _row("mail", addresses.mail, "every letter that was sent")
+    if addresses.rabbitmq is not None and addresses.rabbitmq_login is not None:
+        _row("RabbitMQ", addresses.rabbitmq, _login(addresses.rabbitmq_login))
+    _row("operator", f"{addresses.services['users']}/user/login", _login(addresses.operator))
+
+
+def _row(name: str, url: str, note: str) -> None:
+    console.print(f"  [bold]{name:<14}[/] {url:<33} {escape(note)}")
 
 
 def _login(login: Login) -> str:
-    return escape(f"{login.name} / {login.password}")
+    return f"login {login.name}, password {login.password}"

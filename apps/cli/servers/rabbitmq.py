@@ -31,7 +31,7 @@ class PrivateRabbitMQ:
     def __init__(self, folder: Path) -> None:
         self._account = unprivileged("rabbitmq")
         self._folder = folder_for(self._account, folder / "rabbitmq")
-        self.password = secrets.token_hex(12)
+        self.password = secrets.token_hex(6)
         self.port, self.management_port, self._epmd_port, self._peer_port = (
             private_port() for _ in range(4)
         )
