@@ -10,6 +10,7 @@ import pytest
 from apps.common.settings import SERVICES
 from tests.support.harness import RunningService
 from tests.support.installation import Installation, install
+from tests.support.mail import MailSink
 from tests.support.processes import Processes
 from tests.support.servers import Servers
 
@@ -18,6 +19,7 @@ __all__ = [
     "Run",
     "billing",
     "install_chorus",
+    "mail",
     "module_processes",
     "notifications",
     "orders",
@@ -88,9 +90,19 @@ async def orders(running_service: Run) -> AsyncIterator[RunningService]:
         yield service
 
 
+@pytest.fixture(scope="session")
+async def mail() -> AsyncIterator[MailSink]:
+    """Where the letters of `notifications` arrive."""
+    sink = MailSink()
+    await sink.open()
+    yield sink
+    await sink.close()
+
+
 @pytest.fixture
-async def notifications(running_service: Run) -> AsyncIterator[RunningService]:
-    async with (await running_service("notifications")).listened_to() as service:
+async def notifications(running_service: Run, mail: MailSink) -> AsyncIterator[RunningService]:
+    running = await running_service("notifications", CHORUS_SMTP_PORT=str(mail.port))
+    async with running.listened_to() as service:
         yield service
 
 
