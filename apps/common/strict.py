@@ -9,6 +9,7 @@ methods that the path does not have. A route takes part by its class:
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterator
+from functools import cache
 from typing import Any, Final
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -43,9 +44,12 @@ class StrictRoute(APIRoute):
         """The route's handler, behind the checks. A request without query and body passes at once."""
         handle = super().get_route_handler()
         known = frozenset(_query_names(self.dependant))
+        has_parameters = bool(self.param_convertors)
 
         async def strictly(request: Request) -> Response:
             scope = request.scope
+            if has_parameters and scope["path"] in _literal_paths(request.app):
+                raise HTTPException(405)
             if scope["query_string"]:
                 _check_query(request, known)
             headers = dict(scope["headers"])
@@ -131,9 +135,19 @@ def install(app: FastAPI) -> None:
         return render(problem.document(path), problem.headers)
 
 
+@cache
+def _literal_paths(app: FastAPI) -> frozenset[str]:
+    """Paths that a route names letter by letter: `/user/login` is no `/user/{userId}`, whatever the method."""
+    routes = iter_route_contexts(app.routes)
+    return frozenset(route.path for route in routes if route.path and "{" not in route.path)
+
+
 def _allowed_methods(app: FastAPI, path: str) -> list[str]:
+    literal = path in _literal_paths(app)
     found: set[str] = set()
     for route in iter_route_contexts(app.routes):
+        if literal and route.path != path:
+            continue
         if route.methods and route.path_regex.match(path):
             found |= route.methods
             if "GET" in route.methods and route.response_class is not EventSourceResponse:
