@@ -1,0 +1,309 @@
+"""The form of events on the broker: what is sent is what is heard, and what is broken harms nobody else."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from aio_pika import DeliveryMode, Message
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.base import Cause, Heard
+from events.bus import outbox, wire
+from events.bus.outbox import Row
+from events.bus.wire import PACK_LIMIT, Poison
+from events.orders import OrderPaid, OrderPlaced
+from events.users import UserUpdated
+from tests.support.builders import a_user, an_order, told
+
+NOW = datetime(2026, 11, 22, 13, 5, 12, 345678, tzinfo=UTC)
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+
+causes = st.builds(
+    Cause,
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=128),
+    st.none() | st.uuids(),
+    st.none() | st.just(TRACE),
+)
+
+
+def a_row(number: int = 1, because: Cause | None = None) -> Row:
+    event = UserUpdated(user=a_user(name=f'"{number}" \\ Žofie\n'))
+    return outbox.row(UUID(int=number), event, because or Cause("flow"), NOW)
+
+
+def heard(row: Row) -> Heard[UserUpdated]:
+    cause = Cause(row.correlation_id, row.causation_id, row.traceparent)
+    return Heard(row.id, UserUpdated.model_validate_json(row.data), row.occurred_at, cause)
+
+
+class TestAlone:
+    """An event that waits alone travels so that a person can read its whole story off the message."""
+
+    def test_it_has_every_property(self) -> None:
+        order = an_order()
+        row = told(OrderPlaced(order=order), causation_id=UUID(int=7), traceparent=TRACE)
+        message = wire.to_message([row])
+
+        assert message.body.decode() == row.data
+        assert message.message_id == str(row.id)
+        assert message.type == "OrderPlaced"
+        assert message.app_id == "orders"
+        assert message.correlation_id == row.correlation_id
+        assert message.content_type == "application/json"
+        assert message.delivery_mode == DeliveryMode.PERSISTENT
+        assert message.timestamp == row.occurred_at
+        assert message.headers == {
+            "cloudEvents_specversion": "1.0",
+            "cloudEvents_id": str(row.id),
+            "cloudEvents_type": "OrderPlaced",
+            "cloudEvents_source": "/chorus/orders",
+            "cloudEvents_subject": str(order.id),
+            "cloudEvents_time": row.occurred_at.isoformat(timespec="microseconds")[:-6] + "Z",
+            "cloudEvents_dataschema": "urn:chorus:orders:order-placed:v1",
+            "causation_id": str(UUID(int=7)),
+            "traceparent": TRACE,
+        }
+
+    def test_what_nothing_caused_names_no_cause(self) -> None:
+        headers = wire.to_message([a_row()]).headers
+        assert "causation_id" not in headers
+        assert "traceparent" not in headers
+
+    @given(causes)
+    def test_it_is_heard_as_it_was_told(self, because: Cause) -> None:
+        row = a_row(because=because)
+        assert wire.from_message(wire.to_message([row]), UserUpdated) == [heard(row)]
+
+
+class TestPacked:
+    """Events that wait together travel as a CloudEvents batch."""
+
+    def test_its_properties_say_what_is_inside(self) -> None:
+        message = wire.to_message([a_row(n) for n in (1, 2, 3)])
+
+        assert message.content_type == "application/cloudevents-batch+json"
+        assert message.headers == {"batch_size": 3}
+        assert (message.type, message.app_id) == ("UserUpdated", "users")
+        assert message.delivery_mode == DeliveryMode.PERSISTENT
+        assert message.message_id not in {None, *(str(UUID(int=n)) for n in (1, 2, 3))}
+
+    def test_each_event_inside_is_a_whole_cloudevent(self) -> None:
+        row = a_row(1, Cause("flow", UUID(int=7), TRACE))
+        first, second = json.loads(wire.to_message([row, a_row(2)]).body)
+
+        assert first == {
+            "specversion": "1.0",
+            "id": str(row.id),
+            "source": "/chorus/users",
+            "type": "UserUpdated",
+            "subject": row.subject,
+            "time": "2026-11-22T13:05:12.345678Z",
+            "dataschema": "urn:chorus:users:user-updated:v1",
+            "datacontenttype": "application/json",
+            "correlationid": "flow",
+            "causationid": str(UUID(int=7)),
+            "traceparent": TRACE,
+            "data": json.loads(row.data),
+        }
+        assert first.keys() - second.keys() == {"causationid", "traceparent"}
+
+    @given(st.lists(causes, min_size=2, max_size=PACK_LIMIT))
+    def test_all_are_heard_in_their_order(self, because: list[Cause]) -> None:
+        rows = [a_row(number, cause) for number, cause in enumerate(because, 1)]
+        message = wire.to_message(rows)
+        assert wire.from_message(message, UserUpdated) == [heard(row) for row in rows]
+
+    @pytest.mark.parametrize("size", range(1, PACK_LIMIT + 1))
+    def test_a_pack_of_any_size_arrives_whole(self, size: int) -> None:
+        rows = [a_row(number) for number in range(1, size + 1)]
+        [pack] = wire.packs(rows)
+        assert wire.from_message(wire.to_message(pack), UserUpdated) == [heard(row) for row in rows]
+
+
+routes = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["a.v1", "a.v2", "b.v1"]))
+
+
+@given(st.lists(routes, max_size=3 * PACK_LIMIT))
+def test_rows_are_packed_by_routing_key_in_their_order(wanted: list[tuple[str, str]]) -> None:
+    row = a_row()
+    rows = [
+        row._replace(id=UUID(int=number), exchange=exchange, routing_key=key)
+        for number, (exchange, key) in enumerate(wanted)
+    ]
+    packs = list(wire.packs(rows))
+
+    assert sorted(row for pack in packs for row in pack) == rows
+    for pack in packs:
+        assert 1 <= len(pack) <= PACK_LIMIT
+        assert len({(row.exchange, row.routing_key) for row in pack}) == 1
+    for route, count in Counter(wanted).items():
+        of_route = [pack for pack in packs if pack[0][1:3] == route]
+        assert len(of_route) == math.ceil(count / PACK_LIMIT)
+        ids = [row.id for pack in of_route for row in pack]
+        assert ids == sorted(ids)
+
+
+def test_a_pack_holds_sixty_four_events() -> None:
+    sizes = [len(pack) for pack in wire.packs([a_row(number) for number in range(130)])]
+    assert sizes == [64, 64, 2]
+
+
+ROWS = [a_row(number) for number in range(1, PACK_LIMIT + 1)]
+ITEMS = json.loads(wire.to_message(ROWS).body)
+
+Break = Callable[[dict[str, Any]], Any]
+
+BREAKS: dict[str, Break] = {
+    "a field missing": lambda item: item["data"]["user"].pop("version"),
+    "a wrong type": lambda item: item["data"]["user"].update(version="many"),
+    "an unknown value": lambda item: item["data"]["user"].update(locale="tlh"),
+    "another event's body": lambda item: item.update(data={"order": {}}),
+    "a text as body": lambda item: item.update(data="user"),
+    "no body": lambda item: item.pop("data"),
+    "no id": lambda item: item.pop("id"),
+    "an id that is none": lambda item: item.update(id="17"),
+    "no correlation": lambda item: item.pop("correlationid"),
+    "no time": lambda item: item.pop("time"),
+    "another specification": lambda item: item.update(specversion="2.0"),
+}
+
+
+class TestPoison:
+    """What cannot be read comes back as poison in its place; its neighbours are heard."""
+
+    def pack(self, position: int, item: Any) -> Message:
+        items = [*ITEMS[:position], item, *ITEMS[position + 1 :]]
+        return _message(json.dumps(items).encode())
+
+    @pytest.mark.parametrize("position", range(PACK_LIMIT))
+    def test_it_is_found_at_every_position(self, position: int) -> None:
+        broken = json.loads(json.dumps(ITEMS[position]))
+        broken["data"]["user"].pop("version")
+
+        found = wire.from_message(self.pack(position, broken), UserUpdated)
+
+        assert isinstance(found.pop(position), Poison)
+        assert found == [heard(row) for row in ROWS if row.id != UUID(int=position + 1)]
+
+    @pytest.mark.parametrize("what", BREAKS)
+    def test_it_may_be_anything_about_an_event(self, what: str) -> None:
+        broken = json.loads(json.dumps(ITEMS[30]))
+        BREAKS[what](broken)
+
+        found = wire.from_message(self.pack(30, broken), UserUpdated)
+
+        assert [index for index, one in enumerate(found) if isinstance(one, Poison)] == [30]
+
+    @pytest.mark.parametrize("item", [None, 7, "text", [], {}, [[]], True], ids=repr)
+    def test_it_may_be_no_event_at_all(self, item: Any) -> None:
+        found = wire.from_message(self.pack(0, item), UserUpdated)
+        assert [isinstance(one, Poison) for one in found[:2]] == [True, False]
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"{", b"\xff\xfe", b"[]", b"{}", b"null", b'[{"id": 1', b"7", b"[" * 100_000, b"\x00" * 9],
+        ids=lambda body: repr(body[:9]),
+    )  # fmt: skip
+    def test_a_pack_that_is_none_is_one_poison(self, body: bytes) -> None:
+        message = _message(body)
+        [found] = wire.from_message(message, UserUpdated)
+        assert isinstance(found, Poison)
+        assert wire.alone(message, 0).body == body
+
+    @pytest.mark.parametrize("content_type", ["application/json", None, "text/plain", ""])
+    @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[]", b"{}", b"null"], ids=repr)
+    def test_a_plain_message_that_is_none_is_one_poison(
+        self, body: bytes, content_type: str | None
+    ) -> None:
+        message = wire.to_message([a_row()])
+        message.body, message.content_type = body, content_type
+        [found] = wire.from_message(message, UserUpdated)
+        assert isinstance(found, Poison)
+
+    @pytest.mark.parametrize("name", ["cloudEvents_id", "cloudEvents_time"])
+    def test_a_plain_message_without_identity_is_poison(self, name: str) -> None:
+        message = wire.to_message([a_row()])
+        del message.headers[name]
+        [found] = wire.from_message(message, UserUpdated)
+        assert isinstance(found, Poison)
+        assert name in str(found.error)
+
+    def test_another_kind_of_event_is_poison(self) -> None:
+        [found] = wire.from_message(wire.to_message([a_row()]), OrderPaid)
+        assert isinstance(found, Poison)
+
+    def test_unknown_attributes_and_fields_are_no_poison(self) -> None:
+        later = json.loads(json.dumps(ITEMS[0]))
+        later |= {"sequence": "1"}
+        later["data"] |= {"later": {}}
+        later["data"]["user"] |= {"nickname": None}
+        found = wire.from_message(self.pack(0, later), UserUpdated)
+        assert found == [heard(row) for row in ROWS]
+
+
+class TestSetAside:
+    """One event of a message, as a plain message of its own: what is parked, and can be replayed."""
+
+    @given(st.lists(causes, min_size=1, max_size=5), st.data())
+    def test_it_is_heard_as_it_was_in_the_pack(
+        self, because: list[Cause], data: st.DataObject
+    ) -> None:
+        because = [
+            Cause(_as_a_property(c.correlation_id), c.causation_id, c.traceparent) for c in because
+        ]
+        rows = [a_row(number, cause) for number, cause in enumerate(because, 1)]
+        index = data.draw(st.integers(0, len(rows) - 1))
+
+        parked = wire.alone(wire.to_message(rows), index)
+
+        assert wire.from_message(parked, UserUpdated) == [heard(rows[index])]
+        assert json.loads(parked.body) == json.loads(rows[index].data)
+        assert parked.message_id == str(rows[index].id)
+        assert (parked.type, parked.app_id) == ("UserUpdated", "users")
+        assert parked.content_type == "application/json"
+        assert parked.delivery_mode == DeliveryMode.PERSISTENT
+        assert parked.headers == wire.to_message([rows[index]]).headers
+
+    def test_a_broken_body_is_kept_as_it_came(self) -> None:
+        items = json.loads(wire.to_message([a_row(1), a_row(2)]).body)
+        items[1]["data"] = {"user": {"id": "ünknown"}, "more": [1.5, None]}
+
+        parked = wire.alone(_message(json.dumps(items).encode()), 1)
+
+        assert json.loads(parked.body) == items[1]["data"]
+        assert parked.message_id == str(UUID(int=2))
+
+    @pytest.mark.parametrize("item", [None, 7, "text", [], {}, {"data": 1}], ids=repr)
+    def test_what_is_no_event_is_kept_as_json(self, item: Any) -> None:
+        items = [item, *json.loads(wire.to_message([a_row(1), a_row(2)]).body)]
+        message = _message(json.dumps(items).encode())
+        parked = wire.alone(message, 0)
+        assert json.loads(parked.body) == item
+        assert parked.headers == message.headers
+
+    def test_a_plain_message_is_kept_whole(self) -> None:
+        message = wire.to_message([a_row()])
+        message.body = b"\xffno json"
+        parked = wire.alone(message, 0)
+        assert parked.body == message.body
+        assert parked.headers == message.headers
+        assert parked.message_id == message.message_id
+        assert parked.correlation_id == message.correlation_id
+        assert (parked.type, parked.app_id) == (message.type, message.app_id)
+
+
+def _as_a_property(text: str) -> str:
+    """A correlation id as AMQP can carry it; HTTP takes no others."""
+    return "".join(c for c in text if c.isprintable())[:60] or "flow"
+
+
+def _message(body: bytes) -> Message:
+    return Message(
+        body, content_type=wire.BATCH, headers={"batch_size": 3}, type="UserUpdated", app_id="users"
+    )
