@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request, Response
 from sqlmodel import select
 
 from apps.common.auth import OwnerId
-from apps.common.commands import OpenCommands, UserCommands
+from apps.common.commands import OpenCommands
 from apps.common.openapi import located
-from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
+from apps.common.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
 from apps.common.strict import StrictRoute
 from apps.users import use_cases
 from apps.users.models import User
@@ -73,9 +73,9 @@ async def view_user(user_id: OwnerId, request: Request) -> UserView:
 @router.patch(
     "/{userId}",
     response_model=UserView,
-    responses=documented(Unauthorized, NotFound, EmailTaken, Invalid, KeyReused, Unavailable),
+    responses=documented(Unauthorized, NotFound, EmailTaken, Invalid, Unavailable),
 )
-async def change_user(user_id: OwnerId, body: PatchBody, commands: UserCommands) -> Response:
+async def change_user(user_id: OwnerId, body: PatchBody, commands: OpenCommands) -> Response:
     """Change name, e-mail address or locale. What changes nothing leaves the version as it is."""
     wish = ChangeUser(user_id, body.name, body.email, body.locale, commands.because)
     return await commands.run(use_cases.change_users, wish, UserView.of)

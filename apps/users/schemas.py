@@ -57,13 +57,16 @@ Name = Annotated[
     ),
     AfterValidator(_one_line),
 ]
+_SECRET: Final[dict[str, Any]] = {"format": "password", "pattern": r"^[^\x00]*$"}
+"""No request may carry a NUL."""
+
 Password = Annotated[
     str,
     Field(
         min_length=8,
         max_length=128,
         examples=["correct horse battery"],
-        json_schema_extra={"format": "password"},
+        json_schema_extra=_SECRET,
     ),
 ]
 
@@ -85,7 +88,7 @@ class LoginBody(Body):
         min_length=1,
         max_length=128,
         examples=["correct horse battery"],
-        json_schema_extra={"format": "password"},
+        json_schema_extra=_SECRET,
     )
 
 

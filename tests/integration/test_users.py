@@ -361,18 +361,6 @@ async def test_registrations_and_changes_that_race_for_an_address_give_it_to_one
         assert sum(isinstance(result, User) for result in results) == len(emails)
 
 
-async def test_a_change_is_done_once_per_idempotency_key(users: RunningService) -> None:
-    async with a_user_of(users) as ada:
-        key = {"Idempotency-Key": secrets.token_hex(8)}
-        path = f"/user/{id_of(ada)}"
-        first = await ada.patch(path, json={"name": "Ada II"}, headers=key)
-        await ada.patch(path, json={"name": "Ada III"})
-        again = await ada.patch(path, json={"name": "Ada II"}, headers=key)
-    assert again.headers["Idempotent-Replayed"] == "true"
-    assert again.text == first.text
-    await users.says(3)
-
-
 # Bad input.
 
 
