@@ -18,6 +18,7 @@ from apps.common.messages import (
     messages,
     parked,
     structured,
+    told_by,
 )
 from events.base import Event
 from events.bus import wire
@@ -158,7 +159,7 @@ def _operations(service: Described) -> Iterator[tuple[str, Document]]:
             {
                 "action": "send",
                 "title": f"Says {kind.__name__}",
-                "summary": kind.__doc__,
+                **told_by(kind),
                 **_on(kind.key, kind),
                 "bindings": {
                     "amqp": {"deliveryMode": 2, "mandatory": True, "timestamp": True, **BINDING}

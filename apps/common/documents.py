@@ -4,6 +4,7 @@ The pages work offline: everything that they load comes from this service, and t
 """
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from importlib import resources
@@ -12,6 +13,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from apps.common.asyncapi import Described, asyncapi
 from apps.common.pages import sections
@@ -97,4 +99,10 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    made.filters["prose"] = _prose
     return made
+
+
+def _prose(text: str) -> Markup:
+    """Text with `code` in it, as docstrings and descriptions have it."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped

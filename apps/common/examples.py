@@ -36,7 +36,7 @@ def example_id(noun: str) -> UUID:
 class Examples:
     """Makes values that fit. `schemas` holds what is referred to.
 
-    Fields that may be missing and are null by default stay so, unless their names are among `told`.
+    Fields that may be null are, unless their names are among `told`.
     """
 
     def __init__(self, schemas: Mapping[str, Schema], told: Collection[str] = ()) -> None:
@@ -49,8 +49,10 @@ class Examples:
         match schema:
             case {"examples": [value, *_]} | {"example": value} | {"const": value}:
                 pass
-            case {"default": value} if value is not None or name not in self._told:
+            case {"default": value} if value is not None:
                 pass
+            case {"anyOf": [*_, {"type": "null"}]} if name not in self._told:
+                value = None
             case {"enum": [value, *_]}:
                 pass
             case {"anyOf": [first, *_]}:

@@ -4,6 +4,7 @@ Bodies are described by the events' own schemas, properties and headers as `even
 are what the bus itself would send.
 """
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -70,7 +71,7 @@ def _alone(kind: type[Event], example: Message) -> Document:
     return {
         "name": name,
         "title": name,
-        "summary": kind.__doc__,
+        **told_by(kind),
         "contentType": wire.JSON,
         "headers": _headers(kind),
         "correlationId": {"$ref": "#/components/correlationIds/alone"},
@@ -110,6 +111,12 @@ def _batch(kind: type[Event], example: Message) -> Document:
         ),
         "examples": [_example("batch", example)],
     }
+
+
+def told_by(kind: type[Event]) -> Document:
+    """What an event says about itself."""
+    summary, _, rest = (inspect.getdoc(kind) or "").partition("\n\n")
+    return {"summary": summary} | ({"description": rest} if rest else {})
 
 
 def structured(kind: type[Event]) -> Document:
