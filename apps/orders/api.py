@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlmodel import col, select
 
@@ -157,13 +157,18 @@ async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserComma
     return await commands.run(use_cases.cancel_orders, wish, OrderView.of)
 
 
+async def _visible(order_id: OrderId, user: CurrentUser, request: Request) -> Order:
+    """The order of a path. As a dependency it answers 404 before a stream has begun."""
+    return await _owned(request, order_id, user)
+
+
 @router.get("/{orderId}/events", response_class=EventSourceResponse, responses=READING | STREAM)
 async def follow_order(
-    order_id: OrderId, user: CurrentUser, request: Request
+    visible: Annotated[Order, Depends(_visible)], request: Request
 ) -> AsyncIterator[ServerSentEvent]:
     """The order as it is, then each change, as server-sent events; ends once it is no longer pending."""
-    async with changes.of(order_id) as queue:
-        order = await _owned(request, order_id, user)
+    async with changes.of(visible.id) as queue:
+        order = await _read(request, visible.id)
         yield _sent(order)
         while order.pending and (change := await queue.get()):
             if change.version > order.version:
