@@ -131,6 +131,8 @@ class Child:
         try:
             if self._process is not None:
                 self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            pass
         finally:
             self.kill()
 

@@ -179,8 +179,17 @@ async def healthz() -> bool:
     return True
 
 
+def page(mailbox: Mailbox) -> FastAPI:
+    """The page and the API over a mailbox."""
+    app = FastAPI(title="Chorus mailbox", openapi_url=None)
+    app.state.mailbox = mailbox
+    app.include_router(router)
+    return app
+
+
 @contextlib.asynccontextmanager
-async def _listening(mailbox: Mailbox, host: str, port: int) -> AsyncIterator[None]:
+async def listening(mailbox: Mailbox, host: str, port: int) -> AsyncIterator[None]:
+    """Letters come in by SMTP."""
     loop = asyncio.get_running_loop()
 
     def protocol() -> smtp.SMTP:
@@ -196,9 +205,8 @@ async def _listening(mailbox: Mailbox, host: str, port: int) -> AsyncIterator[No
 async def run(host: str, smtp_port: int, http_port: int) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     mailbox = Mailbox()
-    app = FastAPI(title="Chorus mailbox", openapi_url=None)
-    app.state.mailbox = mailbox
-    app.include_router(router)
-    config = uvicorn.Config(app, host=host, port=http_port, access_log=False, log_level="warning")
-    async with _listening(mailbox, host, smtp_port):
+    config = uvicorn.Config(
+        page(mailbox), host=host, port=http_port, access_log=False, log_level="warning"
+    )
+    async with listening(mailbox, host, smtp_port):
         await uvicorn.Server(config).serve()

@@ -1,0 +1,48 @@
+"""Where private servers keep their data: a folder for each run, gone with it."""
+
+import socket
+from pathlib import Path
+
+from apps.cli.servers.folders import run_folder
+from apps.cli.servers.ports import is_free, port_near, private_port
+
+
+def test_a_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    with run_folder(tmp_path) as folder:
+        (folder / "data").mkdir()
+
+    assert not folder.exists()
+
+
+def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / "run-left"
+    left.mkdir()
+    (left / "lock").touch()
+
+    with run_folder(tmp_path):
+        assert not left.exists()
+
+
+def test_a_run_that_lives_keeps_its_folder(tmp_path: Path) -> None:
+    with run_folder(tmp_path) as first, run_folder(tmp_path) as second:
+        assert first.exists()
+        assert first != second
+
+
+def test_somebody_elses_files_stay(tmp_path: Path) -> None:
+    other = tmp_path / "run-notes"
+    other.mkdir()
+
+    with run_folder(tmp_path):
+        assert other.exists()
+
+
+def test_a_busy_port_is_stepped_over() -> None:
+    busy = private_port()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", busy))
+        listener.listen()
+
+        assert not is_free(busy)
+        assert port_near(busy) > busy
+        assert (port_near(busy) - busy) % 10 == 0
