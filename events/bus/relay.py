@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+import asyncpg
 import structlog
 from aio_pika.exceptions import PublishError
 from prometheus_client import Counter, Gauge
@@ -18,7 +19,7 @@ from prometheus_client import Counter, Gauge
 from events.bus import outbox, wire
 from events.bus.outbox import Row
 from events.bus.publisher import Publication, Publisher
-from events.bus.transaction import Pool, Transaction, begin
+from events.bus.transaction import Pool, Transaction, begin, is_transient
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +54,10 @@ class Relay:
         self._awake.set()
 
     async def run(self) -> None:
-        """Relay until cancelled. A database or broker that is away is waited for, with backoff."""
+        """Relay until cancelled. A database or broker that is away is waited for, with backoff.
+
+        Raises asyncpg.PostgresError if the database refuses for good: a table that is missing, a right.
+        """
         failures = 0
         try:
             while True:
@@ -63,6 +67,8 @@ class Relay:
                 except (Exception, asyncio.CancelledError) as error:
                     if (task := asyncio.current_task()) and task.cancelling():
                         raise
+                    if isinstance(error, asyncpg.PostgresError) and not is_transient(error):
+                        raise  # the database is there and says no: waiting would hide it
                     failures += 1
                     await self._publisher.close()
                     delay = min(0.1 * 2 ** min(failures, 6), 3.0)
