@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-import asyncpg
 import httpx
 import pytest
 
@@ -165,37 +164,3 @@ async def test_a_replica_that_stops_lets_go_of_who_waits_and_ends_well(
         answer = await waiting
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
     assert await third.ended(within=15) == 0
-
-
-async def test_the_process_ends_with_an_error_when_a_background_task_dies(
-    install_chorus: Install, processes: Processes
-) -> None:
-    """Not in silence: whoever supervises the processes must see it."""
-    installation = await install_chorus("dying", "orders")
-    process = await processes.of("orders", installation).start()
-    connection = await asyncpg.connect(installation.database_admin_url("orders"))
-    signer = Signer()
-    broker = Broker(installation.amqp_admin_url)
-    await broker.open()
-    await broker.publish(signer.published())
-    user = a_user()
-    async with process.http(signer.token(user.id)) as ada:
-
-        async def let_in() -> bool:
-            return (await ada.get("/order")).status_code == 200
-
-        await eventually(let_in)
-        waiting = asyncio.create_task(
-            ada.post("/order/create", json={"totalPrice": 1}, headers={"Prefer": "wait=30"})
-        )
-
-        async def placed() -> bool:
-            return bool(await connection.fetchval("SELECT count(*) FROM orders"))
-
-        await eventually(placed)
-        await connection.execute("ALTER TABLE orders RENAME COLUMN status TO state")
-        assert await process.ended(within=20) == 1
-        await asyncio.gather(waiting, return_exceptions=True)
-    assert "supervisor.task_died" in process.log
-    await broker.close()
-    await connection.close()

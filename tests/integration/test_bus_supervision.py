@@ -1,0 +1,84 @@
+"""Background tasks that die take their process down, loudly: whoever runs the processes must see it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from tests.support.broker import Broker
+from tests.support.builders import a_user
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+from tests.support.installation import Installation
+from tests.support.processes import Processes, ServiceProcess
+from tests.support.tokens import Signer
+
+
+@pytest.fixture
+async def doomed(install_chorus: Install) -> Installation:
+    return await install_chorus("doomed", "orders")
+
+
+@pytest.fixture
+async def administrator(
+    doomed: Installation,
+) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    connection = await asyncpg.connect(doomed.database_admin_url("orders"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def process(doomed: Installation, processes: Processes) -> ServiceProcess:
+    return await processes.of("orders", doomed).start()
+
+
+async def test_the_process_ends_with_an_error_when_its_relay_dies(
+    process: ServiceProcess, administrator: "asyncpg.Connection[asyncpg.Record]"
+) -> None:
+    await administrator.execute("ALTER TABLE outbox RENAME TO somewhere_else")
+    try:
+        assert await process.ended(within=20) == 1
+    finally:
+        await administrator.execute("ALTER TABLE somewhere_else RENAME TO outbox")
+    assert "supervisor.task_died" in process.log
+    assert "task=relay" in process.log
+
+
+async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
+    doomed: Installation,
+    process: ServiceProcess,
+    administrator: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    signer, user = Signer(), a_user()
+    broker = Broker(doomed.amqp_admin_url)
+    await broker.open()
+    await broker.publish(signer.published())
+    await broker.close()
+    async with process.http(signer.token(user.id)) as ada:
+
+        async def let_in() -> bool:
+            return (await ada.get("/order")).status_code == 200
+
+        await eventually(let_in)
+        waiting = asyncio.create_task(
+            ada.post("/order/create", json={"totalPrice": 1}, headers={"Prefer": "wait=30"})
+        )
+
+        async def placed() -> bool:
+            return bool(await administrator.fetchval("SELECT count(*) FROM orders"))
+
+        await eventually(placed)
+        await administrator.execute("ALTER TABLE orders RENAME COLUMN status TO state")
+        try:
+            assert await process.ended(within=20) == 1
+        finally:
+            await administrator.execute("ALTER TABLE orders RENAME COLUMN state TO status")
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert "task=watch_orders" in process.log
+
+
+async def test_a_process_that_is_asked_to_end_ends_well(process: ServiceProcess) -> None:
+    assert await process.stop() == 0
+    assert "service.stopped" in process.log
