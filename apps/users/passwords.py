@@ -18,19 +18,25 @@ THREADS: Final = 2
 WAITING_LIMIT: Final = 100
 """Passwords that are hashed or wait for it: two to three seconds of work."""
 
+PATIENCE_SECONDS: Final = 5.0
+"""How long a password waits on a machine that is slower than that."""
+
 Result = TypeVar("Result")
 
 
 class Passwords:
-    """Hashes and checks passwords. Raises Unavailable when too many wait."""
+    """Hashes and checks passwords. Raises Unavailable when too many wait, or one for too long."""
 
-    def __init__(self, waiting_limit: int = WAITING_LIMIT) -> None:
+    def __init__(
+        self, waiting_limit: int = WAITING_LIMIT, patience: float = PATIENCE_SECONDS
+    ) -> None:
         # https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html#argon2id
         self._hasher = Argon2Hasher(time_cost=2, memory_cost=19456, parallelism=1)
         self._nobodys = self._hasher.hash(secrets.token_urlsafe())
         self._threads = ThreadPoolExecutor(THREADS, "passwords")
         self._waiting = 0
         self._waiting_limit = waiting_limit
+        self._patience = patience
 
     async def hash(self, password: str) -> str:
         """The hash to store."""
@@ -50,7 +56,10 @@ class Passwords:
         self.require_room()
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            async with asyncio.timeout(self._patience):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except TimeoutError:
+            raise Unavailable("The password's turn did not come in time.") from None
         finally:
             self._waiting -= 1
 

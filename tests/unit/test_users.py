@@ -204,6 +204,13 @@ async def test_what_is_too_much_to_hash_is_refused_at_once() -> None:
     assert await passwords.hash("correct horse")
 
 
+async def test_a_password_that_waits_too_long_is_told_so() -> None:
+    passwords = Passwords(patience=0.0)
+    with pytest.raises(Unavailable):
+        await passwords.hash("correct horse")
+    passwords.require_room()
+
+
 async def test_whoever_gives_up_makes_room() -> None:
     passwords = Passwords(waiting_limit=1)
     waiting = asyncio.create_task(passwords.hash("correct horse"))
