@@ -90,14 +90,13 @@ async def change_users(
         user = users.get(wish.user_id)
         if user is None:
             results.append(NotFound("There is no such user."))
-            continue
-        if wish.email and holders.setdefault(wish.email, user.id) != user.id:
+        elif wish.email and holders.setdefault(wish.email, user.id) != user.id:
             results.append(EmailTaken())
-            continue
-        if user.change(wish.name, wish.email, wish.locale, tx.now):
-            changed[user.id] = user
-            tx.publish(UserUpdated(user=user.state()), wish.because)
-        results.append(user)
+        else:
+            if user.change(wish.name, wish.email, wish.locale, tx.now):
+                changed[user.id] = user
+                tx.publish(UserUpdated(user=user.state()), wish.because)
+            results.append(user)
     columns = ("name", "email", "locale", "version", "updated_at")
     await tx.update(list(changed.values()), *columns)
     return results
