@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-DEADLINE_SECONDS: Final = 15.0
+DEADLINE_SECONDS: Final = 30.0
 """Far more than anything here takes; a test that needs it has found a fault."""
 
 _LOOK_SECONDS: Final = 0.01

@@ -14,7 +14,7 @@ from apps.cli.servers.ports import private_port
 from tests.support.eventually import eventually
 from tests.support.installation import Installation
 
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 
 class ServiceProcess:
