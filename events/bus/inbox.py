@@ -7,6 +7,7 @@ transaction stand the row in `inbox`, the effects, and the events that follow. T
 import asyncio
 import contextlib
 import math
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -34,6 +35,14 @@ PREFETCH_MESSAGES: Final = 16
 
 ATTEMPT_DELAYS: Final = (0.1, 0.5, 2.0)
 """Seconds before the second, third and fourth attempt of an event that fails; then it is parked."""
+
+SHUFFLE_SECONDS: Final = 0.2
+"""Messages that come again are handled in an order that is left to chance, spread over this time. In the same order
+each time, one that kills us would keep those behind it from ever being handled, until the broker sets all aside."""
+
+SUSPECT_DELIVERIES: Final = 3
+"""A pack that comes so often again has its events handled one by one: those beside the one that kills us are done
+before the broker sets the whole pack aside."""
 
 HEARD = Counter("chorus_inbox_heard_total", "Events handled.", ["queue"])
 DOUBLED = Counter("chorus_inbox_doubled_total", "Events delivered again and skipped.", ["queue"])
@@ -148,23 +157,35 @@ class Listener(Generic[E]):
 
     async def _take(self, message: RabbitMessage) -> None:
         raw = message.raw_message
+        if raw.redelivered:
+            await asyncio.sleep(random.random() * SHUFFLE_SECONDS)  # noqa: S311 - no secret
         # What comes again may be what killed us the last time: one message at a time.
         async with self._redelivered if raw.redelivered else contextlib.nullcontext():
             found = wire.from_message(raw, self._kind)
-            attempts = {
-                index: self.committer.submit(event)
-                for index, event in enumerate(found)
-                if isinstance(event, Heard)
-            }
-            if attempts:
-                await asyncio.wait(attempts.values())
+            attempts = await self._attempt(found, apart=_is_suspect(raw.headers))
             failures = [
                 self._retry(message, index, event, attempts.get(index))
                 for index, event in enumerate(found)
                 if index not in attempts or _failed(attempts[index])
             ]
             await asyncio.gather(*failures)
-        await message.ack()
+            await message.ack()
+
+    async def _attempt(
+        self, found: Sequence[Heard[E] | wire.Poison], *, apart: bool
+    ) -> dict[int, asyncio.Future[None]]:
+        """Handle the events among these, together or one after the other; returns their attempts, all done."""
+        events = [(index, event) for index, event in enumerate(found) if isinstance(event, Heard)]
+        attempts: dict[int, asyncio.Future[None]] = {}
+        if apart:
+            random.shuffle(events)
+        for index, event in events:
+            attempts[index] = self.committer.submit(event)
+            if apart:
+                await asyncio.wait([attempts[index]])
+        if attempts:
+            await asyncio.wait(attempts.values())
+        return attempts
 
     async def _retry(
         self,
@@ -204,6 +225,12 @@ class Listener(Generic[E]):
             attempts=attempts,
         )
         await self._parking.park(parked, self.queue)
+
+
+def _is_suspect(headers: Any) -> bool:
+    # Quorum queues count deliveries in this header.
+    count = (headers or {}).get("x-delivery-count", 0)
+    return isinstance(count, int) and count >= SUSPECT_DELIVERIES
 
 
 def _failed(attempt: asyncio.Future[None]) -> bool:

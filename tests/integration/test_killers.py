@@ -1,0 +1,104 @@
+"""A message that kills its consumer is set aside by the broker, and takes no innocent one along."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from apps.cli.children import Child
+from events.bus import topology
+from events.bus.outbox import Row
+from events.bus.topology import DEAD, queue_name
+from events.money import to_text
+from events.orders import OrderPlaced
+from tests.support import mortal
+from tests.support.broker import Broker
+from tests.support.builders import an_order, told
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+from tests.support.installation import Installation
+
+DELIVERIES: Final = 16
+"""Instead of a hundred: the same in less time."""
+
+QUEUE: Final = queue_name("billing", OrderPlaced)
+FATAL: Final = to_text(mortal.FATAL)
+
+
+@pytest.fixture
+async def chorus(install_chorus: Install, monkeypatch: pytest.MonkeyPatch) -> Installation:
+    monkeypatch.setattr(topology, "DELIVERY_LIMIT", DELIVERIES)
+    return await install_chorus("killers", "billing")
+
+
+def orders(count: int, *, fatal: int) -> list[Row]:
+    """Orders, of which one is deadly to handle."""
+    totals = [FATAL if number == fatal else "1.00" for number in range(count)]
+    return [told(OrderPlaced(order=an_order(total=total))) for total in totals]
+
+
+async def die_often(chorus: Installation, broker: Broker, folder: Path) -> None:
+    """Start the service again and again, until it has nothing more to do."""
+    service = Child(
+        "mortal",
+        [sys.executable, "-m", "tests.support.mortal"],
+        log=folder / "mortal.log",
+        environment=dict(os.environ) | chorus.environment,
+        folder=Path(__file__).parents[2],
+    )
+    service.start()
+
+    async def done() -> bool:
+        return service.exit_status == 0 and await broker.waiting(QUEUE) == 0
+
+    try:
+        await eventually(done, within=90, what="the service does not come to rest")
+    finally:
+        service.kill()
+
+
+async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
+    chorus: Installation, tmp_path: Path
+) -> None:
+    broker = Broker(chorus.amqp_admin_url)
+    await broker.open()
+    await broker.publish(*orders(40, fatal=0))
+
+    await die_often(chorus, broker, tmp_path)
+
+    [parked] = await broker.parked("billing")
+    assert json.loads(parked.body)["order"]["total"] == FATAL
+    assert parked.headers["x-first-death-queue"] == QUEUE
+    assert parked.headers["x-first-death-reason"] == "delivery_limit"
+    await broker.close()
+
+
+async def test_an_event_that_kills_from_inside_a_pack_leaves_the_others_their_effects(
+    chorus: Installation, tmp_path: Path
+) -> None:
+    broker = Broker(chorus.amqp_admin_url)
+    await broker.open()
+    [*rows] = await broker.publish(*orders(30, fatal=10), as_pack=True)
+
+    await die_often(chorus, broker, tmp_path)
+
+    pack = await broker.take(f"billing.{DEAD}")
+    assert pack is not None
+    assert pack.headers["batch_size"] == len(rows)
+    known = await _inbox(chorus)
+    assert known >= {row.id for row in rows} - {rows[10].id}
+    assert rows[10].id not in known
+    await broker.close()
+
+
+async def _inbox(chorus: Installation) -> set[object]:
+    import asyncpg
+
+    connection = await asyncpg.connect(chorus.database_admin_url("billing"))
+    try:
+        return {record[0] for record in await connection.fetch("SELECT event_id FROM inbox")}
+    finally:
+        await connection.close()

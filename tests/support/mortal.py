@@ -1,0 +1,65 @@
+"""A service that one order kills: `python -m tests.support.mortal`, with the settings of an installation of billing.
+
+It dies as if the power had gone whenever it handles an order of FATAL, and is started again each time, until it
+finds nothing more to do. It is forked, so that a start takes moments.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from faststream.rabbit import RabbitBroker
+
+from apps.common.database import Database
+from apps.common.settings import settings
+from events.base import Heard
+from events.bus.inbox import Inbox
+from events.bus.parking import Parking
+from events.bus.publisher import Publisher
+from events.bus.transaction import Transaction
+from events.orders import OrderPlaced
+
+FATAL: Final = 666
+IDLE_SECONDS: Final = 1.5
+
+inbox = Inbox("billing")
+
+
+@inbox.hears(OrderPlaced)
+async def live_or_die(tx: Transaction, heard: Sequence[Heard[OrderPlaced]]) -> None:
+    if any(e.event.order.total == FATAL for e in heard):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def live() -> None:
+    url = settings().broker_url("billing")
+    database = Database(settings().database_url("billing"), "mortal")
+    await database.open()
+    broker = RabbitBroker(url, logger=None, apply_types=False)
+    [listener] = inbox.attach(
+        broker, database.pool, Parking("billing", Publisher(url, "mortal")), lambda: None
+    )
+    await broker.start()
+    before = -1.0
+    while before != (before := listener._heard._value.get()):  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(IDLE_SECONDS)
+    await broker.stop()
+    await database.close()
+
+
+def main() -> None:
+    while True:
+        child = os.fork()
+        if child == 0:
+            asyncio.run(live())
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            sys.exit(os.WEXITSTATUS(status))
+
+
+if __name__ == "__main__":
+    main()
