@@ -1,0 +1,107 @@
+"""The inbox alone holds here: a subscriber whose effects nothing else would keep from happening twice."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+
+import pytest
+from fastapi import APIRouter
+
+from apps.common.factory import create_app
+from events.base import Heard
+from events.bus.inbox import Inbox
+from events.bus.transaction import Transaction
+from events.orders import OrderPlaced
+from tests.support.builders import an_order, told
+from tests.support.fixtures import Install
+from tests.support.harness import RunningService
+
+inbox = Inbox("billing")
+
+
+@inbox.hears(OrderPlaced)
+async def count(tx: Transaction, heard: Sequence[Heard[OrderPlaced]]) -> None:
+    """Each call leaves a row per event: twice heard, twice there."""
+    ids = [event.id for event in heard]
+    await tx.connection.execute("INSERT INTO effects SELECT unnest($1::uuid[])", ids)
+    if any(event.event.order.total == POISON for event in heard):
+        raise RuntimeError("it disagrees with me")
+
+
+POISON = 666
+
+
+@pytest.fixture(scope="module")
+async def replicas(install_chorus: Install) -> AsyncIterator[list[RunningService]]:
+    """Two replicas of the service, on one database and one broker."""
+    installation = await install_chorus("effects", "billing")
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(2):
+            app = create_app("billing", description="", router=APIRouter(), inbox=inbox)
+            service = RunningService("billing", app, installation)
+            made.append(await stack.enter_async_context(service.running()))
+        await made[0].rows("CREATE TABLE effects (event_id uuid)")
+        await made[0].rows(f"GRANT ALL ON effects TO {installation.login('billing')}")
+        yield made
+
+
+@pytest.fixture
+async def service(replicas: list[RunningService]) -> AsyncIterator[RunningService]:
+    async with replicas[0].listened_to() as service:
+        yield service
+    await replicas[0].rows("TRUNCATE effects")
+
+
+async def effects(service: RunningService) -> list[str]:
+    return [str(row["event_id"]) for row in await service.rows("SELECT event_id FROM effects")]
+
+
+async def test_a_hundred_events_published_six_times_at_once_to_two_replicas_have_a_hundred_effects(
+    service: RunningService,
+) -> None:
+    rows = [told(OrderPlaced(order=an_order())) for _ in range(100)]
+    await asyncio.gather(
+        *(service.receives(*rows) for _ in range(3)),
+        *(service.receives(*rows, as_pack=True) for _ in range(3)),
+    )
+    await service.has_heard(*rows)
+    assert sorted(await effects(service)) == sorted(str(row.id) for row in rows)
+
+
+async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
+    service: RunningService,
+) -> None:
+    [row] = [told(OrderPlaced(order=an_order()))]
+    await service.hears(row, row, as_pack=True)
+    assert await effects(service) == [str(row.id)]
+
+
+async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    bad = told(OrderPlaced(order=an_order(total="6.66")))
+    good = [told(OrderPlaced(order=an_order())) for _ in range(20)]
+    await service.receives(*good[:10], bad, *good[10:], as_pack=True)
+    [parked] = await service.parks(1)
+    await service.has_heard(*good)
+    assert parked.message_id == str(bad.id)
+    assert sorted(await effects(service)) == sorted(str(row.id) for row in good)
+    assert await service.rows("SELECT 1 FROM inbox WHERE event_id = $1", bad.id) == []
+
+
+async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_has_one_effect(
+    service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    bad = told(OrderPlaced(order=an_order(total="6.66")))
+    await service.receives(bad)
+    [parked] = await service.parks(1)
+    monkeypatch.setattr("tests.integration.test_bus_effects.POISON", -1)
+    for _ in range(2):
+        await service.broker.channel.default_exchange.publish(
+            parked, str(parked.headers["parked_queue"])
+        )
+    await service.has_heard(bad)
+    assert await effects(service) == [str(bad.id)]
