@@ -107,7 +107,10 @@ class GroupCommitter(Generic[Item, Result]):
             return
         try:
             results = await self._transact([item for item, _ in batch])
-        except (UnavailableError, CommitUnknownError) as error:
+        except UnavailableError as error:
+            # Whoever waits behind would wait for the same server, and longer.
+            self._fail((*batch, *self._waiting), error)
+        except CommitUnknownError as error:
             self._fail(batch, error)
         except Exception as error:
             if len(batch) == 1:

@@ -151,10 +151,18 @@ async def begin(pool: Pool) -> AsyncIterator[Transaction]:
             raise
         try:
             await underlying.commit()
-        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError) as error:
+        except _LOST as error:
             raise CommitUnknownError(str(error)) from error
     tx.committed()
 
+
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    OSError,
+)
+"""What may hide a COMMIT that succeeded; any other error of a COMMIT says that it did not."""
 
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
 """SQLSTATE classes that tell of the server's state, not of the statement: connection, rollback (deadlock,
