@@ -26,6 +26,15 @@ cli = typer.Typer(
 
 GRACEFUL_SECONDS = 5
 
+TOPOLOGY_PAGE = """# Topology
+
+Drawn by `make topology` from [events/bus/topology.py](../events/bus/topology.py), never by hand. Exchanges are
+hexagons, with the routing key on the arrow; queues are boxes; services are round.
+
+```mermaid
+{picture}```
+"""
+
 
 class Server(uvicorn.Server):
     """uvicorn, except that a signal which has been obeyed is not raised again: SIGTERM ends with status 0."""
@@ -117,7 +126,7 @@ def topology(
     if write is None:
         typer.echo(picture, nl=False)
     else:
-        write.write_text(f"# Topology\n\n```mermaid\n{picture}```\n")
+        write.write_text(TOPOLOGY_PAGE.format(picture=picture))
 
 
 Docker = Annotated[bool, typer.Option("--docker", help="In containers, or not at all.")]
