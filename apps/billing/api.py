@@ -8,12 +8,18 @@ from sqlmodel import col, select
 from apps.billing import use_cases
 from apps.billing.models import Account, Transfer
 from apps.billing.problems import BalanceLimit, InsufficientFunds
-from apps.billing.schemas import AccountView, AmountBody, ReceiptView, TransactionView
+from apps.billing.schemas import (
+    AccountView,
+    AmountBody,
+    ReceiptView,
+    StatementQuery,
+    TransactionView,
+)
 from apps.billing.use_cases import MoveFunds
 from apps.common.auth import OwnerId
 from apps.common.commands import OpenCommands, UserCommands
 from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
-from apps.common.schemas import Page, PageQuery
+from apps.common.schemas import Page
 from apps.common.strict import StrictRoute
 
 router = APIRouter(prefix="/account", tags=["accounts"], route_class=StrictRoute)
@@ -55,7 +61,7 @@ async def withdraw(user_id: OwnerId, body: AmountBody, commands: UserCommands) -
 
 @router.get("/{userId}/transactions", responses=READING)
 async def list_transactions(
-    user_id: OwnerId, query: Annotated[PageQuery, Query()], request: Request
+    user_id: OwnerId, query: Annotated[StatementQuery, Query()], request: Request
 ) -> Page[TransactionView]:
     """The statement of an account, newest first."""
     statement = (
@@ -66,7 +72,7 @@ async def list_transactions(
         .limit(query.limit + 1)
     )
     if query.cursor is not None:
-        statement = statement.where(Transfer.account_version < _version(query.cursor))
+        statement = statement.where(Transfer.account_version < int(query.cursor))
     async with request.app.state.service.database.reading() as session:
         transfers = (await session.exec(statement)).all()
     shown = transfers[: query.limit]
@@ -75,9 +81,3 @@ async def list_transactions(
         items=[TransactionView.of(transfer) for transfer in shown],
         next_cursor=str(shown[-1].account_version) if more else None,
     )
-
-
-def _version(cursor: str) -> int:
-    if not cursor.isascii() or not cursor.isdigit() or not 0 < int(cursor) < 2**31:
-        raise Invalid("cursor: is not one that this list gave")
-    return int(cursor)

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.billing.models import Account, Transfer
-from apps.common.schemas import Body, View
+from apps.common.schemas import Body, PageQuery, View
 from events.base import Moment
 from events.billing import TransactionKind
 from events.money import CURRENCY, Amount, Money
@@ -16,6 +16,14 @@ class AmountBody(Body):
     """How much to put in or take out."""
 
     amount: Amount
+
+
+class StatementQuery(PageQuery):
+    """Which lines of a statement to list. They are in the order of the account's versions."""
+
+    cursor: str | None = Field(
+        None, pattern=r"^[1-9][0-9]{0,8}$", description="`nextCursor` of the page before."
+    )
 
 
 class AccountView(View):

@@ -160,8 +160,9 @@ def _complete_answers(operation: Document, examples: Examples, path: str) -> Non
                 if answer["description"] == UNTOLD:
                     answer["description"] = examples.said_of(content["schema"])
             else:
-                content.pop("itemSchema", None)  # of OpenAPI 3.2, and FastAPI's own
-                content.setdefault("schema", {"type": "string"})
+                content.pop(
+                    "itemSchema", None
+                )  # of OpenAPI 3.2; what is in a stream is said in words
 
 
 def _headers(status: str, asked_with: set[str | None]) -> Iterator[str]:
