@@ -43,7 +43,7 @@ CONNECTIONS: Final = 8
 """To the mail server, from one process."""
 
 TAKE_LIMIT: Final = 128
-"""Letters that are taken at a time; as many more may wait in memory."""
+"""Letters that are taken at a time; the next are taken when half of them are sent."""
 
 SWEEP_SECONDS: Final = 1.0
 """How often the table is looked at when no bell rings: finds what has rested, and what a crash left behind."""
@@ -103,7 +103,9 @@ class Mailer:
             waiting_limit=math.inf,
         )
         self._loop = asyncio.get_running_loop()
-        self._taken: asyncio.Queue[InHand | None] = asyncio.Queue(TAKE_LIMIT)
+        self._taken: asyncio.Queue[InHand | None] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
         self._sending: dict[asyncio.Task[None] | None, InHand] = {}
         self._answers: list[Answer] = []
         self._recording_soon: asyncio.TimerHandle | None = None
@@ -126,7 +128,10 @@ class Mailer:
             until = self._loop.time() + LEASE_SECONDS
             taken = await self._taking.submit(TAKE_LIMIT)
             for letter in taken:
-                await self._taken.put(InHand(letter, until))
+                self._taken.put_nowait(InHand(letter, until))
+            if self._taken.qsize() > TAKE_LIMIT // 2:
+                self._room.clear()
+            await self._room.wait()
             if len(taken) < TAKE_LIMIT:
                 await bell.heard(within=SWEEP_SECONDS)
 
@@ -153,9 +158,13 @@ class Mailer:
         while True:
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
-                    return await self._taken.get()
+                    one = await self._taken.get()
             except TimeoutError:
                 await connection.quit()
+                continue
+            if self._taken.qsize() <= TAKE_LIMIT // 2:
+                self._room.set()
+            return one
 
     async def _deliver(self, one: InHand, connection: Connection) -> Answer | None:
         """What the server said to a letter; None if it is in our hands no longer: whoever has it decides."""

@@ -31,6 +31,8 @@ class MailSink:
         self._options = options
         self._replies: dict[tuple[str, str], str] = {}
         self._delay = 0.0
+        self._most_letters = 0
+        self._taken: Counter[smtp.SMTP] = Counter()
         self._server: asyncio.Server | None = None
         self._open: set[smtp.SMTP] = set()
 
@@ -59,12 +61,21 @@ class MailSink:
 
     @contextlib.contextmanager
     def slow(self, seconds: float) -> Iterator[None]:
-        """Take so long over every letter."""
+        """Take so long to answer once a letter is there."""
         self._delay = seconds
         try:
             yield
         finally:
             self._delay = 0.0
+
+    @contextlib.contextmanager
+    def closing_after(self, letters: int) -> Iterator[None]:
+        """Take so many letters on a connection, then close it."""
+        self._most_letters = letters
+        try:
+            yield
+        finally:
+            self._most_letters = 0
 
     @contextlib.asynccontextmanager
     async def gone(self) -> AsyncIterator[None]:
@@ -117,6 +128,9 @@ class MailSink:
         address: str,
         _options: list[str],
     ) -> str:
+        if 0 < self._most_letters <= self._taken[server]:
+            asyncio.get_running_loop().call_soon(_abort, server)
+            return "421 enough for now"
         reply = self._reply(server, "MAIL", "")
         if reply == OK:
             envelope.mail_from = address
@@ -139,10 +153,11 @@ class MailSink:
     async def handle_DATA(  # noqa: N802
         self, server: smtp.SMTP, _session: smtp.Session, envelope: smtp.Envelope
     ) -> str:
-        await asyncio.sleep(self._delay)
         reply = self._reply(server, "DATA", envelope.rcpt_tos[0])
         if reply in {OK, BREAK_OFF}:  # a server may break off when it has the letter
             self.letters.append(Letter(envelope))
+            self._taken[server] += 1
+        await asyncio.sleep(self._delay)
         return reply
 
 
