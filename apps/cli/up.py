@@ -41,7 +41,7 @@ def stay(system: System) -> None:
     console.print("\n  Ctrl-C stops everything.\n")
     try:
         while (ended := system.ended()) is None:
-            time.sleep(2)
+            time.sleep(5)
     except KeyboardInterrupt:
         console.print("\n  Stopping.")
         return
