@@ -3,6 +3,7 @@
 from apps.cli.children import CannotRun
 from apps.cli.console import console
 from apps.cli.story import Story, StoryFailed
+from apps.cli.system import show_addresses
 from apps.cli.up import choose_mode, running_system, stay
 
 
@@ -15,5 +16,6 @@ def demo(*, leave: bool, docker: bool, native: bool) -> None:
         except StoryFailed as failure:
             raise CannotRun(f"{failure}\n{system.log(failure.part)}") from None
         console.print("\n  [bold green]The story went as told.[/]\n")
+        show_addresses(system.addresses)
         if not leave:
             stay(system)

@@ -37,7 +37,6 @@ def running_system(mode: Mode) -> Iterator[System]:
 
 def stay(system: System) -> None:
     """Returns at Ctrl-C; raises CannotRun if a part of the system ends before."""
-    show_addresses(system.addresses)
     console.print("\n  Ctrl-C stops everything.\n")
     try:
         while (ended := system.ended()) is None:
@@ -51,4 +50,5 @@ def stay(system: System) -> None:
 def up(*, docker: bool, native: bool) -> None:
     with running_system(choose_mode(docker=docker, native=native)) as system:
         console.print()
+        show_addresses(system.addresses)
         stay(system)
