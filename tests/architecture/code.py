@@ -49,6 +49,10 @@ class Module:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 
+    def lines(self) -> int:
+        """How long it is, to the last statement."""
+        return max((node.end_lineno or 0 for node in self.tree.body), default=0)
+
     def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
         """The functions that stand on the module itself."""
         kinds = ast.FunctionDef | ast.AsyncFunctionDef

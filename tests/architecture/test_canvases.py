@@ -1,0 +1,114 @@
+"""A service's canvas, its README, says what the code says: routes, events in, events out, tables."""
+
+import importlib
+import re
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+from fastapi.routing import APIRoute
+
+from apps.common.settings import SERVICES
+from events.bus.inbox import Inbox
+from events.bus.statements import Table
+from events.bus.topology import HEARD_BY
+from events.contracts import language
+from tests.architecture.code import ROOT, modules
+from tests.architecture.pages import section, table
+
+TITLES = ["API", "Events in", "Events out", "Tables", "Promises"]
+
+
+@pytest.fixture(params=SERVICES)
+def service(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def canvas(service: str) -> str:
+    return (ROOT / "apps" / service / "README.md").read_text()
+
+
+def module(service: str, name: str) -> ModuleType:
+    return importlib.import_module(f"apps.{service}.{name}")
+
+
+def inbox_of(service: str) -> Inbox:
+    module(service, "main")  # the factory adds what every service hears
+    inbox: Inbox = module(service, "subscribers").inbox
+    return inbox
+
+
+def first_column(canvas: str, title: str) -> list[str]:
+    return [row[0] for row in table(section(canvas, title))]
+
+
+def test_a_canvas_is_one_page_with_the_same_parts(canvas: str) -> None:
+    assert re.findall(r"^## (.+)$", canvas, flags=re.MULTILINE) == TITLES
+    assert len(canvas.splitlines()) <= 80
+    assert len(re.findall(r"^- ", section(canvas, "Promises"), flags=re.MULTILINE)) >= 3
+
+
+def test_its_routes_are_the_router_s(service: str, canvas: str) -> None:
+    routes = module(service, "api").router.routes
+    assert all(isinstance(route, APIRoute) for route in routes)
+    code = [f"{method} {route.path}" for route in routes for method in route.methods - {"HEAD"}]
+    assert sorted(first_column(canvas, "API")) == sorted(code)
+
+
+def test_its_events_in_are_the_inbox_s_and_the_topology_s(service: str, canvas: str) -> None:
+    heard = [kind.__name__ for kind in inbox_of(service).subscribers]
+    assert sorted(heard) == sorted(kind.__name__ for kind in HEARD_BY[service])
+    assert sorted(first_column(canvas, "Events in")) == sorted(heard)
+
+
+def test_its_events_out_are_what_it_makes_and_all_that_its_exchange_carries(
+    service: str, canvas: str
+) -> None:
+    kinds = {kind.__name__: kind for kind in language().values()}
+    made = {
+        name
+        for source in modules(f"apps/{service}")
+        for name in kinds
+        for before, _ in source.calls(name)
+        if not before
+    }
+    assert made == {name for name, kind in kinds.items() if kind.exchange == service}
+    assert sorted(first_column(canvas, "Events out")) == sorted(made)
+
+
+def test_its_tables_are_the_models_and_the_migrations(service: str, canvas: str) -> None:
+    assert sorted(first_column(canvas, "Tables")) == sorted(tables_of(service))
+    assert set(created_by_migrations(service)) == tables_of(service)
+
+
+def tables_of(service: str) -> set[str]:
+    """The tables of a service's models, and those that every service has."""
+    module(service, "main")
+    own = (f"apps.{service}.", "apps.common.", "events.bus.")
+    return {
+        str(kind.__tablename__)
+        for kind in _below(Table)
+        if kind.__module__.startswith(own) and hasattr(kind, "__table__")
+    }
+
+
+def _below(kind: type[Table]) -> Iterator[type[Table]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from _below(one)
+
+
+def created_by_migrations(service: str) -> Iterator[str]:
+    files = [
+        *(ROOT / "apps" / service / "migrations").glob("*.py"),
+        *(ROOT / "apps/common/migrations").glob("bus_*.py"),
+    ]
+    for path in files:
+        yield from re.findall(r"^CREATE TABLE (\w+)", path.read_text(), flags=re.MULTILINE)
+
+
+def test_every_service_has_a_canvas_and_a_line_in_the_topology() -> None:
+    assert set(HEARD_BY) == set(SERVICES)
+    assert {path.parent.name for path in (ROOT / "apps").glob("*/README.md")} == set(SERVICES)

@@ -1,0 +1,96 @@
+"""Pages that can be compared with the code are compared with it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from apps.common.settings import SERVICES, Settings
+from events.bus.topology import mermaid, topology
+from tests.architecture.code import ROOT
+from tests.architecture.pages import anchors, links, section, table
+
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "apps/*/README.md", "infra/**/*.md", "tests/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+VARIABLES_IN = (
+    "compose.yaml",
+    "Makefile",
+    "apps",
+    "events",
+    "infra",
+    "tests/support",
+    "tests/conftest.py",
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links(page.read_text()):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        if anchor and path.suffix == ".md":
+            assert anchor in anchors(path), target
+
+
+def test_the_picture_of_the_topology_is_the_topology() -> None:
+    assert mermaid(topology()) in (ROOT / "docs/topology.md").read_text()
+
+
+class TestSettings:
+    page = (ROOT / "docs/settings.md").read_text()
+
+    def test_the_table_is_the_code_s(self) -> None:
+        code = [
+            [f"CHORUS_{name.upper()}", "" if field.default is None else str(field.default), field.description]
+            for name, field in Settings.model_fields.items()
+        ]  # fmt: skip
+        rows = table(section(self.page, "Services and the `chorus` command"))
+        assert [row[0] for row in rows[:2]] == [
+            "CHORUS_DATABASE_URL_<SERVICE>",
+            "CHORUS_AMQP_URL_<SERVICE>",
+        ]
+        assert rows[2:] == code
+
+    def test_every_variable_is_listed_and_every_listed_one_is_used(self) -> None:
+        listed = {
+            row[0] for title in _titles(self.page) for row in table(section(self.page, title))
+        }
+        used = {name for name in _variables() if not name.endswith("_")}
+        assert used - _spelled_out(listed) == set()
+        assert _spelled_out(listed) - used - _made_of_parts() == set()
+
+
+def _titles(page: str) -> list[str]:
+    return re.findall(r"^## (.+)$", page, flags=re.MULTILINE)
+
+
+def _variables() -> set[str]:
+    found: set[str] = set()
+    for name in VARIABLES_IN:
+        path = ROOT / name
+        for file in [path] if path.is_file() else path.rglob("*"):
+            if file.suffix in {".py", ".yaml", ".yml", ".sh", ".toml", ""} and file.is_file():
+                found |= set(re.findall(r"\bCHORUS_[A-Z_]*[A-Z_]", file.read_text()))
+    return found
+
+
+def _spelled_out(names: set[str]) -> set[str]:
+    """`CHORUS_<SERVICE>_PORT` as the four names that it stands for."""
+    return {name.replace("<SERVICE>", service.upper()) for name in names for service in SERVICES}
+
+
+def _made_of_parts() -> set[str]:
+    """Names that the code puts together: from the fields of Settings."""
+    return {f"CHORUS_{name.upper()}" for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize(
+    "record", sorted((ROOT / "docs/adr").glob("0*.md")), ids=lambda record: record.stem
+)
+def test_a_decision_record_is_short_and_listed(record: Path) -> None:
+    assert len(record.read_text().splitlines()) < 60
+    assert f"({record.name})" in (ROOT / "docs/adr/README.md").read_text()
