@@ -77,7 +77,7 @@ async def fail() -> None:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """structlog as it comes paints every local variable of every frame, which takes seconds."""
+    """The logger as it comes paints every local variable of every frame, which takes seconds."""
     with structlog.testing.capture_logs():
         yield
 
