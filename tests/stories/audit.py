@@ -50,7 +50,7 @@ class Facts:
     events: list[Heard[Event]]
     attempts: "list[Attempt]"
     mail: list[tuple[str, tuple[str, ...], str]]
-    """Message-ID, recipients and subject of each letter that arrived."""
+    """The notification's id, recipients and subject of each letter that arrived."""
     refused_for_good: set[str]
     extra_copies: int
 
@@ -82,7 +82,7 @@ async def gather(stack: "Stack") -> Facts:
         events=stack.journal.events(),
         attempts=list(stack.attempts),
         mail=[
-            (str(letter.message["Message-ID"]), tuple(letter.recipients), letter.subject)
+            (letter.notification_id, tuple(letter.recipients), letter.subject)
             for letter in stack.mail.letters
         ],
         refused_for_good=set(stack.refused_for_good),
@@ -252,8 +252,8 @@ def every_outcome_has_its_letter(facts: Facts) -> Findings:
 
 def _mail(facts: Facts) -> Findings:
     arrived: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-    for message_id, recipients, subject in facts.mail:
-        arrived[message_id.strip("<>").partition("@")[0]].append((recipients, subject))
+    for id, recipients, subject in facts.mail:
+        arrived[id].append((recipients, subject))
     sent, failed = _subjects(facts, NotificationSent), _subjects(facts, NotificationFailed)
     copies = 0
     for letter in facts.letters:

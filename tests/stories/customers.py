@@ -8,9 +8,9 @@ from uuid import UUID
 import httpx
 from uuid_utils.compat import uuid7
 
-from apps.cli.mailbox import Letter
 from events.money import to_minor
 from events.users import Locale
+from tests.stories.post_office import Mail
 from tests.support.eventually import eventually
 from tests.support.processes import ServiceProcess
 
@@ -45,6 +45,8 @@ class Customer:
         self.addresses = [f"{self.flow}@example.com"]
         self.id = UUID(int=0)
         self.token = ""
+        self.let_down = 0
+        """How many of his requests for orders have got no answer."""
         self._requests = itertools.count(1)
 
     async def register(self) -> "Customer":
@@ -56,8 +58,8 @@ class Customer:
         await self.sign_in()
         return self
 
-    async def sign_in(self) -> None:
-        login = {"email": self.addresses[-1], "password": PASSWORD}
+    async def sign_in(self, password: str = PASSWORD) -> None:
+        login = {"email": self.addresses[-1], "password": password}
         answer = await self.ask("users", "POST", "/user/login", login)
         assert answer.status_code == 200, answer.text
         self.token = answer.json()["accessToken"]
@@ -134,14 +136,17 @@ class Customer:
         assert answer.status_code == 201, answer.text
         return UUID(answer.json()["orderId"])
 
-    async def order_whatever_happens(self, total: str) -> UUID:
+    async def order_whatever_happens(
+        self, total: str, *, at: str | ServiceProcess = "orders"
+    ) -> UUID:
         """The same, asked for until there is an answer: a service that is away comes back."""
         key = str(uuid7())
 
         async def accepted() -> UUID:
             try:
-                answer = await self.ask_for_order(total, key=key)
+                answer = await self.ask_for_order(total, at=at, key=key)
             except httpx.TransportError as error:
+                self.let_down += 1
                 raise AssertionError(f"no answer: {error!r}") from None
             assert answer.status_code == 201, answer.text
             return UUID(answer.json()["orderId"])
@@ -189,10 +194,10 @@ class Customer:
 
         return await eventually(listed, within=30)
 
-    async def mail(self, count: int) -> list[Letter]:
+    async def mail(self, count: int) -> list[Mail]:
         """The letters in his mailboxes, once there are so many; more are an error."""
 
-        async def arrived() -> list[Letter]:
+        async def arrived() -> list[Mail]:
             letters = self.stack.mail.to(*self.addresses)
             assert len(letters) >= count, f"{len(letters)} letters of {count}"
             return letters

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
@@ -10,43 +11,62 @@ from events.money import to_text
 from tests.stories.customers import Customer
 from tests.stories.stack import Stack
 from tests.support.eventually import eventually
+from tests.support.processes import ServiceProcess
 
 CUSTOMERS = 6
-AFFORDABLE = 30
+RESERVE = 60
+"""How many more orders than the story waits for may be placed meanwhile."""
+
+AFFORDABLE = 10
 """About how many orders each customer has money for; what comes after them is refused."""
 
 
 class Load:
     """Orders of random totals, one after another for each customer, each asked for until it is accepted."""
 
-    def __init__(self, customers: Sequence[Customer]) -> None:
+    def __init__(
+        self, customers: Sequence[Customer], doors: Sequence[str | ServiceProcess]
+    ) -> None:
         self.orders: list[UUID] = []
         self._customers = customers
+        self._doors = itertools.cycle(doors)
         self._enough = asyncio.Event()
+        self._limit = RESERVE
         self._random = random.Random(7)
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def on(cls, stack: Stack) -> AsyncIterator["Load"]:
-        """Runs until the end of the block; then every order has been accepted."""
+    async def on(cls, stack: Stack, *doors: str | ServiceProcess) -> AsyncIterator["Load"]:
+        """Runs until the end of the block; then every order has been accepted. `doors` are taken in turn."""
         deposit = to_text(AFFORDABLE * 200)
-        load = cls([await stack.customer(deposit=deposit) for _ in range(CUSTOMERS)])
-        async with asyncio.TaskGroup() as customers:
-            for customer in load._customers:
-                customers.create_task(load._shop(customer))
+        customers = [await stack.customer(deposit=deposit) for _ in range(CUSTOMERS)]
+        load = cls(customers, doors or ["orders"])
+        async with asyncio.TaskGroup() as shopping:
+            for customer in customers:
+                shopping.create_task(load._shop(customer))
             try:
                 yield load
             finally:
                 load._enough.set()
 
+    @property
+    def let_down(self) -> int:
+        """How many requests have got no answer."""
+        return sum(customer.let_down for customer in self._customers)
+
     async def _shop(self, customer: Customer) -> None:
-        while not self._enough.is_set():
+        while await eventually(self._wanted, within=120) and not self._enough.is_set():
             total = to_text(self._random.randint(1, 400))
-            self.orders.append(await customer.order_whatever_happens(total))
+            order_id = await customer.order_whatever_happens(total, at=next(self._doors))
+            self.orders.append(order_id)
+
+    async def _wanted(self) -> bool:
+        return len(self.orders) < self._limit or self._enough.is_set()
 
     async def goes_on(self, orders: int = 30) -> None:
         """Return once so many more orders have been accepted."""
         goal = len(self.orders) + orders
+        self._limit = goal + RESERVE
 
         async def reached() -> bool:
             return len(self.orders) >= goal

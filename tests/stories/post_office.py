@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
+from email.header import decode_header, make_header
+from email.parser import BytesHeaderParser
+from functools import cached_property
 from typing import Any
 
 from aiosmtpd import smtp
@@ -13,26 +16,40 @@ from apps.cli.mailbox import Letter
 OK = "250 OK"
 
 
+class Mail(Letter):
+    """A letter as it arrived. Its headers are read without its body, which takes a tenth of the time."""
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        found = BytesHeaderParser().parsebytes(self.source)
+        return {name: str(make_header(decode_header(value))) for name, value in found.items()}
+
+    @property
+    def subject(self) -> str:
+        return self.headers["Subject"]
+
+    @property
+    def notification_id(self) -> str:
+        """The id under which notifications lists it."""
+        return self.headers["Message-ID"].strip("<>").partition("@")[0]
+
+
 class PostOffice:
     """Where all letters of a stack arrive."""
 
     def __init__(self) -> None:
-        self.letters: list[Letter] = []
+        self.letters: list[Mail] = []
         self.port = 0
         self.refused: Counter[str] = Counter()
         """How often letters to an address were refused."""
-        self._by_address: dict[str, list[Letter]] = defaultdict(list)
+        self._by_address: dict[str, list[Mail]] = defaultdict(list)
         self._replies: dict[str, str] = {}
         self._server: asyncio.Server | None = None
         self._connections: set[smtp.SMTP] = set()
 
-    def to(self, *addresses: str) -> list[Letter]:
+    def to(self, *addresses: str) -> list[Mail]:
         """The letters to one of these addresses, as they arrived."""
         return [letter for address in addresses for letter in self._by_address[address]]
-
-    def read_letters(self, *addresses: str) -> list[tuple[str, str]]:
-        """Subject and text of the letters to one of these addresses."""
-        return [(letter.subject, letter.text) for letter in self.to(*addresses)]
 
     @contextlib.contextmanager
     def refusing(self, address: str, reply: str) -> Iterator[None]:
@@ -91,7 +108,7 @@ class PostOffice:
     async def handle_DATA(  # noqa: N802
         self, _server: smtp.SMTP, _session: smtp.Session, envelope: smtp.Envelope
     ) -> str:
-        letter = Letter(envelope)
+        letter = Mail(envelope)
         self.letters.append(letter)
         for address in letter.recipients:
             self._by_address[address].append(letter)

@@ -26,6 +26,7 @@ from tests.support.installation import Installation
 from tests.support.processes import Processes, ServiceProcess
 
 OPERATOR: Final = "operator@chorus.test"
+OPERATOR_PASSWORD: Final = "not a secret"
 POOLS: Final = 10
 """Connection pools for each process."""
 
@@ -79,7 +80,7 @@ class Stack:
     def _process(self, service: str, name: str | None = None) -> ServiceProcess:
         settings = {
             "CHORUS_OPERATOR_EMAIL": OPERATOR,
-            "CHORUS_OPERATOR_PASSWORD": "an operator's password",
+            "CHORUS_OPERATOR_PASSWORD": OPERATOR_PASSWORD,
             "CHORUS_SMTP_PORT": str(self.mail.port),
         }
         return self._processes.of(service, self._installation, settings=settings, name=name)
@@ -124,6 +125,13 @@ class Stack:
         if deposit is not None:
             await somebody.deposit(deposit)
         return somebody
+
+    async def operator(self) -> Customer:
+        """The operator of the settings, signed in."""
+        operator = Customer(self, "Operator", "en")
+        operator.addresses = [OPERATOR]
+        await operator.sign_in(OPERATOR_PASSWORD)
+        return operator
 
     async def metric(self, process: ServiceProcess, name: str, **labels: str) -> float:
         """A figure of a process: the sum over everything that has these labels."""
@@ -183,19 +191,24 @@ class Stack:
         await eventually(self._is_quiet, within=QUIET_SECONDS)
 
     async def _is_quiet(self) -> None:
+        # In this order: what is heard may open a letter, a letter that is sent leaves an event in the outbox, and an
+        # event that leaves the outbox stands in the journal.
+        await self.journal.up_to_now()
+        told = len(self.journal.events())
+        for service in SERVICES:
+            unheard = self.to_be_heard(service) - await self.inbox(service)
+            assert not unheard, f"{service} has not heard {len(unheard)} events: {[*unheard][:3]}"
+        pending = await self.value("orders", _PENDING_ORDERS)
+        assert pending == 0, f"{pending} orders are pending"
+        open_letters = await self.value("notifications", _OPEN_LETTERS)
+        assert open_letters == 0, f"{open_letters} letters are not sent"
         for service in SERVICES:
             waiting = await self.value(service, "SELECT count(*) FROM outbox")
             assert waiting == 0, f"{waiting} events wait in the outbox of {service}"
         for queue, waiting in (await self.queues()).items():
             assert waiting == 0 or queue.endswith(".dead"), f"{waiting} messages wait in {queue}"
-        pending = await self.value("orders", _PENDING_ORDERS)
-        assert pending == 0, f"{pending} orders are pending"
-        open_letters = await self.value("notifications", _OPEN_LETTERS)
-        assert open_letters == 0, f"{open_letters} letters are not sent"
         await self.journal.up_to_now()
-        for service in SERVICES:
-            unheard = self.to_be_heard(service) - await self.inbox(service)
-            assert not unheard, f"{service} has not heard {len(unheard)} events: {[*unheard][:3]}"
+        assert len(self.journal.events()) == told, "something is still told"
 
     def to_be_heard(self, service: str) -> set[UUID]:
         """The ids of all events that were ever told to a service."""
