@@ -91,7 +91,8 @@ class PrivateRabbitMQ:
             "rabbitmq.conf": configuration,
             "rabbitmq-env.conf": "",
             "advanced.config": "[].\n",
-            "enabled_plugins": "[rabbitmq_management].\n",
+            # Shovel: the management page can then move parked messages back, and copy what the journal holds.
+            "enabled_plugins": "[rabbitmq_management,rabbitmq_shovel,rabbitmq_shovel_management].\n",
         }
         for name, text in files.items():
             give(self._account, self._folder / name, text)
