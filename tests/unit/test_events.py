@@ -1,0 +1,62 @@
+"""What every event is: frozen, named, and about something."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from pydantic import ValidationError
+
+from events.base import Cause, Event, Heard, rfc3339
+from events.contracts import language
+from events.orders import OrderPlaced
+from tests.support.builders import a_user, an_order
+
+EVENTS = sorted(language().values(), key=lambda kind: kind.key)
+
+
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+def test_an_event_is_named_in_the_past_tense_and_its_key_is_its_name(kind: type[Event]) -> None:
+    words = "".join(part.capitalize() for part in kind.queue_key().split("-"))
+    assert kind.__name__ == words
+    assert kind.key == f"{kind.queue_key()}.v{kind.version}"
+    assert words.endswith(("ed", "Sent", "Withdrawn", "Paid"))
+    assert kind.__module__ == f"events.{kind.exchange}"
+    assert kind.__doc__ != Event.__doc__
+
+
+def test_an_event_tells_whom_it_is_about_and_its_shape() -> None:
+    order = an_order()
+    assert OrderPlaced(order=order).subject == str(order.id)
+    assert OrderPlaced.dataschema() == "urn:chorus:orders:order-placed:v1"
+    assert OrderPlaced.version == 1
+
+
+def test_an_event_cannot_be_changed() -> None:
+    event = OrderPlaced(order=an_order())
+    with pytest.raises(ValidationError):
+        event.customer = a_user()  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        event.order.version = 2  # type: ignore[misc]
+
+
+def test_what_an_event_leads_to_belongs_to_its_flow_and_names_it() -> None:
+    cause = Cause("flow", UUID(int=1), "00-trace")
+    heard = Heard(UUID(int=2), OrderPlaced(order=an_order()), datetime.now(UTC), cause)
+    assert heard.because() == Cause("flow", UUID(int=2), "00-trace")
+
+
+def test_a_naive_time_is_refused() -> None:
+    order = an_order().model_dump() | {"placedAt": datetime(2026, 11, 22)}  # noqa: DTZ001
+    with pytest.raises(ValidationError, match="timezone"):
+        type(an_order()).model_validate(order)
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(2026, 11, 22, 13, 5, 12, tzinfo=UTC), "2026-11-22T13:05:12.000000Z"),
+        (datetime(2026, 11, 22, 13, 5, 12, 345678, tzinfo=UTC), "2026-11-22T13:05:12.345678Z"),
+    ],
+)
+def test_a_time_is_written_as_rfc_3339_wants_it(moment: datetime, text: str) -> None:
+    assert rfc3339(moment) == text

@@ -1,0 +1,111 @@
+"""The SQL that is made from tables: one statement for many rows, in the order of keys."""
+
+from uuid import UUID
+
+import pytest
+from sqlmodel import BigInteger, Field, SQLModel
+
+from events.bus.statements import Statements, Table, arrays, from_record, statements
+
+
+class Parcel(Table, table=True):
+    """A table with everything that a statement has to get right."""
+
+    __tablename__ = "test_parcels"
+
+    id: UUID = Field(primary_key=True)
+    owner: UUID = Field(unique=True)
+    price: int = Field(default=5, sa_type=BigInteger)
+    note: str | None = None
+    version: int = 1
+
+
+class Stop(Table, table=True):
+    """A table with a composite key."""
+
+    __tablename__ = "test_stops"
+
+    parcel_id: UUID = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    city: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tables_of_nobody_else() -> object:
+    yield
+    for name in ("test_parcels", "test_stops"):
+        SQLModel.metadata.remove(SQLModel.metadata.tables[name])
+
+
+@pytest.fixture
+def parcels() -> Statements:
+    return statements(Parcel)
+
+
+def test_columns_stand_in_the_order_of_their_declaration(parcels: Statements) -> None:
+    assert parcels.columns == {
+        "id": "UUID",
+        "owner": "UUID",
+        "price": "BIGINT",
+        "note": "VARCHAR",
+        "version": "INTEGER",
+    }
+    assert parcels.primary_key == ("id",)
+    assert statements(Stop).primary_key == ("parcel_id", "number")
+
+
+def test_rows_are_read_and_locked_in_the_order_of_the_key(parcels: Statements) -> None:
+    select = (
+        "SELECT id, owner, price, note, version FROM test_parcels"
+        " WHERE owner = ANY($1::UUID[]) ORDER BY owner"
+    )
+    assert parcels.select("owner", lock=False) == select
+    assert parcels.select("owner", lock=True) == f"{select} FOR NO KEY UPDATE"
+
+
+def test_rows_are_inserted_by_columns(parcels: Statements) -> None:
+    insert = (
+        "INSERT INTO test_parcels (id, owner, price, note, version)"
+        " SELECT * FROM unnest($1::UUID[], $2::UUID[], $3::BIGINT[], $4::VARCHAR[], $5::INTEGER[])"
+    )
+    assert parcels.insert() == insert
+    assert parcels.insert_new() == f"{insert} ON CONFLICT DO NOTHING RETURNING id"
+    assert statements(Stop).insert_new().endswith(" RETURNING parcel_id, number")
+
+
+def test_only_a_higher_version_replaces_a_row(parcels: Statements) -> None:
+    assert parcels.upsert_newer() == (
+        f"{parcels.insert()} ON CONFLICT (id) DO UPDATE SET owner = excluded.owner,"
+        " price = excluded.price, note = excluded.note, version = excluded.version"
+        " WHERE test_parcels.version < excluded.version RETURNING id"
+    )
+
+
+def test_an_update_names_what_changes_and_finds_rows_by_their_key(parcels: Statements) -> None:
+    assert parcels.update(["price", "note"]) == (
+        "UPDATE test_parcels SET price = new.price, note = new.note"
+        " FROM unnest($1::UUID[], $2::BIGINT[], $3::VARCHAR[]) AS new(id, price, note)"
+        " WHERE test_parcels.id = new.id"
+    )
+    assert (
+        statements(Stop)
+        .update(["city"])
+        .endswith(" WHERE test_stops.parcel_id = new.parcel_id AND test_stops.number = new.number")
+    )
+
+
+def test_a_row_has_its_defaults_and_takes_the_rest_as_it_is() -> None:
+    parcel = Parcel(id=UUID(int=1), owner=UUID(int=2))
+    assert (parcel.price, parcel.note, parcel.version) == (5, None, 1)
+    parcel.price += 1
+    assert parcel.price == 6
+
+
+def test_a_row_that_was_read_can_be_changed_and_written() -> None:
+    record = {"id": UUID(int=1), "owner": UUID(int=2), "price": 7, "note": "x", "version": 3}
+    parcel = from_record(Parcel, record)
+    parcel.price = 8
+    assert arrays([parcel, from_record(Parcel, record)], ["id", "price"]) == [
+        [UUID(int=1), UUID(int=1)],
+        [8, 7],
+    ]
