@@ -137,7 +137,8 @@ def _queue(queue: Queue, kind: type[Event], vhost: str) -> Document:
     return {
         "address": queue.name,
         "title": f"{kind.__name__}, heard",
-        "description": f"A queue on the routing key `{kind.key}` of the exchange `{kind.exchange}`.",
+        "description": f"The queue `{queue.name}`, on the routing key `{kind.key}` "
+        f"of the exchange `{kind.exchange}`.",
         "messages": _forms(kind, "#/components/messages"),
         "bindings": {"amqp": {"is": "queue", "queue": described, **BINDING}},
         "x-bound-to": [

@@ -191,7 +191,7 @@ def create_app(
         title=f"Chorus {name}",
         description=description,
         version="1",
-        license_info={"name": "MIT", "identifier": "MIT"},
+        license_info={"name": "MIT"},
         servers=[{"url": "/", "description": "The service that gives this document."}],
         openapi_tags=[
             *({"name": tag, "description": description} for tag in router.tags),
