@@ -26,6 +26,10 @@ cli = typer.Typer(
 
 GRACEFUL_SECONDS = 5
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the pools of usual clients and proxies keep an idle connection: who closes first must be the client, or
+its next request may meet a connection that is just being closed."""
+
 TOPOLOGY_PAGE = """# Topology
 
 Drawn by `make topology` from [events/bus/topology.py](../events/bus/topology.py), never by hand. Exchanges are
@@ -105,6 +109,7 @@ def serve(
             proxy_headers=False,
             server_header=False,
             log_level="warning",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACEFUL_SECONDS,
         )
     )
