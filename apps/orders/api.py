@@ -49,6 +49,9 @@ STREAM: Final[dict[int | str, dict[str, Any]]] = {
 
 WAIT_LIMIT_SECONDS: Final = 30
 
+_PREFERENCES = re.compile(r'(?:[^,"]|"[^"]*")+')
+_WAIT = re.compile(r'\s*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?:;.*)?', re.IGNORECASE)
+
 OrderId = Annotated[UUID, Path(alias="orderId")]
 Prefer = Annotated[
     str | None,
@@ -94,11 +97,11 @@ async def create_order(
 
 
 def _wait(prefer: str | None) -> int | None:
-    """Seconds of `wait=N` in a Prefer header; preferences that are not known are ignored, as the RFC wants."""
-    found = re.search(
-        r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})", prefer or "", re.IGNORECASE | re.ASCII
-    )
-    return min(int(found[1]), WAIT_LIMIT_SECONDS) if found else None
+    """Seconds of the first `wait=N` in a Prefer header; everything else is ignored, as the RFC wants."""
+    for preference in _PREFERENCES.findall(prefer or ""):
+        if found := _WAIT.fullmatch(preference):
+            return min(int(found[2]), WAIT_LIMIT_SECONDS)
+    return None
 
 
 async def _outcome(request: Request, order_id: UUID, wait: float) -> Order:

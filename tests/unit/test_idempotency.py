@@ -1,0 +1,149 @@
+"""The same key and body give the same answer again, in one batch and in many, and nothing is done twice."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from apps.common.idempotency import Answer, Asked, IdempotentAnswer, answering, problem_answer
+from apps.common.problems import NotFound, Problem
+from events.bus.transaction import Transaction
+from tests.unit.memory import Memory, at_once
+
+ADA, BOB = UUID(int=1), UUID(int=2)
+
+
+class Keys:
+    """What the use case reads with SQL of its own: the answers to keys that were taken."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+
+    async def fetch(self, sql: str, users: list[UUID], keys: list[str]) -> list[dict[str, Any]]:
+        assert "FROM idempotency_keys WHERE (user_id, key) IN" in sql
+        rows = self.memory.tables[IdempotentAnswer]
+        return [dict(rows[pair]) for pair in zip(users, keys, strict=True)]
+
+
+class Counter:
+    """A use case that must not be done twice: it counts up. "bad" is refused."""
+
+    def __init__(self) -> None:
+        self.memory = Memory()
+        self.done: list[str] = []
+        self.work = answering(self.count, self.answer)
+
+    async def count(self, tx: Transaction, wishes: Sequence[str]) -> list[int | Problem]:
+        results: list[int | Problem] = []
+        for wish in wishes:
+            self.done.append(wish)
+            results.append(NotFound("Nothing bad.") if wish == "bad" else len(self.done))
+        return results
+
+    @staticmethod
+    def answer(path: str, result: int | Problem) -> Answer:
+        if isinstance(result, Problem):
+            return problem_answer(result, path)
+        return Answer(201, f'{{"count":{result}}}', headers={"Location": f"/count/{result}"})
+
+    def batch(self, *asked: Asked[str]) -> list[Answer]:
+        with self.memory.transaction() as tx:
+            tx.connection = Keys(self.memory)
+            answers: list[Answer] = list(at_once(self.work(tx, asked)))
+            return answers
+
+
+def asks(wish: str = "one", key: str | None = "k", user: UUID = ADA) -> Asked[str]:
+    return Asked(wish, "/count", user, key, f"fingerprint of {wish}")
+
+
+@pytest.fixture
+def counter() -> Counter:
+    return Counter()
+
+
+def again(answer: Answer) -> Answer:
+    """The same answer, as it is given to whoever repeats his request."""
+    return Answer(
+        answer.status,
+        answer.body,
+        answer.media_type,
+        {"Idempotent-Replayed": "true", **answer.headers},
+    )
+
+
+@pytest.mark.parametrize("wish", ["one", "bad"])
+def test_the_same_request_gets_the_same_answer_and_is_done_once(
+    counter: Counter, wish: str
+) -> None:
+    [first] = counter.batch(asks(wish))
+    [second] = counter.batch(asks(wish))
+    assert second == again(first)
+    assert counter.done == [wish]
+
+
+@pytest.mark.parametrize("wish", ["one", "bad"])
+def test_fifty_at_the_same_moment_are_one(counter: Counter, wish: str) -> None:
+    first, *others = counter.batch(*[asks(wish) for _ in range(50)])
+    assert others == [again(first)] * 49
+    assert counter.done == [wish]
+
+
+def test_a_refusal_is_replayed_as_a_problem(counter: Counter) -> None:
+    counter.batch(asks("bad"))
+    [replayed] = counter.batch(asks("bad"))
+    assert (replayed.status, replayed.media_type) == (404, "application/problem+json")
+
+
+def test_another_request_with_the_key_is_refused(counter: Counter) -> None:
+    one, other = counter.batch(asks("one"), asks("two"))
+    assert one.status == 201
+    assert other.status == 422
+    assert '"reason": "idempotency_key_reused"' in other.body
+    [later] = counter.batch(asks("two"))
+    assert later == other
+    assert counter.done == ["one"]
+
+
+def test_a_key_belongs_to_its_user(counter: Counter) -> None:
+    [adas] = counter.batch(asks(user=ADA))
+    [bobs] = counter.batch(asks(user=BOB))
+    assert (adas.body, bobs.body) == ('{"count":1}', '{"count":2}')
+
+
+def test_without_a_key_everything_is_done(counter: Counter) -> None:
+    answers = counter.batch(asks(key=None), asks(key=None))
+    assert [answer.body for answer in answers] == ['{"count":1}', '{"count":2}']
+    assert counter.memory.rows(IdempotentAnswer) == []
+
+
+requests = st.builds(
+    asks,
+    st.sampled_from(["one", "two", "bad"]),
+    st.sampled_from(["k", "l", None]),
+    st.sampled_from([ADA, BOB]),
+)
+
+
+@given(st.lists(st.lists(requests, max_size=6), max_size=6))
+def test_in_any_company_each_key_is_done_once_and_answered_alike(
+    batches: list[list[Asked[str]]],
+) -> None:
+    counter = Counter()
+    first: dict[Any, tuple[Asked[str], Answer]] = {}
+    keyless = 0
+    for batch in batches:
+        for one, answer in zip(batch, counter.batch(*batch), strict=True):
+            if one.key is None:
+                keyless += 1
+                assert "Idempotent-Replayed" not in answer.headers
+            elif (one.user_id, one.key) not in first:
+                first[one.user_id, one.key] = (one, answer)
+            elif first[one.user_id, one.key][0].fingerprint == one.fingerprint:
+                assert answer == again(first[one.user_id, one.key][1])
+            else:
+                assert answer.status == 422
+    assert len(counter.done) == len(first) + keyless
