@@ -1,19 +1,18 @@
 """What letters say: texts by kind, reason and language, and the HTML around a text.
 
 The wording stands in `templates/`, one text per letter and language; its first line is the subject. Templates are
-compiled once, when the service starts: a text takes about 15 microseconds. HTML is made from the finished text,
-so both parts of a letter say the same, and what the API lists is what is sent.
+compiled once, when the service starts: a text takes about 6 microseconds, its HTML 15. HTML is made from the finished
+text, so both parts of a letter say the same, and what the API lists is what is sent.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from markupsafe import Markup, escape
 
 from events.money import to_text
 from events.notifications import NotificationKind
@@ -24,7 +23,8 @@ _FOLDER: Final = Path(__file__).parent / "templates"
 _BREAKS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 """Control characters, and all that breaks a line."""
 
-_NEXT_LINE: Final = Markup("<br>")
+_LINE_END: Final = re.compile(r"\r\n?")
+_GAP: Final = re.compile(r"\n[ \t]*\n\s*")
 
 _COLOURS: Final = {
     "joy": "#2e9e5b",
@@ -41,11 +41,27 @@ _TEMPLATES: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+
+
+def _template(name: str) -> Template:
+    template = _TEMPLATES.get_template(name)
+    template.globals = {}  # none is used; Jinja would copy them for every letter
+    return template
+
+
 _TEXTS: Final = {
-    name.removesuffix(".txt"): _TEMPLATES.get_template(name)
+    name.removesuffix(".txt"): _template(name)
     for name in _TEMPLATES.list_templates(extensions=["txt"])
 }
-_HTML: Final = _TEMPLATES.get_template("letter.html")
+_HTML: Final = _template("letter.html")
+
+# What a letter's HTML is made of, inside the layout.
+_PARAGRAPH: Final = '<p style="margin:0 0 16px">%s</p>'
+_TABLE: Final = '<table role="presentation" cellpadding="0" cellspacing="0" style="margin:0 0 16px">\n%s\n</table>'
+_ROW: Final = (
+    '<tr><td style="padding:2px 24px 2px 0;color:#667">%s</td>'
+    '<td style="padding:2px 0"><b>%s</b></td></tr>'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +70,6 @@ class Text:
 
     subject: str
     body: str
-
-
-@dataclass(frozen=True, slots=True)
-class Paragraph:
-    """Lines that belong together, as HTML; or facts, where each line is a label and a value."""
-
-    html: Markup
-    facts: list[tuple[str, str]]
 
 
 def one_line(text: str) -> str:
@@ -104,19 +112,25 @@ def html(kind: NotificationKind, locale: Locale, subject: str, body: str) -> str
         locale=locale,
         subject=subject,
         colour=_COLOURS[kind],
-        paragraphs=list(_paragraphs(body, ours=kind != "message")),
+        content=_content(body, ours=kind != "message"),
     )
 
 
-def _paragraphs(body: str, *, ours: bool) -> Iterator[Paragraph]:
-    """Blocks between blank lines. In our own texts a block of "label: value" lines is a table of facts."""
-    for block in re.split(r"\n[ \t]*\n", body.replace("\r\n", "\n").replace("\r", "\n")):
-        lines = block.strip("\n").split("\n")
-        pairs = [(label, value) for label, colon, value in map(_pair, lines) if colon]
-        facts = pairs if ours and len(pairs) == len(lines) > 1 else []
-        yield Paragraph(_NEXT_LINE.join(lines), facts)
+def _content(body: str, *, ours: bool) -> Markup:
+    """The text's paragraphs. In our own texts a paragraph of "label: value" lines is a table of facts."""
+    # All that is not ours is escaped here, at once, before anything is put around it.
+    escaped = str(escape(_LINE_END.sub("\n", body).strip("\n")))
+    blocks = (block.split("\n") for block in _GAP.split(escaped))
+    html = "\n".join((ours and _facts(lines)) or _words(lines) for lines in blocks)
+    return Markup(html)  # noqa: S704 - escaped above
 
 
-def _pair(line: str) -> tuple[str, str, str]:
-    label, colon, value = line.partition(": ")
-    return label, colon, value
+def _words(lines: list[str]) -> str:
+    return _PARAGRAPH % "<br>".join(lines)
+
+
+def _facts(lines: list[str]) -> str | None:
+    pairs = [tuple(line.split(": ", 1)) for line in lines]
+    if len(pairs) == 1 or any(len(pair) == 1 for pair in pairs):
+        return None
+    return _TABLE % "\n".join(_ROW % pair for pair in pairs)

@@ -11,20 +11,19 @@ server that is away concerns no letter: the mailer waits for it, letters in hand
 
 import asyncio
 import contextlib
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
 from apps.common.settings import Settings
 from apps.notifications import letters, mime, use_cases
 from apps.notifications.bell import bell
 from apps.notifications.models import Letter
+from apps.notifications.recorder import Recorder
 from apps.notifications.smtp import (
     Connection,
     ConnectionLostError,
@@ -36,8 +35,6 @@ from apps.notifications.smtp import (
 from apps.notifications.use_cases import LEASE_SECONDS, Answer, Hold
 from events.bus.committer import GroupCommitter
 from events.bus.transaction import Pool
-
-log = structlog.get_logger(__name__)
 
 CONNECTIONS: Final = 8
 """To the mail server, from one process."""
@@ -57,17 +54,12 @@ RENEW_SECONDS: Final = LEASE_SECONDS / 3
 IDLE_SECONDS: Final = 30.0
 """After this time without a letter a connection is closed."""
 
-RECORD_LIMIT: Final = 64
-RECORD_SECONDS: Final = 0.03
-"""Under load so many answers, or those of so much time, share a transaction; the last in sight waits for nobody."""
-
 WIND_UP_SECONDS: Final = 3.0
 """How long a mailer that stops waits for letters that are on their way."""
 
 NO_SUCH_MAILBOX: Final = 553
 """Our own verdict, by RFC 5321's code, on an address that no server need be asked about."""
 
-ANSWERED = Counter("chorus_letters_answered_total", "What became of letters.", ["status"])
 SECONDS = Histogram(
     "chorus_smtp_seconds",
     "Time to hand one letter to the mail server.",
@@ -95,28 +87,20 @@ class Mailer:
         self._holding = GroupCommitter(
             pool, use_cases.hold_letters, name="notifications.hold_letters", published=published
         )
-        self._recording = GroupCommitter(
-            pool,
-            use_cases.record_answers,
-            name="notifications.record_answers",
-            published=published,
-            waiting_limit=math.inf,
-        )
+        self._recorder = Recorder(pool, published)
         self._loop = asyncio.get_running_loop()
         self._taken: asyncio.Queue[InHand | None] = asyncio.Queue()
         self._room = asyncio.Event()
         self._room.set()
+        self._reaching: asyncio.Task[int] | None = None
         self._sending: dict[asyncio.Task[None] | None, InHand] = {}
-        self._answers: list[Answer] = []
-        self._recording_soon: asyncio.TimerHandle | None = None
-        self._fault: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> None:
         """Send until cancelled. A database or mail server that is away is waited for."""
         senders = [asyncio.create_task(self._send(), name=f"mail {n}") for n in range(CONNECTIONS)]
         others = [asyncio.create_task(self._take()), asyncio.create_task(self._hold())]
         try:
-            tasks = [*senders, *others, self._fault]
+            tasks = [*senders, *others, self._recorder.fault]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -125,15 +109,20 @@ class Mailer:
 
     async def _take(self) -> None:
         while True:
-            until = self._loop.time() + LEASE_SECONDS
-            taken = await self._taking.submit(TAKE_LIMIT)
-            for letter in taken:
-                self._taken.put_nowait(InHand(letter, until))
-            if self._taken.qsize() > TAKE_LIMIT // 2:
-                self._room.clear()
-            await self._room.wait()
-            if len(taken) < TAKE_LIMIT:
+            # Whatever becomes of this task: letters that are being taken come into the queue.
+            self._reaching = asyncio.create_task(self._reach())
+            if await asyncio.shield(self._reaching) < TAKE_LIMIT:
                 await bell.heard(within=SWEEP_SECONDS)
+            await self._room.wait()
+
+    async def _reach(self) -> int:
+        until = self._loop.time() + LEASE_SECONDS
+        taken = await self._taking.submit(TAKE_LIMIT)
+        for letter in taken:
+            self._taken.put_nowait(InHand(letter, until))
+        if self._taken.qsize() > TAKE_LIMIT // 2:
+            self._room.clear()
+        return len(taken)
 
     async def _hold(self) -> None:
         while True:
@@ -150,21 +139,21 @@ class Mailer:
         try:
             while (one := await self._next(connection)) is not None:
                 if (answer := await self._deliver(one, connection)) is not None:
-                    self._note(answer)
+                    last = not self._sending and self._taken.empty()
+                    self._recorder.note(answer, last=last)
         finally:
             connection.close()
 
     async def _next(self, connection: Connection) -> InHand | None:
-        while True:
+        if self._taken.qsize() <= TAKE_LIMIT // 2:
+            self._room.set()
+        while self._taken.empty():
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
-                    one = await self._taken.get()
+                    return await self._taken.get()
             except TimeoutError:
                 await connection.quit()
-                continue
-            if self._taken.qsize() <= TAKE_LIMIT // 2:
-                self._room.set()
-            return one
+        return self._taken.get_nowait()
 
     async def _deliver(self, one: InHand, connection: Connection) -> Answer | None:
         """What the server said to a letter; None if it is in our hands no longer: whoever has it decides."""
@@ -221,45 +210,14 @@ class Mailer:
         )
         return mime.envelope(letter.address), message
 
-    def _note(self, answer: Answer) -> None:
-        self._answers.append(answer)
-        if len(self._answers) >= RECORD_LIMIT or not (self._sending or self._taken.qsize()):
-            self._record()
-        elif self._recording_soon is None:
-            self._recording_soon = self._loop.call_later(RECORD_SECONDS, self._record)
-
-    def _record(self) -> None:
-        if self._recording_soon is not None:
-            self._recording_soon.cancel()
-            self._recording_soon = None
-        answers, self._answers = self._answers, []
-        for answer in answers:
-            self._recording.submit(answer).add_done_callback(self._recorded)
-
-    def _recorded(self, recorded: asyncio.Future[Letter]) -> None:
-        if recorded.cancelled():
-            return
-        if (error := recorded.exception()) is not None:
-            if not self._fault.done():
-                self._fault.set_exception(error)
-            return
-        letter = recorded.result()
-        ANSWERED.labels(letter.status).inc()
-        if letter.status != "sent":
-            log.info(
-                "mailer.not_sent",
-                letter_id=str(letter.id),
-                status=letter.status,
-                attempts=letter.attempts,
-                code=(letter.answer or "")[:3],
-            )
-
     async def _wind_up(
         self, senders: Sequence[asyncio.Task[None]], others: Sequence[asyncio.Task[None]]
     ) -> None:
         """Let letters on their way arrive, record what is known, give back the rest."""
         for task in others:
             task.cancel()
+        if self._reaching is not None:
+            await asyncio.wait([self._reaching], timeout=WIND_UP_SECONDS)
         while not self._taken.empty():
             if (one := self._taken.get_nowait()) is not None:
                 _ = self._holding.submit(Hold(one.letter.id, 0))
@@ -270,10 +228,9 @@ class Mailer:
         for task in senders:
             task.cancel()
         await asyncio.gather(*senders, *others, return_exceptions=True)
-        self._record()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WIND_UP_SECONDS):
-                await asyncio.gather(self._holding.drain(), self._recording.drain())
+                await asyncio.gather(self._holding.drain(), self._recorder.drain())
 
 
 def _answer(one: InHand, reply: Reply) -> Answer:

@@ -26,7 +26,6 @@ _WORD: Final = 9
 _LINE: Final = 76
 """Characters in a line of base64 (RFC 2045)."""
 
-_LINE_END: Final = re.compile(r"\r\n?|\n")
 
 _ADDRESS: Final = re.compile(
     r"[^\s<>()\[\]\\,;:@\"\x00-\x1f\x7f]{1,64}@[A-Za-z0-9.-]{1,253}", re.ASCII
@@ -95,13 +94,14 @@ def _header(text: str) -> bytes:
 
 
 def _part(kind: bytes, text: str) -> bytes:
-    raw = _LINE_END.sub("\r\n", text.rstrip() + "\n").encode()
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip() + "\n"
+    raw = lines.replace("\n", "\r\n").encode()
     if text.isascii():
         encoding, body = b"quoted-printable", binascii.b2a_qp(raw)
     else:
         code = b64encode(raw)
-        lines = [code[start : start + _LINE] for start in range(0, len(code), _LINE)]
-        encoding, body = b"base64", b"\r\n".join((*lines, b""))
+        rows = [code[start : start + _LINE] for start in range(0, len(code), _LINE)]
+        encoding, body = b"base64", b"\r\n".join((*rows, b""))
     return b"".join((
         b"Content-Type: text/", kind, b'; charset="utf-8"\r\nContent-Transfer-Encoding: ', encoding,
         b"\r\n\r\n", body,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from apps.common.settings import SERVICES
 from tests.architecture.code import ROOT, Module, modules
 
 SERVICE = "__init__ api main models schemas subscribers use_cases"
@@ -20,7 +21,7 @@ FILES = {
         " pages problems projections schemas settings strict supervisor telemetry"
     ),
     "apps/billing": f"{SERVICE} problems",
-    "apps/notifications": f"{SERVICE} bell gauges letters mailer mime smtp",
+    "apps/notifications": f"{SERVICE} bell gauges letters mailer mime recorder smtp",
     "apps/orders": f"{SERVICE} problems watch",
     "apps/users": f"{SERVICE} passwords problems tokens upkeep",
 }  # fmt: skip
@@ -46,7 +47,7 @@ def test_a_folder_holds_what_is_listed(folder: str) -> None:
     assert _folders(here) == FOLDERS[folder]
 
 
-@pytest.mark.parametrize("service", ["billing", "notifications", "orders", "users"])
+@pytest.mark.parametrize("service", SERVICES)
 def test_every_service_has_the_same_files(service: str) -> None:
     here = ROOT / "apps" / service
     assert {path.stem for path in here.glob("*.py")} >= set(SERVICE.split())
