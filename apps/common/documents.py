@@ -37,7 +37,7 @@ _ASSETS: Final = {
 
 
 def router(service: Described) -> APIRouter:
-    """The routes of the documents and their pages."""
+    """The routes of the documents and their pages. They run in threads: making a document takes a while."""
     routes = APIRouter(include_in_schema=False, route_class=StrictRoute)
 
     @cache
@@ -45,23 +45,23 @@ def router(service: Described) -> APIRouter:
         return asyncapi(replace(service, broker_url=_broker_url(service.name)))
 
     @routes.get("/openapi.json")
-    async def openapi_document(request: Request) -> Response:
+    def openapi_document(request: Request) -> Response:
         return JSONResponse(request.app.openapi())
 
     @routes.get("/docs")
-    async def openapi_page() -> Response:
+    def openapi_page() -> Response:
         return _page("docs.html", title=f"Chorus {service.name}")
 
     @routes.get("/asyncapi.json")
-    async def asyncapi_document() -> Response:
+    def asyncapi_document() -> Response:
         return JSONResponse(told())
 
     @routes.get("/asyncapi")
-    async def asyncapi_page() -> Response:
+    def asyncapi_page() -> Response:
         return _page("asyncapi.html", document=told(), sections=sections(told()))
 
     @routes.get("/docs/{name}")
-    async def asset(name: str) -> Response:
+    def asset(name: str) -> Response:
         if name not in _ASSETS:
             raise NotFound("There is no such file.")
         return _asset(name)

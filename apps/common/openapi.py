@@ -4,6 +4,7 @@ Problems on every route, headers of requests and answers, and an example of ever
 """
 
 from collections.abc import Callable, Iterator
+from threading import Lock
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -86,10 +87,12 @@ def install(app: FastAPI) -> None:
     """Complete the application's document, once, when it is first asked for."""
     given: Callable[[], Document] = app.openapi
     made: list[Document] = []
+    one_at_a_time = Lock()
 
     def openapi() -> Document:
-        if not made:
-            made.append(_completed(given()))
+        with one_at_a_time:
+            if not made:
+                made.append(_completed(given()))
         return made[0]
 
     app.openapi = openapi  # type: ignore[method-assign]

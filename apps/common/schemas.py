@@ -1,9 +1,8 @@
 """The base of HTTP bodies: camelCase, unknown fields refused in requests; pages with cursors."""
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
@@ -59,6 +58,3 @@ def page_of(rows: list[Any], limit: int, view: Any) -> tuple[list[Any], str | No
     """Split `limit + 1` rows, read newest first, into the page's items and its next cursor."""
     shown = rows[:limit]
     return [view(row) for row in shown], shown[-1].id.hex if len(rows) > limit else None
-
-
-Paging = Annotated[PageQuery, Query()]
