@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from apps.common.settings import SERVICES
+
 ROOT: Final = Path(__file__).parents[2]
 
 
@@ -72,5 +74,4 @@ def modules(*folders: str) -> tuple[Module, ...]:
 
 def services_code() -> tuple[Module, ...]:
     """Everything that runs inside a service."""
-    services = (f"apps/{name}" for name in ("users", "billing", "orders", "notifications"))
-    return modules("events", "apps/common", *services)
+    return modules("events", "apps/common", *(f"apps/{name}" for name in SERVICES))

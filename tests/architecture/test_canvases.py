@@ -106,7 +106,7 @@ def created_by_migrations(service: str) -> Iterator[str]:
         *(ROOT / "apps/common/migrations").glob("bus_*.py"),
     ]
     for path in files:
-        yield from re.findall(r"^CREATE TABLE (\w+)", path.read_text(), flags=re.MULTILINE)
+        yield from re.findall(r"\bCREATE TABLE (\w+)", path.read_text())
 
 
 def test_every_service_has_a_canvas_and_a_line_in_the_topology() -> None:
