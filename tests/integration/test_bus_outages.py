@@ -111,15 +111,19 @@ async def test_events_are_handled_once_though_the_database_freezes_and_cuts(
     await all_are_paid_once(billing, rows)
 
 
-async def test_an_event_whose_commit_went_unanswered_has_one_effect(fragile: Fragile) -> None:
+async def test_an_event_whose_commits_go_unanswered_has_one_effect_and_is_not_parked(
+    fragile: Fragile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
     billing, user = fragile.billing, a_user()
     await deposit(billing, user)
     await billing.is_quiet()
-    fragile.database.lose_reply_to(b"COMMIT")
+    more_than_attempts = 3
+    fragile.database.lose_reply_to(b"COMMIT", more_than_attempts)
     rows = orders_of(user, 1)
     await billing.receives(*rows)
     await all_are_paid_once(billing, rows)
-    assert fragile.database.lost_replies == 1
+    assert fragile.database.lost_replies == more_than_attempts
 
 
 async def test_a_request_whose_commit_went_unanswered_is_told_so_and_can_be_repeated(

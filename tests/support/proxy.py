@@ -24,7 +24,8 @@ class Proxy:
         self._pumps: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._needle: bytes | None = None
+        self._needle = b""
+        self._to_lose = 0
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -71,9 +72,10 @@ class Proxy:
         """What was held back goes on."""
         self._flowing.set()
 
-    def lose_reply_to(self, needle: bytes) -> None:
-        """The next request that contains `needle` reaches the server; its connection is cut before the reply."""
+    def lose_reply_to(self, needle: bytes, times: int = 1) -> None:
+        """The next requests that contain `needle` reach the server; the connection is cut before the reply."""
         self._needle = needle
+        self._to_lose = times
         self.lost_replies = 0
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -102,10 +104,10 @@ class Proxy:
         try:
             while data := await reader.read(_CHUNK):
                 await self._flowing.wait()
-                lost = requests and self._needle is not None and self._needle in data
+                lost = requests and self._to_lose > 0 and self._needle in data
                 if lost:
                     # The client is cut off first, so that no reply can overtake.
-                    self._needle = None
+                    self._to_lose -= 1
                     other.transport.abort()
                 writer.write(data)
                 await writer.drain()
