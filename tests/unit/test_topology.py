@@ -59,7 +59,14 @@ def test_the_journal_keeps_everything_for_a_time() -> None:
 def test_a_service_writes_its_exchange_reads_its_queues_and_makes_nothing(service: str) -> None:
     may = topology().permissions(service)
 
-    for name in (*topology().exchanges, *QUEUES, "", "anything"):
+    strangers = (
+        f"x{service}",
+        f"{service}x",
+        f"x{service}.order-placed",
+        f"{service}-2.dead",
+        "deadly",
+    )
+    for name in (*topology().exchanges, *QUEUES, *strangers, "", "anything"):
         assert bool(re.search(may["configure"], name)) == (name == "")
         assert bool(re.search(may["write"], name)) == (name in (service, "dead"))
         assert bool(re.search(may["read"], name)) == name.startswith(f"{service}.")
