@@ -10,11 +10,11 @@ from fastapi.routing import APIRoute
 
 from apps.common.settings import SERVICES
 from events.bus.inbox import Inbox
-from events.bus.statements import Table
 from events.bus.topology import HEARD_BY
 from events.contracts import language
 from tests.architecture.code import ROOT, modules
 from tests.architecture.pages import section, table
+from tests.support.tables import tables_of
 
 TITLES = ["API", "Events in", "Events out", "Tables", "Promises"]
 
@@ -80,24 +80,7 @@ def test_its_events_out_are_what_it_makes_and_all_that_its_exchange_carries(
 
 def test_its_tables_are_the_models_and_the_migrations(service: str, canvas: str) -> None:
     assert sorted(first_column(canvas, "Tables")) == sorted(tables_of(service))
-    assert set(created_by_migrations(service)) == tables_of(service)
-
-
-def tables_of(service: str) -> set[str]:
-    """The tables of a service's models, and those that every service has."""
-    module(service, "main")
-    own = (f"apps.{service}.", "apps.common.", "events.bus.")
-    return {
-        str(kind.__tablename__)
-        for kind in _below(Table)
-        if kind.__module__.startswith(own) and hasattr(kind, "__table__")
-    }
-
-
-def _below(kind: type[Table]) -> Iterator[type[Table]]:
-    for one in kind.__subclasses__():
-        yield one
-        yield from _below(one)
+    assert set(created_by_migrations(service)) == tables_of(service).keys()
 
 
 def created_by_migrations(service: str) -> Iterator[str]:
