@@ -16,12 +16,12 @@ from apps.cli.children import Child, ChildFailed
 from apps.cli.console import phase
 from apps.cli.servers.folders import project_folder, run_folder
 from apps.cli.system import (
-    OPERATOR,
     USUAL_PORTS,
     Addresses,
     Login,
     choose_ports,
     new_password,
+    operator_login,
 )
 from apps.common.settings import SERVICES
 
@@ -60,7 +60,7 @@ class DockerSystem:
         self._folder = folder
         self._name = f"{_PREFIX}{os.getpid()}"
         self._ports = choose_ports(_PORTS)
-        self._operator = Login(OPERATOR, new_password())
+        self._operator = operator_login()
         self._rabbitmq = Login("admin", new_password())
         self._environment = {**os.environ, **self._settings()}
         self.addresses = self._addresses()

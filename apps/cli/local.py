@@ -17,12 +17,12 @@ from apps.cli.servers.folders import run_folder
 from apps.cli.servers.install import Server, install_missing
 from apps.cli.servers.ports import private_port
 from apps.cli.system import (
-    OPERATOR,
     USUAL_PORTS,
     Addresses,
     Login,
     choose_ports,
     new_password,
+    operator_login,
 )
 from apps.common.settings import SERVICES
 
@@ -38,7 +38,7 @@ class LocalSystem:
         self._environment = environment
         self._ports = choose_ports(USUAL_PORTS)
         self._smtp_port = private_port()
-        self._operator = Login(OPERATOR, new_password())
+        self._operator = operator_login()
         self.parts = {name: self._service(name) for name in SERVICES}
         self.parts["mail"] = self._child(
             "mail", ["mailbox", f"--smtp-port={self._smtp_port}", f"--http-port={self._ports['mail']}"]
@@ -126,7 +126,8 @@ def run_locally() -> Iterator[LocalSystem]:
     missing += [] if given_broker else ["rabbitmq"]
     install_missing(*missing)
     with run_folder() as folder, ExitStack() as cleanup:
-        environment = dict(os.environ)
+        # All mail goes to the mailbox, whatever mail server the environment names.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_SMTP_")}
         postgres = None if given_database else PrivatePostgres(folder)
         rabbitmq = None if given_broker else PrivateRabbitMQ(folder)
         private = [server for server in (rabbitmq, postgres) if server is not None]

@@ -1,5 +1,6 @@
 """A running Chorus, wherever its parts run: what it answers at, and what to look at when something fails."""
 
+import os
 import secrets
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +12,6 @@ from apps.cli.servers.ports import port_near
 from apps.common.settings import SERVICES
 
 USUAL_PORTS = {name: 8001 + place for place, name in enumerate(SERVICES)} | {"mail": 1080}
-OPERATOR = "operator@chorus.test"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ def choose_ports(usual: dict[str, int]) -> dict[str, int]:
         if chosen[name] != port:
             console.print(f"  [yellow]![/] port {port} is busy: {name} answers on {chosen[name]}")
     return chosen
+
+
+def operator_login() -> Login:
+    """The first operator's: as the environment wishes, else with a new password."""
+    name = os.environ.get("CHORUS_OPERATOR_EMAIL") or "operator@chorus.test"
+    return Login(name, os.environ.get("CHORUS_OPERATOR_PASSWORD") or new_password())
 
 
 def new_password() -> str:
