@@ -84,9 +84,9 @@ async def test_replicas_share_the_letters_and_send_each_once(
         await processes.start(
             here.installation, "notifications", "notifications", settings=here.settings
         )
-        await here.hears_of(1_000, [a_user() for _ in range(50)])
-        await here.all_sent(1_000)
-        assert len(here.sink.letters) == 1_000
+        await here.hears_of(600, [a_user() for _ in range(50)])
+        await here.all_sent(600)
+        assert len(here.sink.letters) == 600
         assert here.copies() == 0
 
 
@@ -126,13 +126,12 @@ async def test_a_letter_accepted_just_before_a_crash_comes_twice_at_most(
             here.installation, "notifications", settings=here.settings
         )
         ada = a_user()
-        # The sink keeps the letter, and its answer comes when nobody is there any more.
-        with here.sink.slow(0.5):
+        # The sink has the letter, and its answer comes when nobody is there any more.
+        with here.sink.slow(3.0):
             await here.hears_of(1, [ada])
-            await eventually(lambda: _asked(here.sink, ada.email))
+            await eventually(lambda: _arrived(here.sink, 1))
             process.kill()
             await process.ended()
-            await eventually(lambda: _arrived(here.sink, 1))
         [replica] = await processes.start(
             here.installation, "notifications", settings=here.settings
         )
@@ -140,10 +139,6 @@ async def test_a_letter_accepted_just_before_a_crash_comes_twice_at_most(
         first, second = await here.sink.gets(ada.email, 2)
         assert first.source == second.source
         assert await replica.stop() == 0
-
-
-async def _asked(sink: MailSink, address: str) -> bool:
-    return sink.asked[address] > 0
 
 
 async def test_a_mailer_that_is_asked_to_end_doubles_nothing_and_leaves_nothing_behind(
