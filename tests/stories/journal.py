@@ -64,9 +64,9 @@ class Journal:
         """Every event once, in the order of publishing; only some kinds if any are named."""
         return [e for e in self._events.values() if not kinds or isinstance(e.event, kinds)]
 
-    def flow(self, correlation: str | tuple[str, ...]) -> list[Heard[Event]]:
+    def flow(self, *correlations: str) -> list[Heard[Event]]:
         """The events of flows whose correlation ids begin so."""
-        return [e for e in self._events.values() if e.cause.correlation_id.startswith(correlation)]
+        return [e for e in self._events.values() if e.cause.correlation_id.startswith(correlations)]
 
 
 def of_kind(events: Iterable[Heard[Event]], kind: type[E]) -> list[E]:
@@ -77,3 +77,18 @@ def of_kind(events: Iterable[Heard[Event]], kind: type[E]) -> list[E]:
 def as_told(heard: Heard[Event], *, id: UUID | None = None) -> Row:
     """An event as its publisher's outbox had it: published again, it is the same event again."""
     return outbox.row(id or heard.id, heard.event, heard.cause, heard.time)
+
+
+def copied(message: AbstractIncomingMessage) -> aio_pika.Message:
+    """A message that was delivered, to be published again as it was."""
+    return aio_pika.Message(
+        message.body,
+        headers=message.headers,
+        content_type=message.content_type,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        timestamp=message.timestamp,
+        type=message.type,
+        app_id=message.app_id,
+    )

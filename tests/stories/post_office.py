@@ -5,6 +5,7 @@ import contextlib
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from email.header import decode_header, make_header
+from email.message import Message
 from email.parser import BytesHeaderParser
 from functools import cached_property
 from typing import Any
@@ -20,18 +21,17 @@ class Mail(Letter):
     """A letter as it arrived. Its headers are read without its body, which takes a tenth of the time."""
 
     @cached_property
-    def headers(self) -> dict[str, str]:
-        found = BytesHeaderParser().parsebytes(self.source)
-        return {name: str(make_header(decode_header(value))) for name, value in found.items()}
+    def headers(self) -> Message:
+        return BytesHeaderParser().parsebytes(self.source)
 
     @property
     def subject(self) -> str:
-        return self.headers["Subject"]
+        return str(make_header(decode_header(self.headers["Subject"])))
 
     @property
     def notification_id(self) -> str:
         """The id under which notifications lists it."""
-        return self.headers["Message-ID"].strip("<>").partition("@")[0]
+        return str(self.headers["Message-ID"]).strip("<>").partition("@")[0]
 
 
 class PostOffice:

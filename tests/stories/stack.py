@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-import aio_pika
 import asyncpg
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from uuid_utils.compat import uuid7
 
 from apps.common.settings import SERVICES
-from events.base import Event
+from events.base import Event, Heard
+from events.bus.outbox import Row
 from events.bus.topology import HEARD_BY, JOURNAL, queue_name, topology
 from events.users import Locale
-from tests.stories import audit
+from tests.stories.audit import findings
 from tests.stories.customers import Attempt, Customer
-from tests.stories.journal import Journal
+from tests.stories.facts import Rows, gather
+from tests.stories.journal import Journal, as_told, copied
 from tests.stories.post_office import PostOffice
 from tests.support.broker import Broker
 from tests.support.eventually import eventually
@@ -33,8 +35,6 @@ POOLS: Final = 10
 QUIET_SECONDS: Final = 45.0
 """How long what was begun may take; longer than the lease on letters that a killed mailer leaves behind."""
 
-Rows = list[dict[str, Any]]
-
 
 class Stack:
     """Four services, a post office, and what has been asked of them so far."""
@@ -48,6 +48,8 @@ class Stack:
         """Addresses whose letters a story had refused with 5xx."""
         self.extra_copies = 0
         """How many letters may have gone out twice, because a mailer was killed between sending and recording."""
+        self.retold: set[UUID] = set()
+        """Events that a story has told again under new ids."""
         self._installation = installation
         self._processes = processes
         self._services: dict[str, ServiceProcess] = {}
@@ -172,7 +174,13 @@ class Stack:
                 await tap.flush()
                 for message in tap.messages:
                     for queue in queues:
-                        await self.broker.send(_copy(message), "", queue.name)
+                        await self.broker.send(copied(message), "", queue.name)
+
+    async def tell_again(self, events: Iterable[Heard[Event]]) -> list[Row]:
+        """Publish events under new ids, as if no inbox remembered them."""
+        rows = [as_told(heard, id=uuid7()) for heard in events]
+        self.retold |= {row.id for row in rows}
+        return await self.broker.publish(*rows)
 
     async def hears(self, service: str, kind: type[Event], subject: UUID) -> None:
         """Wait until a service has heard an event of a kind about something."""
@@ -226,28 +234,9 @@ class Stack:
     async def audit(self) -> Sequence[str]:
         """Wait for rest, then say what is wrong, a line for each violation of an invariant."""
         await self.is_quiet()
-        return audit.findings(await audit.gather(self))
+        return findings(await gather(self))
 
 
 _KNOWN_KEYS = "SELECT count(*) FROM signing_keys"
 _PENDING_ORDERS = "SELECT count(*) FROM orders WHERE status = 'pending'"
 _OPEN_LETTERS = "SELECT count(*) FROM letters WHERE status IN ('waiting', 'pending')"
-
-
-def _copy(message: aio_pika.abc.AbstractIncomingMessage) -> aio_pika.Message:
-    return aio_pika.Message(
-        message.body,
-        headers=message.headers,
-        content_type=message.content_type,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        message_id=message.message_id,
-        correlation_id=message.correlation_id,
-        timestamp=message.timestamp,
-        type=message.type,
-        app_id=message.app_id,
-    )
-
-
-def flows(customers: Iterable[Customer]) -> tuple[str, ...]:
-    """How the correlation ids of these people begin; `str.startswith` takes it."""
-    return tuple(customer.flow for customer in customers)

@@ -8,9 +8,10 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from events.orders import OrderPaid, OrderPlaced
-from tests.stories.audit import Facts, findings, gather
+from tests.stories.audit import findings
 from tests.stories.conftest import Stacks
 from tests.stories.customers import Attempt
+from tests.stories.facts import Facts, gather
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 """A customer's change of name, address or language reaches every service, and the newest one stands."""
 
-from uuid_utils.compat import uuid7
-
 from events.users import UserRegistered, UserUpdated
 from tests.stories.customers import Customer
-from tests.stories.journal import as_told
 from tests.stories.stack import Stack
 
 
@@ -41,7 +38,7 @@ async def test_what_was_true_before_does_not_come_back_when_it_arrives_late(chor
     ]
     assert isinstance(newest.event, UserUpdated)
     assert newest.event.user.version == 3
-    await chorus.broker.publish(*(as_told(heard, id=uuid7()) for heard in old))
+    await chorus.tell_again(old)
     await chorus.is_quiet()
     await paid_order(ada)
     [letter] = await ada.mail(1)
