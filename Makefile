@@ -22,7 +22,7 @@ up: bootstrap  ## start everything, without the story, until Ctrl-C
 	@$(chorus) up $(ARGS)
 
 test: bootstrap  ## the whole suite, with servers in containers or, without Docker, as private processes
-	@$(python) -m pytest $(ARGS)
+	@$(python) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: bootstrap  ## what needs no server: style, types, import contracts, unit tests, contracts, architecture
 	@.venv/bin/ruff check
