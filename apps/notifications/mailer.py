@@ -171,7 +171,7 @@ class Mailer:
             except WornConnectionError:
                 continue
             except ServerAwayError as error:
-                self._server.failed(error)
+                self._server.failed(connection, error)
                 continue
             final = 200 <= reply.code < 300 or 500 <= reply.code < 600
             return _answer(one, reply) if final or one.until > self._loop.time() else None
@@ -185,7 +185,7 @@ class Mailer:
         try:
             reply = await connection.send(recipient, message, SEND_SECONDS)
         except ConnectionLostError as error:
-            self._server.failed(error)
+            self._server.failed(connection, error)
             return Reply(0, f"the connection was lost: {error}")
         finally:
             del self._sending[task]

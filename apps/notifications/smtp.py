@@ -80,13 +80,19 @@ class MailServer:
                         jitter = random.random()  # noqa: S311 - no secret
                         async with asyncio.timeout(pause(self._failures, jitter)):
                             await self._well.wait()
+                connection.failures_before = self._failures
                 try:
                     await connection.open()
                 except ServerAwayError as error:
-                    self.failed(error)
+                    self.failed(connection, error)
 
-    def failed(self, error: Exception) -> None:
-        """It does not let us in, or breaks off: the next attempt to connect comes later."""
+    def failed(self, connection: "Connection", error: Exception) -> None:
+        """It does not let a connection in, or breaks it off: the next attempt to connect comes later.
+
+        Connections that break together are one failure: only one made since the last failure tells of another.
+        """
+        if connection.failures_before < self._failures:
+            return
         self._failures += 1
         self._well.clear()
         AWAY.set(1)
@@ -113,6 +119,8 @@ class Connection:
         password = settings.smtp_password
         self._mail_from = b"FROM:<%s>" % sender.encode("ascii")
         self._letters = 0
+        self.failures_before = 0
+        """How often in a row the server had failed when this connection was opened."""
         self._smtp = SMTP(
             hostname=settings.smtp_host,
             port=settings.smtp_port,

@@ -1,6 +1,7 @@
 """What notifications promises while the mail server is slow, refuses, rejects, breaks off, or is gone."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from apps.notifications.models import FIRST_DELAY
 from events.notifications import NotificationFailed, NotificationSent
 from events.users import UserRegistered, UserState
-from tests.support.builders import a_user, an_order, payment_succeeded
+from tests.support.builders import a_user, an_order, now, payment_succeeded
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.mail import BREAK_OFF, MailSink
@@ -152,6 +153,24 @@ async def test_connections_that_were_cut_between_letters_are_opened_anew_at_once
         await mail.gets(ada.email, count, within=3)
     await all_are("sent", notifications, ada)
     assert {letter["attempts"] for letter in await letters(notifications, ada)} == {0}
+
+
+async def test_a_server_that_restarts_while_letters_are_on_their_way_is_back_in_no_time(
+    notifications: RunningService, mail: MailSink
+) -> None:
+    users = await recipients(notifications, 8)
+    with mail.slow(2.0):
+        await writes_to(notifications, *users)
+
+        async def all_on_their_way() -> None:
+            assert all(mail.asked[user.email] for user in users)
+
+        await eventually(all_on_their_way)
+        mail.cut()
+    cut_at = now()
+    await all_are("sent", notifications, *users)
+    assert now() - cut_at < FIRST_DELAY + timedelta(seconds=4)
+    assert {letter["attempts"] for letter in await letters(notifications, *users)} == {1}
 
 
 async def test_a_server_that_takes_no_letters_now_costs_none_an_attempt(
