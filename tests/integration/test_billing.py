@@ -1,13 +1,10 @@
 """What billing promises, on a real database and a real broker."""
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import httpx
 import pytest
 from uuid_utils.compat import uuid7
@@ -25,7 +22,6 @@ from events.money import to_text
 from events.orders import OrderCancelled, OrderPlaced
 from events.users import UserRegistered, UserState, UserUpdated
 from tests.support.builders import a_user, an_order, cancelled, told
-from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 
 
@@ -110,36 +106,15 @@ async def test_an_account_is_opened_once_though_everything_happens_at_once(
     assert len(billing.said_of(AccountOpened)) == 1
 
 
-@contextlib.asynccontextmanager
-async def meanwhile(
-    billing: RunningService,
-) -> AsyncIterator["asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"]:
-    """Another replica's transaction; it commits at the end of the block."""
-    async with billing.database.acquire() as connection, connection.transaction():
-        yield connection
-
-
-async def is_blocked(billing: RunningService) -> None:
-    """Wait until the service waits for a lock."""
-
-    async def blocked() -> bool:
-        waiting = (
-            "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'"
-        )
-        return bool(await billing.value(waiting, billing.installation.login("billing")))
-
-    await eventually(blocked)
-
-
 async def test_an_account_that_another_replica_opens_meanwhile_is_not_opened_again(
     billing: RunningService,
 ) -> None:
     user, id = a_user(), uuid7()
     async with billing.http(user) as ada:
-        async with meanwhile(billing) as other:
+        async with billing.meanwhile() as other:
             await other.execute("INSERT INTO accounts VALUES ($1, $2, 0, 1, now())", id, user.id)
             asked = asyncio.create_task(got(ada, f"/account/{user.id}"))
-            await is_blocked(billing)
+            await billing.is_blocked()
         account = await asked
     assert account["accountId"] == str(id)
     await billing.is_quiet()
@@ -153,7 +128,7 @@ async def test_money_that_another_replica_takes_meanwhile_is_not_spent_twice(
     order = an_order(total="60.00", user=user)
     async with billing.http(user) as ada:
         await move(ada, user, "deposit", "100.00")
-        async with meanwhile(billing) as other:
+        async with billing.meanwhile() as other:
             account = await other.fetchval(
                 "UPDATE accounts SET balance = 10, version = 3 WHERE user_id = $1 RETURNING id",
                 user.id,
@@ -169,7 +144,7 @@ async def test_money_that_another_replica_takes_meanwhile_is_not_spent_twice(
                 ada.post(f"/account/{user.id}/withdraw", json={"amount": "60.00"})
             )
             [placed] = await billing.receives(OrderPlaced(order=order))
-            await is_blocked(billing)
+            await billing.is_blocked()
         assert (await withdrawal).json()["balance"] == "0.10"
     await billing.has_heard(placed)
     [rejected] = billing.said_of(PaymentRejected)

@@ -69,6 +69,19 @@ async def test_a_hundred_events_published_six_times_at_once_to_two_replicas_have
     assert sorted(await effects(service)) == sorted(str(row.id) for row in rows)
 
 
+async def test_an_event_that_another_replica_handles_meanwhile_has_one_effect(
+    service: RunningService,
+) -> None:
+    """Who looks first and writes then sees nothing of what is not yet committed."""
+    row = told(OrderPlaced(order=an_order()))
+    async with service.meanwhile() as other:
+        await other.execute("INSERT INTO inbox VALUES ($1, now())", row.id)
+        await service.receives(row)
+        await service.is_blocked()
+    await service.has_heard(row)
+    assert await effects(service) == []
+
+
 async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
     service: RunningService,
 ) -> None:

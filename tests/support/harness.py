@@ -181,3 +181,22 @@ class RunningService:
 
     async def value(self, sql: str, *values: Any) -> Any:
         return await self.database.fetchval(sql, *values)
+
+    @contextlib.asynccontextmanager
+    async def meanwhile(
+        self,
+    ) -> AsyncIterator["asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"]:
+        """Another replica's transaction; it commits at the end of the block."""
+        async with self.database.acquire() as connection, connection.transaction():
+            yield connection
+
+    async def is_blocked(self) -> None:
+        """Wait until the service waits for a lock in its database."""
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'"
+        )
+
+        async def blocked() -> None:
+            assert await self.value(waiting, self.installation.login(self.name)) > 0
+
+        await eventually(blocked)
