@@ -7,7 +7,7 @@ lock   := .venv/bin/uv --quiet pip compile --universal --generate-hashes --no-he
           --no-annotate --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo up test check format lock topology
+.PHONY: help bootstrap demo up test check format lock events topology
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,7 +29,8 @@ check: bootstrap  ## what needs no server: style, types, import contracts, unit 
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@$(python) -m pytest -q tests/unit tests/contracts tests/architecture
+	@$(python) -m events.contracts check
+	@$(python) -m pytest -q --numprocesses 2 tests/unit tests/contracts tests/architecture
 
 format: bootstrap  ## write the code as `make check` wants it
 	@.venv/bin/ruff check --fix
@@ -41,3 +42,6 @@ lock: bootstrap  ## pin the newest allowed version of every package, with hashes
 
 topology: bootstrap  ## draw the exchanges and queues into the docs
 	@$(chorus) topology --write docs/topology.md
+
+events: bootstrap  ## publish new events and new optional fields (refused where a published event has changed)
+	@$(python) -m events.contracts write

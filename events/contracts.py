@@ -186,7 +186,7 @@ def main(arguments: list[str], folder: Path = PUBLISHED) -> int:
     if arguments != ["check"]:
         return _say("usage: python -m events.contracts check|write", [])
     if lines := unwritten(published, today):
-        return _say("Nothing is broken; publish with `python -m events.contracts write`:", lines)
+        return _say("Nothing is broken; publish with `make events`:", lines)
     return 0
 
 

@@ -193,7 +193,7 @@ class TestTheCommand:
     ) -> None:
         assert contracts.main(["check"], tmp_path) == 1
         said = capsys.readouterr().err
-        assert "publish with `python -m events.contracts write`" in said
+        assert "publish with `make events`" in said
         assert "order-placed.v1 (OrderPlaced): is new" in said
 
     @pytest.mark.parametrize("what", ["check", "write"])

@@ -14,7 +14,7 @@ def tables_of(service: str) -> dict[str, SqlTable]:
     """A service's own tables and those that every service has, by name."""
     importlib.import_module(f"apps.{service}.main")
     declared: dict[str, SqlTable] = {
-        str(kind.__tablename__): kind.__table__  # type: ignore[attr-defined]
+        str(kind.__tablename__): kind.__table__
         for kind in _below(Table)
         if kind.__module__.startswith((f"apps.{service}.", *_EVERYBODY_S))
         and hasattr(kind, "__table__")
