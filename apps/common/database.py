@@ -5,11 +5,9 @@ Nothing but `events.bus.transaction` begins or commits a transaction that writes
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, cast
 
 import asyncpg
 import stamina
-from sqlalchemy import DateTime
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -25,11 +23,6 @@ SERVER_SETTINGS = {
 
 START_SECONDS = 60
 """How long a service that starts waits for its servers before it gives up."""
-
-
-def utc_column(**column: Any) -> Any:
-    """Keyword arguments of a column of aware times."""
-    return {"sa_type": cast(Any, DateTime(timezone=True)), **column}
 
 
 class Database:

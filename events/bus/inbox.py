@@ -17,7 +17,6 @@ import structlog
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from prometheus_client import Counter
-from sqlalchemy import Column, DateTime
 from sqlmodel import Field
 
 from events.base import Event, Heard
@@ -58,7 +57,7 @@ class InboxRow(Table, table=True):
     __tablename__ = "inbox"
 
     event_id: UUID = Field(primary_key=True)
-    received_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    received_at: datetime
 
 
 REMEMBER: Final = """

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Column, DateTime
 from sqlmodel import Field
 
 from events.base import Cause, Event
@@ -44,12 +43,12 @@ class Outbox(Table, table=True):
     type: str
     subject: str
     dataschema: str
-    occurred_at: datetime = Field(sa_column=Column(DateTime(timezone=True), nullable=False))
+    occurred_at: datetime
     correlation_id: str
     causation_id: UUID | None
     traceparent: str | None
     data: str
-    retry_at: datetime | None = Field(sa_column=Column(DateTime(timezone=True), nullable=True))
+    retry_at: datetime | None
 
 
 def row(id: UUID, event: Event, because: Cause, now: datetime) -> Row:
