@@ -6,6 +6,8 @@ from tests.stories.load import Load
 from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 
+pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
+
 KILLS = 3
 
 
