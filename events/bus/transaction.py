@@ -5,7 +5,7 @@ publishes needs no broker, and an event exists if and only if the change that it
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
@@ -139,15 +139,23 @@ async def begin(pool: Pool) -> AsyncIterator[Transaction]:
     """
     async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
         underlying = connection.transaction()
-        await underlying.start()
+        with _discarding(connection):
+            await underlying.start()
         tx = Transaction(connection, datetime.now(UTC))
         try:
             yield tx
             await tx.flush()
         except BaseException:
-            if not connection.is_closed():
-                with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                    await underlying.rollback()
+            with (
+                contextlib.suppress(
+                    asyncpg.PostgresError,
+                    asyncpg.InterfaceError,
+                    asyncpg.InternalClientError,
+                    OSError,
+                ),
+                _discarding(connection),
+            ):
+                await underlying.rollback()
             raise
         try:
             await underlying.commit()
@@ -156,10 +164,24 @@ async def begin(pool: Pool) -> AsyncIterator[Transaction]:
     tx.committed()
 
 
+@contextlib.contextmanager
+def _discarding(connection: Connection) -> Iterator[None]:
+    """Close a connection that a dying server has left in a state that asyncpg itself does not understand.
+
+    The pool would hand it out again, and it would fail again.
+    """
+    try:
+        yield
+    except asyncpg.InternalClientError:
+        connection.terminate()
+        raise
+
+
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     OSError,
 )
 """What may hide a COMMIT that succeeded; any other error of a COMMIT says that it did not."""
@@ -175,4 +197,4 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state[:2] in _TRANSIENT_CLASSES or state in {"25006", "25P03"}
-    return isinstance(error, CommitUnknownError | asyncpg.InterfaceError | OSError | TimeoutError)
+    return isinstance(error, (CommitUnknownError, TimeoutError, *_LOST))
