@@ -155,7 +155,8 @@ async def begin(pool: Pool) -> AsyncIterator[Transaction]:
                 ),
                 _discarding(connection),
             ):
-                await underlying.rollback()
+                if not connection.is_closed():
+                    await underlying.rollback()
             raise
         try:
             await underlying.commit()
