@@ -1,0 +1,148 @@
+"""What the pages tell somebody to type, to read or to look for is there: commands, figures, log lines, tests."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from apps.cli.main import cli
+from apps.common.settings import SERVICES
+from tests.architecture.code import ROOT, modules
+from tests.architecture.pages import links
+
+PAGES: Final = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "apps").glob("*/README.md")]
+)
+RECORDS: Final = sorted((ROOT / "docs/adr").glob("0*.md"))
+NOT_OURS: Final = {"chorus_queue"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+pages: Final = pytest.mark.parametrize("page", PAGES, ids=name_of)
+records: Final = pytest.mark.parametrize("record", RECORDS, ids=name_of)
+
+
+def code_in(page: Path) -> Iterator[str]:
+    """Everything that a page sets as code: in backquotes, and line by line in blocks."""
+    text = page.read_text()
+    for block in re.findall(r"^```+\w*\n(.*?)^```+$", text, flags=re.MULTILINE | re.DOTALL):
+        yield from block.splitlines()
+    without_blocks = re.sub(r"^```+.*?^```+$", "", text, flags=re.MULTILINE | re.DOTALL)
+    yield from re.findall(r"`([^`\n]+)`", without_blocks)
+
+
+def commands(page: Path, program: str) -> Iterator[list[str]]:
+    """How a page calls a program: its arguments."""
+    for code in code_in(page):
+        for line in re.split(r"\s(?:&&|\|)\s", code.split("  #")[0]):
+            words = line.removeprefix("$ ").removeprefix("@").split()
+            if words and words[0].rpartition("/")[2] == program:
+                yield words[1:]
+
+
+@pages
+def test_make_knows_every_target_that_a_page_names(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for arguments in commands(page, "make"):
+        assert {word for word in arguments[:1] if "=" not in word} <= targets, arguments
+
+
+@pages
+def test_chorus_knows_every_command_and_option_that_a_page_names(page: Path) -> None:
+    known = {name: command.params for name, command in _commands().items()}
+    for arguments in commands(page, "chorus"):
+        command, *rest = arguments or ["serve"]
+        assert command in known, command
+        options = {option for parameter in known[command] for option in parameter.opts}
+        assert {word for word in rest if word.startswith("-")} <= options, rest
+        if command == "serve":
+            assert set(rest[:1]) <= {*SERVICES, "SERVICE", "loyalty"}, rest
+
+
+def _commands() -> dict[str, typer.core.TyperCommand]:
+    group = typer.main.get_command(cli)
+    assert isinstance(group, typer.core.TyperGroup)
+    found: dict[str, typer.core.TyperCommand] = group.commands  # type: ignore[assignment]
+    return found
+
+
+@pages
+def test_every_variable_that_a_page_names_is_a_setting(page: Path) -> None:
+    settings = (ROOT / "docs/settings.md").read_text()
+    listed = set(re.findall(r"CHORUS_[A-Z_]*(?:<SERVICE>)?[A-Z_]*", settings))
+    spelled = {n.replace("<SERVICE>", s.upper()) for n in listed for s in (*SERVICES, "LOYALTY")}
+    assert set(re.findall(r"\bCHORUS_[A-Z_]*[A-Z]", page.read_text())) <= spelled | listed | {
+        name.partition("<")[0].rstrip("_") for name in listed
+    }
+
+
+@pages
+def test_every_figure_that_a_page_names_is_one_of_ours(page: Path) -> None:
+    ours = {text for module in modules("events", "apps") for text in module.texts()}
+    for name in re.findall(r"\bchorus_[a-z_]+[a-z]", page.read_text()):
+        assert name in ours | NOT_OURS, name
+
+
+def test_every_figure_is_in_the_runbook() -> None:
+    page = (ROOT / "docs/runbook.md").read_text()
+    for module in modules("events", "apps"):
+        for _, call in module.calls("Counter", "Gauge", "Histogram"):
+            if call.args and isinstance(call.args[0], ast.Constant):
+                assert f"`{call.args[0].value!s}" in page, module.path
+
+
+def test_every_log_line_that_the_runbook_explains_is_written_somewhere() -> None:
+    written = {text for module in modules("events", "apps") for text in module.texts()}
+    section = (ROOT / "docs/runbook.md").read_text().split("\n## Logs")[1].split("\n## ")[0]
+    explained = re.findall(r"`([a-z]+\.[a-z_]+)`", section)
+    assert len(explained) > 5
+    assert set(explained) <= written
+
+
+@pages
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
+    existing = {function.name for module in modules("tests") for function in module.functions()}
+    named = set(re.findall(r"`(test_\w+)`", page.read_text()))
+    assert named <= existing, named - existing
+
+
+@records
+def test_a_decision_record_names_its_code_and_the_test_that_holds_it(record: Path) -> None:
+    page = record.read_text()
+    code, tests = page.split("\n## Where it stands")[1].split("\n## What holds it")
+    targets = {part: {(record.parent / link).resolve() for link in links(part)} for part in (code, tests)}  # fmt: skip
+    assert any(path.suffix == ".py" and path.exists() for path in targets[code])
+    assert any(path.name.startswith("test_") and path.exists() for path in targets[tests])
+
+
+@records
+def test_a_decision_record_names_things_that_stand_where_it_says(record: Path) -> None:
+    """`NAMES` beside a link to a file of ours are in that file."""
+    code = record.read_text().split("\n## Where it stands")[1].split("\n## What holds it")[0]
+    for line in re.split(r"\n- ", code):
+        files = [(record.parent / link).resolve() for link in links(line) if link.endswith(".py")]
+        sources = "".join(file.read_text() for file in files)
+        for name in re.findall(r"`(\w+)(?:\(\))?`", line) if files else []:
+            assert name in sources, f"{name} is not in {files}"
+
+
+def test_the_page_of_the_topology_is_what_the_command_writes(tmp_path: Path) -> None:
+    page = tmp_path / "topology.md"
+    assert CliRunner().invoke(cli, ["topology", "--write", str(page)]).exit_code == 0
+    assert (ROOT / "docs/topology.md").read_text() == page.read_text()
+
+
+@pages
+def test_a_page_names_no_machine_and_no_registry(page: Path) -> None:
+    """What is in a page holds for whoever reads it."""
+    text = page.read_text()
+    assert not re.search(r"/(?:work|root|home|var/tmp)/", text)
+    assert not re.search(r"\b(?:docker\.io|ghcr\.io|quay\.io|pypi\.org|pythonhosted)\b", text)
