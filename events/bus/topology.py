@@ -82,8 +82,9 @@ class Topology:
 
 
 def queue_name(service: str, kind: type[Event]) -> str:
-    """The queue in which a service hears an event."""
-    return f"{service}.{kind.queue_key()}"
+    """The queue in which a service hears an event. Later versions have queues beside that of the first one."""
+    later = f".v{kind.version}" if kind.version > 1 else ""
+    return f"{service}.{kind.queue_key()}{later}"
 
 
 def topology() -> Topology:

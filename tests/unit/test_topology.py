@@ -1,10 +1,12 @@
 """Exchanges, queues and permissions, as the code asks the broker for them."""
 
 import re
+from uuid import UUID
 
 import pytest
 
 from apps.common.settings import SERVICES
+from events.base import Event
 from events.bus.topology import HEARD_BY, Queue, mermaid, queue_name, topology
 from events.contracts import language
 from events.orders import OrderPlaced
@@ -27,6 +29,20 @@ def test_a_queue_per_consumer_and_event() -> None:
     assert QUEUES["notifications.payment-succeeded"].bindings == (
         ("billing", "payment-succeeded.v1"),
     )
+
+
+def test_versions_of_an_event_are_heard_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Event, "published", {})
+
+    class OrderPlacedV2(Event, exchange="orders", key="order-placed.v2", subject="order_id"):
+        """As it may be told one day."""
+
+        order_id: UUID
+
+    monkeypatch.setitem(HEARD_BY, "billing", (OrderPlaced, OrderPlacedV2))
+    queues = {queue.name: queue.bindings for queue in topology().queues}
+    assert queues["billing.order-placed"] == (("orders", "order-placed.v1"),)
+    assert queues["billing.order-placed.v2"] == (("orders", "order-placed.v2"),)
 
 
 @pytest.mark.parametrize("queue", HEARING, ids=lambda queue: queue.name)
