@@ -115,9 +115,14 @@ def test_it_takes_less_than_80_lines_as_the_page_says() -> None:
     written = sum(
         bool(line.strip()) for text in service_files().values() for line in text.split("\n")
     )
-    assert f"{code} lines of code ({written} with docstrings" in PAGE
-    assert f"{added(path_is_code=True)} lines elsewhere" in PAGE
-    assert f"{added(path_is_code=False)} in `compose.yaml`" in PAGE
+    said = " ".join(PAGE.split())
+    assert (
+        f"its Python files are {sum(t.count(chr(10)) for t in service_files().values())} lines"
+        in said
+    )
+    assert f"{code} lines of code ({written} with docstrings" in said
+    assert f"{added(path_is_code=True)} lines elsewhere" in said
+    assert f"{added(path_is_code=False)} in `compose.yaml`" in said
     assert written + added(path_is_code=True) < LIMIT
     assert code + added(path_is_code=True) + added(path_is_code=False) < LIMIT
 
