@@ -33,7 +33,7 @@ Install = Callable[..., Awaitable[Installation]]
 """Makes another Chorus on the tests' servers: `await install_chorus("name", "billing", "orders")`."""
 
 Run = Callable[..., Awaitable[RunningService]]
-"""Starts a service: `await running_service("notifications", CHORUS_SMTP_PORT="2525")`."""
+"""Starts a service: `await running_service("notifications")`."""
 
 
 @pytest.fixture(scope="session")
@@ -57,15 +57,28 @@ async def install_chorus(servers: Servers, worker: str) -> Install:
 
 
 @pytest.fixture(scope="session")
-async def running_service(install_chorus: Install) -> AsyncIterator[Run]:
-    """Services in this process by name, each started once, with a vhost and a database to itself."""
+async def mail() -> AsyncIterator[MailSink]:
+    """Where the letters of `notifications` arrive."""
+    sink = MailSink()
+    await sink.open()
+    yield sink
+    await sink.close()
+
+
+@pytest.fixture(scope="session")
+async def running_service(install_chorus: Install, mail: MailSink) -> AsyncIterator[Run]:
+    """Services in this process by name, each started once, with a vhost and a database to itself.
+
+    Whoever starts notifications first starts it for all: its letters always arrive in `mail`.
+    """
     running: dict[str, RunningService] = {}
     async with AsyncExitStack() as stack:
 
-        async def run(name: str, **settings: str) -> RunningService:
+        async def run(name: str) -> RunningService:
             if name not in running:
                 app = importlib.import_module(f"apps.{name}.main").app
                 service = RunningService(name, app, await install_chorus(f"only_{name}", name))
+                settings = {"CHORUS_SMTP_PORT": str(mail.port)}
                 running[name] = await stack.enter_async_context(service.running(settings))
             return running[name]
 
@@ -90,19 +103,9 @@ async def orders(running_service: Run) -> AsyncIterator[RunningService]:
         yield service
 
 
-@pytest.fixture(scope="session")
-async def mail() -> AsyncIterator[MailSink]:
-    """Where the letters of `notifications` arrive."""
-    sink = MailSink()
-    await sink.open()
-    yield sink
-    await sink.close()
-
-
 @pytest.fixture
-async def notifications(running_service: Run, mail: MailSink) -> AsyncIterator[RunningService]:
-    running = await running_service("notifications", CHORUS_SMTP_PORT=str(mail.port))
-    async with running.listened_to() as service:
+async def notifications(running_service: Run) -> AsyncIterator[RunningService]:
+    async with (await running_service("notifications")).listened_to() as service:
         yield service
 
 
