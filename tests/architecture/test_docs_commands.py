@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from apps.cli.main import cli
 from apps.common.settings import SERVICES
+from events.bus.topology import HEARD_BY
+from events.contracts import language
 from tests.architecture.code import ROOT, modules
-from tests.architecture.pages import links
+from tests.architecture.pages import links, table
 
 PAGES: Final = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "apps").glob("*/README.md")]
@@ -146,3 +148,22 @@ def test_a_page_names_no_machine_and_no_registry(page: Path) -> None:
     text = page.read_text()
     assert not re.search(r"/(?:work|root|home|var/tmp)/", text)
     assert not re.search(r"\b(?:docker\.io|ghcr\.io|quay\.io|pypi\.org|pythonhosted)\b", text)
+
+
+def test_the_table_of_events_says_who_says_what_and_who_hears_it() -> None:
+    section = (
+        (ROOT / "docs/architecture.md").read_text().split("\n## The flow")[1].split("\n## ")[0]
+    )
+    shown = {
+        name: (row[1], set(SERVICES) if row[3].startswith("all") else set(row[3].split(", ")) - {"nobody yet"})
+        for row in table(section)
+        for name in row[0].split(", ")
+    }  # fmt: skip
+    code = {
+        kind.__name__: (
+            kind.exchange,
+            {service for service, kinds in HEARD_BY.items() if kind in kinds},
+        )
+        for kind in language().values()
+    }
+    assert shown == code
