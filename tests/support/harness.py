@@ -69,8 +69,9 @@ class RunningService:
         """Collect what it says in the block; nothing may be parked in it that nobody has taken."""
         async with self.broker.tap(self.name) as self.tap:
             yield self
-            left = [m.headers.get("parked_error") for m in await self._left_parked()]
-            assert not left, f"parked without being expected: {left}"
+        del self.tap
+        left = [m.headers.get("parked_error") for m in await self._left_parked()]
+        assert not left, f"parked without being expected: {left}"
 
     async def _left_parked(self) -> list[AbstractIncomingMessage]:
         left = []
