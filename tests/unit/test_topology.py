@@ -17,7 +17,7 @@ HEARING = [queue for queue in QUEUES.values() if queue.service and not queue.nam
 
 def test_an_exchange_per_publisher_and_one_for_the_dead() -> None:
     assert topology().exchanges == ("billing", "notifications", "orders", "users", "dead")
-    assert {kind.exchange for kind in language().values()} == set(SERVICES)
+    assert {kind.exchange for kind in language().values()} <= set(SERVICES)
 
 
 def test_a_queue_per_consumer_and_event() -> None:
