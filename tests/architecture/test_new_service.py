@@ -16,6 +16,7 @@ from tests.architecture.code import ROOT
 
 PAGE: Final = (ROOT / "docs/new-service.md").read_text()
 LIMIT: Final = 80
+CHECKED: Final = ("apps", "events", "tests/integration", "tests/unit", "tests/contracts")
 _BLOCK: Final = re.compile(
     r"^\*\*`(?P<path>[^`]+)`\*\*$|^(?P<fence>`{3,4})(?P<kind>\w+)\n(?P<text>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,
@@ -148,7 +149,7 @@ def test_it_keeps_the_rules(built: Path) -> None:
     """Its style, its imports, its canvas; types are left to `make check`, which takes longer."""
     tools = Path(sys.executable).parent
     run(built, str(tools / "ruff"), "check", "apps/loyalty", "tests/integration/test_loyalty.py")
-    run(built, str(tools / "ruff"), "format", "--check", "apps", "events", "tests/integration")
+    run(built, str(tools / "ruff"), "format", "--check", *CHECKED)
     run(built, str(tools / "lint-imports"), "--no-cache")
     about_it = "loyalty or exchange or table_of_events or folder or consumers_are or use_case or subscriber"
     paths = [
