@@ -30,8 +30,13 @@ class Stacks:
         if self._current is None:
             name = f"stories{next(self._numbers)}"
             folder: Path = self._folder.mktemp(name)
-            self._current = Stack(await self._install(name), Processes(folder))
-            await self._current.start()
+            stack = Stack(await self._install(name), Processes(folder))
+            try:
+                await stack.start()
+            except BaseException:
+                await stack.stop()
+                raise
+            self._current = stack
         return self._current
 
     async def drop(self) -> None:

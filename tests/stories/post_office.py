@@ -75,7 +75,8 @@ class PostOffice:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        assert self._server is not None
+        if self._server is None:
+            return
         self._server.close()
         for connection in self._connections:
             if isinstance(connection.transport, asyncio.Transport):
