@@ -1,6 +1,5 @@
 """From the outbox to the broker: what is committed is published, whatever happens on the way."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -8,71 +7,18 @@ import asyncpg
 import pytest
 
 from apps.common.database import Database
-from events.base import Cause, Event
 from events.bus import outbox, wire
 from events.bus import relay as relaying
-from events.bus.publisher import Publisher
 from events.bus.relay import UNROUTABLE, BrokerAwayError, Relay
 from events.bus.topology import JOURNAL
-from events.bus.transaction import Pool, begin
+from events.bus.transaction import begin
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced
 from tests.support.broker import Broker, Tap
 from tests.support.builders import an_order, told
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
-from tests.support.installation import Installation
+from tests.support.office import Office, placed
 from tests.support.proxy import Proxy
-
-
-class Office:
-    """The outbox and the exchange of a service that is not running: the test runs its relays."""
-
-    def __init__(
-        self, installation: Installation, pool: Pool, relays_pool: Pool, broker: Broker
-    ) -> None:
-        self.installation = installation
-        self.pool = pool
-        self.relays_pool = relays_pool
-        self.broker = broker
-        self.tap: Tap
-
-    async def commits(self, *events: Event) -> None:
-        """A transaction that publishes."""
-        async with begin(self.pool) as tx:
-            for event in events:
-                tx.publish(event, Cause("a-flow"))
-
-    def relay(self, amqp_url: str | None = None) -> Relay:
-        return Relay(
-            self.relays_pool, Publisher(amqp_url or self.installation.amqp_url("orders"), "tests")
-        )
-
-    @contextlib.asynccontextmanager
-    async def relaying(self, amqp_url: str | None = None) -> AsyncIterator[Relay]:
-        """A relay that runs as long as the block does."""
-        relay = self.relay(amqp_url)
-        task = asyncio.create_task(relay.run())
-        try:
-            yield relay
-            assert not task.done(), "the relay has ended by itself"
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def waiting(self) -> int:
-        count: int = await self.pool.fetchval("SELECT count(*) FROM outbox")
-        return count
-
-    async def is_empty(self) -> None:
-        async def empty() -> None:
-            assert await self.waiting() == 0
-
-        await eventually(empty)
-        await self.tap.flush()
-
-    @property
-    def published(self) -> list[Event]:
-        return self.tap.events
 
 
 @pytest.fixture(scope="module")
@@ -107,25 +53,12 @@ def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relaying, "SWEEP_SECONDS", 3600.0)
 
 
-def placed(count: int) -> list[OrderPlaced]:
-    return [OrderPlaced(order=an_order()) for _ in range(count)]
-
-
-async def once(office: Office) -> int:
-    """One round of a relay of its own."""
-    relay = office.relay()
-    try:
-        return await relay.move()
-    finally:
-        await relay._publisher.close()
-
-
 async def test_an_event_leaves_the_outbox_in_the_transaction_that_published_it(
     office: Office,
 ) -> None:
     [event] = placed(1)
     await office.commits(event)
-    assert await once(office) == 1
+    assert await office.relays_once() == 1
     await office.tap.flush()
     assert office.published == [event]
     assert await office.waiting() == 0
@@ -140,7 +73,7 @@ async def test_a_transaction_that_is_rolled_back_leaves_no_event(office: Office)
     with pytest.raises(ZeroDivisionError):
         await fails_at_the_end()
     assert await office.waiting() == 0
-    assert await once(office) == 0
+    assert await office.relays_once() == 0
 
 
 async def test_many_waiting_events_travel_as_packs_of_at_most_64_per_routing_key(
@@ -149,7 +82,7 @@ async def test_many_waiting_events_travel_as_packs_of_at_most_64_per_routing_key
     orders = placed(150)
     alone = OrderPaid(order=an_order(status="paid", version=2))
     await office.commits(*orders[:100], alone, *orders[100:])
-    assert await once(office) == 151
+    assert await office.relays_once() == 151
     await office.tap.flush()
     packs = [m for m in office.tap.messages if m.content_type == wire.BATCH]
     [plain] = [m for m in office.tap.messages if m.content_type == wire.JSON]
@@ -171,11 +104,11 @@ async def test_a_commit_that_fails_after_the_confirm_publishes_the_same_event_ag
     """)
     try:
         with pytest.raises(asyncpg.RaiseError, match="crash after confirm"):
-            await once(office)
+            await office.relays_once()
     finally:
         await administrator.execute("DROP TRIGGER fail ON outbox; DROP FUNCTION fail")
     assert await office.waiting() == 3
-    assert await once(office) == 3
+    assert await office.relays_once() == 3
     await office.tap.flush()
     heard = [(event.id, event.event, event.time) for event in office.tap.heard]
     assert len(heard) == 6
@@ -189,8 +122,8 @@ async def test_an_event_that_commits_late_is_published_though_younger_ones_have_
     async with begin(office.pool) as tx:
         await outbox.write(tx.connection, [told(early)])
         await office.commits(late)
-        assert await once(office) == 1
-    assert await once(office) == 1
+        assert await office.relays_once() == 1
+    assert await office.relays_once() == 1
     await office.tap.flush()
     assert office.published == [late, early]
 
@@ -214,15 +147,15 @@ async def test_an_unroutable_event_rests_in_the_outbox_and_the_others_go_on(
     async with nobody_hears(office, "orders"), office.broker.tap("orders", OrderPlaced.key) as tap:
         # This test's own ear must be deaf too: it hears everything.
         await deaf(office.tap)
-        assert await once(office) == 3
+        assert await office.relays_once() == 3
         await tap.flush()
         assert len(tap.events) == 2
         [row] = await office.pool.fetch("SELECT * FROM outbox")
         assert row["type"] == "OrderPaid"
         assert UNROUTABLE._value.get() == 1
-        assert await once(office) == 0, "it rests for a while"
+        assert await office.relays_once() == 0, "it rests for a while"
     await office.pool.execute("UPDATE outbox SET retry_at = now()")
-    assert await once(office) == 1
+    assert await office.relays_once() == 1
     assert await office.waiting() == 0
     assert UNROUTABLE._value.get() == 0
 
@@ -239,14 +172,14 @@ async def test_a_full_queue_holds_its_events_back_and_the_others_go_on(office: O
     )
     await full.bind("orders", OrderCancelled.key)
     await office.commits(*(OrderCancelled(order=an_order(status="cancelled")) for _ in range(2)))
-    assert await once(office) == 2, "as one pack, which fills the queue"
+    assert await office.relays_once() == 2, "as one pack, which fills the queue"
     await office.commits(OrderCancelled(order=an_order(status="cancelled")), *placed(1))
-    assert await once(office) == 2
+    assert await office.relays_once() == 2
     [row] = await office.pool.fetch("SELECT type, retry_at FROM outbox")
     assert row["type"] == "OrderCancelled"
     await full.purge()
     await office.pool.execute("UPDATE outbox SET retry_at = now()")
-    assert await once(office) == 1
+    assert await office.relays_once() == 1
     assert await office.waiting() == 0
     await channel.queue_delete(full.name)
     await channel.close()
@@ -280,6 +213,26 @@ async def test_a_sweep_finds_what_a_crash_has_left(office: Office) -> None:
         await office.commits(*placed(3))  # and nobody wakes the relay
         await office.is_empty()
     assert len(office.published) == 6
+
+
+async def test_nothing_is_lost_when_no_publish_of_a_round_is_confirmed(office: Office) -> None:
+    channel = office.broker.channel
+    full = await channel.declare_queue(
+        "tests.full",
+        auto_delete=True,
+        arguments={"x-max-length": 0, "x-overflow": "reject-publish"},
+    )
+    await full.bind("orders", OrderPlaced.key)
+    try:
+        await office.commits(*placed(2))
+        with pytest.raises(BrokerAwayError):
+            await office.relays_once()
+        assert await office.waiting() == 2
+        [row] = await office.pool.fetch("SELECT DISTINCT retry_at FROM outbox")
+        assert row["retry_at"] is None
+    finally:
+        await channel.queue_delete("tests.full")
+    assert await office.relays_once() == 2
 
 
 Away = Callable[[Proxy], Awaitable[None]]
@@ -338,23 +291,3 @@ async def test_a_relay_waits_for_a_database_that_cuts_it_off(
             relay.wake()
         await office.is_empty()
     assert len({event.id for event in office.tap.heard}) == 100
-
-
-async def test_nothing_is_lost_when_no_publish_of_a_round_is_confirmed(office: Office) -> None:
-    channel = office.broker.channel
-    full = await channel.declare_queue(
-        "tests.full",
-        auto_delete=True,
-        arguments={"x-max-length": 0, "x-overflow": "reject-publish"},
-    )
-    await full.bind("orders", OrderPlaced.key)
-    try:
-        await office.commits(*placed(2))
-        with pytest.raises(BrokerAwayError):
-            await once(office)
-        assert await office.waiting() == 2
-        [row] = await office.pool.fetch("SELECT DISTINCT retry_at FROM outbox")
-        assert row["retry_at"] is None
-    finally:
-        await channel.queue_delete("tests.full")
-    assert await once(office) == 2
