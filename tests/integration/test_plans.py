@@ -1,0 +1,52 @@
+"""How PostgreSQL finds the rows of a set: by key, also with a plan that was made when there were none."""
+
+import asyncpg
+from uuid_utils.compat import uuid7
+
+from apps.common.database import Database
+from apps.orders.models import Order
+from events.bus.transaction import begin
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+
+ROWS = 20_000
+FILLED = f"""
+INSERT INTO orders (id, user_id, total, currency, status, placed_at, version)
+SELECT gen_random_uuid(), gen_random_uuid(), 100, 'EUR', 'pending', now(), 1 FROM generate_series(1, {ROWS})
+"""
+READ = "SELECT seq_tup_read AS by_scan, idx_tup_fetch AS by_key FROM pg_stat_user_tables WHERE relname = 'orders'"
+ROUNDS = 10
+"""PostgreSQL plans a prepared statement anew five times before it may keep a plan."""
+
+
+async def test_a_plan_from_an_empty_table_does_not_read_all_of_a_full_one(
+    install_chorus: Install,
+) -> None:
+    chorus = await install_chorus("plans", "orders")
+    database = Database(chorus.database_url("orders"), "orders", size=1)
+    await database.open()
+    owner = await asyncpg.connect(chorus.database_admin_url("orders"))
+    known = [uuid7() for _ in range(50)]
+
+    async def rounds() -> None:
+        for _ in range(ROUNDS):
+            async with begin(database.pool) as tx:
+                found = list((await tx.lock(Order, known)).values())
+                nobody = Order.place(uuid7(), uuid7(), 100, tx.now)
+                await tx.update(found or [nobody], "status", "version")
+
+    async def all_is_counted() -> None:
+        await owner.execute("SELECT pg_stat_clear_snapshot()")
+        assert (await owner.fetchrow(READ))["by_key"] >= ROUNDS * len(known)
+
+    try:
+        await rounds()
+        await owner.execute(FILLED)
+        known = [row["id"] for row in await owner.fetch("SELECT id FROM orders LIMIT 50")]
+        await rounds()
+        await eventually(all_is_counted)
+        # The 50 above were read by a scan; one of all orders would be far more.
+        assert (await owner.fetchrow(READ))["by_scan"] < ROWS
+    finally:
+        await owner.close()
+        await database.close()
