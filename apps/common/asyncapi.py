@@ -21,7 +21,7 @@ from apps.common.messages import (
     told_by,
 )
 from events.base import Event
-from events.bus import wire
+from events.bus import outbox
 from events.bus.parking import DEAD_EXCHANGE
 from events.bus.topology import HEARD_BY, JOURNAL, Queue, queue_name, topology
 
@@ -63,7 +63,7 @@ def asyncapi(service: Described) -> Document:
             "description": service.description,
             "license": {"name": "MIT"},
         },
-        "defaultContentType": wire.JSON,
+        "defaultContentType": outbox.JSON,
         "servers": {"broker": _server(service)},
         "channels": dict(_channels(service)),
         "operations": dict(_operations(service)),

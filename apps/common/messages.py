@@ -72,14 +72,14 @@ def _alone(kind: type[Event], example: Message) -> Document:
         "name": name,
         "title": name,
         **told_by(kind),
-        "contentType": wire.JSON,
+        "contentType": outbox.JSON,
         "headers": _headers(kind),
         "correlationId": {"$ref": "#/components/correlationIds/alone"},
         "payload": {"$ref": f"#/components/schemas/{name}"},
         "bindings": {"amqp": {"messageType": name, **BINDING}},
         "x-amqp-properties": _properties(
             kind,
-            wire.JSON,
+            outbox.JSON,
             message_id=_ID | {"description": "The event's id, a UUIDv7."},
             correlation_id={"type": "string", "description": "The flow that it belongs to."},
         ),
@@ -125,7 +125,7 @@ def structured(kind: type[Event]) -> Document:
         name.removeprefix("cloudEvents_"): part for name, part in _attributes(kind).items()
     }
     extensions = {
-        "datacontenttype": {"const": wire.JSON},
+        "datacontenttype": {"const": outbox.JSON},
         "correlationid": {"type": "string", "description": "The flow that it belongs to."},
         "data": {"$ref": f"#/components/schemas/{kind.__name__}"},
     }
@@ -175,7 +175,7 @@ def _attributes(kind: type[Event]) -> Document:
         "cloudEvents_specversion": {"const": SPECVERSION},
         "cloudEvents_id": _ID | {"description": "The event's id, a UUIDv7."},
         "cloudEvents_type": {"const": kind.__name__},
-        "cloudEvents_source": {"const": wire.source(kind.exchange)},
+        "cloudEvents_source": {"const": outbox.source(kind.exchange)},
         "cloudEvents_subject": {
             "type": "string",
             "description": "What the event is about: its id.",

@@ -1,35 +1,51 @@
 """The outbox: events that are true, committed with the change they tell of, and not yet on the broker.
 
-A row lives for milliseconds: the relay deletes it in the transaction in which the broker confirmed it.
+A row lives for milliseconds: the relay deletes it in the transaction in which the broker confirmed it. An event waits
+in the form in which it travels with others, as CloudEvents' JSON, so that a relay with much to do only joins texts.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlmodel import Field
 
-from events.base import Cause, Event
+from events.base import SPECVERSION, Cause, Event, rfc3339
 from events.bus.statements import Table, statements
+
+JSON: Final = "application/json"
+
+_DATA: Final = ',"data":'
+"""Begins the last member of a CloudEvent as written here. Inside a JSON text its quotes would be escaped, so the
+first place where this stands is the place."""
 
 
 class Row(NamedTuple):
-    """One event that waits, in the order of the table's columns. `data` is the event's JSON."""
+    """One event that waits, in the order of the table's columns."""
 
     id: UUID
     exchange: str
     routing_key: str
-    type: str
-    subject: str
-    dataschema: str
     occurred_at: datetime
-    correlation_id: str
-    causation_id: UUID | None
-    traceparent: str | None
-    data: str
+    cloudevent: str
+    """The event in the JSON format of CloudEvents 1.0, with `correlationid`, `causationid` and `traceparent` as
+    extensions; `data`, the event's body, comes last."""
     retry_at: datetime | None = None
     """Not before this moment; set on a row that the broker returned or refused."""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The CloudEvents attributes and extensions; `causationid` and `traceparent` only where there is one."""
+        found: dict[str, str] = json.loads(self.cloudevent.partition(_DATA)[0] + "}")
+        return found
+
+    @property
+    def data(self) -> str:
+        """The event's body as JSON."""
+        return self.cloudevent.partition(_DATA)[2][:-1]
 
 
 class Outbox(Table, table=True):
@@ -40,33 +56,40 @@ class Outbox(Table, table=True):
     id: UUID = Field(primary_key=True)
     exchange: str
     routing_key: str
-    type: str
-    subject: str
-    dataschema: str
     occurred_at: datetime
-    correlation_id: str
-    causation_id: UUID | None
-    traceparent: str | None
-    data: str
+    cloudevent: str
     retry_at: datetime | None
 
 
 def row(id: UUID, event: Event, because: Cause, now: datetime) -> Row:
     """The row of an event that a use case publishes."""
     kind = type(event)
-    return Row(
-        id=id,
-        exchange=kind.exchange,
-        routing_key=kind.key,
-        type=kind.__name__,
-        subject=event.subject,
-        dataschema=kind.dataschema(),
-        occurred_at=now,
-        correlation_id=because.correlation_id,
-        causation_id=because.causation_id,
-        traceparent=because.traceparent,
-        data=event.model_dump_json(),
+    # Written by hand: the body is JSON already, and only the texts that may come from outside need escaping.
+    causation = f',"causationid":"{because.causation_id}"' if because.causation_id else ""
+    trace = f',"traceparent":{json.dumps(because.traceparent)}' if because.traceparent else ""
+    cloudevent = (
+        f'{{{_constants(kind)},"id":"{id}","time":"{rfc3339(now)}","subject":{json.dumps(event.subject)},'
+        f'"correlationid":{json.dumps(because.correlation_id)}{causation}{trace}'
+        f"{_DATA}{event.model_dump_json()}}}"
     )
+    return Row(id, kind.exchange, kind.key, now, cloudevent)
+
+
+@cache
+def _constants(kind: type[Event]) -> str:
+    attributes = {
+        "specversion": SPECVERSION,
+        "type": kind.__name__,
+        "source": source(kind.exchange),
+        "dataschema": kind.dataschema(),
+        "datacontenttype": JSON,
+    }
+    return json.dumps(attributes)[1:-1]
+
+
+def source(exchange: str) -> str:
+    """The CloudEvents source of a publisher."""
+    return f"/chorus/{exchange}"
 
 
 async def write(connection: Any, rows: Sequence[Row]) -> None:

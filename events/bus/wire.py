@@ -6,7 +6,7 @@ correlation and causation as extension attributes; a header `batch_size`.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -15,22 +15,17 @@ from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar
 from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
+from aio_pika.abc import HeadersType
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
-from events.base import SPECVERSION, Cause, Event, Heard, rfc3339
-from events.bus.outbox import Row
+from events.base import Cause, Event, Heard
+from events.bus.outbox import JSON, Row
 
 PACK_LIMIT: Final = 64
 """The most events that one message carries."""
 
-JSON: Final = "application/json"
 BATCH: Final = "application/cloudevents-batch+json"
-
-
-def source(exchange: str) -> str:
-    """The CloudEvents source of a publisher."""
-    return f"/chorus/{exchange}"
 
 
 def packs(rows: Sequence[Row]) -> Iterator[list[Row]]:
@@ -49,54 +44,39 @@ def to_message(pack: Sequence[Row]) -> Message:
 
 
 def _alone(row: Row) -> Message:
-    headers: dict[str, Any] = {
-        "cloudEvents_specversion": SPECVERSION,
-        "cloudEvents_id": str(row.id),
-        "cloudEvents_type": row.type,
-        "cloudEvents_source": source(row.exchange),
-        "cloudEvents_subject": row.subject,
-        "cloudEvents_time": rfc3339(row.occurred_at),
-        "cloudEvents_dataschema": row.dataschema,
-    }
-    if row.causation_id:
-        headers["causation_id"] = str(row.causation_id)
-    if row.traceparent:
-        headers["traceparent"] = row.traceparent
+    attributes = row.attributes
     return Message(
         row.data.encode(),
-        headers=headers,
+        headers=_headers(attributes),
         content_type=JSON,
         delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=str(row.id),
-        correlation_id=row.correlation_id,
+        message_id=attributes["id"],
+        correlation_id=attributes["correlationid"],
         timestamp=row.occurred_at,
-        type=row.type,
+        type=attributes["type"],
         app_id=row.exchange,
     )
 
 
+def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
+    """The headers of an event that travels alone: CloudEvents' binary mode, and what caused it."""
+    attributes = ("specversion", "id", "type", "source", "subject", "time", "dataschema")
+    headers = {f"cloudEvents_{name}": cloudevent[name] for name in attributes if name in cloudevent}
+    extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
+    headers |= {name: cloudevent[key] for name, key in extensions.items() if cloudevent.get(key)}
+    return {name: printable(value) for name, value in headers.items()}
+
+
 def _batch(pack: Sequence[Row]) -> Message:
     return Message(
-        b"[" + ",".join(map(_structured, pack)).encode() + b"]",
+        b"[" + ",".join([row.cloudevent for row in pack]).encode() + b"]",
         headers={"batch_size": len(pack)},
         content_type=BATCH,
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=str(uuid7()),
         timestamp=pack[0].occurred_at,
-        type=pack[0].type,
+        type=pack[0].attributes["type"],
         app_id=pack[0].exchange,
-    )
-
-
-def _structured(row: Row) -> str:
-    # Written by hand: `data` is JSON already, and only the two texts that may come from outside need escaping.
-    causation = f'"causationid":"{row.causation_id}",' if row.causation_id else ""
-    trace = f'"traceparent":{json.dumps(row.traceparent)},' if row.traceparent else ""
-    return (
-        f'{{"specversion":"{SPECVERSION}","id":"{row.id}","source":"{source(row.exchange)}",'
-        f'"type":"{row.type}","subject":{json.dumps(row.subject)},"time":"{rfc3339(row.occurred_at)}",'
-        f'"dataschema":"{row.dataschema}","datacontenttype":"{JSON}",'
-        f'"correlationid":{json.dumps(row.correlation_id)},{causation}{trace}"data":{row.data}}}'
     )
 
 
@@ -137,7 +117,7 @@ class _Packed(BaseModel, Generic[E]):
         return Heard(self.id, self.data, self.time, cause)
 
 
-class _Headers(BaseModel):
+class _Identity(BaseModel):
     id: UUID = Field(alias="cloudEvents_id")
     time: datetime = Field(alias="cloudEvents_time")
     causation_id: UUID | None = None
@@ -155,10 +135,10 @@ def from_message(message: Incoming, kind: type[E]) -> list[Heard[E] | Poison]:
     try:
         if message.content_type == BATCH:
             return [packed.heard() for packed in _adapters(kind)[1].validate_json(message.body)]
-        headers = _Headers.model_validate(message.headers)
-        cause = Cause(message.correlation_id or "", headers.causation_id, headers.traceparent)
+        identity = _Identity.model_validate(message.headers)
+        cause = Cause(message.correlation_id or "", identity.causation_id, identity.traceparent)
         event = kind.model_validate_json(message.body)
-        return [Heard(headers.id, event, headers.time, cause)]
+        return [Heard(identity.id, event, identity.time, cause)]
     except ValidationError as error:
         if message.content_type == BATCH:
             return _one_by_one(message.body, kind, error)
@@ -206,13 +186,9 @@ def alone(message: Incoming, index: int) -> Message:
 
 
 def _unpacked(item: dict[str, Any], message: Incoming) -> Message:
-    attributes = ("specversion", "id", "type", "source", "subject", "time", "dataschema")
-    headers = {f"cloudEvents_{name}": printable(item[name]) for name in attributes if name in item}
-    extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
-    headers |= {name: printable(item[key]) for name, key in extensions.items() if item.get(key)}
     return Message(
         json.dumps(item["data"]).encode(),
-        headers=dict(headers),
+        headers=_headers(item),
         content_type=JSON,
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=_property(item["id"]),

@@ -7,11 +7,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from events.base import Cause, Event, Heard
-from events.bus import wire
+from events.bus import outbox, wire
 from events.bus.outbox import Row
 from events.bus.topology import HEARD_BY
 from events.contracts import language
 from tests.contracts.goldens import Golden, goldens, of
+from tests.support.builders import with_body
 
 MOMENT = datetime(2026, 11, 22, 13, 5, 12, 345678, tzinfo=UTC)
 CAUSE = Cause("a flow / кавычка \"'", UUID(int=7), f"00-{'a' * 32}-{'b' * 16}-01")
@@ -87,17 +88,4 @@ def names(kinds: tuple[type[Event], ...]) -> set[str]:
 
 
 def _row(golden: Golden) -> Row:
-    kind = golden.kind
-    return Row(
-        id=uuid4(),
-        exchange=kind.exchange,
-        routing_key=kind.key,
-        type=kind.__name__,
-        subject=golden.event().subject,
-        dataschema=kind.dataschema(),
-        occurred_at=MOMENT,
-        correlation_id=CAUSE.correlation_id,
-        causation_id=CAUSE.causation_id,
-        traceparent=CAUSE.traceparent,
-        data=golden.body,
-    )
+    return with_body(outbox.row(uuid4(), golden.event(), CAUSE, MOMENT), golden.body)

@@ -57,7 +57,7 @@ async def test_a_small_order_behind_a_rejected_large_one_is_paid(billing: Runnin
     totals = ["60.00", "50.00", "40.00", "0.01"]
     rows = [told(OrderPlaced(order=an_order(total=total, user=user))) for total in totals]
     await billing.hears(*rows, as_pack=True)
-    first, second, third, fourth = (UUID(row.subject) for row in rows)
+    first, second, third, fourth = (UUID(row.attributes["subject"]) for row in rows)
     assert [e.order.id for e in billing.said_of(PaymentSucceeded)] == [first, third]
     assert [e.order.id for e in billing.said_of(PaymentRejected)] == [second, fourth]
     assert await balance(billing, user) == "0.00"

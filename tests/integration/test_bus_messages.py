@@ -107,7 +107,7 @@ async def test_what_waits_together_travels_together_and_each_event_keeps_its_own
     assert pack.delivery_mode == DeliveryMode.PERSISTENT
     items = json.loads(pack.body)
     assert [(i["correlationid"], i["causationid"]) for i in items] == [
-        (row.correlation_id, str(row.id)) for row in rows
+        (row.attributes["correlationid"], str(row.id)) for row in rows
     ]
     assert set(items[0]) == {
         "specversion",
@@ -140,7 +140,9 @@ async def test_the_journal_keeps_everything_that_was_published(billing: RunningS
     tag = await journal.consume(keep, arguments={"x-stream-offset": "first"})
 
     async def found() -> None:
-        types = {m.type: m for m in kept if m.correlation_id == registered.correlation_id}
+        types = {
+            m.type: m for m in kept if m.correlation_id == registered.attributes["correlationid"]
+        }
         assert set(types) == {UserRegistered.__name__, AccountOpened.__name__}
 
     await eventually(found)

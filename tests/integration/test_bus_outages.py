@@ -72,7 +72,7 @@ def orders_of(user: UserState, count: int) -> list[Row]:
 
 async def all_are_paid_once(billing: RunningService, rows: list[Row]) -> None:
     await billing.has_heard(*rows)
-    orders = {UUID(row.subject) for row in rows}
+    orders = {UUID(row.attributes["subject"]) for row in rows}
     paid = await billing.rows(
         "SELECT order_id FROM transfers WHERE kind = 'payment' AND order_id = ANY($1)", list(orders)
     )

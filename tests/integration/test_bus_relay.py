@@ -85,7 +85,7 @@ async def test_many_waiting_events_travel_as_packs_of_at_most_64_per_routing_key
     assert await office.relays_once() == 151
     await office.tap.flush()
     packs = [m for m in office.tap.messages if m.content_type == wire.BATCH]
-    [plain] = [m for m in office.tap.messages if m.content_type == wire.JSON]
+    [plain] = [m for m in office.tap.messages if m.content_type == outbox.JSON]
     assert [pack.headers for pack in packs] == [{"batch_size": n} for n in (64, 64, 22)]
     assert {(p.type, p.app_id, p.delivery_mode) for p in packs} == {("OrderPlaced", "orders", 2)}
     assert plain.type == "OrderPaid"
@@ -151,7 +151,7 @@ async def test_an_unroutable_event_rests_in_the_outbox_and_the_others_go_on(
         await tap.flush()
         assert len(tap.events) == 2
         [row] = await office.pool.fetch("SELECT * FROM outbox")
-        assert row["type"] == "OrderPaid"
+        assert row["routing_key"] == OrderPaid.key
         assert UNROUTABLE._value.get() == 1
         assert await office.relays_once() == 0, "it rests for a while"
     await office.pool.execute("UPDATE outbox SET retry_at = now()")
@@ -175,8 +175,8 @@ async def test_a_full_queue_holds_its_events_back_and_the_others_go_on(office: O
     assert await office.relays_once() == 2, "as one pack, which fills the queue"
     await office.commits(OrderCancelled(order=an_order(status="cancelled")), *placed(1))
     assert await office.relays_once() == 2
-    [row] = await office.pool.fetch("SELECT type, retry_at FROM outbox")
-    assert row["type"] == "OrderCancelled"
+    [row] = await office.pool.fetch("SELECT routing_key, retry_at FROM outbox")
+    assert row["routing_key"] == OrderCancelled.key
     await full.purge()
     await office.pool.execute("UPDATE outbox SET retry_at = now()")
     assert await office.relays_once() == 1

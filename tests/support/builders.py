@@ -123,3 +123,8 @@ def told(
     id = id or uuid7()
     because = Cause(correlation_id or f"flow-{id}", causation_id, traceparent)
     return outbox.row(id, event, because, now())
+
+
+def with_body(row: Row, body: str) -> Row:
+    """The same event with another body, as somebody else may have written it."""
+    return row._replace(cloudevent=f"{row.cloudevent.removesuffix(row.data + '}')}{body}}}")

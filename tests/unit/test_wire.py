@@ -38,7 +38,9 @@ def a_row(number: int = 1, because: Cause | None = None) -> Row:
 
 
 def heard(row: Row) -> Heard[UserUpdated]:
-    cause = Cause(row.correlation_id, row.causation_id, row.traceparent)
+    told = row.attributes
+    causation_id = UUID(told["causationid"]) if "causationid" in told else None
+    cause = Cause(told["correlationid"], causation_id, told.get("traceparent"))
     return Heard(row.id, UserUpdated.model_validate_json(row.data), row.occurred_at, cause)
 
 
@@ -54,7 +56,7 @@ class TestAlone:
         assert message.message_id == str(row.id)
         assert message.type == "OrderPlaced"
         assert message.app_id == "orders"
-        assert message.correlation_id == row.correlation_id
+        assert message.correlation_id == row.attributes["correlationid"]
         assert message.content_type == "application/json"
         assert message.delivery_mode == DeliveryMode.PERSISTENT
         assert message.timestamp == row.occurred_at
@@ -102,7 +104,7 @@ class TestPacked:
             "id": str(row.id),
             "source": "/chorus/users",
             "type": "UserUpdated",
-            "subject": row.subject,
+            "subject": row.attributes["subject"],
             "time": "2026-11-22T13:05:12.345678Z",
             "dataschema": "urn:chorus:users:user-updated:v1",
             "datacontenttype": "application/json",

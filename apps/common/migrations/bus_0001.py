@@ -10,14 +10,8 @@ CREATE TABLE outbox (
     id uuid PRIMARY KEY,
     exchange varchar NOT NULL,
     routing_key varchar NOT NULL,
-    type varchar NOT NULL,
-    subject varchar NOT NULL,
-    dataschema varchar NOT NULL,
     occurred_at timestamptz NOT NULL,
-    correlation_id varchar NOT NULL,
-    causation_id uuid,
-    traceparent varchar,
-    data varchar NOT NULL,
+    cloudevent varchar NOT NULL,
     retry_at timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE TABLE inbox (

@@ -26,7 +26,6 @@ CREATE TABLE orders (
     version integer NOT NULL
 ) WITH (fillfactor = 80);
 CREATE INDEX orders_of_user ON orders (user_id, id DESC);
-CREATE INDEX orders_pending ON orders (placed_at) WHERE status = 'pending';
 """
 
 
