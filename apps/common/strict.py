@@ -17,7 +17,10 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from apps.common import openapi
+from apps.common.arguments import ABSENT, Arguments
 from apps.common.problems import (
     ContentTooLarge,
     Invalid,
@@ -40,9 +43,17 @@ _JSON_TYPE: Final = re.compile(
 class StrictRoute(APIRoute):
     """A route that takes what it documents and refuses the rest as a problem."""
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **described: Any) -> None:
+        described["responses"] = {**openapi.EVERYWHERE, **(described.get("responses") or {})}
+        described["generate_unique_id_function"] = openapi.operation_id
+        super().__init__(path, endpoint, **described)
+        if Arguments.of(self) is not None:
+            self.app = _answering(self.get_route_handler())
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler, behind the checks. A request without query and body passes at once."""
         handle = super().get_route_handler()
+        arguments = Arguments.of(self)
         known = frozenset(_query_names(self.dependant))
         has_parameters = bool(self.param_convertors)
 
@@ -52,9 +63,13 @@ class StrictRoute(APIRoute):
                 raise HTTPException(405)
             if scope["query_string"]:
                 _check_query(request, known)
-            headers = dict(scope["headers"])
+            headers = dict(reversed(scope["headers"]))  # of several with one name the first counts
+            document = ABSENT
             if b"content-length" in headers or b"transfer-encoding" in headers:
                 request = await self._read(request, headers)
+                document = request.document
+            if arguments is not None:
+                return await arguments.answer(request, headers, document)
             return await handle(request)
 
         async def without_head(request: Request) -> Response:
@@ -65,10 +80,10 @@ class StrictRoute(APIRoute):
         # A stream's headers say nothing that is worth waiting for its end.
         return without_head if self.response_class is EventSourceResponse else strictly
 
-    async def _read(self, request: Request, headers: dict[bytes, bytes]) -> Request:
+    async def _read(self, request: Request, headers: dict[bytes, bytes]) -> "_Read":
         body = await _bounded_body(request, headers.get(b"content-length", b"0"))
         if not body:
-            return _Read(request, b"", None)
+            return _Read(request, b"", ABSENT)
         if not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"")):
             raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
         document = strict_json(body)
@@ -106,7 +121,17 @@ class _Read(Request):
     def __init__(self, request: Request, body: bytes, document: Any) -> None:
         super().__init__(request.scope, request.receive)
         self._body = body
-        self._json = document
+        self._json = self.document = document
+
+
+def _answering(handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> ASGIApp:
+    """A route without what FastAPI keeps ready for dependencies that are closed after the answer."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await handle(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
 
 
 async def _bounded_body(request: Request, declared: bytes) -> bytes:
