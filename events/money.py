@@ -1,7 +1,8 @@
 """Money: an integer count of minor units (cents) in Python and SQL, a decimal string ("150.00") in JSON.
 
-A float never takes part in arithmetic. A JSON number that a client sends is read through its shortest decimal
-form, which is exact for every amount up to `MAX_AMOUNT` with two places (15 significant digits).
+A float never takes part in arithmetic. A JSON number that a client sends is read as it was written (a `Decimal`); one
+that comes as a float all the same is read through its shortest decimal form, which is exact for every amount up to
+`MAX_AMOUNT` with two places (15 significant digits).
 """
 
 import re
@@ -50,14 +51,26 @@ def _read_state(value: Any, info: ValidationInfo) -> Any:
 
 def _read_amount(value: Any) -> int:
     """Read what a client sent: a JSON number or a string, in major units, more than zero."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         raise ValueError("must be a number or a decimal string")
     if isinstance(value, float):
-        value = format(Decimal(repr(value)), "f").removesuffix(".0")
+        value = Decimal(repr(value))
+    if isinstance(value, Decimal):
+        value = _plainly(value)
     minor = to_minor(str(value) if not isinstance(value, int) else _bounded(value))
     if not 0 < minor <= MAX_AMOUNT:
         raise ValueError("must be more than 0 and at most 1000000000000.00")
     return minor
+
+
+def _plainly(value: Decimal) -> str:
+    """A number without exponent, and without a fraction that is only zeros: 1E+2 and 100.00 are 100."""
+    if not value.is_finite() or abs(value.adjusted()) > 20:
+        raise ValueError(
+            "must be more than 0 and at most 1000000000000.00, with at most two places"
+        )
+    text = format(value, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _bounded(value: int) -> str:

@@ -15,8 +15,8 @@ from apps.billing.schemas import (
     StatementQuery,
     TransactionView,
 )
-from apps.billing.use_cases import MoveFunds
-from apps.common.auth import OwnerId
+from apps.billing.use_cases import MoveFunds, ViewAccount
+from apps.common.auth import CurrentUser, OwnerId
 from apps.common.commands import OpenCommands, UserCommands
 from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from apps.common.schemas import Page
@@ -29,10 +29,10 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 
 
 @router.get("/{userId}", response_model=AccountView, responses=READING)
-async def view_account(user_id: OwnerId, commands: OpenCommands) -> Response:
+async def view_account(user_id: OwnerId, user: CurrentUser, commands: OpenCommands) -> Response:
     """A user's account. It is opened by registration or by first use."""
-    asked = (user_id, commands.because)
-    return await commands.run(use_cases.view_accounts, asked, AccountView.of)
+    wish = ViewAccount(user_id, commands.because, user.id == user_id)
+    return await commands.run(use_cases.view_accounts, wish, AccountView.of)
 
 
 @router.post(
@@ -41,9 +41,11 @@ async def view_account(user_id: OwnerId, commands: OpenCommands) -> Response:
     response_model=ReceiptView,
     responses=WRITING | documented(BalanceLimit),
 )
-async def deposit(user_id: OwnerId, body: AmountBody, commands: UserCommands) -> Response:
+async def deposit(
+    user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
+) -> Response:
     """Put money in."""
-    wish = MoveFunds(user_id, body.amount, commands.because)
+    wish = MoveFunds(user_id, body.amount, commands.because, user.id == user_id)
     return await commands.run(use_cases.deposit, wish, ReceiptView.of, status=201)
 
 
@@ -53,9 +55,11 @@ async def deposit(user_id: OwnerId, body: AmountBody, commands: UserCommands) ->
     response_model=ReceiptView,
     responses=WRITING | documented(InsufficientFunds),
 )
-async def withdraw(user_id: OwnerId, body: AmountBody, commands: UserCommands) -> Response:
+async def withdraw(
+    user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
+) -> Response:
     """Take money out, if it is there."""
-    wish = MoveFunds(user_id, body.amount, commands.because)
+    wish = MoveFunds(user_id, body.amount, commands.because, user.id == user_id)
     return await commands.run(use_cases.withdraw, wish, ReceiptView.of, status=201)
 
 

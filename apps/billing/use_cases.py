@@ -1,11 +1,14 @@
 """What billing does. Each function takes a transaction and a list, and returns results in the list's order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeVar
 from uuid import UUID
 
 from apps.billing.models import Account, Charge, Holder, Transfer
 from apps.billing.problems import BalanceLimit, InsufficientFunds
+from apps.common.problems import NotFound
 from events.base import Cause, Heard
 from events.billing import (
     AccountOpened,
@@ -19,6 +22,10 @@ from events.bus.transaction import Transaction
 from events.orders import OrderCancelled, OrderPlaced
 from events.users import UserRegistered, UserUpdated
 
+NOBODY: Final = "There is no such user."
+
+Refusal = TypeVar("Refusal", BalanceLimit, InsufficientFunds)
+
 
 @dataclass(frozen=True, slots=True)
 class MoveFunds:
@@ -27,6 +34,17 @@ class MoveFunds:
     user_id: UUID
     amount: int
     because: Cause
+    by_owner: bool = True
+    """Whether the user himself asks: his token proves that he exists, an operator's proves nobody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewAccount:
+    """A wish to see an account. `by_owner` as in MoveFunds."""
+
+    user_id: UUID
+    because: Cause
+    by_owner: bool = True
 
 
 async def open_accounts(tx: Transaction, heard: Sequence[Heard[UserRegistered]]) -> None:
@@ -40,42 +58,34 @@ async def update_holders(tx: Transaction, heard: Sequence[Heard[UserUpdated]]) -
     await tx.upsert_newer(Holder.copies(e.event.user for e in heard))
 
 
-async def view_accounts(tx: Transaction, asked: Sequence[tuple[UUID, Cause]]) -> list[Account]:
+async def view_accounts(tx: Transaction, wishes: Sequence[ViewAccount]) -> list[Account | NotFound]:
     """The accounts of users; opened if this is their first use."""
-    accounts = await _accounts(tx, dict(asked))
-    return [accounts[user_id] for user_id, _ in asked]
+    accounts = await _accounts_of(tx, wishes)
+    return [accounts.get(wish.user_id) or NotFound(NOBODY) for wish in wishes]
 
 
-async def deposit(tx: Transaction, wishes: Sequence[MoveFunds]) -> list[Transfer | BalanceLimit]:
+async def deposit(
+    tx: Transaction, wishes: Sequence[MoveFunds]
+) -> list[Transfer | BalanceLimit | NotFound]:
     """Put money in."""
-    accounts = await _accounts(tx, {wish.user_id: wish.because for wish in wishes})
-    results: list[Transfer | BalanceLimit] = []
-    for wish in wishes:
-        account = accounts[wish.user_id]
-        result = account.deposit(wish.amount, tx.new_id(), tx.now)
-        if isinstance(result, Transfer):
-            event = FundsDeposited(account=account.state(), transaction=result.state())
-            tx.publish(event, wish.because)
-        results.append(result)
-    await _save(tx, accounts.values(), [r for r in results if isinstance(r, Transfer)])
-    return results
+    return await _move(
+        tx,
+        wishes,
+        Account.deposit,
+        lambda account, moved: FundsDeposited(account=account.state(), transaction=moved.state()),
+    )
 
 
 async def withdraw(
     tx: Transaction, wishes: Sequence[MoveFunds]
-) -> list[Transfer | InsufficientFunds]:
+) -> list[Transfer | InsufficientFunds | NotFound]:
     """Take money out, as far as it is there: each wish in the order of arrival."""
-    accounts = await _accounts(tx, {wish.user_id: wish.because for wish in wishes})
-    results: list[Transfer | InsufficientFunds] = []
-    for wish in wishes:
-        account = accounts[wish.user_id]
-        result = account.withdraw(wish.amount, tx.new_id(), tx.now)
-        if isinstance(result, Transfer):
-            event = FundsWithdrawn(account=account.state(), transaction=result.state())
-            tx.publish(event, wish.because)
-        results.append(result)
-    await _save(tx, accounts.values(), [r for r in results if isinstance(r, Transfer)])
-    return results
+    return await _move(
+        tx,
+        wishes,
+        Account.withdraw,
+        lambda account, moved: FundsWithdrawn(account=account.state(), transaction=moved.state()),
+    )
 
 
 async def charge_orders(tx: Transaction, placed: Sequence[Heard[OrderPlaced]]) -> None:
@@ -145,19 +155,54 @@ def _outcome(
     return PaymentRejected(reason=charge.reason, order=order, account=account.state())
 
 
+async def _move(
+    tx: Transaction,
+    wishes: Sequence[MoveFunds],
+    move: Callable[[Account, int, UUID, datetime], Transfer | Refusal],
+    event: Callable[[Account, Transfer], FundsDeposited | FundsWithdrawn],
+) -> list[Transfer | Refusal | NotFound]:
+    accounts = await _accounts_of(tx, wishes)
+    results: list[Transfer | Refusal | NotFound] = []
+    for wish in wishes:
+        account = accounts.get(wish.user_id)
+        if account is None:
+            results.append(NotFound(NOBODY))
+            continue
+        result = move(account, wish.amount, tx.new_id(), tx.now)
+        if isinstance(result, Transfer):
+            tx.publish(event(account, result), wish.because)
+        results.append(result)
+    await _save(tx, accounts.values(), [r for r in results if isinstance(r, Transfer)])
+    return results
+
+
+async def _accounts_of(
+    tx: Transaction, wishes: Sequence[ViewAccount | MoveFunds]
+) -> dict[UUID, Account]:
+    """The accounts that wishes are about, locked; none where somebody else asks for a user of whom nobody has heard."""
+    asked = {wish.user_id: wish.because for wish in wishes}
+    doubtful = asked.keys() - {wish.user_id for wish in wishes if wish.by_owner}
+    if doubtful:
+        doubtful -= (await tx.load(Account, doubtful, key="user_id")).keys()
+        doubtful -= (await tx.load(Holder, doubtful)).keys()
+    return await _accounts(tx, {id: asked[id] for id in asked if id not in doubtful})
+
+
 async def _accounts(tx: Transaction, users: dict[UUID, Cause]) -> dict[UUID, Account]:
-    """The users' accounts, locked, in one statement; opened first where there is none."""
-    accounts = await tx.lock(Account, users, key="user_id")
-    missing = [user_id for user_id in users if user_id not in accounts]
-    if missing:
+    """The users' accounts, locked, in one statement; opened first where there is none.
+
+    Nothing is locked before all are there, and they are opened in the order of users: transactions that open accounts
+    for the same users wait for each other and never deadlock.
+    """
+    known = await tx.load(Account, users, key="user_id")
+    if missing := sorted(users.keys() - known.keys()):
         opening = [Account(id=tx.new_id(), user_id=id, opened_at=tx.now) for id in missing]
         new = await tx.insert_new(opening)
         for account in opening:
             if account.id in new:
                 event = AccountOpened(account=account.state())
                 tx.publish(event, users[account.user_id])
-        accounts |= await tx.lock(Account, missing, key="user_id")
-    return accounts
+    return await tx.lock(Account, users, key="user_id")
 
 
 async def _save(

@@ -114,6 +114,8 @@ class Arguments:
             known = len(errors)
             values = step.values(request, headers, document, results, errors)
             wrong = len(errors) > known or any(value is _WRONG for value in values.values())
+            if step is self._steps[-1]:
+                wrong = bool(errors)  # also those of guards, whose results are no argument
             results.append(_WRONG if wrong else await step.call(**values))
         if errors:
             raise RequestValidationError(errors)

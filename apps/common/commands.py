@@ -87,7 +87,7 @@ def respond(answer: Answer) -> Response:
 async def _fingerprint(request: Request) -> str:
     """What makes two requests the same: method, path and body, whatever its white space and order of fields."""
     body = await request.body()
-    canonical = json.dumps(await request.json(), sort_keys=True) if body else ""
+    canonical = json.dumps(await request.json(), sort_keys=True, default=str) if body else ""
     asked = f"{request.method} {request.scope['path']} {canonical}"
     return hashlib.sha256(asked.encode()).hexdigest()
 

@@ -21,6 +21,10 @@ SERVER_SETTINGS = {
 }
 """Milliseconds; a statement that waits longer is a fault. JIT costs more than it gives on statements this short."""
 
+SILENCE_SECONDS = 20.0
+"""How long a statement may take before its connection counts as lost: longer than `statement_timeout`, which a server
+that has fallen silent cannot keep."""
+
 BY_KEY = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -59,6 +63,7 @@ class Database:
                     min_size=1,
                     max_size=self._size,
                     reset=_keep,
+                    command_timeout=SILENCE_SECONDS,
                     server_settings=server_settings | BY_KEY,
                 )
         self.engine = create_async_engine(
@@ -66,7 +71,8 @@ class Database:
             pool_size=self._size,
             pool_pre_ping=True,
             connect_args={
-                "server_settings": {**server_settings, "default_transaction_read_only": "on"}
+                "command_timeout": SILENCE_SECONDS,
+                "server_settings": {**server_settings, "default_transaction_read_only": "on"},
             },
         )
         self._sessions = async_sessionmaker(

@@ -35,7 +35,8 @@ from events.users import SigningKeyPublished
 log = structlog.get_logger(__name__)
 
 PATIENCE_SECONDS = 5.0
-"""How long a request waits for a database that is away before it is answered with 503."""
+"""How long a request waits for a database that is away before it is answered with 503. One that was connected and has
+fallen silent is noticed after `SILENCE_SECONDS`."""
 
 DRAIN_SECONDS = 8.0
 """How long a service that stops waits for what it has begun."""

@@ -121,7 +121,7 @@ async def _claim(tx: Transaction, asked: Sequence[Asked[Any]]) -> dict[Any, Idem
         return {}
     records = await tx.connection.fetch(
         statements(IdempotentAnswer).where(
-            "(user_id, key) IN (SELECT * FROM unnest($1::uuid[], $2::varchar[]))"
+            "(user_id, key) IN (SELECT * FROM unnest($1::uuid[], $2::varchar[])) AND user_id = ANY($1)"
         ),
         *map(list, zip(*(identity for identity in taken if identity), strict=True)),
     )

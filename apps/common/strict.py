@@ -9,6 +9,7 @@ methods that the path does not have. A route takes part by its class:
 import json
 import re
 from collections.abc import Callable, Coroutine, Iterator
+from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
@@ -212,7 +213,10 @@ def _constant(name: str) -> Any:
     raise Invalid.at("body", f"is not JSON: {name} is no number")
 
 
-_decode: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant).decode
+# Numbers stay as they were written: a float would round 10.001 and worse before anybody looks at its places.
+_decode: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
+).decode
 
 
 def _check_text(value: Any) -> None:

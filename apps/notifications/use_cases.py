@@ -27,16 +27,16 @@ RETURNING true
 """
 
 TAKE: Final = f"""
-UPDATE letters SET due_at = now() + make_interval(secs => $2) WHERE id IN (
+UPDATE letters SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
     SELECT id FROM letters WHERE status IN ('waiting', 'pending') AND due_at <= now()
-    ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+    ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
 RETURNING {", ".join(statements(Letter).columns)}
 """  # noqa: S608 - made of our own names
 
 HOLD: Final = """
 UPDATE letters SET due_at = now() + make_interval(secs => held.seconds)
 FROM unnest($1::uuid[], $2::float8[]) AS held(id, seconds)
-WHERE letters.id = held.id AND status IN ('waiting', 'pending') AND due_at > now()
+WHERE letters.id = held.id AND letters.id = ANY($1) AND status IN ('waiting', 'pending') AND due_at > now()
 RETURNING letters.id
 """
 

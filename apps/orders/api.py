@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, Final
 from uuid import UUID
 
+import structlog
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlmodel import col, select
@@ -33,6 +34,7 @@ from apps.orders.schemas import OrderBody, OrderQuery, OrderView
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from apps.orders.watch import changes
 
+log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
 
 READING = documented(Unauthorized, NotFound, Invalid)
@@ -92,7 +94,12 @@ async def create_order(
     wait = _wait(prefer)
     if wait is None or answer.status != 201:
         return respond(answer)
-    order = await _outcome(request, UUID(json.loads(answer.body)["orderId"]), wait)
+    try:
+        order = await _outcome(request, UUID(json.loads(answer.body)["orderId"]), wait)
+    except Exception as error:
+        # Whatever keeps the outcome from us: the order is placed, and nobody may be told to place it again.
+        log.warning("orders.outcome_not_read", error=repr(error))
+        order = None
     return _settled(order, answer, wait)
 
 
@@ -115,8 +122,11 @@ async def _outcome(request: Request, order_id: UUID, wait: float) -> Order:
     return order
 
 
-def _settled(order: Order, answer: Answer, wait: int) -> Response:
+def _settled(order: Order | None, answer: Answer, wait: int) -> Response:
+    """The answer to who has waited; without an order it is what was known before."""
     applied = {**answer.headers, "Preference-Applied": f"wait={wait}"}
+    if order is None:
+        return Response(answer.body, 202, headers=applied, media_type="application/json")
     if order.status == "rejected":
         raise PaymentRefused(headers=applied, orderId=str(order.id), reason=order.reason)
     status = 202 if order.pending else 201

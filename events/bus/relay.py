@@ -13,7 +13,7 @@ from typing import Final
 
 import asyncpg
 import structlog
-from aio_pika.exceptions import PublishError
+from aio_pika.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Gauge
 
 from events.bus import outbox, wire
@@ -117,7 +117,8 @@ class Relay:
                 routing_key=pack[0].routing_key,
             )
         UNROUTABLE.set(sum(len(p) for p, error in failed if isinstance(error, PublishError)))
-        if len(failed) == len(packs) and not all(isinstance(e, PublishError) for _, e in failed):
+        # A broker that returns or refuses is there; one that says nothing is not.
+        if len(failed) == len(packs) and not all(isinstance(e, DeliveryError) for _, e in failed):
             raise BrokerAwayError(repr(failed[0][1]))
         # The others are confirmed and must go; these rest, so that they hold nobody up.
         retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)

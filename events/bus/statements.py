@@ -126,6 +126,8 @@ class Statements:
         return (
             f"UPDATE {self.table} SET {assignments}"
             f" FROM unnest({parameters}) AS new({', '.join(names)}) WHERE {match}"
+            # Says the same again, in a way that no plan can answer by reading the whole table.
+            f" AND {self.table}.{self.primary_key[0]} = ANY($1)"
         )
 
 

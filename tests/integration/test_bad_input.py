@@ -223,6 +223,8 @@ async def test_a_number_that_is_none(door: Door) -> None:
     for name in door.operation.body:
         for value in (
             "NaN",
+            "10.000000000000000001",
+            "999999999999.999999",
             "Infinity",
             "-Infinity",
             "1e999",

@@ -1,18 +1,22 @@
 """What billing promises about accounts, on a real database and a real broker."""
 
 import asyncio
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
 from uuid_utils.compat import uuid7
 
 from apps.billing.models import CASH
+from apps.billing.use_cases import ViewAccount, view_accounts
+from events.base import Cause
 from events.billing import (
     AccountOpened,
     FundsDeposited,
     FundsWithdrawn,
     PaymentRejected,
 )
+from events.bus.transaction import Pool, begin
 from events.orders import OrderPlaced
 from events.users import UserRegistered, UserUpdated
 from tests.support.builders import a_user, an_order
@@ -252,3 +256,60 @@ async def test_an_operator_sees_every_account(billing: RunningService) -> None:
         assert (await operator.get(f"/account/{user.id}")).json()["balance"] == "10.00"
         lines = (await operator.get(f"/account/{user.id}/transactions")).json()["items"]
     assert len(lines) == 1
+
+
+async def test_an_operator_opens_no_account_for_nobody(billing: RunningService) -> None:
+    nobody = uuid7()
+    async with billing.as_operator() as operator:
+        path = f"/account/{nobody}"
+        answers = [
+            await operator.get(path),
+            await operator.post(f"{path}/deposit", json={"amount": "1.00"}),
+            await operator.post(f"{path}/withdraw", json={"amount": "1.00"}),
+        ]
+    assert {answer.status_code for answer in answers} == {404}
+    assert await billing.value("SELECT count(*) FROM accounts WHERE user_id = $1", nobody) == 0
+    await billing.is_quiet()
+    assert billing.said == []
+
+
+async def test_an_operator_moves_money_of_a_user_who_is_known(billing: RunningService) -> None:
+    user = a_user()
+    await billing.hears(UserRegistered(user=user))
+    async with billing.as_operator() as operator:
+        receipt = await move(operator, user, "deposit", "5.00")
+    assert receipt["balance"] == "5.00"
+
+
+OPENED = (
+    "INSERT INTO accounts (id, user_id, balance, version, opened_at) VALUES ($1, $1, 0, 1, now())"
+)
+
+
+async def test_accounts_are_opened_in_the_order_of_their_users(billing: RunningService) -> None:
+    pool = billing.service.database.pool
+    first, second = sorted([uuid7(), uuid7()])
+    async with billing.meanwhile() as other:
+        await other.execute(OPENED, first)
+        waiting = asyncio.create_task(_uses(pool, [second, first]))
+        await billing.is_blocked()
+        await other.execute(OPENED, second)  # a deadlock, were the second opened already
+    await waiting
+
+
+async def test_no_account_is_locked_while_others_are_opened(billing: RunningService) -> None:
+    pool = billing.service.database.pool
+    settled, fresh = sorted([uuid7(), uuid7()])
+    await _uses(pool, [settled])
+    async with billing.meanwhile() as other:
+        await other.execute(OPENED, fresh)
+        waiting = asyncio.create_task(_uses(pool, [settled, fresh]))
+        await billing.is_blocked()
+        await other.execute("UPDATE accounts SET version = 2 WHERE user_id = $1", settled)
+    await waiting
+
+
+async def _uses(pool: Pool, users: Sequence[UUID]) -> None:
+    """First use of accounts, in one transaction."""
+    async with begin(pool) as tx:
+        await view_accounts(tx, [ViewAccount(user, Cause("a-flow")) for user in users])

@@ -1,6 +1,7 @@
 """PostgreSQL and RabbitMQ go away and come back: the service waits, loses nothing, and goes on by itself."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -8,9 +9,13 @@ import pytest
 
 from apps.billing.api import router
 from apps.billing.subscribers import inbox
+from apps.common import database as databases
+from apps.common.database import Database
 from apps.common.factory import create_app
 from events.billing import PaymentSucceeded
+from events.bus.committer import GroupCommitter
 from events.bus.outbox import Row
+from events.bus.transaction import Transaction
 from events.orders import OrderPlaced
 from events.users import UserState
 from tests.support.builders import a_user, an_order, told
@@ -187,3 +192,32 @@ async def test_events_are_handled_once_though_the_broker_cuts_connections(
         await billing.receives(*rows[start : start + 50])
         fragile.broker.cut()
     await all_are_paid_once(billing, rows)
+
+
+async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
+    install_chorus: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "SILENCE_SECONDS", 1.0)
+    installation = await install_chorus("silence", "billing")
+    url = installation.database_url("billing")
+    async with Proxy.before(url) as proxy:
+        database = Database(proxy.url(url), "billing", size=1)
+        await database.open()
+        committer = GroupCommitter(database.pool, _answer, name="silence", published=lambda: None)
+        try:
+            assert await committer.submit(1) == 1
+            proxy.freeze()
+            waiting = committer.submit(2)
+            async with asyncio.timeout(20):
+                with pytest.raises(TimeoutError):
+                    await database.pool.execute("SELECT true")
+            proxy.cut()  # what was frozen stays lost; new connections come through
+            proxy.thaw()
+            async with asyncio.timeout(20):
+                assert await waiting == 2
+        finally:
+            await database.close()
+
+
+async def _answer(tx: Transaction, numbers: Sequence[int]) -> Sequence[int]:
+    return [await tx.connection.fetchval("SELECT $1::int", number) for number in numbers]

@@ -1,7 +1,7 @@
 """From the outbox to the broker: what is committed is published, whatever happens on the way."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import asyncpg
 import pytest
@@ -9,6 +9,7 @@ import pytest
 from apps.common.database import Database
 from events.bus import outbox, wire
 from events.bus import relay as relaying
+from events.bus.publisher import Publication, Publisher
 from events.bus.relay import UNROUTABLE, BrokerAwayError, Relay
 from events.bus.topology import JOURNAL
 from events.bus.transaction import begin
@@ -215,7 +216,10 @@ async def test_a_sweep_finds_what_a_crash_has_left(office: Office) -> None:
     assert len(office.published) == 6
 
 
-async def test_nothing_is_lost_when_no_publish_of_a_round_is_confirmed(office: Office) -> None:
+async def test_a_full_queue_whose_events_fill_a_round_holds_nobody_else_up(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "TAKE_LIMIT", 2)
     channel = office.broker.channel
     full = await channel.declare_queue(
         "tests.full",
@@ -223,15 +227,34 @@ async def test_nothing_is_lost_when_no_publish_of_a_round_is_confirmed(office: O
         arguments={"x-max-length": 0, "x-overflow": "reject-publish"},
     )
     await full.bind("orders", OrderPlaced.key)
+    refused, other = placed(2), OrderPaid(order=an_order(status="paid", version=2))
     try:
-        await office.commits(*placed(2))
-        with pytest.raises(BrokerAwayError):
-            await office.relays_once()
+        await office.commits(*refused, other)
+        assert await office.relays_once() == 2, "all of them refused"
+        assert await office.relays_once() == 1
+        await office.tap.flush()
+        assert office.published[-1] == other
         assert await office.waiting() == 2
-        [row] = await office.pool.fetch("SELECT DISTINCT retry_at FROM outbox")
-        assert row["retry_at"] is None
     finally:
         await channel.queue_delete("tests.full")
+    await office.pool.execute("UPDATE outbox SET retry_at = now()")
+    assert await office.relays_once() == 2
+    assert await office.waiting() == 0
+
+
+async def test_nothing_is_lost_when_no_publish_of_a_round_is_answered(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: Publisher, publications: Sequence[Publication]) -> list[BaseException]:
+        return [TimeoutError() for _ in publications]
+
+    await office.commits(*placed(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(Publisher, "publish", silent)
+        with pytest.raises(BrokerAwayError):
+            await office.relays_once()
+    [row] = await office.pool.fetch("SELECT DISTINCT retry_at FROM outbox")
+    assert row["retry_at"] is None
     assert await office.relays_once() == 2
 
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
+from apps.orders import api
 from apps.orders.watch import changes
 from events.orders import OrderPlaced, OrderRejected
 from events.users import UserState
@@ -52,6 +53,21 @@ async def test_who_waits_is_told_why_the_order_is_rejected(orders: RunningServic
     [rejected] = orders.said_of(OrderRejected)
     assert answer.json()["orderId"] == str(rejected.order.id)
     assert answer.json()["reason"] == "insufficient_funds"
+
+
+async def test_who_waits_is_not_told_to_order_again_when_the_outcome_cannot_be_read(
+    orders: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(api, "_read", away)
+    answer = await wait_for(orders, a_user(), "wait=20")
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert answer.headers["Location"] == f"/order/{answer.json()['orderId']}"
+    [placed] = await orders.says(1)
+    assert isinstance(placed, OrderPlaced)
+    assert str(placed.order.id) == answer.json()["orderId"]
 
 
 async def test_who_waits_in_vain_is_told_that_the_order_is_accepted(

@@ -5,7 +5,10 @@ from uuid_utils.compat import uuid7
 
 from apps.common.database import Database
 from apps.orders.models import Order
+from events.bus import outbox
 from events.bus.transaction import begin
+from events.orders import OrderPaid
+from tests.support.builders import an_order, told
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 
@@ -50,3 +53,36 @@ async def test_a_plan_from_an_empty_table_does_not_read_all_of_a_full_one(
     finally:
         await owner.close()
         await database.close()
+
+
+async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analysed_when_empty(
+    install_chorus: Install,
+) -> None:
+    chorus = await install_chorus("takes", "orders")
+    database = Database(chorus.database_url("orders"), "orders", size=1)
+    await database.open()
+    owner = await asyncpg.connect(chorus.database_admin_url("orders"))
+    try:
+        # What autovacuum does to an outbox that is empty whenever it looks.
+        await _wait_in_outbox(database, 100)
+        await owner.execute("DELETE FROM outbox")
+        await owner.execute("VACUUM ANALYZE outbox")
+        for _ in range(ROUNDS):
+            async with begin(database.pool) as tx:
+                assert await outbox.take(tx.connection, 10) == []
+        await _wait_in_outbox(database, 1500)
+        async with begin(database.pool) as tx:
+            taken = await outbox.take(tx.connection, 100)
+        assert len(taken) == 100
+        assert await owner.fetchval("SELECT count(*) FROM outbox") == 1400
+        assert await owner.fetchval("SELECT id FROM outbox ORDER BY id LIMIT 1") > max(
+            row.id for row in taken
+        )
+    finally:
+        await owner.close()
+        await database.close()
+
+
+async def _wait_in_outbox(database: Database, count: int) -> None:
+    async with begin(database.pool) as tx:
+        await outbox.write(tx.connection, [told(OrderPaid(order=an_order())) for _ in range(count)])

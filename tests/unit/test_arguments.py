@@ -187,3 +187,22 @@ def _blocks() -> Response:
 )
 def test_what_needs_more_stays_with_fastapi(endpoint: Any) -> None:
     assert Arguments.of(_route(endpoint)) is None
+
+
+async def test_a_route_does_not_run_when_its_guard_could_not_be_asked() -> None:
+    ran = []
+
+    async def guard(level: Annotated[int, Header(alias="X-Level")]) -> None:
+        """Lets everybody in who says a number."""
+
+    async def guarded() -> Response:
+        ran.append(True)
+        return Response()
+
+    router = APIRouter(prefix="/thing", tags=["things"], route_class=StrictRoute)
+    router.post("", dependencies=[Depends(guard)])(guarded)
+    app = create_app("things", description="Things.", router=router, inbox=Inbox("things"))
+    refused, _, _ = await _ask(app, "/thing", headers={"X-Level": "none"})
+    assert (refused, ran) == (422, [])
+    let_in, _, _ = await _ask(app, "/thing", headers={"X-Level": "1"})
+    assert (let_in, ran) == (200, [True])

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from apps.billing import use_cases
 from apps.billing.models import CASH, REVENUE, Account, Charge, Transfer
 from apps.billing.problems import InsufficientFunds
-from apps.billing.use_cases import MoveFunds
+from apps.billing.use_cases import MoveFunds, ViewAccount
 from events.base import Cause, Event, Heard
 from events.billing import (
     AccountOpened,
@@ -129,7 +129,8 @@ class Ledger(RuleBasedStateMachine):
     @rule(user=users)
     def users_register_and_look(self, user: UUID) -> None:
         self.memory.run(use_cases.open_accounts, [_heard(UserRegistered(user=a_user(id=user)))] * 2)
-        [account] = self.memory.run(use_cases.view_accounts, [(user, CAUSE)])
+        [account] = self.memory.run(use_cases.view_accounts, [ViewAccount(user, CAUSE)])
+        assert isinstance(account, Account)
         assert account.balance == self.expected.balances[user]
 
     @invariant()

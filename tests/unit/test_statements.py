@@ -85,12 +85,15 @@ def test_an_update_names_what_changes_and_finds_rows_by_their_key(parcels: State
     assert parcels.update(["price", "note"]) == (
         "UPDATE test_parcels SET price = new.price, note = new.note"
         " FROM unnest($1::UUID[], $2::BIGINT[], $3::VARCHAR[]) AS new(id, price, note)"
-        " WHERE test_parcels.id = new.id"
+        " WHERE test_parcels.id = new.id AND test_parcels.id = ANY($1)"
     )
     assert (
         statements(Stop)
         .update(["city"])
-        .endswith(" WHERE test_stops.parcel_id = new.parcel_id AND test_stops.number = new.number")
+        .endswith(
+            " WHERE test_stops.parcel_id = new.parcel_id AND test_stops.number = new.number"
+            " AND test_stops.parcel_id = ANY($1)"
+        )
     )
 
 
