@@ -1,0 +1,113 @@
+"""Notifications, where events are for letters: hears of an outcome, asks for all that the letter needs, writes it.
+
+A message is acknowledged once its letter is stored; delivered again, it changes nothing. While a service that must be
+asked is away, or the database is, the message stays in hand and is tried again.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+from uuid import UUID
+
+import structlog
+from aio_pika.abc import AbstractIncomingMessage
+from uuid_utils.compat import uuid7
+
+from bench.baselines.common import Service, create_app
+from bench.baselines.events_for_letters import news
+from bench.baselines.parts import keys, letters
+from bench.baselines.parts.callees import CalleeAwayError, callees
+from bench.baselines.parts.documents import Decision
+from bench.baselines.parts.mailer import sending
+from events.base import Cause
+from events.bus.transaction import is_transient
+from events.orders import OrderState
+
+log = structlog.get_logger(__name__)
+
+PREFETCH: Final = 100
+RETRY_SECONDS: Final = 0.5
+
+DRAIN_SECONDS: Final = 5.0
+"""How long letters that have been begun may take once the process stops."""
+
+
+class Listener:
+    """Hears of outcomes, many at a time."""
+
+    def __init__(self, service: Service) -> None:
+        self._pool = service.database.pool
+        self._begun: set[asyncio.Task[None]] = set()
+
+    async def hear(self, message: AbstractIncomingMessage) -> None:
+        """One message, until its letter is written or cannot be."""
+        if task := asyncio.current_task():
+            self._begun.add(task)
+            task.add_done_callback(self._begun.discard)
+        try:
+            settled = news.OrderSettled.model_validate_json(message.body)
+            await self._write(settled, _because(message))
+        except Exception:
+            log.exception("notifications.cannot_write", message=message.message_id)
+            await message.reject(requeue=False)
+        else:
+            await message.ack()
+
+    async def _write(self, settled: news.OrderSettled, because: Cause) -> None:
+        """Write the letter; a server that is away is waited for."""
+        while True:
+            try:
+                await self._ask_and_write(settled.order_id, because)
+            except Exception as error:
+                if not isinstance(error, CalleeAwayError) and not is_transient(error):
+                    raise
+                log.warning("notifications.waiting", order=str(settled.order_id), error=repr(error))
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _ask_and_write(self, order_id: UUID, because: Cause) -> None:
+        order, decision = await asyncio.gather(
+            callees.get("orders", f"/internal/order/{order_id}", because),
+            callees.get("billing", f"/internal/charge/{order_id}", because),
+        )
+        await letters.write(
+            self._pool,
+            OrderState.model_validate_json(order),
+            Decision.model_validate_json(decision),
+            because,
+        )
+
+    async def drain(self) -> None:
+        """Wait for what has been begun; what is not done by then is delivered again."""
+        if self._begun:
+            await asyncio.wait(self._begun, timeout=DRAIN_SECONDS)
+        for task in self._begun:
+            task.cancel()
+
+
+def _because(message: AbstractIncomingMessage) -> Cause:
+    traceparent = message.headers.get("traceparent")
+    return Cause(
+        message.correlation_id or str(uuid7()),
+        UUID(message.message_id) if message.message_id else None,
+        str(traceparent) if traceparent else None,
+    )
+
+
+@contextlib.asynccontextmanager
+async def hearing(service: Service) -> AsyncIterator[None]:
+    """A part of notifications: outcomes are heard."""
+    listener = Listener(service)
+    async with news.connection(service) as connection:
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=PREFETCH)
+        queue = await channel.get_queue(news.QUEUE, ensure=False)
+        tag = await queue.consume(listener.hear)
+        yield
+        await queue.cancel(tag)
+        await listener.drain()
+
+
+app = create_app("notifications", [letters.router], [callees.open, keys.fetched, sending, hearing])

@@ -1,0 +1,78 @@
+"""Orders, where events are for letters: billing is called, the outcome is stored, and then told.
+
+An event that the broker does not confirm within five seconds is given up; the order stays as it is, and its letter is
+never written.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aio_pika
+import structlog
+from aio_pika.abc import AbstractExchange, HeadersType
+from aio_pika.exceptions import AMQPException
+from uuid_utils.compat import uuid7
+
+from apps.orders.models import Order
+from bench.baselines.common import Service, create_app
+from bench.baselines.events_for_letters import news
+from bench.baselines.parts import keys
+from bench.baselines.parts.callees import callees
+from bench.baselines.parts.orders import Checkout
+from events.base import Cause
+
+log = structlog.get_logger(__name__)
+
+CONFIRM_SECONDS: Final = 5.0
+
+
+class WithNews(Checkout):
+    """Tells of each outcome, after COMMIT."""
+
+    def __init__(self) -> None:
+        self._exchange: AbstractExchange | None = None
+
+    async def on_settled(self, order: Order, because: Cause) -> None:
+        """Publish, and await the confirm."""
+        assert self._exchange is not None
+        try:
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                await self._exchange.publish(_message(order, because), news.ROUTING_KEY)
+        except (AMQPException, OSError, TimeoutError, RuntimeError) as error:
+            log.error(  # noqa: TRY400 - no fault of ours
+                "orders.letter_lost", order_id=str(order.id), error=repr(error)
+            )
+
+    @contextlib.asynccontextmanager
+    async def telling(self, service: Service) -> AsyncIterator[None]:
+        """A part of orders: a connection to the broker."""
+        async with news.connection(service) as connection:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            self._exchange = await channel.get_exchange(news.EXCHANGE, ensure=False)
+            yield
+
+
+def _message(order: Order, because: Cause) -> aio_pika.Message:
+    outcome = news.OrderSettled.model_validate({"order_id": order.id, "outcome": order.status})
+    headers: HeadersType = {"traceparent": because.traceparent} if because.traceparent else {}
+    return aio_pika.Message(
+        outcome.model_dump_json().encode(),
+        headers=headers,
+        content_type="application/json",
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        message_id=str(uuid7()),
+        correlation_id=because.correlation_id,
+        type="OrderSettled",
+        app_id="orders",
+    )
+
+
+checkout = WithNews()
+
+app = create_app(
+    "orders",
+    [checkout.router(), checkout.internal()],
+    [callees.open, keys.fetched, checkout.telling, checkout.swept],
+)

@@ -1,0 +1,169 @@
+"""Billing, for services that call each other. A debit is one statement, and so one transaction and one round trip.
+
+An order is decided once, however often it is asked for: by the primary key of `charges`. So who has got no answer may
+ask again.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from uuid_utils.compat import uuid7
+
+from apps.billing.models import REVENUE, Account, Charge, Transfer
+from apps.billing.schemas import AccountView, AmountBody, ReceiptView
+from apps.common.auth import OwnerId
+from apps.common.commands import answer_with
+from apps.common.idempotency import Answer
+from apps.common.problems import NotFound
+from apps.common.strict import StrictRoute
+from bench.baselines.common import service_of
+from bench.baselines.parts import sql
+from bench.baselines.parts.documents import Decision
+from bench.baselines.parts.once import Connection, Once, answered
+from events.billing import AccountState
+from events.bus.statements import from_record, statements
+from events.bus.transaction import Pool
+from events.money import CURRENCY
+from events.orders import OrderState
+
+LOCK: Final = statements(Account).where("user_id = $1 FOR NO KEY UPDATE")
+SAVE: Final = "UPDATE accounts SET balance = $2, version = $3 WHERE id = $1"
+
+CHARGE: Final = """
+WITH account AS (
+    SELECT id, balance, version, balance >= $4::bigint AS enough FROM accounts WHERE user_id = $3
+    FOR NO KEY UPDATE
+), charge AS (
+    INSERT INTO charges (order_id, payment_id, user_id, account_id, amount, created_at, status, reason, balance,
+                         account_version)
+    SELECT $1::uuid, $2::uuid, $3::uuid, id, $4::bigint, $5::timestamptz,
+        CASE WHEN enough THEN 'paid' ELSE 'rejected' END,
+        CASE WHEN enough THEN NULL ELSE 'insufficient_funds' END,
+        CASE WHEN enough THEN balance - $4::bigint ELSE balance END,
+        CASE WHEN enough THEN version + 1 ELSE version END
+    FROM account
+    ON CONFLICT (order_id) DO NOTHING RETURNING *
+), debited AS (
+    UPDATE accounts SET balance = charge.balance, version = charge.account_version
+    FROM charge WHERE accounts.id = charge.account_id AND charge.status = 'paid'
+), moved AS (
+    INSERT INTO transfers (id, kind, debit_account, credit_account, amount, account_id, account_version, balance,
+                           order_id, created_at)
+    SELECT payment_id, 'payment', account_id, $6::uuid, amount, account_id, account_version, balance, order_id,
+        created_at
+    FROM charge WHERE status = 'paid'
+)
+SELECT * FROM charge
+"""
+"""`Account.charge` as one statement. The account is locked before anything is looked at, so the balance that a refusal
+records is the one that was too low. No row comes back if the order is decided already, or if there is no account."""
+
+router = APIRouter(prefix="/account", route_class=StrictRoute)
+internal = APIRouter(prefix="/internal")
+
+
+@router.get("/{userId}")
+async def view_account(user_id: OwnerId, request: Request) -> AccountView:
+    """A user's account. It is opened by registration or by first use."""
+    pool = service_of(request).database.pool
+    record = await pool.fetchrow(sql.select(Account, "user_id"), user_id)
+    if record is None:
+        await _open(pool, user_id)
+        record = await pool.fetchrow(sql.select(Account, "user_id"), user_id)
+    return AccountView.of(from_record(Account, record))
+
+
+@router.post("/{userId}/deposit", status_code=201)
+async def deposit(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+    """Put money in."""
+    return await _moved(request, user_id, "deposit", body.amount, key)
+
+
+@router.post("/{userId}/withdraw", status_code=201)
+async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+    """Take money out, if it is there."""
+    return await _moved(request, user_id, "withdraw", body.amount, key)
+
+
+async def _moved(
+    request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
+) -> Response:
+    async def work(connection: Connection) -> Answer:
+        account = await _locked(connection, user_id)
+        move = account.deposit if what == "deposit" else account.withdraw
+        result = move(amount, uuid7(), datetime.now(UTC))
+        if isinstance(result, Transfer):
+            await connection.execute(SAVE, account.id, account.balance, account.version)
+            await connection.execute(sql.insert(Transfer), *sql.values(result))
+        return answer_with(ReceiptView.of, 201, None)(request.scope["path"], result)
+
+    return await answered(request, key, work)
+
+
+async def _locked(connection: Connection, user_id: UUID) -> Account:
+    record = await connection.fetchrow(LOCK, user_id)
+    if record is None:
+        await _open(connection, user_id)
+        record = await connection.fetchrow(LOCK, user_id)
+    return from_record(Account, record)
+
+
+async def _open(database: Pool | Connection, user_id: UUID) -> None:
+    account = Account(id=uuid7(), user_id=user_id, opened_at=datetime.now(UTC))
+    await database.execute(sql.insert(Account), *sql.values(account))
+
+
+@internal.post("/account/{user_id}", status_code=204)
+async def open_account(user_id: UUID, request: Request) -> None:
+    """A user has registered."""
+    await _open(service_of(request).database.pool, user_id)
+
+
+@internal.post("/charge")
+async def charge_order(request: Request) -> Response:
+    """Debit an order, or refuse; asked again, the same answer."""
+    pool = service_of(request).database.pool
+    order = OrderState.model_validate_json(await request.body())
+    record = await _decided(pool, order)
+    if record is None:
+        await _open(pool, order.user_id)
+        record = await _decided(pool, order)
+    return _decision(record)
+
+
+async def _decided(pool: Pool, order: OrderState) -> Any:
+    now = datetime.now(UTC)
+    record = await pool.fetchrow(
+        CHARGE, order.id, uuid7(), order.user_id, order.total, now, REVENUE
+    )
+    return record or await pool.fetchrow(sql.select(Charge, "order_id"), order.id)
+
+
+@internal.get("/charge/{order_id}")
+async def view_charge(order_id: UUID, request: Request) -> Response:
+    """What was decided about an order."""
+    pool = service_of(request).database.pool
+    record = await pool.fetchrow(sql.select(Charge, "order_id"), order_id)
+    if record is None:
+        raise NotFound("Nothing was decided about this order.")
+    return _decision(record)
+
+
+def _decision(record: Any) -> Response:
+    account = AccountState(
+        id=record["account_id"],
+        user_id=record["user_id"],
+        balance=record["balance"],
+        currency=CURRENCY,
+        version=record["account_version"],
+    )
+    decision = Decision(
+        order_id=record["order_id"],
+        amount=record["amount"],
+        status=record["status"],
+        reason=record["reason"],
+        account=account,
+    )
+    return Response(decision.model_dump_json(), media_type="application/json")

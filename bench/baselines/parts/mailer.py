@@ -1,0 +1,145 @@
+"""The mailer of all baselines: sends letters that are due, over connections to the mail server that are kept.
+
+Letters come out of the table with a lease, several at a time, and go side by side over a few connections; what the
+server says to each is recorded by a statement of its own. While there is no mail server, nothing is taken, and
+nobody is disturbed. A crash between sending and recording sends a letter twice.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Final
+
+from apps.notifications import letters, mime
+from apps.notifications.bell import bell
+from apps.notifications.models import Letter
+from apps.notifications.smtp import (
+    Connection,
+    ConnectionLostError,
+    MailServer,
+    Reply,
+    ServerAwayError,
+    WornConnectionError,
+)
+from bench.baselines.common import Service
+from events.bus.statements import from_record, statements
+from events.bus.transaction import Pool, is_transient
+
+CONNECTIONS: Final = 8
+TAKE_LIMIT: Final = 64
+LEASE_SECONDS: Final = 300.0
+"""How long letters stay with a mailer that has taken them, if it dies."""
+
+SEND_SECONDS: Final = 30.0
+SWEEP_SECONDS: Final = 1.0
+"""How often the table is looked at when no letter is written by this process."""
+
+TAKE: Final = f"""
+UPDATE letters SET due_at = now() + make_interval(secs => $2) WHERE id IN (
+    SELECT id FROM letters WHERE status = 'pending' AND due_at <= now()
+    ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING {", ".join(statements(Letter).columns)}
+"""  # noqa: S608 - made of our own names
+
+RECORD: Final = """
+UPDATE letters SET status = $2, attempts = $3, due_at = $4, answer = $5, sent_at = $6
+WHERE id = $1 AND status = 'pending'
+"""
+GIVE_BACK: Final = (
+    "UPDATE letters SET due_at = now() WHERE id = ANY($1::uuid[]) AND status = 'pending'"
+)
+
+
+@contextlib.asynccontextmanager
+async def sending(service: Service) -> AsyncIterator[None]:
+    """A part of notifications: letters are sent."""
+    service.supervisor.start("mailer", Mailer(service).run())
+    yield
+
+
+class Mailer:
+    """Sends letters for as long as it runs."""
+
+    def __init__(self, service: Service) -> None:
+        self._pool: Pool = service.database.pool
+        self._sender = mime.Sender.of(service.settings.mail_from)
+        self._server = MailServer(service.settings, self._sender.address, self._sender.domain)
+        self._connections = [self._server.connection() for _ in range(CONNECTIONS)]
+
+    async def run(self) -> None:
+        """Send until cancelled. A database or mail server that is away is waited for."""
+        try:
+            while True:
+                try:
+                    sent = await self._send_what_is_due()
+                except Exception as error:
+                    if not is_transient(error):
+                        raise
+                    sent = 0
+                if sent < TAKE_LIMIT:
+                    await bell.heard(within=SWEEP_SECONDS)
+        finally:
+            for connection in self._connections:
+                connection.close()
+
+    async def _send_what_is_due(self) -> int:
+        # A mail server that is away is waited for before anything is taken.
+        await self._server.ready(self._connections[0])
+        records = await self._pool.fetch(TAKE, TAKE_LIMIT, LEASE_SECONDS)
+        taken = [from_record(Letter, record) for record in records]
+        shares = [taken[n::CONNECTIONS] for n in range(min(CONNECTIONS, len(taken)))]
+        sending = map(self._send, self._connections, shares)
+        for error in await asyncio.gather(*sending, return_exceptions=True):
+            if error is not None:
+                raise error
+        return len(taken)
+
+    async def _send(self, connection: Connection, share: list[Letter]) -> None:
+        try:
+            while share:
+                await self._record(share[0], await self._reply(connection, share[0]))
+                del share[0]
+        except ServerAwayError as error:
+            self._server.failed(connection, error)
+        finally:
+            if share:
+                await self._pool.execute(GIVE_BACK, [letter.id for letter in share])
+
+    async def _record(self, letter: Letter, reply: Reply) -> None:
+        jitter = random.random()  # noqa: S311 - no secret
+        letter.answered(reply.code, reply.text, datetime.now(UTC), jitter)
+        changes = [letter.status, letter.attempts, letter.due_at, letter.answer, letter.sent_at]
+        await self._pool.execute(RECORD, letter.id, *changes)
+
+    async def _reply(self, connection: Connection, letter: Letter) -> Reply:
+        """What the server says to a letter. Raises ServerAwayError before it has come to the letter."""
+        try:
+            recipient, message = _envelope_and_message(self._sender, letter)
+        except mime.UnsendableError as error:
+            return Reply(553, str(error))
+        while True:
+            if not connection.is_open:
+                await connection.open()
+            try:
+                reply = await connection.send(recipient, message, SEND_SECONDS)
+            except WornConnectionError:
+                continue
+            except ConnectionLostError as error:
+                self._server.failed(connection, error)
+                return Reply(0, f"the connection was lost: {error}")
+            self._server.answered()
+            return reply
+
+
+def _envelope_and_message(sender: mime.Sender, letter: Letter) -> tuple[bytes, bytes]:
+    assert letter.address is not None
+    assert letter.locale is not None
+    assert letter.subject is not None
+    assert letter.body is not None
+    html = letters.html(letter.kind, letter.locale, letter.subject, letter.body)
+    message = mime.compose(
+        sender, letter.id, letter.address, letter.subject, letter.body, html, letter.created_at
+    )
+    return mime.envelope(letter.address), message

@@ -1,0 +1,212 @@
+"""Orders, for services that call each other: an order is stored, billing is asked to charge it, the outcome is stored.
+
+The answer to `POST /order/create` has the outcome already: 201 with the order, paid or rejected.
+
+**When billing does not answer**, in five seconds, the order may have been debited or not. It stays pending, and the
+request is answered with 503 and the order's id. A sweeper asks billing again, every few seconds and after every start,
+until each order is decided; billing decides an order once, so asking again is harmless. A request that is repeated
+with its Idempotency-Key goes on with the same order; one that is repeated without makes a second order.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from uuid_utils.compat import uuid7
+
+from apps.common.auth import CurrentUser
+from apps.common.commands import answer_with, respond
+from apps.common.idempotency import REPLAYED, Answer
+from apps.common.problems import RETRY_AFTER_SECONDS, NotFound, Problem
+from apps.common.strict import StrictRoute
+from apps.orders.api import list_orders, view_order
+from apps.orders.models import Order
+from apps.orders.schemas import OrderBody, OrderView
+from bench.baselines.common import Service, cause_of, service_of
+from bench.baselines.parts import sql
+from bench.baselines.parts.callees import CalleeAwayError, callees
+from bench.baselines.parts.documents import Decision
+from bench.baselines.parts.once import Connection, Key, Once, Stored, claim, store
+from events.base import Cause
+from events.bus.statements import from_record, statements
+from events.bus.transaction import Pool, is_transient
+
+log = structlog.get_logger(__name__)
+
+SETTLE: Final = """
+UPDATE orders SET status = $2, reason = $3, settled_at = $4, version = $5 WHERE id = $1 AND status = 'pending'
+RETURNING true
+"""
+PENDING: Final = statements(Order).where(
+    "id >= $1 AND id < $2 AND status = 'pending' ORDER BY id LIMIT $3"
+)
+
+SWEEP_SECONDS: Final = 3.0
+SWEEP_LIMIT: Final = 100
+
+GRACE_SECONDS: Final = 8.0
+"""How old an order must be before the sweeper looks at it. A slower request and the sweeper may both have an order
+decided: it is decided once."""
+
+
+class Undecided(Problem):
+    """The order is placed, and billing has not decided about it yet."""
+
+    status = 503
+    reason = "undecided"
+
+
+class Checkout:
+    """Sees orders through. A baseline says what else happens, before and after an outcome is stored."""
+
+    async def on_decision(self, order: Order, decision: Decision, because: Cause) -> None:
+        """Billing has decided; the order is still pending. Must not raise for a service that is away."""
+
+    async def on_settled(self, order: Order, because: Cause) -> None:
+        """The outcome is stored. Must not raise for a server that is away."""
+
+    def router(self) -> APIRouter:
+        """The public routes of orders."""
+        router = APIRouter(prefix="/order", route_class=StrictRoute)
+
+        @router.post("/create", status_code=201)
+        async def create_order(
+            body: OrderBody, user: CurrentUser, request: Request, key: Once
+        ) -> Response:
+            """Place an order and have it charged."""
+            order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
+            return respond(await self._placed(service_of(request), order, cause_of(request), key))
+
+        router.add_api_route("/{orderId}", view_order, methods=["GET"])
+        router.add_api_route("", list_orders, methods=["GET"])
+        return router
+
+    def internal(self) -> APIRouter:
+        """What orders tells other services, if they ask."""
+        router = APIRouter(prefix="/internal")
+
+        @router.get("/order/{order_id}")
+        async def tell_of_order(order_id: UUID, request: Request) -> Response:
+            """An order as it is now."""
+            order = await _read(service_of(request).database.pool, order_id)
+            return Response(order.state().model_dump_json(), media_type="application/json")
+
+        return router
+
+    async def _placed(
+        self, service: Service, order: Order, because: Cause, key: Key | None
+    ) -> Answer:
+        pool = service.database.pool
+        if key is None:
+            await pool.execute(sql.insert(Order), *sql.values(order))
+            return _answer(await self._decided(service, order, because))
+        async with pool.acquire() as connection, connection.transaction():
+            stored = await claim(connection, key, f"/order/{order.id}")
+            if stored is None:
+                await connection.execute(sql.insert(Order), *sql.values(order))
+        if stored is None:
+            return _answer(await self._decided(service, order, because, key))
+        return stored.answer() or await self._resumed(service, stored, because, key)
+
+    async def _resumed(self, service: Service, stored: Stored, because: Cause, key: Key) -> Answer:
+        """Another request with this key has placed the order, and has not been answered yet."""
+        assert stored.location is not None
+        order = await _read(service.database.pool, UUID(stored.location.rpartition("/")[2]))
+        if order.pending:
+            order = await self._decided(service, order, because, key)
+        answer = _answer(order)
+        return Answer(answer.status, answer.body, headers={**answer.headers, **REPLAYED})
+
+    async def _decided(
+        self, service: Service, order: Order, because: Cause, key: Key | None = None
+    ) -> Order:
+        """The order with its outcome. Raises Undecided if billing does not answer."""
+        try:
+            asked = order.state().model_dump_json()
+            answer = await callees.post("billing", "/internal/charge", asked, because)
+        except CalleeAwayError as error:
+            log.warning("orders.undecided", order_id=str(order.id), error=str(error))
+            raise Undecided(
+                "It will be decided as soon as billing answers.",
+                headers={"Retry-After": RETRY_AFTER_SECONDS},
+                orderId=str(order.id),
+            ) from None
+        decision = Decision.model_validate_json(answer)
+        await self.on_decision(order, decision, because)
+        now = datetime.now(UTC)
+        if decision.status == "paid":
+            order.pay(now)
+        else:
+            order.reject(decision.reason or "", now)
+        pool = service.database.pool
+        if not await _settled(pool, order, key):
+            return await _read(pool, order.id)
+        await self.on_settled(order, because)
+        return order
+
+    @contextlib.asynccontextmanager
+    async def swept(self, service: Service) -> AsyncIterator[None]:
+        """A part of orders: what was left pending is decided in the end."""
+        service.supervisor.start("sweeper", self._sweep(service))
+        yield
+
+    async def _sweep(self, service: Service) -> None:
+        # Ids are in the order of time: each order is looked at once, when it has come of age, and then only while
+        # it is pending.
+        low = UUID(int=0)
+        while True:
+            high = _first_id(time.time() - GRACE_SECONDS)
+            try:
+                low = await self._sweep_between(service, low, high)
+            except Exception as error:
+                if not isinstance(error, Undecided) and not is_transient(error):
+                    raise
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _sweep_between(self, service: Service, low: UUID, high: UUID) -> UUID:
+        pool = service.database.pool
+        while records := await pool.fetch(PENDING, low, high, SWEEP_LIMIT):
+            for record in records:
+                order = from_record(Order, record)
+                log.warning("orders.left_pending", order_id=str(order.id))
+                await self._decided(service, order, Cause(str(uuid7())))
+        return high
+
+
+def _first_id(moment: float) -> UUID:
+    """The least UUIDv7 of a moment, in seconds since 1970."""
+    return UUID(int=int(moment * 1000) << 80)
+
+
+async def _read(pool: Pool, order_id: UUID) -> Order:
+    record = await pool.fetchrow(sql.select(Order, "id"), order_id)
+    if record is None:
+        raise NotFound("There is no such order.")
+    return from_record(Order, record)
+
+
+async def _settled(pool: Pool, order: Order, key: Key | None) -> bool:
+    """Store an outcome, and with it the answer to a key. Says whether the order was still pending."""
+    if key is None:
+        return await _settle(pool, order)
+    async with pool.acquire() as connection, connection.transaction():
+        changed = await _settle(connection, order)
+        if changed:
+            await store(connection, key, _answer(order))
+    return changed
+
+
+async def _settle(database: Pool | Connection, order: Order) -> bool:
+    changes: list[Any] = [order.status, order.reason, order.settled_at, order.version]
+    return bool(await database.fetchval(SETTLE, order.id, *changes))
+
+
+def _answer(order: Order) -> Answer:
+    location = f"/order/{order.id}"
+    return answer_with(OrderView.of, 201, lambda _: location)(location, order)

@@ -1,0 +1,29 @@
+"""SQL for one row, made from Chorus' tables: one statement each, over a plain asyncpg connection."""
+
+from functools import cache
+from typing import Any
+
+from events.bus.statements import Table, statements
+
+
+@cache
+def insert(table: type[Table]) -> str:
+    """Write one row; one that exists already is left alone. Returns true if the row is new."""
+    columns = statements(table).columns
+    names, places = ", ".join(columns), ", ".join(f"${n}" for n in range(1, len(columns) + 1))
+    name = statements(table).table
+    return (
+        f"INSERT INTO {name} ({names}) VALUES ({places})"  # noqa: S608 - made of our own names
+        " ON CONFLICT DO NOTHING RETURNING true"
+    )
+
+
+def values(row: Table) -> list[Any]:
+    """What `insert` takes."""
+    return [getattr(row, name) for name in statements(type(row)).columns]
+
+
+@cache
+def select(table: type[Table], key: str) -> str:
+    """One row by a column."""
+    return statements(table).where(f"{key} = $1")

@@ -1,0 +1,63 @@
+"""Users, for services that call each other: registration has billing open the account.
+
+**When billing does not answer**, registration succeeds all the same: billing opens an account at its first use as
+well. Nothing is tried again, and nothing is lost.
+"""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+from fastapi import APIRouter, Request, Response
+from uuid_utils.compat import uuid7
+
+from apps.common.problems import NotFound
+from apps.common.strict import StrictRoute
+from apps.users.api import login, view_user
+from apps.users.models import User
+from apps.users.passwords import passwords
+from apps.users.problems import EmailTaken
+from apps.users.schemas import RegisterBody, RegisteredView
+from bench.baselines.common import cause_of, service_of
+from bench.baselines.parts import sql
+from bench.baselines.parts.callees import CalleeAwayError, callees
+from events.bus.statements import from_record
+
+log = structlog.get_logger(__name__)
+
+router = APIRouter(prefix="/user", route_class=StrictRoute)
+router.add_api_route("/login", login, methods=["POST"])
+router.add_api_route("/view/{userId}", view_user, methods=["GET"])
+internal = APIRouter(prefix="/internal")
+
+
+@router.post("/register", status_code=201)
+async def register(body: RegisterBody, request: Request) -> Response:
+    """Become a user, with an account."""
+    password_hash = await passwords.hash(body.password)
+    user = User.register(
+        uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)
+    )
+    pool = service_of(request).database.pool
+    if not await pool.fetchval(sql.insert(User), *sql.values(user)):
+        raise EmailTaken
+    try:
+        await callees.post("billing", f"/internal/account/{user.id}", "", cause_of(request))
+    except CalleeAwayError as error:
+        log.warning("users.account_not_opened", user_id=str(user.id), error=str(error))
+    return Response(
+        RegisteredView.of(user).model_dump_json(),
+        201,
+        headers={"Location": f"/user/view/{user.id}"},
+        media_type="application/json",
+    )
+
+
+@internal.get("/user/{user_id}")
+async def tell_of_user(user_id: UUID, request: Request) -> Response:
+    """A user, for other services."""
+    record = await service_of(request).database.pool.fetchrow(sql.select(User, "id"), user_id)
+    if record is None:
+        raise NotFound("There is no such user.")
+    state = from_record(User, record).state()
+    return Response(state.model_dump_json(), media_type="application/json")

@@ -1,0 +1,113 @@
+"""Billing, as usual: opens accounts, moves money, debits orders one by one."""
+
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from faststream.rabbit.annotations import RabbitMessage
+from uuid_utils.compat import uuid7
+
+from apps.billing.models import Account, Charge, Transfer
+from apps.billing.schemas import AccountView, AmountBody, ReceiptView
+from apps.common.auth import OwnerId
+from apps.common.commands import answer_with
+from apps.common.idempotency import Answer
+from apps.common.strict import StrictRoute
+from bench.baselines.common import create_app
+from bench.baselines.parts import keys
+from bench.baselines.parts.callees import callees
+from bench.baselines.parts.once import Once
+from bench.baselines.usual.session import Session, answered, sessions_of
+from bench.baselines.usual.wiring import because, broker_of, subscription, working
+from events.billing import PaymentRejected, PaymentSucceeded
+from events.orders import OrderPlaced
+from events.users import UserRegistered
+
+sessions = sessions_of("billing")
+broker = broker_of("billing")
+router = APIRouter(prefix="/account", route_class=StrictRoute)
+
+
+@router.get("/{userId}")
+async def view_account(user_id: OwnerId) -> AccountView:
+    """A user's account. It is opened by registration or by first use."""
+    async with sessions.begin() as session:
+        return AccountView.of(await _account(session, user_id))
+
+
+@router.post("/{userId}/deposit", status_code=201)
+async def deposit(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+    """Put money in."""
+    return await _moved(request, user_id, "deposit", body.amount, key)
+
+
+@router.post("/{userId}/withdraw", status_code=201)
+async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+    """Take money out, if it is there."""
+    return await _moved(request, user_id, "withdraw", body.amount, key)
+
+
+async def _moved(
+    request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
+) -> Response:
+    async def work(session: Session) -> Answer:
+        account = await _account(session, user_id, lock=True)
+        move = account.deposit if what == "deposit" else account.withdraw
+        result = move(amount, uuid7(), datetime.now(UTC))
+        if isinstance(result, Transfer):
+            session.save(account)
+            session.insert(result)
+        return answer_with(ReceiptView.of, 201, None)(request.scope["path"], result)
+
+    return await answered(sessions, key, work)
+
+
+async def _account(session: Session, user_id: UUID, *, lock: bool = False) -> Account:
+    account = await session.find(Account, lock=lock, user_id=user_id)
+    if account is None:
+        new = Account(id=uuid7(), user_id=user_id, opened_at=datetime.now(UTC))
+        await session.insert_if_new(new)
+        account = await session.find(Account, lock=lock, user_id=user_id)
+    assert account is not None
+    return account
+
+
+@broker.subscriber(**subscription("billing", UserRegistered))
+async def open_the_account(registered: UserRegistered, message: RabbitMessage) -> None:
+    """A user needs an account."""
+    async with sessions.begin() as session:
+        if not await session.heard_before(message.message_id):
+            await _account(session, registered.user.id)
+
+
+@broker.subscriber(**subscription("billing", OrderPlaced))
+async def debit(placed: OrderPlaced, message: RabbitMessage) -> None:
+    """An order wants to be paid."""
+    async with sessions.begin() as session:
+        if await session.heard_before(message.message_id):
+            return
+        account = await _account(session, placed.order.user_id, lock=True)
+        charge, transfer = account.charge(placed.order, uuid7(), datetime.now(UTC))
+        session.insert(charge)
+        if transfer is not None:
+            session.save(account)
+            session.insert(transfer)
+        session.say(_outcome(placed, charge, account), because(message))
+
+
+def _outcome(
+    placed: OrderPlaced, charge: Charge, account: Account
+) -> PaymentSucceeded | PaymentRejected:
+    order, state = placed.order, account.state()
+    if charge.reason is None:
+        return PaymentSucceeded(payment=charge.payment(), order=order, account=state)
+    return PaymentRejected(reason=charge.reason, order=order, account=state)
+
+
+app = create_app(
+    "billing",
+    [router],
+    [callees.open, keys.fetched, partial(working, sessions=sessions, broker=broker)],
+)

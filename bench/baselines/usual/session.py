@@ -1,0 +1,136 @@
+"""SQLAlchemy's AsyncSession over Chorus' tables: one session is one transaction.
+
+Rows that the session tracks stand for the tables; the rules stand on Chorus' models, which know no session. `find`
+makes a model of a row, `save` writes it back, and SQLAlchemy finds out what has changed.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+from uuid import UUID
+
+from fastapi import Response
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert as insert_into
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from apps.common.commands import respond
+from apps.common.database import SERVER_SETTINGS
+from apps.common.idempotency import Answer, IdempotentAnswer
+from apps.common.problems import KeyReused
+from apps.common.settings import settings
+from bench.baselines.common import CONNECTIONS
+from bench.baselines.parts.once import Key, Stored
+from bench.baselines.usual.outbox import Waiting
+from events.base import Cause, Event
+from events.bus.inbox import InboxRow
+from events.bus.statements import T, Table
+
+
+class Row(DeclarativeBase):
+    """A row that a session tracks."""
+
+
+@cache
+def row_of(model: type[Table]) -> Any:
+    """The class of a table's rows."""
+    table = model.__table__  # type: ignore[attr-defined]
+    return type(f"{model.__name__}Row", (Row,), {"__table__": table})
+
+
+class Session(AsyncSession):
+    """A unit of work."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._found: dict[int, tuple[Table, Any]] = {}
+
+    async def find(self, model: type[T], *, lock: bool = False, **where: Any) -> T | None:
+        """The one row with these values, if there is one."""
+        statement = select(row_of(model)).filter_by(**where)
+        if lock:
+            statement = statement.with_for_update(key_share=True)
+        row = (await self.scalars(statement)).one_or_none()
+        if row is None:
+            return None
+        found = model(**{name: getattr(row, name) for name in model.model_fields})
+        self._found[id(found)] = found, row
+        return found
+
+    def insert(self, *models: Table) -> None:
+        """Insert rows with the next flush."""
+        self.add_all(row_of(type(model))(**_values(model)) for model in models)
+
+    async def insert_if_new(self, model: Table) -> bool:
+        """Insert a row unless it exists. Says whether it is new."""
+        statement = (
+            insert_into(row_of(type(model))).values(**_values(model)).on_conflict_do_nothing()
+        )
+        inserted: int = (await self.execute(statement)).rowcount  # type: ignore[attr-defined]
+        return inserted == 1
+
+    def save(self, model: Table) -> None:
+        """Write what has changed on a row that was found."""
+        _, row = self._found[id(model)]
+        for name, value in _values(model).items():
+            setattr(row, name, value)
+
+    async def heard_before(self, message_id: str) -> bool:
+        """Whether a message has had its effects; from this transaction on it has."""
+        row = InboxRow(event_id=UUID(message_id), received_at=datetime.now(UTC))
+        return not await self.insert_if_new(row)
+
+    def say(self, event: Event, because: Cause) -> None:
+        """Tell of a change, in its own transaction."""
+        self.add(Waiting.of(event, because))
+
+
+def _values(model: Table) -> dict[str, Any]:
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+Sessions = async_sessionmaker[Session]
+
+
+def sessions_of(service: str) -> Sessions:
+    """Makes the sessions of a service; connects when the first one is used."""
+    url = settings().database_url(service).replace("postgresql://", "postgresql+asyncpg://", 1)
+    engine = create_async_engine(
+        url,
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        connect_args={
+            "server_settings": {**SERVER_SETTINGS, "application_name": f"usual-{service}"}
+        },
+    )
+    return async_sessionmaker(engine, class_=Session, expire_on_commit=False)
+
+
+async def answered(
+    sessions: Sessions, key: Key | None, work: Callable[[Session], Awaitable[Answer]]
+) -> Response:
+    """Work that is one transaction, done once for each Idempotency-Key."""
+    async with sessions.begin() as session:
+        if key is None:
+            return respond(await work(session))
+        claim = IdempotentAnswer(
+            user_id=key.user_id,
+            key=key.key,
+            fingerprint=key.fingerprint,
+            created_at=datetime.now(UTC),
+        )
+        is_new = await session.insert_if_new(claim)
+        stored = await session.find(IdempotentAnswer, user_id=key.user_id, key=key.key)
+        assert stored is not None
+        if is_new:
+            answer = await work(session)
+            stored.status, stored.body = answer.status, answer.body
+            stored.location = answer.headers.get("Location")
+            session.save(stored)
+            return respond(answer)
+        again = Stored(stored.status, stored.body, stored.location).answer()
+        if stored.fingerprint != key.fingerprint or again is None:
+            raise KeyReused("Send another key with another request.")
+        return respond(again)

@@ -1,0 +1,53 @@
+"""Users, as usual: registers, and tells of it."""
+
+from datetime import UTC, datetime
+from functools import partial
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.exc import IntegrityError
+from uuid_utils.compat import uuid7
+
+from apps.common.commands import answer_with, respond
+from apps.common.strict import StrictRoute
+from apps.users.api import login, view_user
+from apps.users.models import User
+from apps.users.passwords import passwords
+from apps.users.problems import EmailTaken
+from apps.users.schemas import RegisterBody, RegisteredView
+from bench.baselines.common import cause_of, create_app
+from bench.baselines.parts import keys
+from bench.baselines.usual.session import sessions_of
+from bench.baselines.usual.wiring import broker_of, working
+from events.users import UserRegistered
+
+sessions = sessions_of("users")
+broker = broker_of("users")
+
+router = APIRouter(prefix="/user", route_class=StrictRoute)
+router.add_api_route("/login", login, methods=["POST"])
+router.add_api_route("/view/{userId}", view_user, methods=["GET"])
+
+
+@router.post("/register", status_code=201)
+async def register(body: RegisterBody, request: Request) -> Response:
+    """Become a user."""
+    password_hash = await passwords.hash(body.password)
+    user = User.register(
+        uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)
+    )
+    async with sessions.begin() as session:
+        session.insert(user)
+        session.say(UserRegistered(user=user.state()), cause_of(request))
+        try:
+            await session.flush()
+        except IntegrityError:
+            raise EmailTaken from None
+    answer = answer_with(RegisteredView.of, 201, lambda user: f"/user/view/{user.id}")
+    return respond(answer(request.scope["path"], user))
+
+
+app = create_app(
+    "users",
+    [router, keys.router],
+    [keys.kept, partial(working, sessions=sessions, broker=broker)],
+)
