@@ -11,9 +11,10 @@ from apps.common.openapi import located
 from apps.common.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
 from apps.common.strict import StrictRoute
 from apps.users import use_cases
+from apps.users.limits import count_attempt
 from apps.users.models import User
 from apps.users.passwords import passwords
-from apps.users.problems import EmailTaken, InvalidCredentials
+from apps.users.problems import EmailTaken, InvalidCredentials, TooManyAttempts
 from apps.users.schemas import (
     LoginBody,
     PatchBody,
@@ -32,10 +33,11 @@ router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
     "/register",
     status_code=201,
     response_model=RegisteredView,
-    responses=documented(EmailTaken, Invalid, Unavailable) | located(201),
+    responses=documented(EmailTaken, Invalid, TooManyAttempts, Unavailable) | located(201),
 )
 async def register(body: RegisterBody, commands: OpenCommands) -> Response:
     """Become a user."""
+    await count_attempt("register", body.email)
     password_hash = await passwords.hash(body.password)
     wish = RegisterUser(body.email, password_hash, body.name, body.locale, commands.because)
     return await commands.run(
@@ -47,10 +49,13 @@ async def register(body: RegisterBody, commands: OpenCommands) -> Response:
     )
 
 
-@router.post("/login", responses=documented(InvalidCredentials, Invalid, Unavailable))
+@router.post(
+    "/login", responses=documented(InvalidCredentials, Invalid, TooManyAttempts, Unavailable)
+)
 async def login(body: LoginBody, request: Request, response: Response) -> TokenView:
     """Sign in. An unknown address and a wrong password are answered alike, also in time."""
     passwords.require_room()
+    await count_attempt("login", body.email)
     async with request.app.state.service.database.reading() as session:
         user = (await session.exec(select(User).where(User.email == body.email))).first()
     matches = await passwords.matches(body.password, user.password_hash if user else None)

@@ -23,7 +23,7 @@ FILES = {
     "apps/billing": f"{SERVICE} problems",
     "apps/notifications": f"{SERVICE} bell gauges letters mailer mime recorder smtp",
     "apps/orders": f"{SERVICE} problems watch",
-    "apps/users": f"{SERVICE} passwords problems tokens upkeep",
+    "apps/users": f"{SERVICE} limits passwords problems tokens upkeep",
 }  # fmt: skip
 FOLDERS = {
     "events": {"bus", "published"},

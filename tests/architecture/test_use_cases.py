@@ -15,6 +15,7 @@ TIME_AND_CHANCE = {
     "apps/notifications/mailer.py": "a door: when the mail server answered",
     "apps/notifications/smtp.py": "how long to wait before the next attempt",
     "apps/users/api.py": "a door: when a token was made",
+    "apps/users/limits.py": "how long an attempt must wait",
     "apps/users/passwords.py": "a hash that nobody's password has",
     "apps/users/upkeep.py": "a cause for what nobody asked for",
     "events/bus/inbox.py": "two replicas that retry apart from each other",

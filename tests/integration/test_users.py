@@ -12,10 +12,11 @@ from uuid import UUID
 import httpx
 import jwt
 import pytest
+from limits import RateLimitItemPerMinute
 from uuid_utils.compat import uuid7
 
 from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
-from apps.users import upkeep, use_cases
+from apps.users import limits, upkeep, use_cases
 from apps.users.models import User
 from apps.users.passwords import passwords
 from apps.users.problems import EmailTaken
@@ -206,6 +207,27 @@ async def test_sign_in_does_not_tell_whether_the_address_is_known(users: Running
     assert all(answer == answers[0] for answer in answers)
     known, unknown = (statistics.median(seconds) for seconds in took.values())
     assert 0.5 < known / unknown < 2, f"{known * 1000:.1f} ms against {unknown * 1000:.1f} ms"
+
+
+async def test_a_flood_of_attempts_on_one_address_is_held_off_and_nobody_else(
+    users: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "ATTEMPTS", RateLimitItemPerMinute(3))
+    ada, grace = a_registration(), a_registration()
+    async with users.http() as http:
+        for registration in (ada, grace):
+            assert (await http.post("/user/register", json=registration)).status_code == 201
+        guess = {"email": ada["email"].upper(), "password": "wrong horse"}
+        answers = [await http.post("/user/login", json=guess) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
+        assert problem(answers[-1]) == (429, "too_many_attempts")
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+        right = {"email": ada["email"], "password": PASSWORD}
+        assert (await http.post("/user/login", json=right)).status_code == 429
+        other = {"email": grace["email"], "password": PASSWORD}
+        assert (await http.post("/user/login", json=other)).status_code == 200
+        again = [await http.post("/user/register", json=ada) for _ in range(3)]
+        assert [answer.status_code for answer in again] == [409, 409, 429]
 
 
 async def test_too_many_passwords_at_once_are_refused_early(
