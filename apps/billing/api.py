@@ -17,7 +17,7 @@ from apps.billing.schemas import (
 )
 from apps.billing.use_cases import MoveFunds, ViewAccount
 from apps.common.auth import CurrentUser, OwnerId
-from apps.common.commands import OpenCommands, UserCommands
+from apps.common.commands import KeylessCommands, UserCommands
 from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from apps.common.schemas import Page
 from apps.common.strict import StrictRoute
@@ -29,7 +29,7 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 
 
 @router.get("/{userId}", response_model=AccountView, responses=READING)
-async def view_account(user_id: OwnerId, user: CurrentUser, commands: OpenCommands) -> Response:
+async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
     """A user's account. It is opened by registration or by first use."""
     wish = ViewAccount(user_id, commands.because, user.id == user_id)
     return await commands.run(use_cases.view_accounts, wish, AccountView.of)

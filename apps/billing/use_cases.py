@@ -34,7 +34,7 @@ class MoveFunds:
     user_id: UUID
     amount: int
     because: Cause
-    by_owner: bool = True
+    by_owner: bool
     """Whether the user himself asks: his token proves that he exists, an operator's proves nobody else."""
 
 
@@ -44,13 +44,13 @@ class ViewAccount:
 
     user_id: UUID
     because: Cause
-    by_owner: bool = True
+    by_owner: bool
 
 
 async def open_accounts(tx: Transaction, heard: Sequence[Heard[UserRegistered]]) -> None:
     """Remember new users and open their accounts, unless first use has done so."""
     await tx.upsert_newer(Holder.copies(e.event.user for e in heard))
-    await _accounts(tx, {e.event.user.id: e.because() for e in heard})
+    await _opened(tx, {e.event.user.id: e.because() for e in heard})
 
 
 async def update_holders(tx: Transaction, heard: Sequence[Heard[UserUpdated]]) -> None:
@@ -60,7 +60,7 @@ async def update_holders(tx: Transaction, heard: Sequence[Heard[UserUpdated]]) -
 
 async def view_accounts(tx: Transaction, wishes: Sequence[ViewAccount]) -> list[Account | NotFound]:
     """The accounts of users; opened if this is their first use."""
-    accounts = await _accounts_of(tx, wishes)
+    accounts = await _asked_for(tx, wishes)
     return [accounts.get(wish.user_id) or NotFound(NOBODY) for wish in wishes]
 
 
@@ -90,7 +90,8 @@ async def withdraw(
 
 async def charge_orders(tx: Transaction, placed: Sequence[Heard[OrderPlaced]]) -> None:
     """Debit orders in the order of arrival, each once; what does not fit is refused, and what follows may still fit."""
-    accounts = await _accounts(tx, {e.event.order.user_id: e.because() for e in placed})
+    accounts = await _opened(tx, {e.event.order.user_id: e.because() for e in placed})
+    # Read once the accounts are locked: that guards the charges of these users' orders as well.
     decided = await tx.load(Charge, [e.event.order.id for e in placed])
     charges: list[Charge] = []
     transfers: list[Transfer] = []
@@ -117,7 +118,8 @@ async def charge_orders(tx: Transaction, placed: Sequence[Heard[OrderPlaced]]) -
 
 async def refund_orders(tx: Transaction, cancelled: Sequence[Heard[OrderCancelled]]) -> None:
     """Give back what was debited for cancelled orders; an order not seen yet gets a tombstone instead of a debit."""
-    accounts = await _accounts(tx, {e.event.order.user_id: e.because() for e in cancelled})
+    accounts = await _opened(tx, {e.event.order.user_id: e.because() for e in cancelled})
+    # Read once the accounts are locked: that guards the charges of these users' orders as well.
     decided = await tx.load(Charge, [e.event.order.id for e in cancelled])
     tombstones: list[Charge] = []
     refunded: list[Charge] = []
@@ -161,7 +163,7 @@ async def _move(
     move: Callable[[Account, int, UUID, datetime], Transfer | Refusal],
     event: Callable[[Account, Transfer], FundsDeposited | FundsWithdrawn],
 ) -> list[Transfer | Refusal | NotFound]:
-    accounts = await _accounts_of(tx, wishes)
+    accounts = await _asked_for(tx, wishes)
     results: list[Transfer | Refusal | NotFound] = []
     for wish in wishes:
         account = accounts.get(wish.user_id)
@@ -176,7 +178,7 @@ async def _move(
     return results
 
 
-async def _accounts_of(
+async def _asked_for(
     tx: Transaction, wishes: Sequence[ViewAccount | MoveFunds]
 ) -> dict[UUID, Account]:
     """The accounts that wishes are about, locked; none where somebody else asks for a user of whom nobody has heard."""
@@ -185,10 +187,10 @@ async def _accounts_of(
     if doubtful:
         doubtful -= (await tx.load(Account, doubtful, key="user_id")).keys()
         doubtful -= (await tx.load(Holder, doubtful)).keys()
-    return await _accounts(tx, {id: asked[id] for id in asked if id not in doubtful})
+    return await _opened(tx, {id: asked[id] for id in asked if id not in doubtful})
 
 
-async def _accounts(tx: Transaction, users: dict[UUID, Cause]) -> dict[UUID, Account]:
+async def _opened(tx: Transaction, users: dict[UUID, Cause]) -> dict[UUID, Account]:
     """The users' accounts, locked, in one statement; opened first where there is none.
 
     Nothing is locked before all are there, and they are opened in the order of users: transactions that open accounts

@@ -2,8 +2,8 @@
 
 FastAPI finds out at start what a route needs and walks that tree again for each request: most of what an order costs at
 the door. A route that needs no more than most do (a body, headers, parts of the path, other functions) and makes its
-`Response` itself gets the tree as a list of steps. Every other route keeps FastAPI's own way, and the answers are the
-same.
+`Response` itself (it is annotated `-> Response`) gets the tree as a list of steps. Every other route keeps FastAPI's
+own way, and the answers are the same. Decision 14 tells what that gains.
 """
 
 import inspect
@@ -130,16 +130,16 @@ def _collect(needs: Dependant, steps: list[_Step], places: dict[Any, int]) -> in
         return places[call]
     if not _is_simple(needs) or call is None:
         raise _NotSimpleError
-    inner = tuple(
-        (one.name, place)
-        for one in needs.dependencies
-        if (place := _collect(one, steps, places)) >= 0 and one.name
-    )
+    inner = []
+    for one in needs.dependencies:
+        place = _collect(one, steps, places)
+        if one.name:
+            inner.append((one.name, place))
     body = [_Parameter(field.name, ("body",), field) for field in needs.body_params]
     headers = [_Parameter(f.name, ("header", f.alias), f) for f in needs.header_params]
     step = _Step(
         call,
-        inner,
+        tuple(inner),
         tuple(_Parameter(f.name, ("path", f.alias), f) for f in needs.path_params),
         tuple((header.place[-1].lower().encode(), header) for header in headers),
         body[0] if body else None,

@@ -22,8 +22,7 @@ from apps.common.messages import (
 )
 from events.base import Event
 from events.bus import outbox
-from events.bus.parking import DEAD_EXCHANGE
-from events.bus.topology import HEARD_BY, JOURNAL, Queue, queue_name, topology
+from events.bus.topology import DEAD, HEARD_BY, JOURNAL, Queue, queue_name, topology
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,15 @@ def _channels(service: Described) -> Iterator[tuple[str, Document]]:
         for kind in service.hears:
             if queue.name == queue_name(service.name, kind):
                 yield queue.name, _queue(queue, kind, service.vhost)
-        if queue.name == f"{service.name}.{DEAD_EXCHANGE}":
+        if queue.name == f"{service.name}.{DEAD}":
             yield (
                 queue.name,
                 {
                     "address": service.name,
                     "title": "Dead letters",
-                    "description": f"The queue `{queue.name}`, through the exchange `{DEAD_EXCHANGE}`.",
+                    "description": f"The queue `{queue.name}`, through the exchange `{DEAD}`.",
                     "messages": {"Parked": {"$ref": "#/components/messages/Parked"}},
-                    "bindings": {"amqp": _exchange(DEAD_EXCHANGE, service.vhost)},
+                    "bindings": {"amqp": _exchange(DEAD, service.vhost)},
                 },
             )
 
@@ -180,7 +179,7 @@ def _operations(service: Described) -> Iterator[tuple[str, Document]]:
                 "x-said-by": kind.exchange,
             },
         )
-    dead = f"{service.name}.{DEAD_EXCHANGE}"
+    dead = f"{service.name}.{DEAD}"
     yield (
         "park",
         {

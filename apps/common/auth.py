@@ -161,9 +161,6 @@ async def operator(user: CurrentUser) -> User:
     return user
 
 
-Operator = Annotated[User, Depends(operator)]
-
-
 async def owner(user_id: Annotated[UUID, Path(alias="userId")], user: CurrentUser) -> UUID:
     """The `userId` of a path that the person behind the request may see; others answer like missing ones."""
     if not user.may_see(user_id):

@@ -67,12 +67,12 @@ class Commands:
         location: Callable[[Result], str] | None = None,
     ) -> Answer:
         """The same, for a route that has more to do before it answers."""
-        asked = Asked(command, self._request.scope["path"])
+        told = answer_with(view, status, location)
+        asked = Asked(command, self._request.scope["path"], told)
         if self._key and self._user:
             fingerprint = await _fingerprint(self._request)
-            asked = Asked(command, asked.path, self._user.id, self._key, fingerprint)
-        service = self._request.app.state.service
-        committer = service.committer(use_case, answer_with(view, status, location))
+            asked = Asked(command, asked.path, told, self._user.id, self._key, fingerprint)
+        committer = self._request.app.state.service.committer(use_case)
         answer: Answer = await committer.submit(asked)
         return answer
 
@@ -98,12 +98,12 @@ async def _user_commands(
     return Commands(request, user, key)
 
 
-async def _open_commands(request: Request) -> Commands:
+async def _keyless_commands(request: Request) -> Commands:
     return Commands(request)
 
 
 UserCommands = Annotated[Commands, Depends(_user_commands)]
 """Commands of a signed-in user, with Idempotency-Key."""
 
-OpenCommands = Annotated[Commands, Depends(_open_commands)]
-"""Commands of anybody."""
+KeylessCommands = Annotated[Commands, Depends(_keyless_commands)]
+"""Commands without Idempotency-Key. Who may ask is for the route to say."""

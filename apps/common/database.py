@@ -19,7 +19,8 @@ SERVER_SETTINGS = {
     "idle_in_transaction_session_timeout": "30000",
     "jit": "off",
 }
-"""Milliseconds; a statement that waits longer is a fault. JIT costs more than it gives on statements this short."""
+"""Milliseconds. A statement that runs into its limit counts as the server's fault, and is tried again. JIT costs more
+than it gives on statements this short."""
 
 SILENCE_SECONDS = 20.0
 """How long a statement may take before its connection counts as lost: longer than `statement_timeout`, which a server

@@ -63,6 +63,7 @@ class Service:
         self.settings: Settings = settings()
         self.supervisor = Supervisor()
         self.stopping = asyncio.Event()
+        """Set by `chorus serve` at the signal, before uvicorn waits for open answers; long answers end then."""
         self._prepare = prepare
         self._background = background
         self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
@@ -77,7 +78,7 @@ class Service:
         self.relay = Relay(self.database.pool, Publisher(broker_url, f"{self.name} relay"))
         await self._prepare(self)
         self.supervisor.start("relay", self.relay.run())
-        self._parking = Publisher(broker_url, f"{self.name} parking")
+        self._parking_publisher = Publisher(broker_url, f"{self.name} parking")
         self.broker = RabbitBroker(
             str(make_url(broker_url).update_query(heartbeat="10", name=f"{self.name} inbox")),
             app_id=self.name,
@@ -86,7 +87,7 @@ class Service:
             logger=None,
             apply_types=False,
         )
-        parking = Parking(self.name, self._parking)
+        parking = Parking(self.name, self._parking_publisher)
         self._listeners = self.inbox.attach(
             self.broker, self.database.pool, parking, self.relay.wake
         )
@@ -103,29 +104,28 @@ class Service:
     async def stop(self) -> None:
         """Hear nothing more, finish what has begun, close."""
         self.stopping.set()
+        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
         with contextlib.suppress(Exception):
             await self.broker.stop()
         draining = [c.drain() for c in self._committers.values()]
         draining += [listener.committer.drain() for listener in self._listeners]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await asyncio.gather(*draining)
         with contextlib.suppress(Exception):
             # What the last transactions have written; the rest waits for the next start.
             await self.relay.move()
         await self.supervisor.stop()
-        await self._parking.close()
+        await self._parking_publisher.close()
         await self.database.close()
         log.info("service.stopped")
 
-    def committer(
-        self, use_case: Work[Any, Any], answer: Callable[[str, Any], Answer]
-    ) -> GroupCommitter[Asked[Any], Answer]:
+    def committer(self, use_case: Work[Any, Any]) -> GroupCommitter[Asked[Any], Answer]:
         """The group committer behind the HTTP door to a use case."""
         if use_case not in self._committers:
             self._committers[use_case] = GroupCommitter(
                 self.database.pool,
-                answering(use_case, answer),
+                answering(use_case),
                 name=f"{self.name}.{use_case.__name__}",
                 published=self.relay.wake,
                 patience=PATIENCE_SECONDS,

@@ -68,6 +68,8 @@ class Asked(Generic[Command]):
 
     command: Command
     path: str
+    answer: Callable[[str, Any], "Answer"]
+    """How the command's result is told, from the path and the result."""
     user_id: UUID | None = None
     key: str | None = None
     fingerprint: str = ""
@@ -77,10 +79,8 @@ class Asked(Generic[Command]):
         return (self.user_id, self.key) if self.user_id and self.key else None
 
 
-def answering(
-    use_case: Work[Command, Result], answer: Callable[[str, Result], Answer]
-) -> Work[Asked[Command], Answer]:
-    """A use case that answers each key once; `answer` turns the path and a result into an answer."""
+def answering(use_case: Work[Command, Result]) -> Work[Asked[Command], Answer]:
+    """A use case that answers each key once, each command in its own way."""
 
     async def work(tx: Transaction, asked: Sequence[Asked[Command]]) -> list[Answer]:
         first = _first_with_each_key(asked)
@@ -93,7 +93,8 @@ def answering(
         ]
         results = await use_case(tx, [one.command for one in fresh])
         given = {
-            id(one): answer(one.path, result) for one, result in zip(fresh, results, strict=True)
+            id(one): one.answer(one.path, result)
+            for one, result in zip(fresh, results, strict=True)
         }
         rows = {one.identity(): _row(one, given[id(one)], tx) for one in fresh if one.identity()}
         await tx.update(list(rows.values()), "status", "body", "location")

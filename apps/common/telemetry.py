@@ -80,7 +80,10 @@ _unique = random.Random(secrets.randbits(128)).getrandbits  # noqa: S311
 
 
 class Telemetry:
-    """ASGI middleware: gives each request its cause, each answer its correlation id, and counts both."""
+    """ASGI middleware: gives each request its cause, each answer its correlation id, and counts both.
+
+    It also turns HEAD into GET (and counts it so), and answers what failed and nobody else has answered.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from sqlmodel import select
 
 from apps.common.auth import OwnerId
-from apps.common.commands import OpenCommands
+from apps.common.commands import KeylessCommands
 from apps.common.openapi import located
 from apps.common.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
 from apps.common.strict import StrictRoute
@@ -35,7 +35,7 @@ router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
     response_model=RegisteredView,
     responses=documented(EmailTaken, Invalid, TooManyAttempts, Unavailable) | located(201),
 )
-async def register(body: RegisterBody, commands: OpenCommands) -> Response:
+async def register(body: RegisterBody, commands: KeylessCommands) -> Response:
     """Become a user."""
     await count_attempt("register", body.email)
     password_hash = await passwords.hash(body.password)
@@ -80,7 +80,7 @@ async def view_user(user_id: OwnerId, request: Request) -> UserView:
     response_model=UserView,
     responses=documented(Unauthorized, NotFound, EmailTaken, Invalid, Unavailable),
 )
-async def change_user(user_id: OwnerId, body: PatchBody, commands: OpenCommands) -> Response:
+async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
     """Change name, e-mail address or locale. What changes nothing leaves the version as it is."""
     wish = ChangeUser(user_id, body.name, body.email, body.locale, commands.because)
     return await commands.run(use_cases.change_users, wish, UserView.of)

@@ -52,7 +52,7 @@ Subscriber = Callable[[Transaction, Sequence[Heard[E]]], Awaitable[object]]
 
 
 class InboxRow(Table, table=True):
-    """An event that has had its effects. It outlives every possible redelivery, then retention removes it."""
+    """An event that has had its effects. Nothing removes it yet: docs/runbook.md, "What grows"."""
 
     __tablename__ = "inbox"
 
@@ -121,8 +121,8 @@ class Listener(Generic[E]):
         self._subscriber = subscriber
         self._parking = parking
         self.queue = queue_name(service, kind)
-        self._known = DOUBLED.labels(self.queue)
-        self._heard = HEARD.labels(self.queue)
+        self._doubled_total = DOUBLED.labels(self.queue)
+        self._heard_total = HEARD.labels(self.queue)
         self._redelivered = asyncio.Lock()
         self.committer: GroupCommitter[Heard[E], None] = GroupCommitter(
             pool, self._handle, name=self.queue, published=published, waiting_limit=math.inf
@@ -133,7 +133,7 @@ class Listener(Generic[E]):
             ack_policy=AckPolicy.MANUAL,
             decoder=_undecoded,
             no_reply=True,
-            title=f"{self.queue}",
+            title=self.queue,
             description=subscriber.__doc__,
         )(self._on_message)
 
@@ -141,9 +141,12 @@ class Listener(Generic[E]):
         new = await skip_known(tx, heard)
         if new:
             await self._subscriber(tx, new)
-        self._heard.inc(len(new))
-        self._known.inc(len(heard) - len(new))
+        tx.after_commit(lambda: self._count(len(new), len(heard) - len(new)))
         return [None] * len(heard)
+
+    def _count(self, new: int, doubled: int) -> None:
+        self._heard_total.inc(new)
+        self._doubled_total.inc(doubled)
 
     async def _on_message(self, message: RabbitMessage) -> None:
         try:
@@ -162,12 +165,10 @@ class Listener(Generic[E]):
         async with self._redelivered if raw.redelivered else contextlib.nullcontext():
             found = wire.from_message(raw, self._kind)
             attempts = await self._attempt(found, apart=_is_suspect(raw.headers))
-            failures = [
-                self._retry(message, index, event, attempts.get(index))
-                for index, event in enumerate(found)
-                if index not in attempts or _failed(attempts[index])
-            ]
-            await asyncio.gather(*failures)
+            failed = [i for i in range(len(found)) if i not in attempts or _failed(attempts[i])]
+            await asyncio.gather(
+                *(self._retry(message, i, found[i], attempts.get(i)) for i in failed)
+            )
             await message.ack()
 
     async def _attempt(

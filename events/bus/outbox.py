@@ -115,4 +115,4 @@ async def take(connection: Any, limit: int) -> list[Row]:
     What is unpublished is selected, never "what comes after the last id": rows commit out of the order of ids.
     """
     records = await connection.fetch(TAKE, limit)
-    return sorted(Row(*record.values()) for record in records) if records else []
+    return sorted(Row(*record.values()) for record in records)

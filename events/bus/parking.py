@@ -16,11 +16,11 @@ from prometheus_client import Counter
 
 from events.base import rfc3339
 from events.bus.publisher import Publisher
+from events.bus.topology import DEAD
 from events.bus.wire import printable
 
 log = structlog.get_logger(__name__)
 
-DEAD_EXCHANGE: Final = "dead"
 TRACEBACK_LIMIT: Final = 8_000
 """Characters of traceback that are kept, from the end."""
 
@@ -77,7 +77,7 @@ class Parking:
     async def _publish(self, message: aio_pika.Message) -> BaseException | None:
         async with self._one_at_a_time:
             try:
-                [error] = await self._publisher.publish([(DEAD_EXCHANGE, self._service, message)])
+                [error] = await self._publisher.publish([(DEAD, self._service, message)])
             except (OSError, aio_pika.exceptions.AMQPError) as failure:
                 error = failure
             if error is not None:

@@ -33,7 +33,7 @@ RETRY_SECONDS: Final = 5.0
 """How long a row rests that the broker returned or refused."""
 
 PUBLISHED = Counter("chorus_relay_published_total", "Events confirmed by the broker.", ["exchange"])
-FAILED = Counter("chorus_relay_failed_total", "Publishes without a confirm.", ["reason"])
+FAILED = Counter("chorus_relay_failed_total", "Events whose publish was not confirmed.", ["reason"])
 UNROUTABLE = Gauge("chorus_relay_unroutable", "Events of the last attempt that no queue takes.")
 
 
@@ -63,8 +63,9 @@ class Relay:
             while True:
                 self._awake.clear()
                 try:
-                    moved = await self.move()
+                    taken = await self.move()
                 except (Exception, asyncio.CancelledError) as error:
+                    # aio-pika cancels what waits on a connection that is lost: only our own cancellation ends the loop.
                     if (task := asyncio.current_task()) and task.cancelling():
                         raise
                     if isinstance(error, asyncpg.PostgresError) and not is_transient(error):
@@ -76,7 +77,7 @@ class Relay:
                     await asyncio.sleep(delay)
                     continue
                 failures = 0
-                if moved < TAKE_LIMIT:
+                if taken < TAKE_LIMIT:
                     await self._sleep()
         finally:
             await self._publisher.close()
@@ -89,7 +90,8 @@ class Relay:
     async def move(self) -> int:
         """Publish what waits, up to TAKE_LIMIT rows, in one transaction; returns how many rows were taken.
 
-        Raises BrokerAwayError, or what the database raised; then nothing has left the outbox.
+        Raises BrokerAwayError, what `Publisher.publish` raises, or what the database raised. The rows then stay in the
+        outbox, except perhaps after CommitUnknownError; that they are published twice is the worst.
         """
         async with begin(self._pool) as tx:
             rows = await outbox.take(tx.connection, TAKE_LIMIT)

@@ -41,6 +41,7 @@ class Table(SQLModel, metaclass=_Untracked):
         return object.__new__(cls)
 
     def __init__(self, **values: Any) -> None:
+        # Defaults are values: a Table's field has no default_factory.
         self.__dict__.update(_defaults(type(self)))
         self.__dict__.update(values)
 

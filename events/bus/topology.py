@@ -49,6 +49,10 @@ RabbitMQ 4 if none is named, a message that has nowhere to go is gone. (-1 means
 QUEUE_LIMIT: Final = 1_000_000
 """Messages per queue. A full queue refuses, and the publisher's outbox holds the rest."""
 
+PATIENCE_MILLISECONDS: Final = 30 * 24 * 3600 * 1000
+"""How long a consumer may keep a message unacknowledged: 30 days. While a database is away messages wait in hand, and
+after 30 minutes, if nothing else is said, RabbitMQ would take them back and close the channel."""
+
 JOURNAL_AGE: Final = "7D"
 JOURNAL_BYTES: Final = 2_000_000_000
 JOURNAL_SEGMENT_BYTES: Final = 100_000_000
@@ -115,6 +119,7 @@ def _event_queue(service: str, kind: type[Event]) -> Queue:
         "x-overflow": "reject-publish",
         "x-delivery-limit": DELIVERY_LIMIT,
         "x-max-length": QUEUE_LIMIT,
+        "x-consumer-timeout": PATIENCE_MILLISECONDS,
     }
     return Queue(queue_name(service, kind), service, arguments, ((kind.exchange, kind.key),))
 

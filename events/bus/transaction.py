@@ -7,7 +7,7 @@ publishes needs no broker, and an event exists if and only if the change that it
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -24,7 +24,8 @@ else:
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
 
-ACQUIRE_SECONDS = 10.0
+ACQUIRE_SECONDS: Final = 4.0
+"""How long a connection of the pool is waited for; less than the patience of a request."""
 
 
 class CommitUnknownError(Exception):
@@ -68,7 +69,10 @@ class Transaction:
         return {record[name]: from_record(table, record) for record in records}
 
     async def insert(self, rows: Sequence[Table]) -> None:
-        """Write new rows of one table. Raises asyncpg.UniqueViolationError if one exists."""
+        """Write new rows of one table, whose keys are new in this transaction, and so in nobody's way.
+
+        Raises asyncpg.UniqueViolationError if one exists.
+        """
         if rows:
             made = statements(type(rows[0]))
             await self.connection.execute(made.insert(), *arrays(rows, list(made.columns)))
@@ -101,7 +105,10 @@ class Transaction:
         return {record[0] if len(record) == 1 else tuple(record) for record in records}
 
     async def update(self, rows: Sequence[Table], *changed: str) -> None:
-        """Write the `changed` columns of rows that were locked before."""
+        """Write the `changed` columns of rows that nobody else can write now.
+
+        They are locked by this transaction, made by it, or guarded by its lock on another row.
+        """
         if rows:
             made = statements(type(rows[0]))
             values = arrays(rows, [*made.primary_key, *changed])
@@ -114,7 +121,10 @@ class Transaction:
         return id
 
     def new_id(self) -> UUID:
-        """A UUIDv7: unique, and in the order of time."""
+        """A UUIDv7: unique, and greater than every one that this process has made before.
+
+        Rows that are made in some order are therefore inserted in it.
+        """
         return uuid7()
 
     def after_commit(self, callback: Callable[[], None]) -> None:
@@ -135,7 +145,8 @@ class Transaction:
 async def begin(pool: Pool) -> AsyncIterator[Transaction]:
     """A transaction that commits at the end of the block and rolls back on anything raised, cancellation too.
 
-    Raises CommitUnknownError if the connection is lost while COMMIT is under way.
+    Raises CommitUnknownError if the connection is lost while COMMIT is under way, and TimeoutError if no connection is
+    free within ACQUIRE_SECONDS.
     """
     async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
         underlying = connection.transaction()
@@ -193,9 +204,13 @@ serialization), resources, lock not available, operator intervention, system err
 https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
 
+_READ_ONLY: Final = "25006"
+_IDLE_IN_TRANSACTION: Final = "25P03"
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may well succeed later because the fault lies with a server or the network."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
-        return state[:2] in _TRANSIENT_CLASSES or state in {"25006", "25P03"}
-    return isinstance(error, (CommitUnknownError, TimeoutError, *_LOST))
+        return state[:2] in _TRANSIENT_CLASSES or state in {_READ_ONLY, _IDLE_IN_TRANSACTION}
+    return isinstance(error, (CommitUnknownError, *_LOST))  # a TimeoutError is an OSError

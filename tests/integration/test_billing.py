@@ -312,4 +312,6 @@ async def test_no_account_is_locked_while_others_are_opened(billing: RunningServ
 async def _uses(pool: Pool, users: Sequence[UUID]) -> None:
     """First use of accounts, in one transaction."""
     async with begin(pool) as tx:
-        await view_accounts(tx, [ViewAccount(user, Cause("a-flow")) for user in users])
+        await view_accounts(
+            tx, [ViewAccount(user, Cause("a-flow"), by_owner=True) for user in users]
+        )

@@ -200,14 +200,15 @@ async def test_a_key_that_is_no_plain_text_is_refused(billing: RunningService, b
 
 
 def asked(user: UserState, key: str, amount: int, fingerprint: str = "same") -> Asked[MoveFunds]:
-    wish = MoveFunds(user.id, amount, Cause("a-flow"))
-    return Asked(wish, f"/account/{user.id}/deposit", user.id, key, fingerprint)
+    wish = MoveFunds(user.id, amount, Cause("a-flow"), by_owner=True)
+    told = answer_with(ReceiptView.of, 201, None)
+    return Asked(wish, f"/account/{user.id}/deposit", told, user.id, key, fingerprint)
 
 
 async def in_one_batch(
     billing: RunningService, batch: Sequence[Asked[MoveFunds]]
 ) -> Sequence[Answer]:
-    work = answering(use_cases.deposit, answer_with(ReceiptView.of, 201, None))
+    work = answering(use_cases.deposit)
     async with begin(billing.service.database.pool) as tx:
         return await work(tx, batch)
 
@@ -245,7 +246,7 @@ async def test_two_transactions_with_one_key_wait_for_each_other(billing: Runnin
 
 async def test_a_transaction_that_fails_leaves_the_key_unused(billing: RunningService) -> None:
     user = a_user()
-    work = answering(use_cases.deposit, answer_with(ReceiptView.of, 201, None))
+    work = answering(use_cases.deposit)
 
     async def fails_at_the_end() -> None:
         async with begin(billing.service.database.pool) as tx:

@@ -44,7 +44,7 @@ async def live() -> None:
     )
     await broker.start()
     before = -1.0
-    while before != (before := listener._heard._value.get()):  # noqa: ASYNC110 - it has no event
+    while before != (before := listener._heard_total._value.get()):  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(IDLE_SECONDS)
     await broker.stop()
     await database.close()

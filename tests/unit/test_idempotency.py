@@ -34,7 +34,7 @@ class Counter:
     def __init__(self) -> None:
         self.memory = Memory()
         self.done: list[str] = []
-        self.work = answering(self.count, self.answer)
+        self.work = answering(self.count)
 
     async def count(self, tx: Transaction, wishes: Sequence[str]) -> list[int | Problem]:
         results: list[int | Problem] = []
@@ -57,7 +57,7 @@ class Counter:
 
 
 def asks(wish: str = "one", key: str | None = "k", user: UUID = ADA) -> Asked[str]:
-    return Asked(wish, "/count", user, key, f"fingerprint of {wish}")
+    return Asked(wish, "/count", Counter.answer, user, key, f"fingerprint of {wish}")
 
 
 @pytest.fixture

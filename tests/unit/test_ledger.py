@@ -129,7 +129,9 @@ class Ledger(RuleBasedStateMachine):
     @rule(user=users)
     def users_register_and_look(self, user: UUID) -> None:
         self.memory.run(use_cases.open_accounts, [_heard(UserRegistered(user=a_user(id=user)))] * 2)
-        [account] = self.memory.run(use_cases.view_accounts, [ViewAccount(user, CAUSE)])
+        [account] = self.memory.run(
+            use_cases.view_accounts, [ViewAccount(user, CAUSE, by_owner=True)]
+        )
         assert isinstance(account, Account)
         assert account.balance == self.expected.balances[user]
 
@@ -194,7 +196,7 @@ class Ledger(RuleBasedStateMachine):
 
 
 def _wishes(wanted: list[tuple[UUID, int]]) -> list[MoveFunds]:
-    return [MoveFunds(user, amount, CAUSE) for user, amount in wanted]
+    return [MoveFunds(user, amount, CAUSE, by_owner=True) for user, amount in wanted]
 
 
 def _heard(event: Any) -> Heard[Any]:

@@ -1,0 +1,172 @@
+"""What the benchmark makes of figures: percentiles, medians, schedules, tables, pictures."""
+
+from xml.etree import ElementTree as ET
+
+import pytest
+from rich.console import Console
+
+from bench import targets
+from bench.charts import Bar, bars
+from bench.figures import Percentiles, Spread, milliseconds, number, percentile, spread
+from bench.load import order_id_in, poisson
+from bench.measure import id_of
+from bench.page import text
+from bench.plan import Plan
+from bench.recovery import seconds_to_recover
+from bench.tables import Outcome, Table
+
+TABLE = Table(
+    "Rates", ("", "settled/s"), [("Chorus", "3,000"), ("this | that", "[1] to 2")], ["A note."]
+)
+
+
+class TestPercentiles:
+    @pytest.mark.parametrize(
+        ("percent", "expected"), [(0, 1), (1, 1), (50, 50), (50.5, 51), (99, 99), (100, 100)]
+    )
+    def test_a_percentile_is_the_least_value_that_so_many_do_not_exceed(
+        self, percent: float, expected: float
+    ) -> None:
+        assert percentile(list(range(100, 0, -1)), percent) == expected
+
+    def test_of_few_values_the_99th_is_the_greatest(self) -> None:
+        assert Percentiles.of([3.0, 1.0, 2.0]) == Percentiles(count=3, p50=2.0, p99=3.0, most=3.0)
+
+    def test_nothing_has_no_percentiles(self) -> None:
+        with pytest.raises(ValueError, match="no values"):
+            percentile([], 50)
+        with pytest.raises(ValueError, match="no values"):
+            Spread.of([])
+
+    def test_a_spread_is_the_median_between_the_extremes(self) -> None:
+        assert Spread.of([5.0, 1.0, 2.0]) == Spread(2.0, 1.0, 5.0)
+        assert spread(Spread.of([5000.0, 1000.0, 2000.0])) == "2,000 (1,000-5,000)"
+        assert spread(Spread.of([2.0])) == "2.00"
+
+    @pytest.mark.parametrize(
+        ("value", "said"),
+        [(0, "0"), (0.1234, "0.123"), (4.556, "4.56"), (78.94, "78.9"), (1234.5, "1,234")],
+    )
+    def test_a_number_has_three_digits_that_count(self, value: float, said: str) -> None:
+        assert number(value) == said
+        assert milliseconds(value / 1000) == said
+
+
+class TestSchedule:
+    def test_the_seed_decides_when_orders_come(self) -> None:
+        assert poisson(100, 2, seed=1) == poisson(100, 2, seed=1) != poisson(100, 2, seed=2)
+
+    def test_orders_come_in_order_within_the_time_and_about_as_often_as_asked(self) -> None:
+        schedule = poisson(500, 10, seed=1)
+        assert schedule == sorted(schedule)
+        assert schedule[0] > 0
+        assert schedule[-1] < 10
+        assert len(schedule) == pytest.approx(5000, rel=0.1)
+
+    def test_there_is_at_least_one_order(self) -> None:
+        assert len(poisson(0.001, 1, seed=1)) == 1
+
+
+class TestRecovery:
+    def steady(self, begin: float, end: float, rate: int = 100) -> list[float]:
+        return [begin + n / rate for n in range(round((end - begin) * rate))]
+
+    def test_what_never_slowed_down_took_no_time(self) -> None:
+        assert seconds_to_recover(self.steady(0, 8), before=100, within=8) == 0
+
+    def test_it_has_recovered_when_as_much_is_done_again(self) -> None:
+        done = [*self.steady(0, 0.2), *self.steady(3, 8)]
+        assert seconds_to_recover(done, before=100, within=8) == pytest.approx(3.5, abs=0.11)
+
+    def test_half_the_rate_is_no_recovery(self) -> None:
+        assert seconds_to_recover(self.steady(2, 8, rate=50), before=100, within=8) is None
+
+
+def test_ids_since_a_moment_are_greater_than_its_own() -> None:
+    moment = id_of(1_700_000_000.001)
+    assert moment.hex == "018bcfe56801" + "0" * 20
+    assert id_of(1_700_000_000.002) > moment
+
+
+def test_the_id_is_found_in_an_answer_without_reading_the_rest() -> None:
+    id = "01a203d6-5f93-7334-be2f-0e1c4a991c6e"
+    assert order_id_in(b'{"orderId":"%s","status":"pending"}' % id.encode()) == id
+    assert order_id_in(b'{"detail":"no"}') == ""
+
+
+class TestTables:
+    def test_a_table_is_markdown(self) -> None:
+        assert TABLE.markdown() == (
+            "|  | settled/s |\n| --- | ---: |\n| Chorus | 3,000 |\n| this \\| that | [1] to 2 |\n\nA note.\n"
+        )
+
+    def test_a_table_is_shown_as_it_is(self) -> None:
+        console = Console(width=80)
+        with console.capture() as shown:
+            TABLE.show(console)
+        for part in ("Rates", "Chorus", "3,000", "this | that", "[1] to 2", "A note."):
+            assert part in shown.get()
+
+    def test_targets_say_what_holds(self) -> None:
+        rows = {row[0]: row for row in targets.table({"http_only": 8.2, "hot": 0.5}).rows}
+        assert rows["settled orders/s against HTTP only, without mail"][1:] == (
+            "at least 8 x", "8.20 x", "yes",
+        )  # fmt: skip
+        assert rows["one hot account against 64 accounts"][3] == "no"
+        assert rows["processor time per settled order, everything counted"][2:] == (
+            "not measured",
+            "-",
+        )
+        assert len(rows) == len(targets.TARGETS)
+        assert len(targets.table({"hot": 1.0}, complete=False).rows) == 1
+
+    def test_the_page_says_who_wrote_it_and_what_was_not_right(self) -> None:
+        plan = Plan(rounds=3, seconds=4.0, seed=7, quick=False, names=("chorus",))
+        outcome = Outcome("Rates", [TABLE], {"hot": 1.0}, {"settled.svg": "<svg/>"})
+        page = text(
+            plan, {"Python": "3.11"}, {"settled": outcome}, ["mail, chorus: a letter is missing"]
+        )
+        assert "written by `chorus bench --write`" in page
+        assert "- mail, chorus: a letter is missing" in page
+        assert "![Rates](images/settled.svg)" in page
+        assert TABLE.markdown() in page
+        assert "| one hot account against 64 accounts | at least 0.9 x | 1.00 x | yes |" in page
+        assert "3 rounds, 4 s each, seed 7" in page
+
+
+class TestCharts:
+    chart = bars(
+        "Rates & more",
+        "orders/s",
+        [
+            Bar("Chorus", Spread(3000, 2500, 3200), ours=True),
+            Bar("a < b", Spread(500, 500, 500), note="Chorus: 6.00 x"),
+        ],
+    )
+    picture = ET.fromstring(chart)  # noqa: S314 - our own
+    name = "{http://www.w3.org/2000/svg}"
+
+    def test_all_words_are_text(self) -> None:
+        words = [element.text for element in self.picture.iter(f"{self.name}text")]
+        assert words == [
+            "Rates & more, orders/s",
+            "Chorus",
+            "3,000",
+            "a < b",
+            "500  Chorus: 6.00 x",
+        ]
+        assert self.picture.find(f"{self.name}title") is not None
+
+    def test_bars_are_as_long_as_their_figures(self) -> None:
+        ours, theirs = (
+            float(bar.get("width", "")) for bar in self.picture.iter(f"{self.name}rect")
+        )
+        assert ours / theirs == pytest.approx(6, rel=0.01)
+
+    def test_nothing_stands_outside(self) -> None:
+        width = float(self.picture.get("viewBox", "").split()[2])
+        for element in self.picture.iter(f"{self.name}rect"):
+            assert float(element.get("x", "")) + float(element.get("width", "")) < width
+
+    def test_no_bars_are_a_chart_too(self) -> None:
+        ET.fromstring(bars("Nothing", "orders/s", []))  # noqa: S314 - our own
