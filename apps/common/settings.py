@@ -32,14 +32,17 @@ class Settings(BaseSettings):
     )
     smtp_password: SecretStr | None = Field(None, description="The password of that login.")
     smtp_tls: Literal["none", "starttls", "tls"] = Field(
-        "none", description="How the connection to the mail server is encrypted."
+        "none",
+        description="How the connection to the mail server is encrypted: `none`, `starttls` or `tls`.",
     )
     mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every letter.")
     operator_email: str | None = Field(
         None, description="The first operator; made by users at start."
     )
     operator_password: SecretStr | None = Field(None, description="The first operator's password.")
-    log_format: Literal["console", "json"] = Field("console", description="How logs are written.")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="How logs are written: `console` or `json`."
+    )
     log_level: str = Field("INFO", description="The least level that is logged.")
 
     def database_url(self, service: str) -> str:

@@ -22,7 +22,7 @@ from sqlmodel import Field
 from events.base import Event, Heard
 from events.bus import wire
 from events.bus.committer import GroupCommitter
-from events.bus.parking import Parking, explained
+from events.bus.parking import PARKED, Parking, explained
 from events.bus.statements import Table
 from events.bus.topology import queue_name
 from events.bus.transaction import Pool, Transaction
@@ -123,6 +123,9 @@ class Listener(Generic[E]):
         self.queue = queue_name(service, kind)
         self._doubled_total = DOUBLED.labels(self.queue)
         self._heard_total = HEARD.labels(self.queue)
+        PARKED.labels(
+            self.queue
+        )  # there from the start: an alarm on a rise misses a series that begins with 1
         self._redelivered = asyncio.Lock()
         self.committer: GroupCommitter[Heard[E], None] = GroupCommitter(
             pool, self._handle, name=self.queue, published=published, waiting_limit=math.inf

@@ -34,6 +34,8 @@ RETRY_SECONDS: Final = 5.0
 
 PUBLISHED = Counter("chorus_relay_published_total", "Events confirmed by the broker.", ["exchange"])
 FAILED = Counter("chorus_relay_failed_total", "Events whose publish was not confirmed.", ["reason"])
+for _reason in (PublishError, DeliveryError, TimeoutError):
+    FAILED.labels(_reason.__name__)  # there from the start, so that the first failure is a rise
 UNROUTABLE = Gauge("chorus_relay_unroutable", "Events of the last attempt that no queue takes.")
 
 

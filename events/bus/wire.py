@@ -90,6 +90,7 @@ class Incoming(Protocol):
     message_id: str | None
     type: str | None
     app_id: str | None
+    timestamp: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ def alone(message: Incoming, index: int) -> Message:
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=message.message_id,
         correlation_id=message.correlation_id,
+        timestamp=message.timestamp,
         type=message.type,
         app_id=message.app_id,
     )
@@ -193,6 +195,7 @@ def _unpacked(item: dict[str, Any], message: Incoming) -> Message:
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=_property(item["id"]),
         correlation_id=_property(item.get("correlationid")),
+        timestamp=_moment(item.get("time")),
         type=_property(item.get("type")),
         app_id=message.app_id,
     )
@@ -202,6 +205,13 @@ def _property(value: object) -> str | None:
     """The value if AMQP can carry it as a property: a text of at most 255 bytes."""
     text = value if isinstance(value, str) else ""
     return text if text and len(printable(text).encode()) <= 255 and text.isprintable() else None
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
 
 
 def printable(value: object) -> str:

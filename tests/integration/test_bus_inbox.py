@@ -72,6 +72,7 @@ def assert_parked_whole(message: AbstractIncomingMessage, row: Row) -> None:
     assert message.correlation_id == row.attributes["correlationid"]
     assert message.type == row.attributes["type"]
     assert message.app_id == row.exchange
+    assert message.timestamp == row.occurred_at.replace(microsecond=0)
     assert {**message.headers, **whole.headers} == dict(message.headers)
     assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
 
