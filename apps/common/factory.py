@@ -20,6 +20,7 @@ from apps.common.asyncapi import Described
 from apps.common.auth import Verifier, remember_signing_keys
 from apps.common.database import START_SECONDS, Database
 from apps.common.idempotency import Answer, Asked, answering
+from apps.common.retention import keep_forgetting
 from apps.common.settings import Settings, settings
 from apps.common.strict import StrictRoute
 from apps.common.supervisor import Supervisor
@@ -96,7 +97,7 @@ class Service:
         ):
             with attempt:
                 await self.broker.start()
-        for work in self._background:
+        for work in (keep_forgetting, *self._background):
             self.supervisor.start(work.__name__, work(self))
         _settle_memory()
         log.info("service.started")

@@ -52,7 +52,7 @@ Subscriber = Callable[[Transaction, Sequence[Heard[E]]], Awaitable[object]]
 
 
 class InboxRow(Table, table=True):
-    """An event that has had its effects. Nothing removes it yet: docs/runbook.md, "What grows"."""
+    """An event that has had its effects. It outlives every possible redelivery, then it is forgotten."""
 
     __tablename__ = "inbox"
 

@@ -18,7 +18,7 @@ FILES = {
     "apps": "__init__",
     "apps/common": (
         "__init__ arguments asyncapi auth commands database documents examples factory idempotency messages openapi"
-        " operations pages problems projections schemas settings strict supervisor telemetry"
+        " operations pages problems projections retention schemas settings strict supervisor telemetry"
     ),
     "apps/billing": f"{SERVICE} problems",
     "apps/notifications": f"{SERVICE} bell gauges letters mailer mime recorder smtp",

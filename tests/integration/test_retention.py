@@ -1,0 +1,64 @@
+"""What is forgotten, and what is not: on tables with a million rows."""
+
+import asyncio
+
+from apps.common import retention
+from events.bus.topology import JOURNAL_AGE, PATIENCE_MILLISECONDS
+from tests.support.builders import a_user
+from tests.support.eventually import eventually
+from tests.support.harness import RunningService
+
+ROWS = 1_000_000
+
+
+async def forgets(service: RunningService, table: str) -> None:
+    """Run the service's own task until there is nothing more to forget of a table."""
+    task = asyncio.create_task(retention.keep_forgetting(service.service))
+    try:
+
+        async def forgotten() -> bool:
+            age = retention.TABLES[table][1]
+            column = {"inbox": "received_at", "idempotency_keys": "created_at"}[table]
+            old = f"SELECT EXISTS (SELECT FROM {table} WHERE {column} < now() - $1::interval)"
+            return not await service.value(old, age)
+
+        await eventually(forgotten, within=90)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_of_a_million_inbox_rows_only_the_old_are_forgotten(orders: RunningService) -> None:
+    known = await orders.value("SELECT count(*) FROM inbox")
+    await orders.database.execute(
+        "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '36 days' FROM generate_series(1, $1::int)",
+        ROWS - 1000,
+        timeout=60,
+    )
+    await orders.database.execute(
+        "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '34 days' FROM generate_series(1, 1000)"
+    )
+    await forgets(orders, "inbox")
+    assert await orders.value("SELECT count(*) FROM inbox") == known + 1000
+
+
+async def test_a_key_is_remembered_for_a_week_and_then_free(billing: RunningService) -> None:
+    user = a_user()
+    headers = {"Idempotency-Key": "again"}
+    path, body = f"/account/{user.id}/deposit", {"amount": "1.00"}
+    age = "UPDATE idempotency_keys SET created_at = created_at - $1::interval WHERE user_id = $2"
+    async with billing.http(user) as ada:
+        first = await ada.post(path, json=body, headers=headers)
+        await billing.database.execute(age, retention.KEYS_AGE * 0.99, user.id)
+        await forgets(billing, "idempotency_keys")
+        again = await ada.post(path, json=body, headers=headers)
+        assert (again.text, again.headers["Idempotent-Replayed"]) == (first.text, "true")
+        await billing.database.execute(age, retention.KEYS_AGE * 0.02, user.id)
+        await forgets(billing, "idempotency_keys")
+        anew = await ada.post(path, json=body, headers=headers)
+    assert anew.json()["balance"] == "2.00"
+
+
+def test_the_inbox_outlives_whatever_may_still_be_delivered() -> None:
+    assert retention.INBOX_AGE.total_seconds() > PATIENCE_MILLISECONDS / 1000
+    assert retention.INBOX_AGE.days > int(JOURNAL_AGE.removesuffix("D"))
