@@ -7,7 +7,7 @@ lock   := .venv/bin/uv --quiet pip compile --universal --generate-hashes --no-he
           --no-annotate --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo up test check format lock events topology
+.PHONY: help bootstrap demo up bench test check format lock events topology
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ demo: bootstrap  ## start everything and play the story; ARGS=--exit ends after 
 
 up: bootstrap  ## start everything, without the story, until Ctrl-C
 	@$(chorus) up $(ARGS)
+
+bench: bootstrap  ## measure Chorus against other ways to build it; ARGS=--quick for a first table in 3 minutes
+	@$(chorus) bench $(ARGS)
 
 test: bootstrap  ## the whole suite, with servers in containers or, without Docker, as private processes
 	@$(python) -m pytest --numprocesses 2 --dist loadfile $(ARGS)

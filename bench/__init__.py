@@ -3,7 +3,7 @@
 From what is measured with to what is told of it:
 
 - `figures`: percentiles, medians, and numbers as a person reads them.
-- `client`: HTTP/1.1 as a load generator needs it. `load`: many customers who order, one after the other or by the clock.
+- `client`: HTTP/1.1 as a load generator needs it. `load`: customers who order, in turn or by the clock.
 - `processes`: what processes spend of processor and memory. `sink`: a mail server that throws everything away.
 - `contestants`, `ceiling`: who is measured. `stage`: their servers, their databases, their processes.
 - `customers`: who orders. `audit`: whether everything that was measured is also right.

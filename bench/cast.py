@@ -1,0 +1,126 @@
+"""The processes of one contestant: its services, and if it sends mail, a mail server."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+
+from apps.cli.children import Child, ChildFailed
+from apps.cli.servers.folders import project_folder
+from apps.cli.servers.ports import private_port
+from bench.contestants import Contestant
+from bench.processes import memory_bytes
+from bench.stage import Installation, Stage
+
+READY_SECONDS = 60.0
+STOP_SECONDS = 15.0
+
+
+class Cast:
+    """A contestant that runs."""
+
+    def __init__(
+        self, contestant: Contestant, installation: Installation, folder: Path, *, mail: bool
+    ) -> None:
+        self.contestant = contestant
+        self.installation = installation
+        self.mail = mail
+        self.idle: dict[str, int] = {}
+        """What its processes held in memory right after the start, in bytes."""
+        self.urls = {s: f"http://127.0.0.1:{private_port()}" for s in contestant.services}
+        # Without mail there is nobody at this port: letters are written, and wait.
+        smtp_port = private_port()
+        own = {
+            **inherited(),
+            **installation.environment(),
+            **{f"BENCH_URL_{service.upper()}": url for service, url in self.urls.items()},
+            "CHORUS_SMTP_PORT": str(smtp_port),
+        }
+        self.children = {
+            service: _child(
+                f"{contestant.name}-{service}",
+                [*contestant.command, service, f"--port={_port(url)}"],
+                folder,
+                own,
+            )
+            for service, url in self.urls.items()
+        }
+        if mail:
+            command = [sys.executable, "-m", "bench.sink", f"--port={smtp_port}"]
+            self.children["mail sink"] = _child("sink", command, folder, own)
+
+    @property
+    def roots(self) -> dict[str, int]:
+        """Its processes."""
+        return {name: child.pid for name, child in self.children.items() if child.running}
+
+    async def start(self) -> None:
+        """Start everything, and wait until it is ready. Raises ChildFailed."""
+        for child in self.children.values():
+            child.start()
+        await asyncio.gather(*map(self.ready, self.urls))
+        self.idle = memory_bytes(self.roots)
+
+    async def ready(self, service: str) -> None:
+        """Wait until a service is ready. Raises ChildFailed if it ends before that, or takes too long."""
+        child = self.children[service]
+        deadline = time.monotonic() + READY_SECONDS
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+            while not await _answers(http, f"{self.urls[service]}/ready"):
+                if not child.running:
+                    raise ChildFailed(
+                        f"{child.name} ended with status {child.exit_status}\n{child.tail()}"
+                    )
+                if time.monotonic() > deadline:
+                    raise ChildFailed(f"{child.name} was not ready\n{child.tail()}")
+                await asyncio.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop everything, in good order if it obeys."""
+        for child in self.children.values():
+            child.ask_to_stop()
+        for child in self.children.values():
+            child.stop(within=STOP_SECONDS)
+
+
+def inherited() -> Mapping[str, str]:
+    """The environment without what is meant for somebody else."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("CHORUS_", "BENCH_"))}
+
+
+def _port(url: str) -> str:
+    return url.rpartition(":")[2]
+
+
+def _child(name: str, command: list[str], folder: Path, environment: Mapping[str, str]) -> Child:
+    return Child(
+        name, command, log=folder / f"{name}.log", environment=environment, folder=project_folder()
+    )
+
+
+async def _answers(http: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await http.get(url)).is_success
+    except httpx.TransportError:
+        return False
+
+
+@asynccontextmanager
+async def running(
+    stage: Stage, contestant: Contestant, *, mail: bool = False, name: str = ""
+) -> AsyncIterator[Cast]:
+    """A contestant runs, on databases that it had before if it ran before; `name` gives it others."""
+    installation = await stage.install(contestant, name)
+    cast = Cast(contestant, installation, stage.folder, mail=mail)
+    try:
+        await cast.start()
+        yield cast
+    finally:
+        cast.stop()
+    if contestant.settles:
+        await stage.clear_up(installation)

@@ -1,0 +1,86 @@
+"""Customers with money on their accounts, made through the services' own doors."""
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from bench.cast import Cast
+from bench.client import post
+
+PASSWORD: Final = "correct horse battery"  # noqa: S105 - of customers who are gone in a minute
+DEPOSIT: Final = "1000000000.00"
+PRICE: Final = "1.00"
+PATIENCE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Customer:
+    """Somebody who is signed in."""
+
+    id: str
+    email: str
+    token: str
+
+    def order(self, price: str = PRICE) -> bytes:
+        """The bytes of a request that places an order."""
+        return post("/order/create", {"totalPrice": price}, self.token)
+
+
+STRANGER: Final = Customer("", "", "")
+"""For who asks nobody who he is."""
+
+
+async def make_customers(cast: Cast, count: int) -> list[Customer]:
+    """Register so many, sign them in, and put money on their accounts. Raises httpx.HTTPError."""
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as http:
+        return await asyncio.gather(*(_make(http, cast.urls) for _ in range(count)))
+
+
+async def _make(http: httpx.AsyncClient, urls: dict[str, str]) -> Customer:
+    customer = await register(http, urls)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            if (await deposit(http, urls, customer)).is_success:
+                return customer
+            await asyncio.sleep(0.1)  # the account is not open yet
+
+
+async def register(http: httpx.AsyncClient, urls: dict[str, str]) -> Customer:
+    """A new customer, signed in, without money. Raises httpx.HTTPError."""
+    email = f"{secrets.token_hex(8)}@example.com"
+    body = {"email": email, "password": PASSWORD, "name": "Ada"}
+    user = await _ask(http, f"{urls['users']}/user/register", body)
+    return Customer(user["userId"], email, await sign_in(http, urls, email))
+
+
+async def sign_in(http: httpx.AsyncClient, urls: dict[str, str], email: str) -> str:
+    """A new token. Raises httpx.HTTPError."""
+    body = {"email": email, "password": PASSWORD}
+    token: str = (await _ask(http, f"{urls['users']}/user/login", body))["accessToken"]
+    return token
+
+
+async def deposit(
+    http: httpx.AsyncClient, urls: dict[str, str], customer: Customer
+) -> httpx.Response:
+    """Put money on an account, if it is there."""
+    return await http.post(
+        f"{urls['billing']}/account/{customer.id}/deposit",
+        json={"amount": DEPOSIT},
+        headers={"Authorization": f"Bearer {customer.token}"},
+    )
+
+
+async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, str]) -> Any:
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            answer = await http.post(url, json=body)
+            if answer.status_code != 503:
+                answer.raise_for_status()
+                return answer.json()
+            await asyncio.sleep(
+                0.2
+            )  # passwords take their time, and who has too many at once says so

@@ -1,0 +1,49 @@
+"""One hot account: all orders are one customer's, who cannot be served side by side, against 64 customers."""
+
+from dataclasses import asdict
+
+from bench.contestants import LABELS
+from bench.figures import Spread, spread
+from bench.measure import Measured
+from bench.plan import Bench
+from bench.tables import Outcome, Table
+
+Pair = tuple[Measured, Measured]
+"""Of one round: many accounts, one account."""
+
+
+async def hot(bench: Bench) -> Outcome:
+    """The part."""
+    pairs: dict[str, list[Pair]] = {}
+    for _ in range(bench.plan.rounds):
+        for contestant in bench.plan.settling:
+            with bench.noting(contestant):
+                async with bench.cast(contestant) as cast:
+                    orders = int(await bench.warm(cast) * bench.plan.seconds)
+                    many, _, _ = await bench.order(cast, orders)
+                    one, _, _ = await bench.order(cast, orders, hot=True)
+                pairs.setdefault(contestant.name, []).append((many, one))
+                bench.say(f"{contestant.label}: {one.settled_rate:,.0f} orders/s on one account")
+    data = {name: [[asdict(m) for m in pair] for pair in found] for name, found in pairs.items()}
+    outcome = Outcome("One hot account", tables=[_table(pairs)], data=data)
+    if ours := pairs.get("chorus"):
+        outcome.measured["hot"] = _ratio(ours).median
+    return outcome
+
+
+def _ratio(pairs: list[Pair]) -> Spread:
+    return Spread.of(one.settled_rate / many.settled_rate for many, one in pairs)
+
+
+def _table(pairs: dict[str, list[Pair]]) -> Table:
+    rows = [
+        (
+            LABELS[name],
+            spread(Spread.of(many.settled_rate for many, _ in found)),
+            spread(Spread.of(one.settled_rate for _, one in found)),
+            f"{spread(_ratio(found))} x",
+        )
+        for name, found in pairs.items()
+    ]
+    head = ("", "64 accounts, settled/s", "one account, settled/s", "ratio")
+    return Table("One hot account", head, rows)

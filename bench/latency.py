@@ -1,0 +1,128 @@
+"""How long an answer takes, and an order, at a fixed rate: orders come whatever became of those before.
+
+Every wait counts from when the order should have been sent, so an answer that is late makes nothing look better. An
+order is settled when the transaction that stored its outcome was committed.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from bench.contestants import CHORUS, LABELS, Contestant
+from bench.figures import Percentiles, Spread, milliseconds
+from bench.load import Sent
+from bench.measure import Times
+from bench.plan import Bench
+from bench.tables import Outcome, Table
+
+SLOW: Final = 20.0
+"""Orders a second that leave everybody time."""
+
+SLOW_SECONDS: Final = 4
+"""How many times as long the slow rate is measured: there is little to see in a second of it."""
+
+HOW_TO_READ: Final = (
+    "From when an order was due; p50 and p99 are medians of the rounds. The second rate of each is half of what it "
+    "settles at most, the third all of it."
+)
+
+Waits = dict[str, dict[str, list["Wait"]]]
+"""By contestant, then by rate, round by round."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What came of one rate in one round."""
+
+    rate: float
+    accept: Percentiles
+    settle: Percentiles
+    refused: int
+
+    @classmethod
+    def of(cls, rate: float, sent: Sent, times: Times) -> "Wait":
+        """All waits count from when an order was due."""
+        due = dict(zip(sent.order_ids, sent.due, strict=True))
+        return cls(
+            rate,
+            Percentiles.of(sent.waits),
+            Percentiles.of([times.settled[id] - at for id, at in due.items()]),
+            sum(sent.statuses.values()) - sent.accepted,
+        )
+
+
+async def latency(bench: Bench) -> Outcome:
+    """The part."""
+    plan = bench.plan
+    waits: Waits = {}
+    for _ in range(1 if plan.quick else plan.rounds):
+        for contestant in [CHORUS] if plan.quick else plan.settling:
+            with bench.noting(contestant):
+                found = await _one_round(bench, contestant)
+                for name, wait in found.items():
+                    waits.setdefault(contestant.name, {}).setdefault(name, []).append(wait)
+    data = {
+        who: {rate: [asdict(one) for one in found] for rate, found in by_rate.items()}
+        for who, by_rate in waits.items()
+    }
+    outcome = Outcome("Waiting", tables=[_table(waits)], data=data)
+    if ours := waits.get("chorus"):
+        outcome.measured = _measured(ours)
+    return outcome
+
+
+async def _one_round(bench: Bench, contestant: Contestant) -> dict[str, Wait]:
+    found = {}
+    async with bench.cast(contestant) as cast:
+        await bench.warm(cast)
+        most = bench.rates[contestant.name]
+        asked = {"20": SLOW} if bench.plan.quick else {"20": SLOW, "half": most / 2, "most": most}
+        for name, rate in asked.items():
+            seconds = bench.plan.seconds * (SLOW_SECONDS if name == "20" else 1)
+            _, sent, times = await bench.tick(cast, rate, seconds)
+            found[name] = Wait.of(rate, sent, times)
+            said = f"accepted {found[name].accept} ms, settled {found[name].settle} ms"
+            bench.say(f"{contestant.label} at {rate:,.0f}/s (p50 / p99 / most): {said}")
+    return found
+
+
+def _measured(ours: dict[str, list[Wait]]) -> dict[str, float]:
+    def median(name: str, what: str, which: str) -> dict[str, float]:
+        values = [getattr(getattr(one, what), which) * 1000 for one in ours.get(name, [])]
+        key = f"{what}_{which}_at_{name}"
+        return {key: Spread.of(values).median} if values else {}
+
+    return {
+        **median("20", "accept", "p99"),
+        **median("20", "settle", "p50"),
+        **median("20", "settle", "p99"),
+        **median("half", "accept", "p99"),
+        **median("half", "settle", "p50"),
+    }
+
+
+def _table(waits: Waits) -> Table:
+    rows = []
+    for who, by_rate in waits.items():
+        for found in by_rate.values():
+            rate = Spread.of(one.rate for one in found).median
+            refused = sum(one.refused for one in found)
+            cells = [
+                milliseconds(value)
+                for ways in ([one.accept for one in found], [one.settle for one in found])
+                for value in _middle(ways)
+            ]
+            rows.append((f"{LABELS[who]}, {rate:,.0f}/s", *cells, str(refused)))
+    return Table(
+        "Orders by the clock: milliseconds until they are accepted and settled",
+        ("", "accepted p50", "p99", "most", "settled p50", "p99", "most", "refused"),
+        rows,
+        [HOW_TO_READ],
+    )  # fmt: skip
+
+
+def _middle(ways: list[Percentiles]) -> tuple[float, float, float]:
+    return (
+        Spread.of(one.p50 for one in ways).median,
+        Spread.of(one.p99 for one in ways).median,
+        max(one.most for one in ways),
+    )

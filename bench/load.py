@@ -1,0 +1,236 @@
+"""The load: customers who order again as soon as they are answered, or by the clock, whatever the answers do.
+
+Both count everything that was sent, and what became of it. A connection that is lost comes back by itself; the request
+that was on it counts as unanswered.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from bench.client import Connection, connect
+
+AGAIN_SECONDS: Final = 0.02
+"""Pause before a connection is opened again, or used again after a refusal."""
+
+CREATED: Final = 201
+LAST_ANSWER_SECONDS: Final = 60.0
+"""How long the last answers of a load by the clock are waited for."""
+
+_ORDER_ID: Final = b'"orderId":"'
+_ID_LENGTH: Final = 36
+
+
+@dataclass
+class Sent:
+    """What came of a load. Times are seconds since 1970, so that they can be compared with those in the databases."""
+
+    begun: float = 0.0
+    ended: float = 0.0
+    """When the last answer came."""
+    statuses: Counter[int] = field(default_factory=Counter)
+    unanswered: int = 0
+    order_ids: list[str] = field(default_factory=list)
+    """Of what was accepted, in the order of the answers."""
+    due: list[float] = field(default_factory=list)
+    """When each accepted order should have been sent; for customers who wait, when it was."""
+    answered: list[float] = field(default_factory=list)
+    """When each accepted order was answered."""
+
+    @property
+    def accepted(self) -> int:
+        """Orders that were answered with 201."""
+        return self.statuses[CREATED]
+
+    @property
+    def waits(self) -> list[float]:
+        """How long each accepted order took to be answered."""
+        return [end - begin for begin, end in zip(self.due, self.answered, strict=True)]
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """When orders come that know nothing of each other, so many a second: offsets in order, at least one."""
+    dice = random.Random(seed)  # noqa: S311 - no secret
+    found = [dice.expovariate(rate)]
+    while (at := found[-1] + dice.expovariate(rate)) < seconds:
+        found.append(at)
+    return found
+
+
+def order_id_in(body: bytes) -> str:
+    """The id in the answer to an order, without reading the rest; empty if there is none."""
+    place = body.find(_ORDER_ID)
+    if place < 0:
+        return ""
+    begin = place + len(_ORDER_ID)
+    return body[begin : begin + _ID_LENGTH].decode()
+
+
+class Load:
+    """Connections to one service, and what came of what was sent over them."""
+
+    def __init__(self, url: str, requests: Sequence[bytes]) -> None:
+        self.sent = Sent()
+        self._url = url
+        self._requests = requests
+        self._connections: dict[int, Connection] = {}
+        self._done = asyncio.Event()
+        self._closing = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def open(self, connections: int) -> None:
+        """Raises OSError if the service is not there."""
+        for place in range(connections):
+            self._connections[place] = await connect(self._url, place, self._note, self._lost)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._closing = True
+        for task in self._tasks:
+            task.cancel()
+        for connection in self._connections.values():
+            connection.close()
+
+    def _send(self, connection: Connection, due: float) -> None:
+        connection.begun = due
+        connection.send(self._requests[connection.place % len(self._requests)])
+
+    def _note(self, connection: Connection, status: int, body: bytes) -> None:
+        sent = self.sent
+        sent.statuses[status] += 1
+        if status == CREATED:
+            sent.ended = time.time()
+            sent.order_ids.append(order_id_in(body))
+            sent.due.append(connection.begun)
+            sent.answered.append(sent.ended)
+            self._free(connection)
+        else:
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._rested, connection)
+
+    def _rested(self, connection: Connection) -> None:
+        if connection.is_open:  # else another has come in its place
+            self._free(connection)
+
+    def _lost(self, connection: Connection) -> None:
+        if connection.waiting:
+            self.sent.unanswered += 1
+        if not self._closing:
+            task = asyncio.create_task(self._return(connection.place))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _return(self, place: int) -> None:
+        while True:
+            await asyncio.sleep(AGAIN_SECONDS)
+            try:
+                connection = await connect(self._url, place, self._note, self._lost)
+            except OSError:
+                continue
+            self._connections[place] = connection
+            self._free(connection)
+            return
+
+    def _free(self, connection: Connection) -> None:
+        """A connection has nothing on its way any more."""
+        raise NotImplementedError
+
+
+class Waiting(Load):
+    """A closed loop: everybody orders again as soon as he is answered, until `orders` are sent or it is stopped."""
+
+    def __init__(self, url: str, requests: Sequence[bytes], orders: int) -> None:
+        super().__init__(url, requests)
+        self._left = orders
+        self._finished: set[int] = set()
+
+    async def run(self, connections: int) -> Sent:
+        """Send everything, and wait for every answer. Raises OSError if the service is not there."""
+        await self.open(connections)
+        self.sent.begun = time.time()
+        for connection in list(self._connections.values()):
+            self._free(connection)
+        try:
+            await self._done.wait()
+        finally:
+            self.close()
+        return self.sent
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        self._left = 0
+
+    def _free(self, connection: Connection) -> None:
+        if self._left > 0:
+            self._left -= 1
+            self._send(connection, time.time())
+            return
+        self._finished.add(connection.place)
+        if len(self._finished) == len(self._connections):
+            self._done.set()
+
+
+class Clocked(Load):
+    """An open loop: orders come when they come, whatever became of those before.
+
+    An order that finds no free connection waits for one, and its wait counts, because every wait counts from when the
+    order should have been sent.
+    """
+
+    def __init__(self, url: str, requests: Sequence[bytes], schedule: Sequence[float]) -> None:
+        super().__init__(url, requests)
+        self._schedule = deque(schedule)
+        self._seconds = schedule[-1]
+        self._late: deque[float] = deque()
+        self._idle: deque[Connection] = deque()
+        self._open = len(schedule)
+
+    async def run(self, connections: int) -> Sent:
+        """Send everything when it is due, and wait for every answer. Raises OSError if the service is not there.
+
+        Raises TimeoutError if the last answers do not come.
+        """
+        await self.open(connections)
+        self._idle.extend(self._connections.values())
+        self.sent.begun = time.time()
+        self._tick()
+        try:
+            async with asyncio.timeout(self._seconds + LAST_ANSWER_SECONDS):
+                await self._done.wait()
+        finally:
+            self.close()
+        return self.sent
+
+    def _tick(self) -> None:
+        now = time.time() - self.sent.begun
+        while self._schedule and self._schedule[0] <= now:
+            self._late.append(self._schedule.popleft())
+        while self._late and self._idle:
+            self._send(self._idle.popleft(), self.sent.begun + self._late.popleft())
+        if self._schedule:
+            asyncio.get_running_loop().call_later(self._schedule[0] - now, self._tick)
+
+    def _free(self, connection: Connection) -> None:
+        if self._late:
+            self._send(connection, self.sent.begun + self._late.popleft())
+        else:
+            self._idle.append(connection)
+
+    def _note(self, connection: Connection, status: int, body: bytes) -> None:
+        super()._note(connection, status, body)
+        self._settle_one()
+
+    def _lost(self, connection: Connection) -> None:
+        if connection.waiting:
+            self._settle_one()
+        elif connection in self._idle:
+            self._idle.remove(connection)
+        super()._lost(connection)
+
+    def _settle_one(self) -> None:
+        self._open -= 1
+        if self._open <= 0:
+            self._done.set()

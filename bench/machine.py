@@ -1,0 +1,55 @@
+"""What was measured on: the machine, and the versions that count."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from apps.cli.servers import PrivateServers
+from apps.cli.servers.install import postgres_programs
+
+LIBRARIES: Final = ("fastapi", "faststream", "aio-pika", "asyncpg", "uvicorn", "uvloop", "pydantic")
+
+
+def describe(servers: PrivateServers) -> dict[str, str]:
+    """By what it is about."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": f"{_processor()}, {os.cpu_count()} cores, shared by everything that is measured and the load",
+        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        "PostgreSQL": f"{_postgres()}, as it comes, fsync on, with commit timestamps",
+        "RabbitMQ": _rabbitmq(servers),
+        "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
+        "busy before": f"{os.getloadavg()[0]:.1f} processes on average in the minute before the start",
+    }
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.machine()
+    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return found.group(1) if found else platform.machine()
+
+
+def _postgres() -> str:
+    said = subprocess.run(
+        [postgres_programs() / "postgres", "--version"], check=True, capture_output=True, text=True
+    ).stdout
+    return said.split()[2]
+
+
+def _rabbitmq(servers: PrivateServers) -> str:
+    answer = httpx.get(f"{servers.rabbitmq.api_url}/api/overview", trust_env=False)
+    answer.raise_for_status()
+    overview = answer.json()
+    return f"{overview['rabbitmq_version']} on Erlang {overview['erlang_version']}"

@@ -1,0 +1,56 @@
+"""What the four services hold in memory: idle, and after more and more orders at full load.
+
+Proportional set size: a page that several processes share is counted once, shared among them.
+"""
+
+from typing import Final
+
+from apps.common.settings import SERVICES
+from bench.contestants import CHORUS
+from bench.figures import megabytes
+from bench.plan import Bench
+from bench.processes import memory_bytes
+from bench.tables import Outcome, Table
+
+BATCHES: Final = 5
+SECONDS_EACH: Final = 2
+"""How many times as long a batch takes as any other measurement."""
+
+Held = dict[str, int]
+"""Bytes by service."""
+
+
+async def memory(bench: Bench) -> Outcome:
+    """The part."""
+    found: dict[int, Held] = {}
+    with bench.noting(CHORUS):
+        async with bench.cast(CHORUS) as cast:
+            found[0] = _of_services(memory_bytes(cast.roots))
+            orders, batch = 0, int(await bench.warm(cast) * bench.plan.seconds * SECONDS_EACH)
+            for _ in range(BATCHES):
+                measured, _, _ = await bench.order(cast, batch)
+                orders += measured.orders
+                found[orders] = _of_services(measured.memory)
+                bench.say(f"after {orders:,} orders {megabytes(sum(found[orders].values()))} MB")
+    outcome = Outcome("Memory", data=found)
+    if found:
+        outcome.tables = [_table(found)]
+        outcome.measured["memory_idle"] = sum(found[0].values()) / 1e6
+        outcome.measured["memory_full"] = max(sum(held.values()) for held in found.values()) / 1e6
+    return outcome
+
+
+def _of_services(held: dict[str, int]) -> Held:
+    return {service: held[service] for service in SERVICES}
+
+
+def _table(found: dict[int, Held]) -> Table:
+    rows = [
+        (
+            f"after {orders:,} orders" if orders else "idle",
+            *(megabytes(held[service]) for service in SERVICES),
+            megabytes(sum(held.values())),
+        )
+        for orders, held in found.items()
+    ]
+    return Table("Memory of Chorus, MB", ("", *SERVICES, "together"), rows)

@@ -1,0 +1,140 @@
+"""`kill -9` of each service under full load: how long until as many orders are settled again as before.
+
+The service is started again a second after it was killed, as a supervisor would. Afterwards everything that was
+accepted must be settled, once, with one letter: the audit is the same as ever.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from apps.common.settings import SERVICES
+from bench.audit import FailedAuditError, collect, findings
+from bench.cast import Cast
+from bench.contestants import CHORUS
+from bench.figures import Spread, spread
+from bench.load import Waiting
+from bench.measure import id_of, read_times, settled, undisturbed
+from bench.plan import CONNECTIONS, Bench
+from bench.tables import Outcome, Table
+
+BEFORE_SECONDS: Final = 3.0
+"""How long the load runs before anybody is killed; the first of these seconds does not count."""
+
+DOWN_SECONDS: Final = 1.0
+AFTER_SECONDS: Final = 8.0
+"""How long the load goes on after somebody was killed."""
+
+WINDOW_SECONDS: Final = 0.5
+STEP_SECONDS: Final = 0.1
+ENOUGH: Final = 0.9
+UNLIMITED: Final = 10_000_000
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What became of one kill."""
+
+    service: str
+    before: float
+    """Orders a second that were settled, with a letter, before it."""
+    seconds: float | None
+    """From the kill to the rate of before; None if it did not come back."""
+    unanswered: int
+    refused: int
+
+
+def seconds_to_recover(done: Sequence[float], before: float, within: float) -> float | None:
+    """Seconds from a kill until as much is done again as before, in WINDOW_SECONDS: 0 if that never changed.
+
+    `done` holds the moments at which something was done, in seconds from the kill; `before` is how often that was, a
+    second.
+    """
+    enough = before * WINDOW_SECONDS * ENOUGH
+    for step in range(round((within - WINDOW_SECONDS) / STEP_SECONDS) + 1):
+        begin = step * STEP_SECONDS
+        if sum(begin <= at < begin + WINDOW_SECONDS for at in done) >= enough:
+            return begin + WINDOW_SECONDS if step else 0.0
+    return None
+
+
+async def recovery(bench: Bench) -> Outcome:
+    """The part."""
+    found: dict[str, list[Recovery]] = {}
+    for _ in range(bench.plan.rounds):
+        for service in SERVICES:
+            with bench.noting(CHORUS):
+                async with bench.cast(CHORUS) as cast:
+                    await bench.warm(cast)
+                    came = await _kill(bench, cast, service)
+                found.setdefault(service, []).append(came)
+                bench.say(f"{service}: {came.seconds} s, {came.unanswered} unanswered")
+                if came.seconds is None:
+                    raise FailedAuditError(
+                        f"{service} did not come back to {came.before:,.0f} orders/s"
+                    )
+    outcome = Outcome(
+        "Recovery", [_table(found)], data={s: [asdict(r) for r in rs] for s, rs in found.items()}
+    )
+    if taken := [_seconds(rounds).median for rounds in found.values()]:
+        outcome.measured["recovery"] = max(taken)
+    return outcome
+
+
+async def _kill(bench: Bench, cast: Cast, service: str) -> Recovery:
+    load = Waiting(cast.urls["orders"], await bench.requests(cast), UNLIMITED)
+    async with cast.installation.databases() as databases:
+        since = id_of(time.time())
+        with undisturbed():
+            running = asyncio.create_task(load.run(CONNECTIONS))
+            try:
+                await asyncio.sleep(BEFORE_SECONDS)
+                killed = time.time()
+                cast.children[service].kill()
+                await asyncio.sleep(DOWN_SECONDS)
+                cast.children[service].start()
+                await asyncio.sleep(AFTER_SECONDS - DOWN_SECONDS)
+                load.stop()
+                sent = await running
+            finally:
+                running.cancel()
+            await settled(databases, since, mail=False)
+        times = await read_times(databases, since, mail=False)
+        wrong = findings(await collect(databases, since), sent)
+    if wrong:
+        raise FailedAuditError(*wrong)
+    done = sorted(at - killed for at in times.complete())
+    counted = BEFORE_SECONDS - 1
+    before = sum(-counted <= at < 0 for at in done) / counted
+    return Recovery(
+        service,
+        before,
+        seconds_to_recover([at for at in done if at >= 0], before, AFTER_SECONDS),
+        sent.unanswered,
+        sum(sent.statuses.values()) - sent.accepted,
+    )
+
+
+def _seconds(rounds: Sequence[Recovery]) -> Spread:
+    return Spread.of(AFTER_SECONDS if one.seconds is None else one.seconds for one in rounds)
+
+
+def _table(found: dict[str, list[Recovery]]) -> Table:
+    rows = [
+        (
+            service,
+            spread(Spread.of(one.before for one in rounds)),
+            spread(_seconds(rounds)),
+            str(max(one.unanswered for one in rounds)),
+            str(max(one.refused for one in rounds)),
+        )
+        for service, rounds in found.items()
+    ]
+    return Table(
+        "kill -9 under load",
+        ("killed", "settled/s before", "seconds to 90 % of it", "unanswered at most", "refused at most"),
+        rows,
+        [f"It is started again after {DOWN_SECONDS:.0f} s, which count. The orders path does without users."],
+    )  # fmt: skip

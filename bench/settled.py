@@ -1,0 +1,178 @@
+"""How many orders a second are settled, and what of the processor each of them costs.
+
+Everybody gets as many orders as keep him busy for the same time: as many as he has just shown that he settles.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Final
+
+from apps.common.settings import SERVICES
+from bench.charts import Bar, bars
+from bench.contestants import LABELS
+from bench.figures import Spread, megabytes, number, spread
+from bench.measure import Measured
+from bench.plan import Bench
+from bench.tables import Outcome, Table
+
+Rounds = dict[str, list[Measured]]
+"""What was measured of each contestant, by name."""
+
+Rate = Callable[[Measured], float]
+
+PROCESSES: Final = (
+    "orders", "billing", "notifications", "users", "postgres", "rabbitmq", "mail sink", "load",
+)  # fmt: skip
+"""Whose processor time is told."""
+
+HOW_TO_READ: Final = (
+    "The median of all rounds, and in brackets the least and the most. How many times as fast Chorus is, is compared "
+    "round by round."
+)
+
+
+def settled_rate(measured: Measured) -> float:
+    """Until every order is settled, with a letter."""
+    return measured.settled_rate
+
+
+def sent_rate(measured: Measured) -> float:
+    """Until every letter is sent."""
+    return measured.sent_rate
+
+
+async def run_rounds(bench: Bench, *, mail: bool = False) -> Rounds:
+    """Rounds of all contestants, in turns. Who fails once has no figures at all."""
+    rounds: Rounds = {}
+    taking_part = bench.plan.settling if mail else bench.plan.contestants
+    for turn in range(bench.plan.rounds):
+        for contestant in taking_part:
+            if turn and contestant.name not in rounds:
+                continue
+            found: list[Measured] = []
+            with bench.noting(contestant):
+                async with bench.cast(contestant, mail=mail) as cast:
+                    rate = await bench.warm(cast)
+                    found += [(await bench.order(cast, int(rate * bench.plan.seconds)))[0]]
+            if not found:
+                rounds.pop(contestant.name, None)
+                continue
+            rounds.setdefault(contestant.name, []).extend(found)
+            said = f"{found[0].settled_rate:,.0f} orders/s"
+            bench.say(f"{contestant.label}, round {turn + 1}: {said}")
+    return rounds
+
+
+def rates(rounds: Sequence[Measured], rate: Rate = settled_rate) -> Spread:
+    """Orders a second."""
+    return Spread.of(map(rate, rounds))
+
+
+def against(rounds: Rounds, theirs: str, rate: Rate = settled_rate) -> Spread | None:
+    """How many times as fast Chorus is, round by round; None if there is nothing to compare."""
+    if theirs == "chorus" or not rounds.get("chorus") or not rounds.get(theirs):
+        return None
+    pairs = zip(rounds["chorus"], rounds[theirs], strict=False)
+    return Spread.of(rate(ours) / rate(other) for ours, other in pairs)
+
+
+async def settled(bench: Bench) -> Outcome:
+    """The part."""
+    rounds = await run_rounds(bench)
+    for name, found in rounds.items():
+        bench.rates[name] = rates(found).median
+    outcome = Outcome("Settled orders, without mail", data=as_json(rounds))
+    outcome.tables = [
+        _rates(rounds),
+        processor(rounds, "What an order costs: processor time, in ms"),
+        _memory(rounds),
+    ]
+    outcome.charts["settled.svg"] = bars(
+        "Settled orders, everything on one machine", "orders/s", bars_of(rounds)
+    )
+    outcome.charts["processor.svg"] = bars(
+        "Processor time per settled order, load and servers included",
+        "ms",
+        [
+            Bar(LABELS[name], Spread.of(one.processor_sum for one in found), ours=name == "chorus")
+            for name, found in rounds.items()
+        ],
+    )
+    for name in ("http_only", "usual", "ceiling"):
+        if ratio := against(rounds, name):
+            outcome.measured[name] = ratio.median
+    if ours := rounds.get("chorus"):
+        outcome.measured["processor"] = Spread.of(one.processor_sum for one in ours).median
+    return outcome
+
+
+def as_json(rounds: Rounds) -> dict[str, list[dict[str, object]]]:
+    """Everything that was measured."""
+    return {name: [asdict(one) for one in found] for name, found in rounds.items()}
+
+
+def _rates(rounds: Rounds) -> Table:
+    rows = [
+        (
+            LABELS[name],
+            spread(rates(found)),
+            spread(Spread.of(one.accepted_rate for one in found)),
+            times_as_fast(rounds, name),
+            f"{found[-1].orders:,}",
+        )
+        for name, found in rounds.items()
+    ]
+    head = ("", "settled/s", "accepted/s", "Chorus is faster", "orders")
+    return Table("Settled orders, without mail", head, rows, [HOW_TO_READ])
+
+
+def times_as_fast(rounds: Rounds, name: str, rate: Rate = settled_rate) -> str:
+    """How many times as fast Chorus is, for a table."""
+    ratio = against(rounds, name, rate)
+    return f"{spread(ratio)} x" if ratio else ""
+
+
+def processor(rounds: Rounds, title: str) -> Table:
+    """Who spends what of the processor."""
+    rows = [
+        (name, *(_spent(found, name) for found in rounds.values()))
+        for name in PROCESSES
+        if any(name in found[0].processor for found in rounds.values())
+    ]
+    whole = [spread(Spread.of(one.processor_sum for one in found)) for found in rounds.values()]
+    others = [
+        number(Spread.of(max(one.machine - one.processor_sum, 0) for one in found).median)
+        for found in rounds.values()
+    ]
+    rows += [("together", *whole), ("others on this machine", *others)]
+    return Table(title, ("", *(LABELS[name] for name in rounds)), rows)
+
+
+def _memory(rounds: Rounds) -> Table:
+    """Of the services alone: the servers are the same for all."""
+    rows = []
+    for name, found in rounds.items():
+        idle = Spread.of(_of_services(one.idle_memory) for one in found)
+        full = Spread.of(_of_services(one.memory) for one in found)
+        rows.append((LABELS[name], megabytes(idle.median), megabytes(full.median)))
+    return Table("Memory of the services together, MB", ("", "idle", "after full load"), rows)
+
+
+def _of_services(memory: dict[str, int]) -> int:
+    return sum(held for name, held in memory.items() if name in SERVICES)
+
+
+def _spent(found: Sequence[Measured], process: str) -> str:
+    if process not in found[0].processor:
+        return ""
+    return number(Spread.of(one.processor[process] for one in found).median)
+
+
+def bars_of(rounds: Rounds, rate: Rate = settled_rate) -> list[Bar]:
+    """The lines of a chart."""
+    found = []
+    for name, measured in rounds.items():
+        ratio = against(rounds, name, rate)
+        note = f"Chorus: {number(ratio.median)} x" if ratio else ""
+        found.append(Bar(LABELS[name], rates(measured, rate), note, ours=name == "chorus"))
+    return found

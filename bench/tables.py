@@ -1,0 +1,62 @@
+"""Tables, for the terminal and for a page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column says what a row is about."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    """What must be known to read it: sentences."""
+    figures: bool = True
+    """Whether the other columns hold figures; words are aligned to the left."""
+
+    def markdown(self) -> str:
+        """For a page, without the title."""
+        lines = [
+            _row(self.head),
+            _row(["---", *("---:" if self.figures else "---" for _ in self.head[1:])]),
+            *map(_row, self.rows),
+        ]
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+    def show(self, console: Console) -> None:
+        """For a person at a terminal."""
+        table = RichTable(title=escape(self.title), title_justify="left", box=box.SIMPLE_HEAD)
+        for number, name in enumerate(self.head):
+            right = number > 0 and self.figures
+            table.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        for note in self.notes:
+            console.print(f"  [dim]{escape(note)}[/]")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+@dataclass
+class Outcome:
+    """What came of a part of the benchmark."""
+
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
+    """What there is a target for, by the target's name."""
+    charts: dict[str, str] = field(default_factory=dict)
+    """Pictures, by file name."""
+    data: Any = None
+    """Everything, as JSON can hold it."""
