@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 from bench.figures import Spread, number
 
 WIDTH: Final = 760
-LABEL: Final = 250
+LABEL: Final = 160
 """Where the bars begin."""
 
-VALUE: Final = 150
+VALUE: Final = 190
 """What is kept free for figures behind the longest bar."""
 
 ROW: Final = 34
@@ -53,18 +53,25 @@ def bars(title: str, unit: str, wanted: Sequence[Bar]) -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
+def title_of(picture: str) -> str:
+    """What a chart shows, for who cannot see it."""
+    return unescape(picture.partition("<title>")[2].partition("</title>")[0])
+
+
 def _bar(bar: Bar, top: float, scale: float) -> list[str]:
     middle = top + BAR / 2
     text = middle + LETTER / 3
     length, least, most = (
         round(value * scale, 1) for value in (bar.value.median, bar.value.least, bar.value.most)
     )
+    several = bar.value.least != bar.value.most
+    line = f"M{LABEL + least:.1f} {middle}H{LABEL + most:.1f}" if several else ""
     weight = ' font-weight="600"' if bar.ours else ""
     colour = OURS if bar.ours else OTHERS
-    figure = f"{number(bar.value.median)}{f'  {bar.note}' if bar.note else ''}"
+    figure = f"{number(bar.value.median)}{f' · {bar.note}' if bar.note else ''}"
     return [
         f'<text x="{LABEL - 12}" y="{text:.1f}" text-anchor="end"{weight}>{escape(bar.label)}</text>',
         f'<rect x="{LABEL}" y="{top}" width="{max(length, 1)}" height="{BAR}" rx="2" fill="{colour}"/>',
-        f'<path d="M{LABEL + least:.1f} {middle}H{LABEL + most:.1f}" stroke="{INK}" stroke-width="2"/>',
+        *([f'<path d="{line}" stroke="{INK}" stroke-width="2"/>'] if line else []),
         f'<text x="{LABEL + max(length, most) + 10:.1f}" y="{text:.1f}"{weight}>{escape(figure)}</text>',
     ]

@@ -35,8 +35,8 @@ QUESTIONS: Final = {
     "settled": "it is settled while the service is away",
     "settled later": "it is settled by itself, once the service is back",
     "letter later": "its letter is written by itself, once the service is back",
-    "settled after a crash": "the same, if orders is killed before the service is back: settled",
-    "letter after a crash": "the same, if orders is killed before the service is back: its letter",
+    "settled after a crash": "settled by itself, though orders was killed meanwhile",
+    "letter after a crash": "letter by itself, though orders was killed meanwhile",
 }
 
 Answers = dict[str, bool]

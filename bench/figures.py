@@ -58,7 +58,7 @@ class Spread:
 
 def number(value: float) -> str:
     """Three digits that count, more if it is large: 0.123, 4.56, 78.9, 1,234."""
-    if value == 0:
+    if abs(value) < 0.0005:
         return "0"
     for limit, places in ((1, 3), (10, 2), (100, 1)):
         if abs(value) < limit:

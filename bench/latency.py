@@ -20,9 +20,9 @@ SLOW: Final = 20.0
 SLOW_SECONDS: Final = 4
 """How many times as long the slow rate is measured: there is little to see in a second of it."""
 
+FROM_WHEN: Final = "From when an order was due; p50 and p99 are medians of the rounds."
 HOW_TO_READ: Final = (
-    "From when an order was due; p50 and p99 are medians of the rounds. The second rate of each is half of what it "
-    "settles at most, the third all of it."
+    f"{FROM_WHEN} The second rate of each is half of what it settles at most, the third all of it."
 )
 
 Waits = dict[str, dict[str, list["Wait"]]]
@@ -116,7 +116,7 @@ def _table(waits: Waits) -> Table:
         "Orders by the clock: milliseconds until they are accepted and settled",
         ("", "accepted p50", "p99", "most", "settled p50", "p99", "most", "refused"),
         rows,
-        [HOW_TO_READ],
+        [HOW_TO_READ if any("half" in by_rate for by_rate in waits.values()) else FROM_WHEN],
     )  # fmt: skip
 
 

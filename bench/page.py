@@ -5,6 +5,7 @@ from typing import Final
 
 from apps.cli.servers.folders import project_folder
 from bench import targets
+from bench.charts import title_of
 from bench.contestants import CONTESTANTS
 from bench.plan import CONNECTIONS, CUSTOMERS, Plan
 from bench.tables import Outcome, Table
@@ -19,10 +20,11 @@ each as well as it can be built, and with a ceiling. They run in turns, on the s
 under the same load, and everything that they say they have done is checked.
 """
 
-HOW_TO_READ: Final = """Take the ratios. Everything that is measured, the servers, the services and the load, shares
-one machine, which is slower or faster than yours, and may have had other things to do: absolute figures hold for it
-and for that hour. Ratios are of one run, round by round. A figure is the median of all rounds, with the least and the
-most of them in brackets."""
+HOW_TO_READ: Final = """\
+Take the ratios. Everything that is measured, the servers, the services and the load, shares one machine, which is
+slower or faster than yours, and may have had other things to do: absolute figures hold for it and for that hour.
+Ratios are of one run, round by round. A figure is the median of all rounds, with the least and the most of them in
+brackets."""
 
 HOW: Final = f"""\
 - **In turns.** In each round one contestant runs after the other, on one private PostgreSQL and one RabbitMQ, with
@@ -81,10 +83,10 @@ def text(
 
 def _section(outcome: Outcome) -> Iterator[str]:
     yield f"## {outcome.title}\n"
-    for name in outcome.charts:
-        yield f"![{outcome.title}](images/{name})\n"
+    for name, picture in outcome.charts.items():
+        yield f"![{title_of(picture)}](images/{name})\n"
     for table in outcome.tables:
-        if table.title != outcome.title:
+        if len(outcome.tables) > 1 and table.title != outcome.title:
             yield f"### {table.title}\n"
         yield table.markdown()
 
@@ -96,5 +98,5 @@ def _contestants() -> Table:
 
 
 def _machine(plan: Plan, machine: Mapping[str, str]) -> Table:
-    asked = f"{plan.rounds} rounds, {plan.seconds:g} s each, seed {plan.seed}"
+    asked = f"rounds: {plan.rounds}, seconds each: {plan.seconds:g}, seed: {plan.seed}"
     return Table("Machine", ("", ""), [*machine.items(), ("measured", asked)], figures=False)

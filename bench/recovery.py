@@ -70,7 +70,7 @@ async def recovery(bench: Bench) -> Outcome:
                     await bench.warm(cast)
                     came = await _kill(bench, cast, service)
                 found.setdefault(service, []).append(came)
-                bench.say(f"{service}: {came.seconds} s, {came.unanswered} unanswered")
+                bench.say(f"{service} killed: back after {came.seconds or 0:.1f} s")
                 if came.seconds is None:
                     raise FailedAuditError(
                         f"{service} did not come back to {came.before:,.0f} orders/s"

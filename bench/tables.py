@@ -36,7 +36,12 @@ class Table:
         table = RichTable(title=escape(self.title), title_justify="left", box=box.SIMPLE_HEAD)
         for number, name in enumerate(self.head):
             right = number > 0 and self.figures
-            table.add_column(escape(name), justify="right" if right else "left", overflow="fold")
+            table.add_column(
+                escape(name),
+                justify="right" if right else "left",
+                overflow="fold",
+                no_wrap=number == 0,
+            )
         for row in self.rows:
             table.add_row(*map(escape, row))
         console.print(table)

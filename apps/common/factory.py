@@ -156,11 +156,12 @@ def _settle_memory() -> None:
     """Leave what was made at start out of every later garbage collection, and collect less often.
 
     Requests and batches free their memory by reference counts; walking the modules of all libraries again and
-    again for the rare cycle took a third of the time of a busy service.
+    again for the rare cycle took a third of the time of a busy service. Not too seldom, though: messages of the broker
+    are in such cycles, and large.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(10_000, 10, 5)
 
 
 def create_app(

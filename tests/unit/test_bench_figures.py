@@ -122,16 +122,18 @@ class TestTables:
 
     def test_the_page_says_who_wrote_it_and_what_was_not_right(self) -> None:
         plan = Plan(rounds=3, seconds=4.0, seed=7, quick=False, names=("chorus",))
-        outcome = Outcome("Rates", [TABLE], {"hot": 1.0}, {"settled.svg": "<svg/>"})
+        outcome = Outcome(
+            "Rates", [TABLE], {"hot": 1.0}, {"settled.svg": bars("Rates & more", "orders/s", [])}
+        )
         page = text(
             plan, {"Python": "3.11"}, {"settled": outcome}, ["mail, chorus: a letter is missing"]
         )
         assert "written by `chorus bench --write`" in page
         assert "- mail, chorus: a letter is missing" in page
-        assert "![Rates](images/settled.svg)" in page
+        assert "![Rates & more](images/settled.svg)" in page
         assert TABLE.markdown() in page
         assert "| one hot account against 64 accounts | at least 0.9 x | 1.00 x | yes |" in page
-        assert "3 rounds, 4 s each, seed 7" in page
+        assert "rounds: 3, seconds each: 4, seed: 7" in page
 
 
 class TestCharts:
@@ -153,7 +155,7 @@ class TestCharts:
             "Chorus",
             "3,000",
             "a < b",
-            "500  Chorus: 6.00 x",
+            "500 · Chorus: 6.00 x",
         ]
         assert self.picture.find(f"{self.name}title") is not None
 
