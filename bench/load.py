@@ -7,6 +7,7 @@ that was on it counts as unanswered.
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def order_id_in(body: bytes) -> str:
     return body[begin : begin + _ID_LENGTH].decode()
 
 
-class Load:
+class Load(ABC):
     """Connections to one service, and what came of what was sent over them."""
 
     def __init__(self, url: str, requests: Sequence[bytes]) -> None:
@@ -134,9 +135,9 @@ class Load:
             self._free(connection)
             return
 
+    @abstractmethod
     def _free(self, connection: Connection) -> None:
         """A connection has nothing on its way any more."""
-        raise NotImplementedError
 
 
 class Waiting(Load):
