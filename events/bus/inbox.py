@@ -123,9 +123,8 @@ class Listener(Generic[E]):
         self.queue = queue_name(service, kind)
         self._doubled_total = DOUBLED.labels(self.queue)
         self._heard_total = HEARD.labels(self.queue)
-        PARKED.labels(
-            self.queue
-        )  # there from the start: an alarm on a rise misses a series that begins with 1
+        # There from the start: an alarm on a rise misses a series that begins with 1.
+        PARKED.labels(self.queue)
         self._redelivered = asyncio.Lock()
         self.committer: GroupCommitter[Heard[E], None] = GroupCommitter(
             pool, self._handle, name=self.queue, published=published, waiting_limit=math.inf

@@ -208,10 +208,12 @@ def _property(value: object) -> str | None:
 
 
 def _moment(value: object) -> datetime | None:
+    """The value if AMQP can carry it as a timestamp: an aware moment since 1970."""
     try:
-        return datetime.fromisoformat(str(value))
+        moment = datetime.fromisoformat(str(value))
     except ValueError:
         return None
+    return moment if moment.tzinfo and moment.timestamp() >= 0 else None
 
 
 def printable(value: object) -> str:

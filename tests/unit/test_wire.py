@@ -309,3 +309,29 @@ def _message(body: bytes) -> Message:
     return Message(
         body, content_type=wire.BATCH, headers={"batch_size": 3}, type="UserUpdated", app_id="users"
     )
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        "1969-12-31T23:00:00Z",
+        "1970-01-01T00:00:00+14:00",
+        "0001-01-01T00:00:00Z",
+        "2026-11-22T13:05:12",
+        "soon",
+        None,
+        7,
+    ],
+)
+def test_a_time_that_amqp_cannot_carry_keeps_no_event_from_being_parked(time: object) -> None:
+    item = json.loads(a_row().cloudevent) | {"time": time}
+    pack = Message(json.dumps([item, item]).encode(), content_type=wire.BATCH)
+    parked = wire.alone(pack, 0)
+    assert parked.timestamp is None
+    assert parked.properties.marshal()
+    assert parked.message_id == item["id"]
+
+
+def test_a_parked_event_keeps_its_time() -> None:
+    pack = wire.to_message([a_row(1), a_row(2)])
+    assert wire.alone(pack, 1).timestamp == NOW
