@@ -1,5 +1,8 @@
 # Everything from nothing: each target first makes .venv, in a moment if that is done (infra/bootstrap).
 
+# Services start again and again here; where bytecode may not be kept, each start compiles every library: 3.5 s, not 1.3.
+unexport PYTHONDONTWRITEBYTECODE
+
 ARGS ?=
 chorus := .venv/bin/chorus
 python := .venv/bin/python
@@ -7,7 +10,7 @@ lock   := .venv/bin/uv --quiet pip compile --universal --generate-hashes --no-he
           --no-annotate --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo up bench test check format lock events topology
+.PHONY: help bootstrap demo up bench test chaos simulate check format lock events topology
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,7 +28,13 @@ bench: bootstrap  ## measure Chorus against other ways to build it; ARGS=--quick
 	@$(chorus) bench $(ARGS)
 
 test: bootstrap  ## the whole suite, with servers in containers or, without Docker, as private processes
-	@$(python) -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(python) -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+chaos: bootstrap  ## everything under load while everything fails; ARGS="--seed 7 --minutes 3"
+	@$(python) -m tests.chaos $(ARGS)
+
+simulate: bootstrap  ## schedule after schedule in which each step is chosen; ARGS="--seed 7 --schedules 300"
+	@$(python) -m tests.simulation $(ARGS)
 
 check: bootstrap  ## what needs no server: style, types, import contracts, unit tests, contracts, architecture
 	@.venv/bin/ruff check

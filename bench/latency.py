@@ -10,7 +10,7 @@ from typing import Final
 from bench.contestants import CHORUS, LABELS, Contestant
 from bench.figures import Percentiles, Spread, milliseconds
 from bench.load import Sent
-from bench.measure import Times
+from bench.measure import Measured, Times
 from bench.plan import Bench
 from bench.tables import Outcome, Table
 
@@ -22,7 +22,8 @@ SLOW_SECONDS: Final = 4
 
 FROM_WHEN: Final = "From when an order was due; p50 and p99 are medians of the rounds."
 HOW_TO_READ: Final = (
-    f"{FROM_WHEN} The second rate of each is half of what it settles at most, the third all of it."
+    f"{FROM_WHEN} The second rate of each is half of what it settles at most, the third all of it, the last twice as "
+    "much: what is accepted of that must still be settled, and refusing must be cheap."
 )
 
 Waits = dict[str, dict[str, list["Wait"]]]
@@ -37,9 +38,12 @@ class Wait:
     accept: Percentiles
     settle: Percentiles
     refused: int
+    accepted_rate: float
+    settled_rate: float
+    """Orders a second, until the last one is accepted and settled."""
 
     @classmethod
-    def of(cls, rate: float, sent: Sent, times: Times) -> "Wait":
+    def of(cls, rate: float, measured: Measured, sent: Sent, times: Times) -> "Wait":
         """All waits count from when an order was due."""
         due = dict(zip(sent.order_ids, sent.due, strict=True))
         return cls(
@@ -47,6 +51,8 @@ class Wait:
             Percentiles.of(sent.waits),
             Percentiles.of([times.settled[id] - at for id, at in due.items()]),
             sum(sent.statuses.values()) - sent.accepted,
+            measured.accepted_rate,
+            measured.settled_rate,
         )
 
 
@@ -75,11 +81,12 @@ async def _one_round(bench: Bench, contestant: Contestant) -> dict[str, Wait]:
     async with bench.cast(contestant) as cast:
         await bench.warm(cast)
         most = bench.rates[contestant.name]
-        asked = {"20": SLOW} if bench.plan.quick else {"20": SLOW, "half": most / 2, "most": most}
+        asked = {"20": SLOW}
+        if not bench.plan.quick:
+            asked |= {"half": most / 2, "most": most, "twice": most * 2}
         for name, rate in asked.items():
             seconds = bench.plan.seconds * (SLOW_SECONDS if name == "20" else 1)
-            _, sent, times = await bench.tick(cast, rate, seconds)
-            found[name] = Wait.of(rate, sent, times)
+            found[name] = Wait.of(rate, *await bench.tick(cast, rate, seconds))
             said = f"accepted {found[name].accept} ms, settled {found[name].settle} ms"
             bench.say(f"{contestant.label} at {rate:,.0f}/s (p50 / p99 / most): {said}")
     return found
@@ -111,10 +118,15 @@ def _table(waits: Waits) -> Table:
                 for ways in ([one.accept for one in found], [one.settle for one in found])
                 for value in _middle(ways)
             ]
-            rows.append((f"{LABELS[who]}, {rate:,.0f}/s", *cells, str(refused)))
+            rates = [
+                f"{Spread.of(which).median:,.0f}"
+                for which in ([w.accepted_rate for w in found], [w.settled_rate for w in found])
+            ]
+            rows.append((f"{LABELS[who]}, {rate:,.0f}/s", *cells, f"{refused:,}", *rates))
     return Table(
         "Orders by the clock: milliseconds until they are accepted and settled",
-        ("", "accepted p50", "p99", "most", "settled p50", "p99", "most", "refused"),
+        ("", "accepted p50", "p99", "most", "settled p50", "p99", "most", "refused", "accepted/s",
+         "settled/s"),
         rows,
         [HOW_TO_READ if any("half" in by_rate for by_rate in waits.values()) else FROM_WHEN],
     )  # fmt: skip

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
-from bench.audit import FailedAuditError, collect, findings
+from bench.audited import FailedAuditError, check
 from bench.cast import Cast
 from bench.figures import Percentiles
 from bench.load import Sent
@@ -135,9 +135,7 @@ async def measure(
             await settled(databases, since, mail=cast.mail)
         spent, machine = meter.read()
         times = await read_times(databases, since, mail=cast.mail)
-        wrong = findings(await collect(databases, since), sent)
-    if wrong:
-        raise FailedAuditError(*wrong)
+    await check(cast, sent, since)
     held = (cast.idle, memory_bytes(roots))
     return _summed_up(sent, times, (spent, machine), held), sent, times
 

@@ -43,9 +43,9 @@ HOW: Final = f"""\
   counts too.
 - **Processor time** is what the kernel says that a process and all below it have spent, by the number of orders.
 - **Memory** is proportional set size: a page that several processes share is shared among them.
-- **The audit** ([audit.py](../bench/audit.py)) follows every measurement: what was accepted is stored, decided once,
-  debited once with its total if it is paid, and has one letter; every balance is the sum of its ledger, and what was
-  paid in less what was paid for orders. What fails it has no figures."""
+- **The audit** ([audited.py](../bench/audited.py)) follows every measurement, and is that of `chorus audit`: what was
+  accepted is stored, decided once, debited once with its total if it is paid, and has one letter; every balance is the
+  sum of its ledger, and follows from the one before. What fails it has no figures."""
 
 
 def write(

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from apps.cli.children import CannotRun
 from apps.cli.console import console
-from bench.audit import FailedAuditError
+from bench.audited import FailedAuditError
 from bench.cast import Cast, running
 from bench.contestants import CONTESTANTS, Contestant
 from bench.customers import STRANGER, Customer, make_customers
@@ -20,7 +20,7 @@ from bench.measure import Measured, Times, measure
 from bench.stage import Stage
 
 CONNECTIONS: Final = 64
-CONNECTIONS_BY_THE_CLOCK: Final = 256
+CONNECTIONS_BY_THE_CLOCK: Final = 512
 CUSTOMERS: Final = 64
 
 FIRST_ORDERS: Final = 128

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from apps.common.settings import SERVICES
-from bench.audit import FailedAuditError, collect, findings
+from bench.audited import FailedAuditError, check
 from bench.cast import Cast
 from bench.contestants import CHORUS
 from bench.figures import Spread, spread
@@ -102,9 +102,7 @@ async def _kill(bench: Bench, cast: Cast, service: str) -> Recovery:
                 running.cancel()
             await settled(databases, since, mail=False)
         times = await read_times(databases, since, mail=False)
-        wrong = findings(await collect(databases, since), sent)
-    if wrong:
-        raise FailedAuditError(*wrong)
+    await check(cast, sent, since)
     done = sorted(at - killed for at in times.complete())
     counted = BEFORE_SECONDS - 1
     before = sum(-counted <= at < 0 for at in done) / counted

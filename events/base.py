@@ -6,9 +6,8 @@ to (`correlation_id`) and the message that caused it (`causation_id`).
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Final, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -81,8 +80,7 @@ class Event(State):
         return f"urn:chorus:{cls.exchange}:{cls.key.replace('.', ':')}"
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """Why something happens: the flow that it belongs to and the message that caused it.
 
     `correlation_id` is one text for a whole flow, end to end, at most 128 characters. `causation_id` is the id of
@@ -94,8 +92,7 @@ class Cause:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Heard(Generic[E_co]):
+class Heard(NamedTuple, Generic[E_co]):
     """An event as a service hears it: the fact, its identity, its time and its cause."""
 
     id: UUID

@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 _WITHOUT_SERVERS = ("unit", "contracts", "architecture")
+_LONGEST = (
+    "chaos/test_chaos.py",
+    "stories/test_crash_points.py",
+    "simulation/test_simulation.py",
+    "stories/test_mutants.py",
+    "stories/test_cluster.py",
+    "stories/test_replicas.py",
+    "integration/test_notifications_processes.py",
+    "integration/test_openapi_requests.py",
+)
+"""Files that take longest, longest first. A file that begins last must be short, or one processor waits for it."""
+
 _cleanup = pytest.StashKey[ExitStack]()
 _servers = pytest.StashKey[Servers]()
 
@@ -22,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_cleanup] = ExitStack()
     # Asked to end by the system: leave as after Ctrl-C, with nothing left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    tests = Path(__file__).parent
+    turns = {tests / name: turn for turn, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: turns.get(item.path, len(turns)))  # the others stay in their order
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -68,18 +68,12 @@ class Child:
     def exit_status(self) -> int | None:
         return None if self._process is None else self._process.poll()
 
-    def start(self) -> None:
-        self._process = _starter.submit(self._spawn).result()
+    def start(self, also: Mapping[str, str] | None = None) -> None:
+        """Starts it; `also` are more environment variables, for this start only."""
+        self._process = _starter.submit(self._spawn, also or {}).result()
 
-    def _spawn(self) -> "subprocess.Popen[bytes]":
+    def _spawn(self, also: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         parent = os.getpid()
-
-        def die_with_parent() -> None:
-            if _libc is not None:
-                _libc.prctl(_PR_SET_PDEATHSIG, int(self._orphaned))
-                if os.getppid() != parent:  # it died before we asked
-                    os._exit(1)
-
         account = self._account
         with self.log.open("ab") as log:
             return subprocess.Popen(
@@ -87,13 +81,13 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env={**self._environment, **also},
                 cwd=self._folder,
                 user=account.pw_uid if account else None,
                 group=account.pw_gid if account else None,
                 extra_groups=[] if account else None,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509  # one system call, no lock
+                preexec_fn=lambda: die_with_parent(self._orphaned, parent),  # noqa: PLW1509  # no lock
             )
 
     def wait_until(self, ready: Callable[[], bool], *, within: float) -> None:
@@ -140,12 +134,16 @@ class Child:
         """SIGKILL to the child and everything below it, as if the power had gone."""
         if self._process is None or not self.running:
             return
-        for pid in [self._process.pid, *_descendants(self._process.pid)]:
+        for pid in self.family():
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         self._process.wait()
+
+    def family(self) -> list[int]:
+        """The process and everything below it. Raises ChildFailed if it was never started."""
+        return [self.pid, *_descendants(self.pid)]
 
     def tail(self, lines: int = 25) -> str:
         """The end of its log, indented."""
@@ -153,6 +151,14 @@ class Child:
             return ""
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
         return "\n".join([f"  {self.log}:", *(f"  | {line}" for line in text)])
+
+
+def die_with_parent(orphaned: signal.Signals, parent: int | None = None) -> None:
+    """Have the system send us `orphaned` when our parent dies; end at once if it is `parent` no longer."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(orphaned))
+        if parent is not None and os.getppid() != parent:  # it died before we asked
+            os._exit(1)
 
 
 def _descendants(ancestor: int) -> Iterator[int]:

@@ -14,6 +14,7 @@ import typer
 import uvicorn
 from fastapi import FastAPI
 
+from apps.cli import dead
 from apps.common.settings import SERVICES, settings
 
 cli = typer.Typer(
@@ -24,7 +25,10 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-GRACEFUL_SECONDS = 5
+cli.add_typer(dead.app, name="dead")
+
+GRACEFUL_SECONDS = 4
+"""How long uvicorn waits for open answers, before the service itself may stop. Part of its STOP_SECONDS."""
 
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of usual clients and proxies keep an idle connection: who closes first must be the client, or
@@ -60,13 +64,18 @@ class Server(uvicorn.Server):
         """Begin to stop; long answers are told, so that they do not hold the stop up."""
         super().handle_exit(sig, frame)
         if isinstance(app := self.config.app, FastAPI) and hasattr(app.state, "service"):
-            app.state.service.stopping.set()
+            app.state.service.ask_to_stop()
 
 
 @cli.command()
 def migrate() -> None:
     """Make databases, roles, tables, exchanges, queues and broker users. Running it again changes nothing."""
-    from apps.cli.migrate import apply_topology, create_database, upgrade_database
+    from apps.cli.migrate import (
+        apply_topology,
+        create_database,
+        let_the_auditor_read,
+        upgrade_database,
+    )
 
     config = settings()
     if config.database_admin_url is None:
@@ -78,6 +87,9 @@ def migrate() -> None:
         url = config.database_url(service)
         asyncio.run(create_database(admin_url, url))
         upgrade_database(admin_url, service, url)
+        if config.auditor_password is not None:
+            password = config.auditor_password.get_secret_value()
+            asyncio.run(let_the_auditor_read(admin_url, service, url, password))
         typer.echo(f"{service}: database ready")
     apply_topology(config, SERVICES)
     typer.echo("broker: topology ready")
@@ -117,6 +129,29 @@ def serve(
     started = getattr(app.state, "service", None)
     if not server.started or started is None or started.supervisor.failed:
         raise typer.Exit(1)
+
+
+@cli.command()
+def audit(
+    json: Annotated[bool, typer.Option("--json", help="Say it for programs.")] = False,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds for which what is wrong is looked at again.")
+    ] = 10.0,
+    at_rest: Annotated[
+        bool, typer.Option("--at-rest", help="Nothing is on its way: what is unfinished is wrong.")
+    ] = False,
+    watch: Annotated[
+        float | None, typer.Option(min=1, help="Audit again every so many seconds, until SIGTERM.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="With --watch: the address of /metrics.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="With --watch: its port.")] = 9108,
+) -> None:
+    """Check the invariants on the running system. The exit status is 0 if they hold, 1 if not, 2 if nobody can say."""
+    from apps.cli.audit import once, watching
+
+    if watch is None:
+        raise typer.Exit(asyncio.run(once(patience, at_rest=at_rest, as_json=json)))
+    asyncio.run(watching(watch, patience, at_rest=at_rest, address=(host, port)))
 
 
 @cli.command()

@@ -10,8 +10,9 @@ from alembic import command
 from alembic.config import Config
 
 import apps
+from apps.audit.rights import auditor_url, broker_auditor, grants
 from apps.common.settings import Settings
-from events.bus.administration import Administration
+from events.bus.administration import Administration, vhost_of
 from events.bus.topology import topology
 
 APPS = Path(apps.__file__).parent
@@ -30,14 +31,39 @@ async def create_database(admin_url: str, service_url: str) -> None:
     try:
         # Two that migrate at once wait for each other.
         await connection.execute("SELECT pg_advisory_lock(4242001)")
-        secret = unquote(url.password or "").replace("'", "''")
-        with contextlib.suppress(asyncpg.DuplicateObjectError):
-            await connection.execute(f"CREATE ROLE {role} LOGIN")
-        await connection.execute(f"ALTER ROLE {role} PASSWORD '{secret}'")
+        await _make_role(connection, role, unquote(url.password or ""))
         with contextlib.suppress(asyncpg.DuplicateDatabaseError):
             await connection.execute(f"CREATE DATABASE {database}")
         await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
         await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {role}")
+    finally:
+        await connection.close()
+
+
+async def _make_role(connection: asyncpg.Connection, role: str, password: str) -> None:
+    secret = password.replace("'", "''")
+    with contextlib.suppress(asyncpg.DuplicateObjectError):
+        await connection.execute(f"CREATE ROLE {role} LOGIN")
+    await connection.execute(f"ALTER ROLE {role} PASSWORD '{secret}'")
+
+
+async def let_the_auditor_read(
+    admin_url: str, service: str, service_url: str, password: str
+) -> None:
+    """Make the role with which `chorus audit` reads a service's database, once the tables are there."""
+    database = urlsplit(service_url).path
+    login = urlsplit(auditor_url(service_url, password))
+    role = quoted(unquote(login.username or ""))
+    connection = await asyncpg.connect(urlunsplit(urlsplit(admin_url)._replace(path=database)))
+    try:
+        await connection.execute("SELECT pg_advisory_lock(4242001)")
+        await _make_role(connection, role, password)
+        await connection.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+        await connection.execute(
+            f"GRANT CONNECT ON DATABASE {quoted(database.lstrip('/'))} TO {role}"
+        )
+        for table, columns in grants(service):
+            await connection.execute(f"GRANT SELECT {columns} ON {table} TO {role}")
     finally:
         await connection.close()
 
@@ -62,3 +88,7 @@ def apply_topology(settings: Settings, services: tuple[str, ...]) -> None:
     users: dict[str, Any] = {service: settings.broker_url(service) for service in services}
     with Administration(settings.rabbitmq_api_url.get_secret_value()) as broker:
         broker.apply(topology(), users)
+        if settings.auditor_password is not None:
+            for vhost in {vhost_of(url) for url in users.values()}:
+                password = settings.auditor_password.get_secret_value()
+                broker.let_look(vhost, broker_auditor(vhost), password)

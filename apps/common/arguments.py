@@ -113,9 +113,12 @@ class Arguments:
         for step in self._steps:
             known = len(errors)
             values = step.values(request, headers, document, results, errors)
-            wrong = len(errors) > known or any(value is _WRONG for value in values.values())
-            if step is self._steps[-1]:
-                wrong = bool(errors)  # also those of guards, whose results are no argument
+            # The last step does not run either if a guard was wrong, whose result is no argument.
+            wrong = errors and (
+                len(errors) > known
+                or step is self._steps[-1]
+                or any(value is _WRONG for value in values.values())
+            )
             results.append(_WRONG if wrong else await step.call(**values))
         if errors:
             raise RequestValidationError(errors)

@@ -141,7 +141,8 @@ class Bearer(HTTPBearer):
 
     async def __call__(self, request: Request) -> User:  # type: ignore[override]
         """The user behind a request. Raises Unauthorized."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        sent: bytes = request.scope["chorus.headers"].get(b"authorization", b"")
+        scheme, _, token = sent.decode("latin-1").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise Unauthorized("Send `Authorization: Bearer <accessToken>`.")
         verifier: Verifier = request.app.state.service.verifier

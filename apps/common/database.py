@@ -93,6 +93,11 @@ class Database:
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             return False
 
+    def abandon(self) -> None:
+        """Cut all connections, for a server that does not even say goodbye; transactions are rolled back."""
+        self.pool.terminate()
+        self.engine.sync_engine.dispose(close=False)
+
     async def close(self) -> None:
         """Close all connections, those in use after they are given back."""
         await self.engine.dispose()

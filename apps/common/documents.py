@@ -20,6 +20,7 @@ from apps.common.pages import sections
 from apps.common.problems import NotFound
 from apps.common.settings import settings
 from apps.common.strict import StrictRoute
+from events.bus.nodes import node_urls
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -71,7 +72,7 @@ def router(service: Described) -> APIRouter:
 
 def _broker_url(service: str) -> str | None:
     try:
-        return settings().broker_url(service)
+        return node_urls(settings().broker_url(service))[0]
     except LookupError:
         return None  # the document is wanted where the service does not run
 

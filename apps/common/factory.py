@@ -4,21 +4,24 @@ import asyncio
 import contextlib
 import gc
 import inspect
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
 
 import asyncpg
 import stamina
 import structlog
-from aio_pika.connection import make_url
 from aio_pika.exceptions import AMQPConnectionError
 from fastapi import APIRouter, FastAPI
-from faststream.rabbit import RabbitBroker
+from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from apps.common import documents, openapi, operations, problems, strict
 from apps.common.asyncapi import Described
 from apps.common.auth import Verifier, remember_signing_keys
 from apps.common.database import START_SECONDS, Database
+from apps.common.gauges import count_dead, count_outbox
 from apps.common.idempotency import Answer, Asked, answering
 from apps.common.retention import keep_forgetting
 from apps.common.settings import Settings, settings
@@ -28,6 +31,7 @@ from apps.common.telemetry import Telemetry, configure_logging
 from events.base import Event
 from events.bus.committer import GroupCommitter, Work
 from events.bus.inbox import Inbox, Listener
+from events.bus.nodes import Consumers, Nodes
 from events.bus.parking import Parking
 from events.bus.publisher import Publisher
 from events.bus.relay import Relay
@@ -39,8 +43,14 @@ PATIENCE_SECONDS = 5.0
 """How long a request waits for a database that is away before it is answered with 503. One that was connected and has
 fallen silent is noticed after `SILENCE_SECONDS`."""
 
-DRAIN_SECONDS = 8.0
-"""How long a service that stops waits for what it has begun."""
+STOP_SECONDS = 9.0
+"""From the signal to stop until all is closed or given up, whatever the servers do; after ten, Docker kills."""
+
+CLOSE_SECONDS = 2.0
+"""What is left of them, once what has begun is finished or given up, to publish what it has written and to close."""
+
+RELAY = "relay"
+"""The task that ends last: the others may have something to tell until their end."""
 
 Background = Callable[["Service"], Coroutine[Any, Any, None]]
 """A task that runs as long as the service does."""
@@ -65,6 +75,8 @@ class Service:
         self.supervisor = Supervisor()
         self.stopping = asyncio.Event()
         """Set by `chorus serve` at the signal, before uvicorn waits for open answers; long answers end then."""
+        self._stop_by = math.inf
+        self._loop = asyncio.get_running_loop()
         self._prepare = prepare
         self._background = background
         self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
@@ -78,12 +90,12 @@ class Service:
         self.verifier = Verifier(self.database.pool)
         self.relay = Relay(self.database.pool, Publisher(broker_url, f"{self.name} relay"))
         await self._prepare(self)
-        self.supervisor.start("relay", self.relay.run())
+        self.supervisor.start(RELAY, self.relay.run())
         self._parking_publisher = Publisher(broker_url, f"{self.name} parking")
-        self.broker = RabbitBroker(
-            str(make_url(broker_url).update_query(heartbeat="10", name=f"{self.name} inbox")),
+        self.broker = Consumers(
+            Nodes(broker_url, f"{self.name} inbox"),
             app_id=self.name,
-            graceful_timeout=DRAIN_SECONDS,
+            graceful_timeout=STOP_SECONDS,
             reconnect_interval=1.0,
             logger=None,
             apply_types=False,
@@ -97,29 +109,48 @@ class Service:
         ):
             with attempt:
                 await self.broker.start()
-        for work in (keep_forgetting, *self._background):
+        for work in (keep_forgetting, count_outbox, count_dead, *self._background):
             self.supervisor.start(work.__name__, work(self))
         _settle_memory()
         log.info("service.started")
 
-    async def stop(self) -> None:
-        """Hear nothing more, finish what has begun, close."""
+    def ask_to_stop(self) -> None:
+        """Say that the signal has come; from now on time runs. Long answers end."""
+        if not self.stopping.is_set():
+            self._stop_by = self._loop.time() + STOP_SECONDS
         self.stopping.set()
-        deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
-        with contextlib.suppress(Exception):
-            await self.broker.stop()
-        draining = [c.drain() for c in self._committers.values()]
-        draining += [listener.committer.drain() for listener in self._listeners]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await asyncio.gather(*draining)
+
+    async def stop(self) -> None:
+        """Hear nothing more, finish what has begun, publish what it has written, close.
+
+        What a server that has fallen silent holds up is given up in time, and nothing is lost by that: a message that
+        is not acknowledged comes again, a transaction that is not committed never was, and the outbox waits.
+        """
+        self.ask_to_stop()
+        await _within(self._stop_by - CLOSE_SECONDS, self._finish())
+        if await _within(self._stop_by, self._close()):
+            log.info("service.stopped")
+        else:
+            self.supervisor.cancel()
+            self.database.abandon()
+            log.warning("service.stopped_hard")
+
+    async def _finish(self) -> None:
+        committers = [*self._committers.values(), *(heard.committer for heard in self._listeners)]
+        await asyncio.gather(
+            self.broker.stop(),
+            self.supervisor.stop(but=RELAY),
+            *(committer.drain() for committer in committers),
+            return_exceptions=True,
+        )
+
+    async def _close(self) -> None:
         with contextlib.suppress(Exception):
             # What the last transactions have written; the rest waits for the next start.
             await self.relay.move()
         await self.supervisor.stop()
         await self._parking_publisher.close()
         await self.database.close()
-        log.info("service.stopped")
 
     def committer(self, use_case: Work[Any, Any]) -> GroupCommitter[Asked[Any], Answer]:
         """The group committer behind the HTTP door to a use case."""
@@ -152,6 +183,15 @@ class Service:
             return False
 
 
+async def _within(deadline: float, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether work is done by a moment of the loop's clock. If not it is cancelled, and not waited for any more."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - loop.time()))
+    task.cancel()
+    return bool(done)
+
+
 def _settle_memory() -> None:
     """Leave what was made at start out of every later garbage collection, and collect less often.
 
@@ -162,6 +202,24 @@ def _settle_memory() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 5)
+
+
+class Application(FastAPI):
+    """FastAPI with one layer of its own around the routes, the handlers of errors, and those that are added to it.
+
+    The five others that it puts around every request serve what no service has, or what `Telemetry` does already.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The layers, made once; what was added last is outermost."""
+        app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
+        for layer, arguments, options in reversed(self.user_middleware):
+            app = layer(app, *arguments, **options)
+        return app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection, without looking each time whether FastAPI's own telemetry is wanted."""
+        await Starlette.__call__(self, scope, receive, send)
 
 
 def create_app(
@@ -190,7 +248,7 @@ def create_app(
         yield
         await service.stop()
 
-    app = FastAPI(
+    app = Application(
         title=f"Chorus {name}",
         description=description,
         version="1",

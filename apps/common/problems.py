@@ -249,11 +249,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(CommitUnknownError)
     async def _unknown(request: Request, error: CommitUnknownError) -> Response:
         log.error("http.commit_unknown", path=request.scope["path"], error=repr(error))
-        problem = Unavailable(
-            "The connection to the database was lost: this may have been done or not. "
-            "Repeat it with the same Idempotency-Key."
-        )
-        return render(problem.document(request.scope["path"]), problem.headers)
+        return _outcome_unknown(request.scope["path"], "The connection to the database was lost")
 
 
 def unavailable(path: str, error: Exception) -> Response:
@@ -263,12 +259,25 @@ def unavailable(path: str, error: Exception) -> Response:
     return render(problem.document(path), problem.headers)
 
 
+def given_up(path: str) -> Response:
+    """The answer to a request that the end of the service has overtaken."""
+    log.warning("http.given_up", path=path)
+    return _outcome_unknown(path, "The service stops")
+
+
 def failed(path: str, error: Exception) -> Response:
     """The answer to a request that nothing else has answered: 503 if a server is away, else 500."""
     if _server_is_away(error):
         return unavailable(path, error)
     log.error("http.fault", path=path, exc_info=error)
     return render(Fault().document(path))
+
+
+def _outcome_unknown(path: str, why: str) -> Response:
+    problem = Unavailable(
+        f"{why}: this may have been done or not. Repeat it with the same Idempotency-Key."
+    )
+    return render(problem.document(path), problem.headers)
 
 
 def _server_is_away(error: BaseException | None) -> bool:

@@ -22,6 +22,10 @@ class Settings(BaseSettings):
         None,
         description="RabbitMQ's management API with an administrator's login; `chorus migrate` applies the topology.",
     )
+    auditor_password: SecretStr | None = Field(
+        None,
+        description="The password of the logins with which `chorus audit` reads; `chorus migrate` makes them.",
+    )
     amqp_url: SecretStr | None = Field(
         None, description="The broker, for every service that has no URL of its own."
     )
@@ -50,7 +54,10 @@ class Settings(BaseSettings):
         return _required(f"CHORUS_DATABASE_URL_{service.upper()}")
 
     def broker_url(self, service: str) -> str:
-        """AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError."""
+        """AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError.
+
+        Of a cluster it names every node, separated by commas.
+        """
         own = os.environ.get(f"CHORUS_AMQP_URL_{service.upper()}")
         if own:
             return own

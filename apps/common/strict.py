@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.sse import EventSourceResponse
 from pydantic import BaseModel
@@ -50,6 +51,8 @@ class StrictRoute(APIRoute):
         super().__init__(path, endpoint, **described)
         if Arguments.of(self) is not None:
             self.app = _answering(self.get_route_handler())
+        else:
+            self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's own way asks for it
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler, behind the checks. A request without query and body passes at once."""
@@ -64,7 +67,7 @@ class StrictRoute(APIRoute):
                 raise HTTPException(405)
             if scope["query_string"]:
                 _check_query(request, known)
-            headers = dict(reversed(scope["headers"]))  # of several with one name the first counts
+            headers = scope["chorus.headers"]
             document = ABSENT
             if b"content-length" in headers or b"transfer-encoding" in headers:
                 request = await self._read(request, headers)

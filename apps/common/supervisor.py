@@ -17,7 +17,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.failed = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopping = False
+        self._stopped: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` until `stop`; it is expected never to end."""
@@ -26,16 +26,21 @@ class Supervisor:
         self._tasks.append(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if self._stopping:
+        if task in self._stopped:
             return
         error = None if task.cancelled() else task.exception()
         log.critical("supervisor.task_died", task=task.get_name(), exc_info=error)
         self.failed = True
         os.kill(os.getpid(), signal.SIGTERM)  # the server's own way to stop: drain, close, exit
 
-    async def stop(self) -> None:
-        """Cancel all tasks and wait for their end."""
-        self._stopping = True
-        for task in self._tasks:
+    async def stop(self, *, but: str | None = None) -> None:
+        """Cancel all tasks, perhaps but one, and wait for their end."""
+        await asyncio.gather(*self.cancel(but=but), return_exceptions=True)
+
+    def cancel(self, *, but: str | None = None) -> list[asyncio.Task[None]]:
+        """The same without waiting."""
+        tasks = [task for task in self._tasks if task.get_name() != but]
+        self._stopped |= set(tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return tasks

@@ -1,26 +1,28 @@
 """What a service tells of itself: logs, metrics, and the correlation of everything that belongs to one flow."""
 
+import asyncio
 import logging
 import random
 import re
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 import structlog
 from prometheus_client import Counter, Histogram
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
-from apps.common.problems import failed
+from apps.common.problems import failed, given_up
 from apps.common.settings import Settings
 from apps.common.strict import HEAD
 from events.base import Cause
 
 CORRELATION_HEADER: Final = "X-Correlation-Id"
+_CORRELATION_NAME: Final = CORRELATION_HEADER.lower().encode()
 GONE: Final = 499
 """Counted where the client has gone before any answer."""
 _CORRELATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
@@ -72,12 +74,12 @@ def configure_logging(settings: Settings, service: str) -> None:
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[libraries], force=True)
 
 
-def cause_of(headers: Headers) -> Cause:
+def cause_of(headers: Mapping[bytes, bytes]) -> Cause:
     """The flow of a request: the client's correlation id and trace, if they are well formed, else new ones."""
-    correlation_id = headers.get(CORRELATION_HEADER, "")
+    correlation_id = headers.get(_CORRELATION_NAME, b"").decode("latin-1")
     if not _CORRELATION.fullmatch(correlation_id):
         correlation_id = str(uuid7())
-    traceparent = headers.get("traceparent", "")
+    traceparent = headers.get(b"traceparent", b"").decode("latin-1")
     if not _TRACEPARENT.fullmatch(traceparent):
         traceparent = f"00-{_unique(128):032x}-{_unique(64):016x}-01"
     return Cause(correlation_id, None, traceparent)
@@ -90,7 +92,10 @@ _unique = random.Random(secrets.randbits(128)).getrandbits  # noqa: S311
 class Telemetry:
     """ASGI middleware: gives each request its cause, each answer its correlation id, and counts both.
 
-    It also turns HEAD into GET (and counts it so), and answers what failed and nobody else has answered.
+    The request's headers by their names in lower case, read once, stand in its scope beside the cause.
+
+    It also turns HEAD into GET (and counts it so), and answers what failed or was given up, and nobody else has
+    answered.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -103,8 +108,10 @@ class Telemetry:
             return
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET", HEAD: True}
-        cause = cause_of(Headers(scope=scope))
-        scope["chorus.cause"] = cause
+        headers = dict(reversed(scope["headers"]))  # of several with one name the first counts
+        cause = cause_of(headers)
+        scope["chorus.headers"], scope["chorus.cause"] = headers, cause
+        told = (_CORRELATION_NAME, cause.correlation_id.encode())
         started = time.perf_counter()
         status = 0
 
@@ -112,7 +119,7 @@ class Telemetry:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[CORRELATION_HEADER] = cause.correlation_id
+                message["headers"] = [*message["headers"], told]
             await send(message)
 
         try:
@@ -122,6 +129,11 @@ class Telemetry:
             if status:
                 raise  # half an answer cannot be taken back
             await failed(scope["path"], error)(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The service ends, and uvicorn waits no longer. Its own answer would be a 500 without correlation id.
+            if status:
+                raise
+            await given_up(scope["path"])(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             requests, seconds = _series(scope["method"], route, status or GONE)

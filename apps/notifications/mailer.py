@@ -33,6 +33,7 @@ from apps.notifications.smtp import (
     WornConnectionError,
 )
 from apps.notifications.use_cases import LEASE_SECONDS, Answer, Hold
+from events.bus import crash
 from events.bus.committer import GroupCommitter
 from events.bus.transaction import Pool
 
@@ -182,6 +183,8 @@ class Mailer:
         task = asyncio.current_task()
         self._sending[task] = one
         started = self._loop.time()
+        if crash.ARMED:
+            crash.reached("mailer.before_send", [one.letter.kind])
         try:
             reply = await connection.send(recipient, message, SEND_SECONDS)
         except ConnectionLostError as error:
@@ -189,6 +192,8 @@ class Mailer:
             return Reply(0, f"the connection was lost: {error}")
         finally:
             del self._sending[task]
+        if crash.ARMED and 200 <= reply.code < 300:
+            crash.reached("mailer.after_accept", [one.letter.kind])
         SECONDS.observe(self._loop.time() - started)
         self._server.answered()
         return reply

@@ -1,6 +1,7 @@
 """Notifications, wired."""
 
 from apps.common.factory import Service, create_app
+from apps.common.gauges import keep_looking
 from apps.notifications import gauges
 from apps.notifications.api import router
 from apps.notifications.mailer import Mailer
@@ -20,7 +21,7 @@ async def send_letters(service: Service) -> None:
 
 async def count_letters(service: Service) -> None:
     """Keep the figures of open letters."""
-    await gauges.look(service.database.pool)
+    await keep_looking(service.database.pool, gauges.look)
 
 
 app = create_app(

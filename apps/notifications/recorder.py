@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from apps.notifications import use_cases
 from apps.notifications.models import Letter
 from apps.notifications.use_cases import Answer
+from events.bus import crash
 from events.bus.committer import GroupCommitter
 from events.bus.transaction import Pool
 
@@ -73,6 +74,8 @@ class Recorder:
                 self.fault.set_exception(error)
             return
         letter = recorded.result()
+        if crash.ARMED:
+            crash.reached("mailer.after_record", [letter.kind])
         ANSWERED.labels(letter.status).inc()
         if letter.status != "sent":
             log.info(

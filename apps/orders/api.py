@@ -28,6 +28,7 @@ from apps.common.problems import (
 from apps.common.schemas import Page, page_of
 from apps.common.strict import StrictRoute
 from apps.orders import use_cases
+from apps.orders.admission import admission
 from apps.orders.models import Order
 from apps.orders.problems import OrderAlreadyRejected, PaymentRefused
 from apps.orders.schemas import OrderBody, OrderQuery, OrderView
@@ -70,6 +71,7 @@ Prefer = Annotated[
     "/create",
     status_code=201,
     response_model=OrderView,
+    dependencies=[Depends(admission.enter)],
     responses=WRITING
     | documented(PaymentRefused)
     | located(201)

@@ -3,6 +3,7 @@
 import asyncio
 
 from apps.common.factory import Service, create_app
+from apps.orders import gauges
 from apps.orders.api import router
 from apps.orders.subscribers import inbox
 from apps.orders.watch import changes
@@ -11,6 +12,11 @@ from apps.orders.watch import changes
 async def watch_orders(service: Service) -> None:
     """Find outcomes that another replica of this service has heard."""
     await changes.look(service.database.pool)
+
+
+async def count_late_orders(service: Service) -> None:
+    """Keep the figures of orders that nobody has decided about."""
+    await gauges.count_late_orders(service.database.pool)
 
 
 async def end_waiting(service: Service) -> None:
@@ -25,5 +31,5 @@ app = create_app(
     description="Orders, from placed to paid, rejected or cancelled.",
     router=router,
     inbox=inbox,
-    background=[watch_orders, end_waiting],
+    background=[watch_orders, count_late_orders, end_waiting],
 )

@@ -6,6 +6,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from apps.common.problems import NotFound
+from apps.orders.admission import admission
 from apps.orders.models import Customer, Order
 from apps.orders.problems import OrderAlreadyRejected
 from apps.orders.watch import changes
@@ -118,6 +119,8 @@ async def _settle(
         if event is not None:
             changed[order.id] = order
             tx.publish(event, one.because())
+    placed = [order.placed_at for order in orders.values()]
+    tx.after_commit(lambda: admission.settled(placed, tx.now))
     await _save(tx, changed)
 
 

@@ -16,11 +16,13 @@ from typing import Final
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 
 from apps.cli.main import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
 from apps.common import operations, problems, strict
 from apps.common.auth import Verifier
 from apps.common.database import Database
+from apps.common.factory import Application
 from apps.common.settings import SERVICES, settings
 from apps.common.supervisor import Supervisor
 from apps.common.telemetry import Telemetry, configure_logging
@@ -61,6 +63,10 @@ class Service:
             _settle_memory()
             yield
 
+    def ask_to_stop(self) -> None:
+        """Say that the signal has come: long answers end."""
+        self.stopping.set()
+
     async def ready(self) -> dict[str, bool]:
         """Whether the servers answer."""
         answers = await asyncio.gather(*(check() for check in self.checks.values()))
@@ -96,7 +102,9 @@ def create_app(name: str, routers: Sequence[APIRouter], parts: Sequence[Part] = 
         async with service.running(parts):
             yield
 
-    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    app = Application(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    # FastAPI's own, for the routes that are not strict: those that services call.
+    app.add_middleware(AsyncExitStackMiddleware)
     app.add_middleware(Telemetry)
     problems.install(app)
     strict.install(app)

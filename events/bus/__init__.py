@@ -5,5 +5,6 @@
 -> `committer` (many are handled in one transaction) -> `parking` (one that cannot be handled is set aside).
 
 Beside the way: `statements` (the SQL for sets of rows), `publisher` (a connection that publishes), `administration`
-(applies the topology).
+(applies the topology), `nodes` (which node of the broker to turn to),
+`crash` (where tests have a process die).
 """

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
 
+from events.bus.nodes import node_urls
 from events.bus.topology import Topology
 
 TIMEOUT_SECONDS: Final = 15.0
@@ -45,14 +46,15 @@ class Administration:
         self._http.close()
 
     def apply(self, wanted: Topology, users: Mapping[str, str]) -> None:
-        """Make everything exist. `users` maps services to their AMQP URLs, which name user, password and vhost.
+        """Make everything exist. `users` maps services to their AMQP addresses, which name user, password and vhost.
 
         Raises TopologyConflictError, or httpx.HTTPError if the broker cannot be reached.
         """
-        for vhost in {vhost_of(url) for url in users.values()}:
+        urls = {service: node_urls(address)[0] for service, address in users.items()}
+        for vhost in {vhost_of(url) for url in urls.values()}:
             self._put(f"vhosts/{quote(vhost, safe='')}", {})
             self._declare(wanted, quote(vhost, safe=""))
-        for service, url in users.items():
+        for service, url in urls.items():
             self._user(wanted, service, url)
 
     def _declare(self, wanted: Topology, vhost: str) -> None:
@@ -78,6 +80,13 @@ class Administration:
         path = f"permissions/{quote(vhost_of(url), safe='')}/{quote(name, safe='')}"
         self._put(path, wanted.permissions(service))
 
+    def let_look(self, vhost: str, name: str, password: str) -> None:
+        """Make a user who can see a vhost's queues in the management API, and nothing else."""
+        user = quote(name, safe="")
+        self._put(f"users/{user}", {"password": password, "tags": "management"})
+        nothing = {"configure": "^$", "write": "^$", "read": "^$"}
+        self._put(f"permissions/{quote(vhost, safe='')}/{user}", nothing)
+
     def _is_administrator(self, name: str) -> bool:
         answer = self._http.get(f"users/{quote(name, safe='')}")
         return answer.status_code == 200 and "administrator" in answer.json()["tags"]
@@ -88,6 +97,14 @@ class Administration:
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
+
+    def depths(self, vhost: str) -> dict[str, int]:
+        """How many messages are in each queue, ready or in a consumer's hands. Up to five seconds old."""
+        answer = self._http.get(
+            f"queues/{quote(vhost, safe='')}", params={"columns": "name,messages"}
+        )
+        answer.raise_for_status()
+        return {queue["name"]: queue.get("messages", 0) for queue in answer.json()}
 
     def _put(self, path: str, body: Mapping[str, Any]) -> None:
         self._request("PUT", path, body)

@@ -15,6 +15,8 @@ from typing import Final, Generic, TypeVar
 import structlog
 from prometheus_client import Histogram
 
+from events.base import Heard
+from events.bus import crash
 from events.bus.transaction import CommitUnknownError, Pool, Transaction, begin, is_transient
 
 log = structlog.get_logger(__name__)
@@ -119,6 +121,8 @@ class GroupCommitter(Generic[Item, Result]):
             log.warning("committer.splitting", work=self._name, items=len(batch), error=repr(error))
             middle = len(batch) // 2
             await self._commit(batch[:middle])
+            if crash.ARMED:
+                crash.reached("committer.between_halves", _types(item for item, _ in batch))
             await self._commit(batch[middle:])
         else:
             for (_, future), result in zip(batch, results, strict=True):
@@ -150,15 +154,27 @@ class GroupCommitter(Generic[Item, Result]):
 
     async def _once(self, items: Sequence[Item]) -> Sequence[Result]:
         async with begin(self._pool) as tx:
+            self._reached("after_begin", items, tx)
             results = await self._work(tx, items)
+            self._reached("before_commit", items, tx)
             if len(results) != len(items):
                 raise RuntimeError(f"{self._name}: {len(results)} results for {len(items)} items")
+        self._reached("after_commit", items, tx)
         self._batch_size.observe(len(items))
         if tx.outbox:
             self._published()
         return results
 
+    def _reached(self, point: str, items: Sequence[Item], tx: Transaction) -> None:
+        if crash.ARMED:
+            told = {row.attributes["type"] for row in tx.outbox}
+            crash.reached(f"committer.{point}", told | _types(items))
+
     async def drain(self) -> None:
         """Wait until everything that was handed in is done."""
         while self._running is not None:
             await asyncio.wait([self._running])
+
+
+def _types(items: Iterable[object]) -> set[str]:
+    return {type(item.event).__name__ for item in items if isinstance(item, Heard)}

@@ -20,7 +20,7 @@ from prometheus_client import Counter
 from sqlmodel import Field
 
 from events.base import Event, Heard
-from events.bus import wire
+from events.bus import crash, wire
 from events.bus.committer import GroupCommitter
 from events.bus.parking import PARKED, Parking, explained
 from events.bus.statements import Table
@@ -141,6 +141,7 @@ class Listener(Generic[E]):
 
     async def _handle(self, tx: Transaction, heard: Sequence[Heard[E]]) -> list[None]:
         new = await skip_known(tx, heard)
+        self._reached("after_remember")
         if new:
             await self._subscriber(tx, new)
         tx.after_commit(lambda: self._count(len(new), len(heard) - len(new)))
@@ -159,7 +160,12 @@ class Listener(Generic[E]):
             await asyncio.sleep(ATTEMPT_DELAYS[-1])
             await message.nack(requeue=True)
 
+    def _reached(self, point: str) -> None:
+        if crash.ARMED:
+            crash.reached(f"inbox.{point}", [self._kind.__name__])
+
     async def _take(self, message: RabbitMessage) -> None:
+        self._reached("on_receive")
         raw = message.raw_message
         if raw.redelivered:
             await asyncio.sleep(random.random() * SHUFFLE_SECONDS)  # noqa: S311 - no secret
@@ -171,7 +177,9 @@ class Listener(Generic[E]):
             await asyncio.gather(
                 *(self._retry(message, i, found[i], attempts.get(i)) for i in failed)
             )
+            self._reached("before_ack")
             await message.ack()
+            self._reached("after_ack")
 
     async def _attempt(
         self, found: Sequence[Heard[E] | wire.Poison], *, apart: bool

@@ -7,7 +7,8 @@ in the form in which it travels with others, as CloudEvents' JSON, so that a rel
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -66,13 +67,17 @@ def row(id: UUID, event: Event, because: Cause, now: datetime) -> Row:
     kind = type(event)
     # Written by hand: the body is JSON already, and only the texts that may come from outside need escaping.
     causation = f',"causationid":"{because.causation_id}"' if because.causation_id else ""
-    trace = f',"traceparent":{json.dumps(because.traceparent)}' if because.traceparent else ""
+    trace = f',"traceparent":{quoted(because.traceparent)}' if because.traceparent else ""
     cloudevent = (
-        f'{{{_constants(kind)},"id":"{id}","time":"{rfc3339(now)}","subject":{json.dumps(event.subject)},'
-        f'"correlationid":{json.dumps(because.correlation_id)}{causation}{trace}'
+        f'{{{_constants(kind)},"id":"{id}","time":"{_time(now)}","subject":{quoted(event.subject)},'
+        f'"correlationid":{quoted(because.correlation_id)}{causation}{trace}'
         f"{_DATA}{event.model_dump_json()}}}"
     )
     return Row(id, kind.exchange, kind.key, now, cloudevent)
+
+
+_time: Final = lru_cache(maxsize=16)(rfc3339)
+"""Everything that a transaction publishes has its time, which is in UTC."""
 
 
 @cache

@@ -15,6 +15,7 @@ from aio_pika.abc import HeadersType
 from prometheus_client import Counter
 
 from events.base import rfc3339
+from events.bus import crash
 from events.bus.publisher import Publisher
 from events.bus.topology import DEAD
 from events.bus.wire import printable
@@ -66,6 +67,8 @@ class Parking:
             failures += 1
             log.warning("parking.waiting", queue=queue, error=repr(error), failures=failures)
             await asyncio.sleep(min(0.1 * 2 ** min(failures, 6), 5.0))
+        if crash.ARMED:
+            crash.reached("parking.after_publish", [message.type or ""])
         PARKED.labels(queue).inc()
         log.error(
             "parking.parked",

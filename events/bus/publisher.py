@@ -11,7 +11,11 @@ from typing import Final
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import DeliveryError
 from pamqp.commands import Basic
+
+from events.bus import crash
+from events.bus.nodes import Nodes
 
 CONFIRM_SECONDS: Final = 5.0
 """How long a confirm may take; a broker that is frozen or blocked is treated like one that is away."""
@@ -23,8 +27,8 @@ Publication = tuple[str, str, aio_pika.Message]
 class Publisher:
     """Publishes with confirms, `mandatory`, and a time limit."""
 
-    def __init__(self, url: str, name: str) -> None:
-        self._url = aio_pika.connection.make_url(url).update_query(heartbeat="10", name=name)
+    def __init__(self, address: str, name: str) -> None:
+        self._nodes = Nodes(address, name)
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
 
@@ -43,6 +47,10 @@ class Publisher:
             *(self._publish(channel, *publication) for publication in publications),
             return_exceptions=True,
         )
+        if any(type(result) is DeliveryError for result in results):
+            # Refused. When a queue's leader has died, RabbitMQ 3.10 may refuse everything on a channel that knew the
+            # old one, for as long as that channel lives, though the queue has a new leader and takes messages.
+            await self.close()
         return [
             None
             if isinstance(result, Basic.Ack)
@@ -57,17 +65,20 @@ class Publisher:
     ) -> object:
         target = await channel.get_exchange(exchange, ensure=False)
         async with asyncio.timeout(CONFIRM_SECONDS):
-            return await target.publish(message, routing_key, mandatory=True)
+            result = await target.publish(message, routing_key, mandatory=True)
+        if crash.ARMED:
+            crash.reached("publisher.after_publish", [message.type or ""])
+        return result
 
     async def _open(self) -> AbstractChannel:
         if self._channel is None or self._channel.is_closed:
             await self.close()
-            self._connection = await aio_pika.connect(self._url, timeout=CONFIRM_SECONDS)
+            self._connection = await aio_pika.connect(self._nodes.next(), timeout=CONFIRM_SECONDS)
             self._channel = await self._connection.channel(on_return_raises=True)
         return self._channel
 
     async def close(self) -> None:
-        """Close the connection, if there is one; the next `publish` opens a new one."""
+        """Close the connection, if there is one; the next `publish` opens one to the next node."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(Exception, asyncio.CancelledError):

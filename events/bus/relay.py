@@ -16,7 +16,7 @@ import structlog
 from aio_pika.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Gauge
 
-from events.bus import outbox, wire
+from events.bus import crash, outbox, wire
 from events.bus.outbox import Row
 from events.bus.publisher import Publication, Publisher
 from events.bus.transaction import Pool, Transaction, begin, is_transient
@@ -50,6 +50,7 @@ class Relay:
         self._pool = pool
         self._publisher = publisher
         self._awake = asyncio.Event()
+        self._one_at_a_time = asyncio.Lock()
 
     def wake(self) -> None:
         """Say that a transaction with events has been committed."""
@@ -92,16 +93,25 @@ class Relay:
     async def move(self) -> int:
         """Publish what waits, up to TAKE_LIMIT rows, in one transaction; returns how many rows were taken.
 
+        Waits for the round that this relay is in: what that one has taken is told as well, or waits again.
         Raises BrokerAwayError, what `Publisher.publish` raises, or what the database raised. The rows then stay in the
         outbox, except perhaps after CommitUnknownError; that they are published twice is the worst.
         """
+        async with self._one_at_a_time:
+            return await self._move()
+
+    async def _move(self) -> int:
         async with begin(self._pool) as tx:
             rows = await outbox.take(tx.connection, TAKE_LIMIT)
             if not rows:
                 return 0
+            _reached("before_publish", rows)
             packs = list(wire.packs(rows))
             results = await self._publisher.publish([_publication(pack) for pack in packs])
+            _reached("after_confirm", rows)
             await self._put_back(tx, packs, results)
+            _reached("before_commit", rows)
+        _reached("after_commit", rows)
         for pack, result in zip(packs, results, strict=True):
             if result is None:
                 PUBLISHED.labels(pack[0].exchange).inc(len(pack))
@@ -128,6 +138,11 @@ class Relay:
         retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)
         rows = [row._replace(retry_at=retry_at) for pack, _ in failed for row in pack]
         await outbox.write(tx.connection, rows)
+
+
+def _reached(point: str, rows: Sequence[Row]) -> None:
+    if crash.ARMED:
+        crash.reached(f"relay.{point}", {row.attributes["type"] for row in rows})
 
 
 def _publication(pack: Sequence[Row]) -> Publication:

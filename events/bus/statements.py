@@ -28,6 +28,21 @@ class _Untracked(SQLModelMetaclass):
             configure_mappers()  # else attributes would work from the first query on, not before
             # SQLAlchemy has put a constructor of its own around the class's.
             type.__setattr__(cls, "__init__", Table.__init__)
+            for column in cls.__table__.columns:  # type: ignore[attr-defined]
+                type.__setattr__(cls, column.name, _Column(cls.__dict__[column.name]))
+
+
+class _Column:
+    """An attribute that is SQLAlchemy's where a query names it on the class, and a row's own value on a row.
+
+    Without `__set__` Python looks into the row's dictionary first, and never asks here: a tenth of the time.
+    """
+
+    def __init__(self, mapped: Any) -> None:
+        self._mapped = mapped
+
+    def __get__(self, row: object, table: type) -> Any:
+        return self._mapped.__get__(row, table)
 
 
 class Table(SQLModel, metaclass=_Untracked):
@@ -45,9 +60,8 @@ class Table(SQLModel, metaclass=_Untracked):
         self.__dict__.update(_defaults(type(self)))
         self.__dict__.update(values)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Nobody asks the ORM what has changed: `Transaction.update` is told.
-        self.__dict__[name] = value
+    # Nobody asks the ORM what has changed: `Transaction.update` is told.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._values() == other._values()

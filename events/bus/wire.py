@@ -86,6 +86,7 @@ class Incoming(Protocol):
     body: bytes
     headers: Any
     content_type: str | None
+    content_encoding: str | None
     correlation_id: str | None
     message_id: str | None
     type: str | None
@@ -119,6 +120,7 @@ class _Packed(BaseModel, Generic[E]):
 
 
 class _Identity(BaseModel):
+    specversion: Literal["1.0"] = Field(alias="cloudEvents_specversion")
     id: UUID = Field(alias="cloudEvents_id")
     time: datetime = Field(alias="cloudEvents_time")
     causation_id: UUID | None = None
@@ -164,6 +166,22 @@ def _items(body: bytes) -> list[Any]:
     return items if isinstance(items, list) else []
 
 
+def copied(message: Incoming) -> Message:
+    """A message that was delivered, to be published again as it was."""
+    return Message(
+        message.body,
+        headers=dict(message.headers or {}),
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        timestamp=message.timestamp,
+        type=message.type,
+        app_id=message.app_id,
+    )
+
+
 def alone(message: Incoming, index: int) -> Message:
     """The event at `index` of a message as a plain message of its own, for the parking place.
 
@@ -174,17 +192,10 @@ def alone(message: Incoming, index: int) -> Message:
     item = items[index] if index < len(items) else None
     if isinstance(item, dict) and "data" in item and _property(item.get("id")):
         return _unpacked(item, message)
-    return Message(
-        json.dumps(item).encode() if items else message.body,
-        headers=dict(message.headers or {}),
-        content_type=message.content_type,
-        delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=message.message_id,
-        correlation_id=message.correlation_id,
-        timestamp=message.timestamp,
-        type=message.type,
-        app_id=message.app_id,
-    )
+    copy = copied(message)
+    if items:
+        copy.body = json.dumps(item).encode()
+    return copy
 
 
 def _unpacked(item: dict[str, Any], message: Incoming) -> Message:

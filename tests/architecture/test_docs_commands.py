@@ -38,7 +38,9 @@ def code_in(page: Path) -> Iterator[str]:
     for block in re.findall(r"^```+\w*\n(.*?)^```+$", text, flags=re.MULTILINE | re.DOTALL):
         yield from block.splitlines()
     without_blocks = re.sub(r"^```+.*?^```+$", "", text, flags=re.MULTILINE | re.DOTALL)
-    yield from re.findall(r"`([^`\n]+)`", without_blocks)
+    for paragraph in without_blocks.split("\n\n"):
+        # What stands in backquotes may go on in the next line.
+        yield from re.findall(r"`([^`]+)`", " ".join(paragraph.split()))
 
 
 def commands(page: Path, program: str) -> Iterator[list[str]]:
@@ -48,6 +50,13 @@ def commands(page: Path, program: str) -> Iterator[list[str]]:
             words = line.removeprefix("$ ").removeprefix("@").split()
             if words and words[0].rpartition("/")[2] == program:
                 yield words[1:]
+
+
+def commands_in_containers(page: Path) -> Iterator[list[str]]:
+    """How a page calls `chorus` in a container: what stands behind the service's name, if anything does."""
+    for words in commands(page, "docker"):
+        if words[:3] == ["compose", "run", "--rm"] and len(words) > 4:
+            yield words[4:]
 
 
 @pages
@@ -60,8 +69,10 @@ def test_make_knows_every_target_that_a_page_names(page: Path) -> None:
 @pages
 def test_chorus_knows_every_command_and_option_that_a_page_names(page: Path) -> None:
     known = {name: command.params for name, command in _commands().items()}
-    for arguments in commands(page, "chorus"):
+    for arguments in [*commands(page, "chorus"), *commands_in_containers(page)]:
         command, *rest = arguments or ["serve"]
+        if rest and f"{command} {rest[0]}" in known:
+            command = f"{command} {rest.pop(0)}"
         assert command in known, command
         options = {option for parameter in known[command] for option in parameter.opts}
         assert {word for word in rest if word.startswith("-")} <= options, rest
@@ -72,7 +83,10 @@ def test_chorus_knows_every_command_and_option_that_a_page_names(page: Path) -> 
 def _commands() -> dict[str, typer.core.TyperCommand]:
     group = typer.main.get_command(cli)
     assert isinstance(group, typer.core.TyperGroup)
-    found: dict[str, typer.core.TyperCommand] = group.commands  # type: ignore[assignment]
+    found: dict[str, typer.core.TyperCommand] = dict(group.commands)  # type: ignore[arg-type]
+    for name, inner in group.commands.items():
+        if isinstance(inner, typer.core.TyperGroup):
+            found |= {f"{name} {below}": one for below, one in inner.commands.items()}  # type: ignore[misc]
     return found
 
 

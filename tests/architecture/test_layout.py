@@ -13,22 +13,28 @@ SERVICE = "__init__ api main models schemas subscribers use_cases"
 FILES = {
     "events": "__init__ base billing contracts money notifications orders users",
     "events/bus": (
-        "__init__ administration committer inbox outbox parking publisher relay statements topology transaction wire"
+        "__init__ administration committer crash dead inbox nodes outbox parking publisher relay statements"
+        " topology transaction wire"
     ),
     "apps": "__init__",
+    "apps/audit": (
+        "__init__ auditor broker copies databases digests facts findings gathering invariants letters money orders"
+        " report rights suspects travel"
+    ),
     "apps/common": (
-        "__init__ arguments asyncapi auth commands database documents examples factory idempotency messages openapi"
-        " operations pages problems projections retention schemas settings strict supervisor telemetry"
+        "__init__ arguments asyncapi auth commands database documents examples factory gauges idempotency messages"
+        " openapi operations pages problems projections retention schemas settings strict supervisor telemetry"
     ),
     "apps/billing": f"{SERVICE} problems",
     "apps/notifications": f"{SERVICE} bell gauges letters mailer mime recorder smtp",
-    "apps/orders": f"{SERVICE} problems watch",
+    "apps/orders": f"{SERVICE} admission gauges problems watch",
     "apps/users": f"{SERVICE} limits passwords problems tokens upkeep",
 }  # fmt: skip
 FOLDERS = {
     "events": {"bus", "published"},
     "events/bus": set(),
-    "apps": {"billing", "cli", "common", "notifications", "orders", "users"},
+    "apps": {"audit", "billing", "cli", "common", "notifications", "orders", "users"},
+    "apps/audit": set(),
     "apps/common": {"migrations", "templates"},
     "apps/billing": {"migrations"},
     "apps/notifications": {"migrations", "templates"},

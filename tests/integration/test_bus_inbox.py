@@ -164,6 +164,12 @@ async def test_faults_of_the_server_are_waited_out_and_never_counted(
     assert await paid(billing, rich) == 1
 
 
+def of_an_unknown_version(row: Row) -> aio_pika.Message:
+    message = wire.to_message([row])
+    message.headers["cloudEvents_specversion"] = "9.0"
+    return message
+
+
 MALFORMED = {
     "no JSON": aio_pika.Message(b"{", content_type="application/json"),
     "nothing": aio_pika.Message(b"", content_type="application/json"),
@@ -185,6 +191,7 @@ MALFORMED = {
         rb'[{"id": "\ud800", "type": "\udc00", "data": "\ud800"}]', content_type=wire.BATCH
     ),
     "a pack that is nested too deeply": aio_pika.Message(b"[" * 10**5, content_type=wire.BATCH),
+    "an unknown version": of_an_unknown_version(told(OrderPlaced(order=an_order()))),
     "one megabyte": aio_pika.Message(b"x" * 2**20, content_type="text/plain"),
 }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,12 +11,14 @@ import pytest
 from apps.billing.api import router
 from apps.billing.subscribers import inbox
 from apps.common import database as databases
+from apps.common import gauges
 from apps.common.database import Database
 from apps.common.factory import create_app
 from events.billing import PaymentSucceeded
+from events.bus import committer, transaction
 from events.bus.committer import GroupCommitter
 from events.bus.outbox import Row
-from events.bus.transaction import Transaction
+from events.bus.transaction import Pool, Transaction
 from events.orders import OrderPlaced
 from events.users import UserState
 from tests.support.builders import a_user, an_order, told
@@ -89,17 +92,39 @@ async def all_are_paid_once(billing: RunningService, rows: list[Row]) -> None:
 
 
 async def test_events_wait_for_a_database_that_is_away_and_none_is_parked(
-    fragile: Fragile,
+    fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    more_than_attempts = 3
     billing, user = fragile.billing, a_user()
     await deposit(billing, user)
+    await billing.is_quiet()
+    tries = transactions(monkeypatch)
     await fragile.database.refuse()
     rows = orders_of(user, 100)
-    await billing.receives(*rows)
+    await billing.receives(rows[0])
+
+    async def tried_again_and_again() -> None:
+        assert len(tries) >= more_than_attempts
+
+    await eventually(tried_again_and_again)
+    await billing.receives(*rows[1:])
     await is_ready(billing, 503)
     assert await billing.value("SELECT count(*) FROM charges WHERE user_id = $1", user.id) == 0
     await fragile.database.accept()
     await all_are_paid_once(billing, rows)
+
+
+def transactions(monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
+    """Grows by one whenever a committer begins a transaction, or tries to."""
+    begun: list[Pool] = []
+
+    def begin(pool: Pool) -> AbstractAsyncContextManager[Transaction]:
+        begun.append(pool)
+        return transaction.begin(pool)
+
+    monkeypatch.setattr(committer, "begin", begin)
+    return begun
 
 
 async def test_events_are_handled_once_though_the_database_freezes_and_cuts(
@@ -154,8 +179,8 @@ async def test_a_request_is_refused_early_while_the_database_is_away(
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     billing, user = fragile.billing, a_user()
-    for committer in billing.service._committers.values():
-        monkeypatch.setattr(committer, "_patience", 0.2)
+    for door in billing.service._committers.values():
+        monkeypatch.setattr(door, "_patience", 0.2)
     await fragile.database.refuse()
     async with billing.http(user) as ada:
         answer = await ada.post(f"/account/{user.id}/deposit", json={"amount": 7})
@@ -182,6 +207,22 @@ async def test_requests_are_accepted_while_the_broker_is_away_and_are_told_later
     await billing.says(5)
 
 
+async def test_a_dead_queue_is_counted_again_once_the_broker_is_back(fragile: Fragile) -> None:
+    service, dead = fragile.billing.service, gauges.MESSAGES.labels("billing.dead")
+    dead.set(7)
+    await fragile.broker.refuse()
+    await is_ready(fragile.billing, 503)
+    await gauges.look_into_dead(service)
+    assert dead._value.get() == 7
+    await fragile.broker.accept()
+
+    async def counted() -> None:
+        await gauges.look_into_dead(service)
+        assert dead._value.get() == 0
+
+    await eventually(counted)
+
+
 async def test_events_are_handled_once_though_the_broker_cuts_connections(
     fragile: Fragile,
 ) -> None:
@@ -203,11 +244,11 @@ async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
     async with Proxy.before(url) as proxy:
         database = Database(proxy.url(url), "billing", size=1)
         await database.open()
-        committer = GroupCommitter(database.pool, _answer, name="silence", published=lambda: None)
+        answering = GroupCommitter(database.pool, _answer, name="silence", published=lambda: None)
         try:
-            assert await committer.submit(1) == 1
+            assert await answering.submit(1) == 1
             proxy.freeze()
-            waiting = committer.submit(2)
+            waiting = answering.submit(2)
             async with asyncio.timeout(20):
                 with pytest.raises(TimeoutError):
                     await database.pool.execute("SELECT true")

@@ -1,10 +1,12 @@
 """From the outbox to the broker: what is committed is published, whatever happens on the way."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import asyncpg
 import pytest
+from aio_pika.exceptions import DeliveryError
 
 from apps.common.database import Database
 from events.bus import outbox, wire
@@ -186,6 +188,28 @@ async def test_a_full_queue_holds_its_events_back_and_the_others_go_on(office: O
     await channel.close()
 
 
+async def test_a_refusal_is_followed_by_another_connection(office: Office) -> None:
+    """A channel that knew a queue's dead leader may refuse for ever what the queue would take."""
+    channel = await office.broker._connection.channel()  # type: ignore[union-attr]
+    full = await channel.declare_queue(
+        exclusive=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"}
+    )
+    await full.bind("orders", OrderCancelled.key)
+    publisher = Publisher(office.installation.amqp_url("orders"), "tests")
+    cancelled, [placed_now] = OrderCancelled(order=an_order(status="cancelled")), placed(1)
+    try:
+        for event, refused in ((placed_now, False), (cancelled, True), (placed_now, False)):
+            row = told(event)
+            publication = (row.exchange, row.routing_key, wire.to_message([row]))
+            [error] = await publisher.publish([publication])
+            assert isinstance(error, DeliveryError) == refused
+            assert (publisher._connection is None) == refused
+    finally:
+        await publisher.close()
+        await channel.queue_delete(full.name)
+        await channel.close()
+
+
 async def test_two_relays_on_one_database_publish_each_event_once(office: Office) -> None:
     async with office.relaying() as one, office.relaying() as other:
         for _ in range(40):
@@ -298,6 +322,25 @@ async def gives_up(relay: Relay) -> None:
         return relay._publisher._connection is None
 
     await eventually(given_up)
+
+
+async def test_a_last_round_waits_for_the_one_that_is_under_way(office: Office) -> None:
+    """A service that ends has its relay move once more, and then ends it: nothing may be on its way by then."""
+    url = office.installation.amqp_url("orders")
+    async with Proxy.before(url) as proxy, office.relaying(proxy.url(url)) as relay:
+        await office.commits(*placed(1))
+        relay.wake()
+        await office.is_empty()
+        proxy.freeze()
+        await office.commits(*placed(1))
+        relay.wake()
+        await eventually(office.everything_is_taken)
+        last = asyncio.create_task(relay.move())
+        done, _ = await asyncio.wait([last], timeout=0.3)
+        assert not done, "what is on its way is neither told nor left"
+        proxy.thaw()
+        await last
+        assert await office.waiting() == 0
 
 
 async def test_a_relay_waits_for_a_database_that_cuts_it_off(

@@ -40,13 +40,16 @@ def orders(count: int, *, fatal: int) -> list[Row]:
     return [told(OrderPlaced(order=an_order(total=total))) for total in totals]
 
 
-async def die_often(chorus: Installation, broker: Broker, folder: Path) -> None:
+async def die_often(
+    chorus: Installation, broker: Broker, folder: Path, *, seconds_each: float = 0
+) -> None:
     """Start the service again and again, until it has nothing more to do."""
+    own = {mortal.VARIABLE: str(seconds_each)}
     service = Child(
         "mortal",
         [sys.executable, "-m", "tests.support.mortal"],
         log=folder / "mortal.log",
-        environment=dict(os.environ) | chorus.environment,
+        environment=dict(os.environ) | chorus.environment | own,
         folder=Path(__file__).parents[2],
     )
     service.start()
@@ -60,14 +63,16 @@ async def die_often(chorus: Installation, broker: Broker, folder: Path) -> None:
         service.kill()
 
 
+@pytest.mark.parametrize("seconds_each", [0, 0.3], ids=["quick", "slow"])
 async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
-    chorus: Installation, tmp_path: Path
+    chorus: Installation, tmp_path: Path, seconds_each: float
 ) -> None:
+    """Whoever is slow has everything that comes again in hand at once, and would take it along."""
     broker = Broker(chorus.amqp_admin_url)
     await broker.open()
     await broker.publish(*orders(40, fatal=0))
 
-    await die_often(chorus, broker, tmp_path)
+    await die_often(chorus, broker, tmp_path, seconds_each=seconds_each)
 
     [parked] = await broker.parked("billing")
     assert json.loads(parked.body)["order"]["total"] == FATAL

@@ -6,11 +6,17 @@ from typing import Any
 
 import pytest
 
+from apps.common.factory import create_app
+from apps.notifications import mailer, use_cases
+from apps.notifications.api import router
+from apps.notifications.main import send_letters
 from apps.notifications.models import FIRST_DELAY
+from apps.notifications.subscribers import inbox
 from events.notifications import NotificationFailed, NotificationSent
 from events.users import UserRegistered, UserState
 from tests.support.builders import a_user, an_order, now, payment_succeeded
 from tests.support.eventually import eventually
+from tests.support.fixtures import Install
 from tests.support.harness import RunningService
 from tests.support.mail import BREAK_OFF, MailSink
 
@@ -106,6 +112,28 @@ async def test_a_slow_server_gets_every_letter_once(
     with mail.slow(1.0):
         await writes_to(notifications, *users)
         await all_are("sent", notifications, *users)
+    for user in users:
+        assert len(mail.to(user.email)) == 1
+
+
+async def test_a_letter_that_takes_longer_than_a_lease_goes_out_once(
+    install_chorus: Install, mail: MailSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = 3.0
+    for module in (use_cases, mailer):
+        monkeypatch.setattr(module, "LEASE_SECONDS", lease)
+    monkeypatch.setattr(mailer, "RENEW_SECONDS", lease / 3)
+    # A mailer that begins now: one that runs already may be waiting for its next renewal by the clock of before.
+    app = create_app(
+        "notifications", description="", router=router, inbox=inbox, background=[send_letters]
+    )
+    service = RunningService("notifications", app, await install_chorus("leases", "notifications"))
+    settings = {"CHORUS_SMTP_PORT": str(mail.port)}
+    async with service.running(settings) as notifications, notifications.listened_to():
+        users = await recipients(notifications, 4)
+        with mail.slow(2 * lease):
+            await writes_to(notifications, *users)
+            await all_are("sent", notifications, *users)
     for user in users:
         assert len(mail.to(user.email)) == 1
 

@@ -1,6 +1,5 @@
 """How PostgreSQL finds the rows of a set: by key, also with a plan that was made when there were none."""
 
-import asyncpg
 from uuid_utils.compat import uuid7
 
 from apps.common.database import Database
@@ -11,6 +10,7 @@ from events.orders import OrderPaid
 from tests.support.builders import an_order, told
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
+from tests.support.opened import opened
 
 ROWS = 20_000
 FILLED = f"""
@@ -26,23 +26,20 @@ async def test_a_plan_from_an_empty_table_does_not_read_all_of_a_full_one(
     install_chorus: Install,
 ) -> None:
     chorus = await install_chorus("plans", "orders")
-    database = Database(chorus.database_url("orders"), "orders", size=1)
-    await database.open()
-    owner = await asyncpg.connect(chorus.database_admin_url("orders"))
-    known = [uuid7() for _ in range(50)]
+    async with opened(chorus, "orders") as (database, owner):
+        known = [uuid7() for _ in range(50)]
 
-    async def rounds() -> None:
-        for _ in range(ROUNDS):
-            async with begin(database.pool) as tx:
-                found = list((await tx.lock(Order, known)).values())
-                nobody = Order.place(uuid7(), uuid7(), 100, tx.now)
-                await tx.update(found or [nobody], "status", "version")
+        async def rounds() -> None:
+            for _ in range(ROUNDS):
+                async with begin(database.pool) as tx:
+                    found = list((await tx.lock(Order, known)).values())
+                    nobody = Order.place(uuid7(), uuid7(), 100, tx.now)
+                    await tx.update(found or [nobody], "status", "version")
 
-    async def all_is_counted() -> None:
-        await owner.execute("SELECT pg_stat_clear_snapshot()")
-        assert (await owner.fetchrow(READ))["by_key"] >= ROUNDS * len(known)
+        async def all_is_counted() -> None:
+            await owner.execute("SELECT pg_stat_clear_snapshot()")
+            assert (await owner.fetchrow(READ))["by_key"] >= ROUNDS * len(known)
 
-    try:
         await rounds()
         await owner.execute(FILLED)
         known = [row["id"] for row in await owner.fetch("SELECT id FROM orders LIMIT 50")]
@@ -50,19 +47,13 @@ async def test_a_plan_from_an_empty_table_does_not_read_all_of_a_full_one(
         await eventually(all_is_counted)
         # The 50 above were read by a scan; one of all orders would be far more.
         assert (await owner.fetchrow(READ))["by_scan"] < ROWS
-    finally:
-        await owner.close()
-        await database.close()
 
 
 async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analysed_when_empty(
     install_chorus: Install,
 ) -> None:
     chorus = await install_chorus("takes", "orders")
-    database = Database(chorus.database_url("orders"), "orders", size=1)
-    await database.open()
-    owner = await asyncpg.connect(chorus.database_admin_url("orders"))
-    try:
+    async with opened(chorus, "orders") as (database, owner):
         # What autovacuum does to an outbox that is empty whenever it looks.
         await _wait_in_outbox(database, 100)
         await owner.execute("DELETE FROM outbox")
@@ -78,9 +69,6 @@ async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analyse
         assert await owner.fetchval("SELECT id FROM outbox ORDER BY id LIMIT 1") > max(
             row.id for row in taken
         )
-    finally:
-        await owner.close()
-        await database.close()
 
 
 async def _wait_in_outbox(database: Database, count: int) -> None:

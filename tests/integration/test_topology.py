@@ -12,6 +12,7 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidStateError
 
+from apps.audit.rights import broker_auditor
 from apps.cli.migrate import create_database, upgrade_database
 from apps.common.settings import SERVICES
 from events.bus.administration import Administration, TopologyConflictError
@@ -61,7 +62,8 @@ def test_the_live_broker_has_the_topology_of_the_code_and_nothing_else(
         for queue in wanted.queues
         for exchange, key in queue.bindings
     )
-    assert _rights(chorus) == {
+    auditor = {broker_auditor(chorus.name): dict.fromkeys(("configure", "write", "read"), "^$")}
+    assert _rights(chorus) == auditor | {
         chorus.login(service): wanted.permissions(service) for service in SERVICES
     }
 

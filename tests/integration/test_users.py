@@ -1,90 +1,31 @@
-"""What users promises, on a real database and a real broker."""
+"""What users promises of registrations and profiles, on a real database and a real broker."""
 
 import asyncio
-import secrets
-import statistics
-import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import httpx
-import jwt
 import pytest
-from limits import RateLimitItemPerMinute
 from uuid_utils.compat import uuid7
 
-from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
-from apps.users import limits, upkeep, use_cases
+from apps.users import use_cases
 from apps.users.models import User
-from apps.users.passwords import passwords
 from apps.users.problems import EmailTaken
-from apps.users.schemas import RegisterBody
-from apps.users.upkeep import ANNOUNCE_AFTER, AT_ONCE
-from apps.users.use_cases import ChangeUser, RegisterUser
+from apps.users.use_cases import ChangeUser
 from events.base import Cause
-from events.bus.committer import Work
-from events.bus.transaction import begin
-from events.users import PublicKey, SigningKeyPublished, UserRegistered, UserUpdated
+from events.users import UserRegistered, UserUpdated
 from tests.support.harness import RunningService
-
-PASSWORD = "correct horse"
-
-
-def an_address() -> str:
-    return f"{secrets.token_hex(8)}@example.org"
-
-
-def a_registration(**fields: Any) -> dict[str, Any]:
-    return {"email": an_address(), "password": PASSWORD, "name": "Ada Lovelace"} | fields
-
-
-def a_wish(email: str) -> RegisterUser:
-    return RegisterUser(email, "no hash", "Ada", "en", Cause(str(uuid7())))
-
-
-async def together(
-    users: RunningService, use_case: Work[Any, Any], wishes: Sequence[RegisterUser | ChangeUser]
-) -> Sequence[Any]:
-    """Have wishes done in one transaction, as when they wait together; what follows from them is said."""
-    async with begin(users.service.database.pool) as tx:
-        results = await use_case(tx, wishes)
-    users.service.relay.wake()
-    await users.is_quiet()
-    return results
-
-
-@asynccontextmanager
-async def a_user_of(users: RunningService, **fields: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A registered user's client; `id_of` tells who he is."""
-    registration = a_registration(**fields)
-    async with users.http() as http:
-        answer = await http.post("/user/register", json=registration)
-        assert answer.status_code == 201, answer.text
-        http.headers["Authorization"] = f"Bearer {await a_token(http, registration['email'])}"
-        http.headers["X-Test-User"] = answer.json()["userId"]
-        yield http
-
-
-def id_of(http: httpx.AsyncClient) -> str:
-    return http.headers["X-Test-User"]
-
-
-async def a_token(http: httpx.AsyncClient, email: str, password: str = PASSWORD) -> str:
-    answer = await http.post("/user/login", json={"email": email, "password": password})
-    assert answer.status_code == 200, answer.text
-    token: str = answer.json()["accessToken"]
-    return token
-
-
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    """The status and the reason of a refusal."""
-    assert answer.headers["content-type"] == "application/problem+json", answer.text
-    document = answer.json()
-    assert document["status"] == answer.status_code
-    return answer.status_code, document["reason"]
-
+from tests.support.registering import (
+    PASSWORD,
+    a_registration,
+    a_token,
+    a_user_of,
+    a_wish,
+    an_address,
+    id_of,
+    problem,
+    together,
+)
 
 # Registration.
 
@@ -164,97 +105,6 @@ async def test_transactions_that_want_the_same_addresses_the_other_way_round_nev
         emails = [an_address() for _ in range(50)]
         ways = [emails, emails[::-1], emails[25:] + emails[:25]]
         assert sum(await asyncio.gather(*map(register, ways))) == 50
-
-
-# Sign-in.
-
-
-async def test_a_token_speaks_for_its_user_for_an_hour(users: RunningService) -> None:
-    registration = a_registration()
-    async with users.http() as http:
-        registered = await http.post("/user/register", json=registration)
-        login = {"email": registration["email"].upper(), "password": PASSWORD}
-        answer = await http.post("/user/login", json=login)
-    assert answer.status_code == 200
-    assert answer.headers["Cache-Control"] == "no-store"
-    body = answer.json()
-    assert (body["tokenType"], body["expiresIn"]) == ("Bearer", 3600)
-    kid = jwt.get_unverified_header(body["accessToken"])["kid"]
-    x = await users.value("SELECT x FROM signing_keys WHERE key_id = $1", kid)
-    key = jwt.PyJWK(PublicKey(x=x).model_dump(), algorithm=ALGORITHM)
-    claims = jwt.decode(body["accessToken"], key, [ALGORITHM], audience=AUDIENCE, issuer=ISSUER)
-    assert claims["sub"] == registered.json()["userId"]
-    assert claims["role"] == "user"
-    assert claims["exp"] - claims["iat"] == 3600
-    assert abs(claims["iat"] - time.time()) < 60
-
-
-async def test_sign_in_does_not_tell_whether_the_address_is_known(users: RunningService) -> None:
-    registration = a_registration()
-    took: dict[str, list[float]] = {registration["email"]: [], an_address(): []}
-    answers = []
-    async with users.http() as http:
-        await http.post("/user/register", json=registration)
-        for _ in range(15):
-            for email, seconds in took.items():
-                body = {"email": email, "password": "wrong horse"}
-                started = time.perf_counter()
-                answer = await http.post("/user/login", json=body)
-                seconds.append(time.perf_counter() - started)
-                assert problem(answer) == (401, "invalid_credentials")
-                answer.headers.pop("X-Correlation-Id")
-                answers.append((answer.text, sorted(answer.headers.items())))
-    assert all(answer == answers[0] for answer in answers)
-    known, unknown = (statistics.median(seconds) for seconds in took.values())
-    assert 0.5 < known / unknown < 2, f"{known * 1000:.1f} ms against {unknown * 1000:.1f} ms"
-
-
-async def test_a_flood_of_attempts_on_one_address_is_held_off_and_nobody_else(
-    users: RunningService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "ATTEMPTS", RateLimitItemPerMinute(3))
-    ada, grace = a_registration(), a_registration()
-    async with users.http() as http:
-        for registration in (ada, grace):
-            assert (await http.post("/user/register", json=registration)).status_code == 201
-        guess = {"email": ada["email"].upper(), "password": "wrong horse"}
-        answers = [await http.post("/user/login", json=guess) for _ in range(5)]
-        assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
-        assert problem(answers[-1]) == (429, "too_many_attempts")
-        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
-        right = {"email": ada["email"], "password": PASSWORD}
-        assert (await http.post("/user/login", json=right)).status_code == 429
-        other = {"email": grace["email"], "password": PASSWORD}
-        assert (await http.post("/user/login", json=other)).status_code == 200
-        again = [await http.post("/user/register", json=ada) for _ in range(3)]
-        assert [answer.status_code for answer in again] == [409, 409, 429]
-
-
-async def test_too_many_passwords_at_once_are_refused_early(
-    users: RunningService, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(passwords, "_waiting_limit", 2)
-    registration = a_registration()
-    async with users.http() as http:
-        await http.post("/user/register", json=registration)
-        login = {"email": registration["email"], "password": PASSWORD}
-        requests = [http.post("/user/login", json=login) for _ in range(6)]
-        requests += [http.post("/user/register", json=a_registration()) for _ in range(6)]
-        answers = await asyncio.gather(*requests)
-        refused = [answer for answer in answers if answer.status_code == 503]
-        assert 0 < len(refused) < len(answers)
-        assert all(problem(answer) == (503, "unavailable") for answer in refused)
-        assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
-        assert (await http.post("/user/login", json=login)).status_code == 200
-
-
-async def test_tokens_that_come_at_once_after_a_start_are_all_accepted(
-    users: RunningService,
-) -> None:
-    verifier = Verifier(users.service.database.pool)
-    ids = [uuid7() for _ in range(10)]
-    found = await asyncio.gather(*(verifier.user(users.signer.token(id)) for id in ids))
-    assert [user.id for user in found] == ids
 
 
 # View and change.
@@ -456,76 +306,3 @@ async def test_nobody_is_let_in_without_a_token(users: RunningService, method: s
     body = None if method == "GET" else {"name": "Eve"}
     async with users.http() as http:
         assert problem(await http.request(method, path, json=body)) == (401, "unauthorized")
-
-
-# The first operator.
-
-
-async def test_a_user_who_took_the_operators_address_gets_no_role_by_it(
-    users: RunningService,
-) -> None:
-    registration = a_registration()
-    async with users.http() as http:
-        await http.post("/user/register", json=registration)
-    for wish in (a_registration(email=registration["email"]), a_registration()):
-        await upkeep._make_operator(users.service, RegisterBody.model_validate(wish))
-        await upkeep._make_operator(users.service, RegisterBody.model_validate(wish))
-    _, said = await users.says(2)
-    assert isinstance(said, UserRegistered)
-    emails = "SELECT role FROM users WHERE email = $1"
-    assert await users.value(emails, registration["email"]) == "user"
-    assert await users.value(emails, said.user.email) == "operator"
-
-
-# Keys.
-
-
-async def test_a_key_that_ends_gets_a_successor_which_waits_for_its_turn(
-    users: RunningService,
-) -> None:
-    async with a_user_of(users) as ada:
-        email = (await ada.get(f"/user/view/{id_of(ada)}")).json()["email"]
-
-        async def signs() -> str:
-            kid: str = jwt.get_unverified_header(await a_token(ada, email))["kid"]
-            return kid
-
-        old = await signs()
-        await users.rows("UPDATE key_pairs SET valid_until = now() + interval '6 days'")
-        await keep_keys(users)
-        _, announced = await users.says(2)
-        assert isinstance(announced, SigningKeyPublished)
-        assert announced.key_id != old
-        assert await signs() == old
-        await keep_keys(users)
-        await users.says(2)
-
-        ending = (
-            "UPDATE key_pairs SET valid_until = now() + interval '59 minutes' WHERE key_id = $1"
-        )
-        await users.rows(ending, old)
-        await keep_keys(users)
-        assert await signs() == announced.key_id
-        assert (await ada.get(f"/user/view/{id_of(ada)}")).status_code == 200
-
-        await users.rows("UPDATE key_pairs SET valid_until = now() WHERE key_id = $1", old)
-        await keep_keys(users)
-        assert await users.value("SELECT count(*) FROM key_pairs WHERE key_id = $1", old) == 0
-    x = await users.value("SELECT x FROM signing_keys WHERE key_id = $1", announced.key_id)
-    assert x == announced.jwk.x
-
-
-async def keep_keys(users: RunningService) -> None:
-    """What the background task does every hour."""
-    await upkeep._keep_keys(users.service, ANNOUNCE_AFTER)
-
-
-async def test_a_key_is_announced_once_a_day_and_at_every_start(users: RunningService) -> None:
-    await keep_keys(users)
-    await users.says(0)
-    await users.rows("UPDATE key_pairs SET announced_at = now() - interval '25 hours'")
-    await asyncio.gather(*(keep_keys(users) for _ in range(3)))
-    keys = await users.value("SELECT count(*) FROM key_pairs")
-    assert len(set(await users.says(keys))) == keys
-    await upkeep._keep_keys(users.service, AT_ONCE)
-    assert all(isinstance(said, SigningKeyPublished) for said in await users.says(2 * keys))

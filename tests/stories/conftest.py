@@ -4,6 +4,7 @@ The stories of one process share a stack, one after another. After each story ev
 and the whole stack is audited; one that an audit has found wrong is not used again.
 """
 
+import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,24 +14,31 @@ import pytest
 from tests.stories.stack import Stack
 from tests.support.fixtures import *  # noqa: F403
 from tests.support.fixtures import Install
+from tests.support.forked import ForkedService
 from tests.support.processes import Processes
 
 
 class Stacks:
     """The stack that stories use now, and what is needed to make another one."""
 
-    def __init__(self, install: Install, folder: pytest.TempPathFactory) -> None:
+    def __init__(
+        self,
+        install: Install,
+        folder: pytest.TempPathFactory,
+        name: str,
+    ) -> None:
         self._install = install
         self._folder = folder
+        self._name = name
         self._numbers = itertools.count(1)
         self._current: Stack | None = None
 
     async def take(self) -> Stack:
         """A stack on which nothing has gone wrong yet."""
         if self._current is None:
-            name = f"stories{next(self._numbers)}"
+            name = f"{self._name}{next(self._numbers)}"
             folder: Path = self._folder.mktemp(name)
-            stack = Stack(await self._install(name), Processes(folder))
+            stack = Stack(await self._install(name), Processes(folder, ForkedService))
             try:
                 await stack.start()
             except BaseException:
@@ -38,6 +46,19 @@ class Stacks:
                 raise
             self._current = stack
         return self._current
+
+    @contextlib.asynccontextmanager
+    async def audited(self) -> AsyncIterator[Stack]:
+        """The stack for one story. After it everything runs again, and nothing is wrong."""
+        stack = await self.take()
+        yield stack
+        try:
+            await stack.heal()
+            findings = await stack.audit()
+            assert not findings, "\n".join(findings)
+        except BaseException:
+            await self.drop()  # and its logs are shown
+            raise
 
     async def drop(self) -> None:
         """End the stack, if there is one."""
@@ -50,19 +71,28 @@ class Stacks:
 async def stacks(
     install_chorus: Install, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stacks]:
-    made = Stacks(install_chorus, tmp_path_factory)
+    made = Stacks(install_chorus, tmp_path_factory, "stories")
     yield made
     await made.drop()
 
 
 @pytest.fixture
 async def chorus(stacks: Stacks) -> AsyncIterator[Stack]:
-    stack = await stacks.take()
-    yield stack
-    try:
-        await stack.heal()
-        findings = await stack.audit()
-        assert not findings, "\n".join(findings)
-    except BaseException:
-        await stacks.drop()  # and its logs are shown
-        raise
+    async with stacks.audited() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+async def mortal_stacks(
+    install_chorus: Install, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stacks]:
+    made = Stacks(install_chorus, tmp_path_factory, "mortal")
+    yield made
+    await made.drop()
+
+
+@pytest.fixture
+async def mortal(mortal_stacks: Stacks) -> AsyncIterator[Stack]:
+    """A stack whose services are told where to die. What that may double is allowed to no other story."""
+    async with mortal_stacks.audited() as stack:
+        yield stack

@@ -1,13 +1,14 @@
 """People who use Chorus, by its public doors alone. What they ask for is remembered for the audit."""
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import httpx
 from uuid_utils.compat import uuid7
 
+from apps.audit import Attempt
 from events.money import to_minor
 from events.users import Locale
 from tests.stories.post_office import Mail
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
 PASSWORD: Final = "correct horse battery"
 
 Body = dict[str, Any]
-
-
-@dataclass
-class Attempt:
-    """One request for an order, and what its answer said. Neither accepted nor refused: nobody knows."""
-
-    user_id: UUID
-    total: int
-    key: str
-    correlation_id: str
-    order_id: UUID | None = None
-    refused: bool = False
 
 
 class Customer:
@@ -137,14 +126,15 @@ class Customer:
         return UUID(answer.json()["orderId"])
 
     async def order_whatever_happens(
-        self, total: str, *, at: str | ServiceProcess = "orders"
+        self, total: str, *, doors: Iterable[str | ServiceProcess] = ("orders",)
     ) -> UUID:
-        """The same, asked for until there is an answer: a service that is away comes back."""
+        """The same, asked for until there is an answer, at each door in turn: a service that is away comes back."""
         key = str(uuid7())
+        turns = itertools.cycle(doors)
 
         async def accepted() -> UUID:
             try:
-                answer = await self.ask_for_order(total, at=at, key=key)
+                answer = await self.ask_for_order(total, at=next(turns), key=key)
             except httpx.TransportError as error:
                 self.let_down += 1
                 raise AssertionError(f"no answer: {error!r}") from None

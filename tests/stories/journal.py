@@ -23,6 +23,8 @@ _MARK: Final = "tests.mark"
 class Journal:
     """Reads the stream from its beginning, for as long as it is open."""
 
+    queue = JOURNAL
+
     def __init__(self, url: str) -> None:
         self._url = url
         self._connection: AbstractConnection | None = None
@@ -34,7 +36,7 @@ class Journal:
         self._connection = await aio_pika.connect(self._url)
         self._channel = await self._connection.channel()
         await self._channel.set_qos(prefetch_count=500)
-        queue = await self._channel.get_queue(JOURNAL, ensure=False)
+        queue = await self._channel.get_queue(self.queue, ensure=False)
         await queue.consume(self._hear, arguments={"x-stream-offset": "first"})
 
     async def close(self) -> None:
@@ -42,7 +44,10 @@ class Journal:
             await self._connection.close()
 
     async def _hear(self, message: AbstractIncomingMessage) -> None:
+        self._take_down(message)
         await message.ack()
+
+    def _take_down(self, message: AbstractIncomingMessage) -> None:
         if message.type == _MARK:
             if message.message_id in self._marks:
                 self._marks[message.message_id].set()
@@ -50,14 +55,14 @@ class Journal:
         for heard in opened(message):
             self._events.setdefault(heard.id, heard)
 
-    async def up_to_now(self) -> None:
-        """Return once everything has been read that the broker had confirmed before."""
+    async def up_to_now(self, *, within: float = 20) -> None:
+        """Return once everything has been read that the broker had confirmed before. Raises TimeoutError."""
         assert self._channel is not None
         mark = secrets.token_hex(8)
         read = self._marks[mark] = asyncio.Event()
         message = aio_pika.Message(b"", type=_MARK, message_id=mark)
-        await self._channel.default_exchange.publish(message, JOURNAL)
-        async with asyncio.timeout(20):
+        await self._channel.default_exchange.publish(message, self.queue)
+        async with asyncio.timeout(within):
             await read.wait()
 
     def events(self, *kinds: type[Event]) -> list[Heard[Event]]:
@@ -77,18 +82,3 @@ def of_kind(events: Iterable[Heard[Event]], kind: type[E]) -> list[E]:
 def as_told(heard: Heard[Event], *, id: UUID | None = None) -> Row:
     """An event as its publisher's outbox had it: published again, it is the same event again."""
     return outbox.row(id or heard.id, heard.event, heard.cause, heard.time)
-
-
-def copied(message: AbstractIncomingMessage) -> aio_pika.Message:
-    """A message that was delivered, to be published again as it was."""
-    return aio_pika.Message(
-        message.body,
-        headers=message.headers,
-        content_type=message.content_type,
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-        message_id=message.message_id,
-        correlation_id=message.correlation_id,
-        timestamp=message.timestamp,
-        type=message.type,
-        app_id=message.app_id,
-    )

@@ -29,7 +29,9 @@ class Load:
     ) -> None:
         self.orders: list[UUID] = []
         self._customers = customers
-        self._doors = itertools.cycle(doors)
+        self._doors = itertools.cycle(
+            [[*doors[first:], *doors[:first]] for first in range(len(doors))]
+        )
         self._enough = asyncio.Event()
         self._limit = RESERVE
         self._random = random.Random(7)
@@ -37,7 +39,10 @@ class Load:
     @classmethod
     @contextlib.asynccontextmanager
     async def on(cls, stack: Stack, *doors: str | ServiceProcess) -> AsyncIterator["Load"]:
-        """Runs until the end of the block; then every order has been accepted. `doors` are taken in turn."""
+        """Runs until the end of the block; then every order has been accepted.
+
+        `doors` are taken in turn, and the next one where one is closed.
+        """
         deposit = to_text(AFFORDABLE * 200)
         customers = [await stack.customer(deposit=deposit) for _ in range(CUSTOMERS)]
         load = cls(customers, doors or ["orders"])
@@ -57,7 +62,7 @@ class Load:
     async def _shop(self, customer: Customer) -> None:
         while await eventually(self._wanted, within=120) and not self._enough.is_set():
             total = to_text(self._random.randint(1, 400))
-            order_id = await customer.order_whatever_happens(total, at=next(self._doors))
+            order_id = await customer.order_whatever_happens(total, doors=next(self._doors))
             self.orders.append(order_id)
 
     async def _wanted(self) -> bool:

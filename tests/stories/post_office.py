@@ -26,12 +26,22 @@ class Mail(Letter):
 
     @property
     def subject(self) -> str:
-        return str(make_header(decode_header(self.headers["Subject"])))
+        return subject_of(self.headers)
 
     @property
     def notification_id(self) -> str:
         """The id under which notifications lists it."""
-        return str(self.headers["Message-ID"]).strip("<>").partition("@")[0]
+        return notification_id_of(self.headers)
+
+
+def subject_of(headers: Message) -> str:
+    """A letter's subject, decoded."""
+    return str(make_header(decode_header(headers["Subject"])))
+
+
+def notification_id_of(headers: Message) -> str:
+    """The id under which notifications lists a letter."""
+    return str(headers["Message-ID"]).strip("<>").partition("@")[0]
 
 
 class PostOffice:
@@ -42,6 +52,10 @@ class PostOffice:
         self.port = 0
         self.refused: Counter[str] = Counter()
         """How often letters to an address were refused."""
+        self.pause = 0.0
+        """Seconds that it thinks about each letter."""
+        self.reply_to_all = ""
+        """What every letter is answered with, if it is not empty."""
         self._by_address: dict[str, list[Mail]] = defaultdict(list)
         self._replies: dict[str, str] = {}
         self._server: asyncio.Server | None = None
@@ -51,10 +65,14 @@ class PostOffice:
         """The letters to one of these addresses, as they arrived."""
         return [letter for address in addresses for letter in self._by_address[address]]
 
+    def refuse(self, address: str, reply: str) -> None:
+        """Answer `reply` to every letter to an address, from now on."""
+        self._replies[address] = reply
+
     @contextlib.contextmanager
     def refusing(self, address: str, reply: str) -> Iterator[None]:
         """Answer `reply`, such as "451 later", to every letter to an address."""
-        self._replies[address] = reply
+        self.refuse(address, reply)
         try:
             yield
         finally:
@@ -100,6 +118,8 @@ class PostOffice:
         address: str,
         _options: list[Any],
     ) -> str:
+        if self.reply_to_all:
+            return self.reply_to_all
         if address in self._replies:
             self.refused[address] += 1
             return self._replies[address]
@@ -109,6 +129,8 @@ class PostOffice:
     async def handle_DATA(  # noqa: N802
         self, _server: smtp.SMTP, _session: smtp.Session, envelope: smtp.Envelope
     ) -> str:
+        if self.pause:
+            await asyncio.sleep(self.pause)
         letter = Mail(envelope)
         self.letters.append(letter)
         for address in letter.recipients:

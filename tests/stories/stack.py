@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -12,15 +13,17 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from uuid_utils.compat import uuid7
 
+from apps.audit import Attempt, History, Urls, audit
+from apps.audit.invariants import findings
 from apps.common.settings import SERVICES
 from events.base import Event, Heard
+from events.bus import wire
 from events.bus.outbox import Row
 from events.bus.topology import HEARD_BY, JOURNAL, queue_name, topology
 from events.users import Locale
-from tests.stories.audit import findings
-from tests.stories.customers import Attempt, Customer
+from tests.stories.customers import Customer
 from tests.stories.facts import Rows, gather
-from tests.stories.journal import Journal, as_told, copied
+from tests.stories.journal import Journal, as_told
 from tests.stories.post_office import PostOffice
 from tests.support.broker import Broker
 from tests.support.eventually import eventually
@@ -34,6 +37,10 @@ POOLS: Final = 10
 
 QUIET_SECONDS: Final = 45.0
 """How long what was begun may take; longer than the lease on letters that a killed mailer leaves behind."""
+
+
+LOOKS_SECONDS: Final = 5.0
+"""How long an audit looks again at what is wrong at rest: by then an operator's page is up to date."""
 
 
 class Stack:
@@ -50,12 +57,25 @@ class Stack:
         """How many letters may have gone out twice, because a mailer was killed between sending and recording."""
         self.retold: set[UUID] = set()
         """Events that a story has told again under new ids."""
-        self._installation = installation
+        self.installation = installation
         self._processes = processes
         self._services: dict[str, ServiceProcess] = {}
         self._databases: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
         self._clients: dict[tuple[str, int], httpx.AsyncClient] = {}
         self._turns = itertools.cycle(range(POOLS))
+
+    @property
+    def urls(self) -> Urls:
+        """Where an audit looks."""
+        databases = {s: self.installation.auditor_url(s) for s in SERVICES}
+        return Urls(databases, amqp={s: self.installation.amqp_url(s) for s in SERVICES})
+
+    @property
+    def history(self) -> History:
+        """What everybody has asked for, and was answered."""
+        return History(
+            [dataclasses.replace(attempt) for attempt in self.attempts], set(self.retold)
+        )
 
     def __getitem__(self, service: str) -> ServiceProcess:
         return self._services[service]
@@ -63,14 +83,18 @@ class Stack:
     async def start(self) -> None:
         """Start everything, side by side; returns once every service can check tokens."""
         await asyncio.gather(self.mail.open(), self.broker.open(), self.journal.open())
+        await self._open_databases()
         for service in SERVICES:
-            url = self._installation.database_admin_url(service)
-            self._databases[service] = await asyncpg.create_pool(url, min_size=1, max_size=2)
             self._services[service] = self._process(service)
         for process in self._services.values():
             process.launch()
         await asyncio.gather(*(process.ready() for process in self._services.values()))
         await eventually(self._everybody_knows_the_key)
+
+    async def _open_databases(self) -> None:
+        for service in SERVICES:
+            url = self.installation.database_admin_url(service)
+            self._databases[service] = await asyncpg.create_pool(url, min_size=1, max_size=2)
 
     async def stop(self) -> None:
         for client in self._clients.values():
@@ -79,22 +103,24 @@ class Stack:
         await asyncio.gather(*(pool.close() for pool in self._databases.values()))
         await asyncio.gather(self.journal.close(), self.broker.close(), self.mail.close())
 
-    def _process(self, service: str, name: str | None = None) -> ServiceProcess:
+    def _process(
+        self, service: str, name: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> ServiceProcess:
         settings = {
             "CHORUS_OPERATOR_EMAIL": OPERATOR,
             "CHORUS_OPERATOR_PASSWORD": OPERATOR_PASSWORD,
             "CHORUS_SMTP_PORT": str(self.mail.port),
-        }
-        return self._processes.of(service, self._installation, settings=settings, name=name)
+        } | dict(settings or {})
+        return self._processes.of(service, self.installation, settings=settings, name=name)
 
     async def _everybody_knows_the_key(self) -> bool:
         known = [await self.value(service, _KNOWN_KEYS) for service in SERVICES]
         return all(known)
 
     @contextlib.asynccontextmanager
-    async def replica(self, service: str) -> AsyncIterator[ServiceProcess]:
+    async def replica(self, service: str, **settings: str) -> AsyncIterator[ServiceProcess]:
         """A second process of a service, which ends with status 0 at the end of the block."""
-        process = await self._process(service, f"{service} replica").start()
+        process = await self._process(service, f"{service} replica", settings).start()
         try:
             yield process
         finally:
@@ -174,7 +200,7 @@ class Stack:
                 await tap.flush()
                 for message in tap.messages:
                     for queue in queues:
-                        await self.broker.send(copied(message), "", queue.name)
+                        await self.broker.send(wire.copied(message), "", queue.name)
 
     async def tell_again(self, events: Iterable[Heard[Event]]) -> list[Row]:
         """Publish events under new ids, as if no inbox remembered them."""
@@ -236,9 +262,13 @@ class Stack:
         return {name: await self.broker.waiting(name) for name in names}
 
     async def audit(self) -> Sequence[str]:
-        """Wait for rest, then say what is wrong, a line for each violation of an invariant."""
+        """Wait for rest, then say what is wrong, a line for each violation of an invariant.
+
+        Once as an operator's audit sees it, and once with the journal and the mail, which only a story has.
+        """
         await self.is_quiet()
-        return findings(await gather(self))
+        report = await audit(self.urls, self.history, at_rest=True, patience=LOOKS_SECONDS)
+        return [*report.lines(), *findings(await gather(self))]
 
 
 _KNOWN_KEYS = "SELECT count(*) FROM signing_keys"

@@ -3,16 +3,14 @@
 import asyncio
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import pytest
-
+from apps.audit import Attempt
 from events.money import to_minor
-from tests.stories.customers import Attempt
 from tests.stories.stack import Stack
+from tests.support.programs import program
 
 README: Final = (Path(__file__).parents[2] / "README.md").read_text()
 PORTS: Final = {"users": 8001, "billing": 8002, "orders": 8003, "notifications": 8004}
@@ -73,8 +71,8 @@ def tell(chorus: Stack, user_id: UUID) -> None:
             chorus.attempts.append(Attempt(user_id, to_minor(found[1]), flow, flow))
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed here")
 async def test_a_reader_gets_a_paid_order_and_its_letter(chorus: Stack) -> None:
+    program("curl", "curl")
     bash = await asyncio.create_subprocess_exec(
         "bash", "-c", script(chorus), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )

@@ -113,9 +113,13 @@ async def followed(customer: Customer, order_id: UUID) -> AsyncIterator[tuple[st
 
 
 async def test_a_rolling_restart_under_load_loses_and_doubles_nothing(chorus: Stack) -> None:
-    async with Load.on(chorus) as load:
-        for service in ("billing", "orders", "notifications"):
-            async with chorus.replica(service):
-                assert await chorus[service].stop() == 0
-                await chorus[service].start()
-            await load.goes_on(20)
+    async with a_replica_of_each(chorus) as replicas:
+        async with Load.on(chorus, "orders", replicas["orders"]) as load:
+            for service in SERVICES:
+                for process in (chorus[service], replicas[service]):
+                    await load.goes_on(10)
+                    assert await process.stop() == 0, process.log
+                    await load.goes_on(10)
+                    await process.start()
+            await load.goes_on(10)
+        assert not [p.name for p in replicas.values() if "Traceback" in p.log]

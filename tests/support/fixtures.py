@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from apps.common.settings import SERVICES
+from tests.support.forked import ForkedService
 from tests.support.harness import RunningService
 from tests.support.installation import Installation, install
 from tests.support.mail import MailSink
@@ -112,7 +113,7 @@ async def notifications(running_service: Run) -> AsyncIterator[RunningService]:
 @pytest.fixture
 async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
     """Services as real processes, for one test."""
-    made = Processes(tmp_path)
+    made = Processes(tmp_path, ForkedService)
     yield made
     await made.stop()
 
@@ -120,6 +121,6 @@ async def processes(tmp_path: Path) -> AsyncIterator[Processes]:
 @pytest.fixture(scope="module")
 async def module_processes(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Processes]:
     """Services as real processes, for all tests of a file."""
-    made = Processes(tmp_path_factory.mktemp("processes"))
+    made = Processes(tmp_path_factory.mktemp("processes"), ForkedService)
     yield made
     await made.stop()

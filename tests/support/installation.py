@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
-from apps.cli.migrate import create_database, upgrade_database
+from apps.audit.rights import auditor_url, broker_auditor
+from apps.cli.migrate import create_database, let_the_auditor_read, upgrade_database
 from apps.common.settings import SERVICES, settings
 from events.bus.administration import Administration
 from events.bus.topology import topology
@@ -37,6 +38,10 @@ class Installation:
         login = self.login(service)
         return f"postgresql://{login}:{self.password}@{host}/{login}"
 
+    def auditor_url(self, service: str) -> str:
+        """What the audit connects to the service's database with."""
+        return auditor_url(self.database_url(service), self.password)
+
     def database_admin_url(self, service: str) -> str:
         """A superuser's way into the service's database."""
         url = urlsplit(self.servers.database_admin_url)
@@ -57,6 +62,7 @@ class Installation:
         urls = {
             "CHORUS_DATABASE_ADMIN_URL": self.servers.database_admin_url,
             "CHORUS_RABBITMQ_API_URL": self.servers.rabbitmq_api_url,
+            "CHORUS_AUDITOR_PASSWORD": self.password,
         }
         for service in self.services:
             urls[f"CHORUS_DATABASE_URL_{service.upper()}"] = self.database_url(service)
@@ -69,21 +75,25 @@ async def install(
 ) -> Installation:
     """Make the databases, tables, logins and the vhost with its whole topology."""
     made = Installation(name, servers, services)
-    await asyncio.gather(_databases(made), asyncio.to_thread(_topology, made))
+    await asyncio.gather(install_databases(made), asyncio.to_thread(_topology, made))
     return made
 
 
-async def _databases(made: Installation) -> None:
+async def install_databases(made: Installation) -> None:
+    """Make the databases, tables and logins only."""
     admin_url = made.servers.database_admin_url
     for service in made.services:
         await create_database(admin_url, made.database_url(service))
         # Alembic's environment starts an event loop of its own.
-        await asyncio.to_thread(upgrade_database, admin_url, service, made.database_url(service))
+        url = made.database_url(service)
+        await asyncio.to_thread(upgrade_database, admin_url, service, url)
+        await let_the_auditor_read(admin_url, service, url, made.password)
 
 
 def _topology(made: Installation) -> None:
     with Administration(made.servers.rabbitmq_api_url) as broker:
         broker.apply(topology(), {service: made.amqp_url(service) for service in made.services})
+        broker.let_look(made.name, broker_auditor(made.name), made.password)
 
 
 @contextmanager

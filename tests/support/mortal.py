@@ -22,6 +22,9 @@ from events.bus.publisher import Publisher
 from events.bus.transaction import Transaction
 from events.orders import OrderPlaced
 
+VARIABLE: Final = "TESTS_SECONDS_EACH"
+"""How long it takes over whatever it handles in one transaction; no time if it is not set."""
+
 FATAL: Final = 666
 IDLE_SECONDS: Final = 1.5
 
@@ -30,6 +33,7 @@ inbox = Inbox("billing")
 
 @inbox.hears(OrderPlaced)
 async def live_or_die(tx: Transaction, heard: Sequence[Heard[OrderPlaced]]) -> None:
+    await asyncio.sleep(float(os.environ.get(VARIABLE, "0")))
     if any(e.event.order.total == FATAL for e in heard):
         os.kill(os.getpid(), signal.SIGKILL)
 

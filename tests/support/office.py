@@ -66,6 +66,11 @@ class Office:
         count: int = await self.pool.fetchval("SELECT count(*) FROM outbox")
         return count
 
+    async def everything_is_taken(self) -> bool:
+        """Whether relays hold all that waits."""
+        free = "SELECT count(*) FROM (SELECT FROM outbox FOR UPDATE SKIP LOCKED) AS row"
+        return await self.waiting() > 0 and await self.pool.fetchval(free) == 0
+
     async def is_empty(self) -> None:
         async def empty() -> None:
             assert await self.waiting() == 0

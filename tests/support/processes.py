@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,18 @@ class ServiceProcess:
         self.port = private_port()
         self.url = f"http://127.0.0.1:{self.port}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
-        self.child = Child(
+        self.child = self._child(
+            ["serve", service, "--port", str(self.port)],
+            folder / f"{self.name}-{self.port}.log",
+            inherited | installation.environment | dict(settings or {}),
+        )
+
+    def _child(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Child:
+        return Child(
             self.name,
-            [sys.executable, "-m", "apps.cli", "serve", service, "--port", str(self.port)],
-            log=folder / f"{self.name}-{self.port}.log",
-            environment=inherited | installation.environment | dict(settings or {}),
+            [sys.executable, "-m", "apps.cli", *command],
+            log=log,
+            environment=environment,
             folder=Path(__file__).parents[2],
         )
 
@@ -112,8 +119,9 @@ class ServiceProcess:
 class Processes:
     """The processes of one test, or of one module."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: type[ServiceProcess] = ServiceProcess) -> None:
         self._folder = folder
+        self._kind = kind
         self._all: list[ServiceProcess] = []
 
     def of(
@@ -125,7 +133,7 @@ class Processes:
         name: str | None = None,
     ) -> ServiceProcess:
         """A process that has yet to be started."""
-        made = ServiceProcess(service, installation, self._folder, settings=settings, name=name)
+        made = self._kind(service, installation, self._folder, settings=settings, name=name)
         self._all.append(made)
         return made
 

@@ -17,6 +17,8 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
         self.port = private_port()
+        self.delay = 0.0
+        """Seconds by which everything comes later, each way."""
         self.lost_replies = 0
         """How many replies have been lost since `lose_reply_to`."""
         self._server: asyncio.Server | None = None
@@ -48,6 +50,10 @@ class Proxy:
         login = parts.netloc.rpartition("@")[0]
         return urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{self.port}"))
 
+    def point_at(self, port: int) -> None:
+        """New connections go to another port of this machine."""
+        self._target = ("127.0.0.1", port)
+
     async def accept(self) -> None:
         """Let connections in."""
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
@@ -67,6 +73,13 @@ class Proxy:
     def freeze(self) -> None:
         """Nothing gets through any more, and nobody is told."""
         self._flowing.clear()
+
+    def lose(self) -> None:
+        """Cut every connection; what was held back never arrives."""
+        for pump in self._pumps:
+            pump.cancel()
+        self.cut()
+        self._flowing.set()
 
     def thaw(self) -> None:
         """What was held back goes on."""
@@ -104,6 +117,8 @@ class Proxy:
         try:
             while data := await reader.read(_CHUNK):
                 await self._flowing.wait()
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 lost = requests and self._to_lose > 0 and self._needle in data
                 if lost:
                     # The client is cut off first, so that no reply can overtake.

@@ -1,6 +1,7 @@
 """The group committer and the transaction under it, with a connection of our own that keeps what is committed."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -142,7 +143,7 @@ async def test_what_arrives_during_a_transaction_forms_the_next_one(
 async def test_a_transaction_takes_no_more_than_its_limit(
     committer: Make, doubling: Doubling
 ) -> None:
-    group = committer()
+    group = committer(waiting_limit=math.inf)
     futures = [group.submit(item) for item in range(1, 2 * BATCH_LIMIT + 2)]
     await asyncio.gather(*futures)
     assert [len(batch) for batch in doubling.batches] == [BATCH_LIMIT, BATCH_LIMIT, 1]

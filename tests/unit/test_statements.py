@@ -3,7 +3,7 @@
 from uuid import UUID
 
 import pytest
-from sqlmodel import BigInteger, Field, SQLModel
+from sqlmodel import BigInteger, Field, SQLModel, col, select
 
 from events.bus.statements import Statements, Table, arrays, from_record, statements
 
@@ -102,6 +102,16 @@ def test_a_row_has_its_defaults_and_takes_the_rest_as_it_is() -> None:
     assert (parcel.price, parcel.note, parcel.version) == (5, None, 1)
     parcel.price += 1
     assert parcel.price == 6
+
+
+def test_a_query_names_a_column_that_a_row_has_as_its_own() -> None:
+    query = str(select(Parcel.id).where(col(Parcel.price) > 1))
+    assert "SELECT test_parcels.id" in query
+    assert "test_parcels.price > " in query
+    parcel = Parcel(id=UUID(int=1), owner=UUID(int=2), price=7)
+    vars(parcel)["price"] = 8  # what SQLAlchemy knows nothing of
+    assert parcel.price == 8
+    assert not hasattr(vars(Parcel)["price"], "__set__"), "Python would ask it before the row"
 
 
 def test_a_row_that_was_read_can_be_changed_and_written() -> None:

@@ -228,13 +228,21 @@ class TestPoison:
         [found] = wire.from_message(message, UserUpdated)
         assert isinstance(found, Poison)
 
-    @pytest.mark.parametrize("name", ["cloudEvents_id", "cloudEvents_time"])
+    @pytest.mark.parametrize(
+        "name", ["cloudEvents_specversion", "cloudEvents_id", "cloudEvents_time"]
+    )
     def test_a_plain_message_without_identity_is_poison(self, name: str) -> None:
         message = wire.to_message([a_row()])
         del message.headers[name]
         [found] = wire.from_message(message, UserUpdated)
         assert isinstance(found, Poison)
         assert name in str(found.error)
+
+    def test_a_plain_message_of_another_specification_is_poison(self) -> None:
+        message = wire.to_message([a_row()])
+        message.headers["cloudEvents_specversion"] = "2.0"
+        [found] = wire.from_message(message, UserUpdated)
+        assert isinstance(found, Poison)
 
     def test_another_kind_of_event_is_poison(self) -> None:
         [found] = wire.from_message(wire.to_message([a_row()]), OrderPaid)
@@ -292,9 +300,11 @@ class TestSetAside:
     def test_a_plain_message_is_kept_whole(self) -> None:
         message = wire.to_message([a_row()])
         message.body = b"\xffno json"
+        message.content_encoding = "gzip"
         parked = wire.alone(message, 0)
         assert parked.body == message.body
         assert parked.headers == message.headers
+        assert parked.content_encoding == "gzip"
         assert parked.message_id == message.message_id
         assert parked.correlation_id == message.correlation_id
         assert (parked.type, parked.app_id) == (message.type, message.app_id)

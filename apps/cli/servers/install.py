@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -68,13 +68,19 @@ def install_missing(*servers: Server) -> None:
     missing = [server for server in servers if present[server]() is None]
     if not missing:
         return
-    if (
-        os.geteuid() != 0
-        or not Path("/etc/debian_version").exists()
-        or shutil.which("apt-get") is None
-    ):
+    if not may_install():
         raise ServersMissing(_advice(missing))
-    packages = [_PACKAGES[server] for server in missing]
+    install_packages(*(_PACKAGES[server] for server in missing))
+
+
+def may_install() -> bool:
+    """Whether packages can be installed without asking: as root, on Debian."""
+    debian = Path("/etc/debian_version").exists() and shutil.which("apt-get") is not None
+    return os.geteuid() == 0 and debian
+
+
+def install_packages(*packages: str) -> None:
+    """Installs packages by apt; no server in them starts, now or at boot. Raises ServersMissing."""
     print(
         f"Installing {' and '.join(packages)} by apt-get: a minute or so.",
         file=sys.stderr,
@@ -128,7 +134,7 @@ def _nothing_starts() -> Iterator[None]:
             _POLICY.write_bytes(before)
 
 
-def _not_at_boot(packages: list[str]) -> None:
+def _not_at_boot(packages: Sequence[str]) -> None:
     """Nor must it start with the machine: we only want its programs."""
     if Path("/run/systemd/system").exists():
         subprocess.run(["systemctl", "disable", *packages], check=False, capture_output=True)

@@ -3,6 +3,7 @@
 import os
 import secrets
 import signal
+import subprocess
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -22,26 +23,38 @@ default_pass = {password}
 log.console = true
 log.console.level = info
 log.file = false
+# In a cluster: whoever does not see most of the others stops until he does.
+cluster_partition_handling = pause_minority
+# After so many seconds without a sign of life, at most a quarter more, a node counts as gone.
+net_ticktime = 8
+"""
+
+_JOINING = """\
+cluster_formation.peer_discovery_backend = classic_config
+cluster_formation.classic_config.nodes.1 = {node}
 """
 
 
 class PrivateRabbitMQ:
     user = "admin"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, joins: "PrivateRabbitMQ | None" = None) -> None:
+        """A node of its own, or one more of the cluster of a node that runs."""
         self._account = unprivileged("rabbitmq")
         self._folder = folder_for(self._account, folder / "rabbitmq")
-        self.password = secrets.token_hex(6)
-        self.port, self.management_port, self._epmd_port, self._peer_port = (
-            private_port() for _ in range(4)
-        )
+        self._joins = joins
+        self.port, self.management_port, self._peer_port = (private_port() for _ in range(3))
+        self.epmd_port: int = joins.epmd_port if joins else private_port()
+        self.cookie: str = joins.cookie if joins else secrets.token_hex(16)
+        self.password: str = joins.password if joins else secrets.token_hex(6)
+        self.node = f"chorus-{secrets.token_hex(4)}@localhost"
         login = f"{self.user}:{self.password}@127.0.0.1"
         self.amqp_url = f"amqp://{login}:{self.port}/%2F"
         self.api_url = f"http://{login}:{self.management_port}"
         self.environment = self._environment()
         self._write_configuration()
         self._epmd = self._child(
-            "epmd", ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+            "epmd", ["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"]
         )
         self.process = self._child("RabbitMQ", [rabbitmq_server()])
 
@@ -63,9 +76,9 @@ class PrivateRabbitMQ:
             "PATH": f"{rabbitmq_server().parent}:{os.environ.get('PATH', os.defpath)}",
             "HOME": str(folder),
             "LANG": "C.UTF-8",
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self.epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": f"chorus-{secrets.token_hex(4)}@localhost",
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._peer_port),
             # Two threads for files are enough, and RabbitMQ's own setting stays that none of them waits by spinning.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +SDio 2",
@@ -85,6 +98,8 @@ class PrivateRabbitMQ:
         configuration = _CONFIGURATION.format(
             amqp=self.port, management=self.management_port, user=self.user, password=self.password
         )
+        if self._joins is not None:
+            configuration += _JOINING.format(node=self._joins.node)
         files = {
             "rabbitmq.conf": configuration,
             "rabbitmq-env.conf": "",
@@ -94,7 +109,7 @@ class PrivateRabbitMQ:
         }
         for name, text in files.items():
             give(self._account, self._folder / name, text)
-        give(self._account, self._folder / ".erlang.cookie", secrets.token_hex(16), mode=0o400)
+        give(self._account, self._folder / ".erlang.cookie", self.cookie, mode=0o400)
 
     def start(self) -> None:
         self.launch()
@@ -104,7 +119,7 @@ class PrivateRabbitMQ:
         """Starts it, on the data it had if it ran before, without waiting until it answers."""
         if not self._epmd.running:
             self._epmd.start()
-            self._epmd.wait_until(lambda: not is_free(self._epmd_port), within=10)
+            self._epmd.wait_until(lambda: not is_free(self.epmd_port), within=10)
         self.process.start()
 
     def wait(self) -> None:
@@ -123,6 +138,26 @@ class PrivateRabbitMQ:
                 return bool(answer.status == 200) and not is_free(self.port)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
+
+    def control(self, *arguments: str) -> int:
+        """Run `rabbitmqctl`; its exit status. 1 if it takes longer than 30 s."""
+        account = self._account
+        try:
+            return subprocess.run(
+                [rabbitmq_server().parent / "rabbitmqctl", *arguments],
+                env=self.environment,
+                cwd=self._folder,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=30,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return 1
 
     def stop(self) -> None:
         self.process.stop()

@@ -1,0 +1,80 @@
+"""The way into the databases of all services: one connection each, which can only read."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+
+SERVER_SETTINGS: Final = {
+    "application_name": "chorus-audit",
+    "default_transaction_read_only": "on",
+    "statement_timeout": "600000",
+    "lock_timeout": "10000",
+    "plan_cache_mode": "force_custom_plan",
+    "work_mem": "128MB",
+    "jit": "off",
+}
+"""Times are milliseconds. Each statement sees one moment of its database, and holds nobody up: no transaction lasts
+longer than one."""
+
+CONNECT_SECONDS: Final = 10.0
+
+
+class CannotLook(Exception):
+    """A database did not answer: nothing is known about the invariants."""
+
+
+class Database:
+    """One service's database."""
+
+    def __init__(self, service: str, connection: asyncpg.Connection) -> None:
+        self._service = service
+        self._connection = connection
+        self._one_at_a_time = asyncio.Lock()
+
+    async def rows(self, sql: str, *values: Any) -> list[asyncpg.Record]:
+        """What a query finds. Raises CannotLook."""
+        try:
+            async with self._one_at_a_time:
+                found: list[asyncpg.Record] = await self._connection.fetch(sql, *values)
+                return found
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise CannotLook(f"{self._service}: {error}") from error
+
+    async def row(self, sql: str, *values: Any) -> asyncpg.Record:
+        """The one row of a query."""
+        [found] = await self.rows(sql, *values)
+        return found
+
+    async def column(self, sql: str, *values: Any) -> list[Any]:
+        """The first value of each row."""
+        return [row[0] for row in await self.rows(sql, *values)]
+
+
+Databases = Mapping[str, Database]
+
+
+@asynccontextmanager
+async def reading(urls: Mapping[str, str]) -> AsyncIterator[Databases]:
+    """Connections by service. Raises CannotLook."""
+    async with AsyncExitStack() as stack:
+        opened: dict[str, Database] = {}
+        for service, url in urls.items():
+            try:
+                connection = await asyncpg.connect(
+                    url, timeout=CONNECT_SECONDS, server_settings=SERVER_SETTINGS
+                )
+            except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+                raise CannotLook(f"{service}: {error or type(error).__name__}") from error
+            stack.push_async_callback(_close, connection)
+            opened[service] = Database(service, connection)
+        yield opened
+
+
+async def _close(connection: asyncpg.Connection) -> None:
+    try:
+        await connection.close(timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()

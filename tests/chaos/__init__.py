@@ -1,0 +1,11 @@
+"""Chaos: the whole of Chorus as real processes, two of each service, under a load, while everything fails.
+
+    make chaos ARGS="--seed 7 --minutes 3"
+
+- `schedule`: which faults come when; the same seed gives the same schedule.
+- `world`: servers, proxies and services, and somebody who starts again what has died.
+- `faults`: how each kind of fault is done, and undone.
+- `shoppers`: customers who register, pay in, draw out, order, cancel, ask again and look, whatever happens.
+- `poison`: messages that nobody can handle.
+- `verdict`: what came of a run.
+"""

@@ -1,0 +1,276 @@
+"""How each kind of fault is done, and undone. A fault that finds nothing to do raises NothingToDoError."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Final
+
+import asyncpg
+from aio_pika.exceptions import AMQPError
+
+from apps.cli.children import Child, ChildFailed
+from events.orders import OrderPlaced
+from tests.chaos.poison import QUEUE, poison
+from tests.chaos.schedule import REPLICAS, Fault
+from tests.chaos.world import World
+from tests.stories.journal import as_told
+from tests.support.alarms import ALARMS
+from tests.support.processes import ServiceProcess
+
+COPIES_IN_FLIGHT: Final = 16
+"""Letters that may go out a second time when a mailer's server or database fails: 8 connections, and as many answers
+again that are not recorded yet."""
+
+COPIES_IN_HAND: Final = 200
+"""The same when a mailer dies: while a database stands still it goes on with what it has taken, and records nothing."""
+
+REACHED_SECONDS: Final = 15.0
+"""How long a process that is to die at a crash point may live on before it is killed anyhow."""
+
+
+class NothingToDoError(Exception):
+    """A fault came at a moment at which it could not be done."""
+
+
+class Faults:
+    """Does faults. Two that concern the same thing come one after the other; all others may overlap."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._do: dict[str, Callable[[Fault], Coroutine[Any, Any, None]]] = {
+            "kill service": self.kill_service,
+            "freeze service": self.freeze_service,
+            "crash point": self.crash_point,
+            "rolling restart": self.rolling_restart,
+            "kill broker": self.kill_broker,
+            "freeze broker": self.freeze_broker,
+            "kill database": self.kill_database,
+            "freeze database": self.freeze_database,
+            "network": self.network,
+            "connections": self.connections,
+            "alarm": self.alarm,
+            "mail": self.mail,
+            "again": self.again,
+            "poison": self.poison,
+        }
+
+    async def do(self, fault: Fault) -> None:
+        """Do a fault and undo it again. Raises NothingToDoError."""
+        if "notifications" in fault.target:
+            self._world.extra_copies += COPIES_IN_HAND
+        elif fault.kind in {"mail", "kill database", "freeze database", "network", "connections"}:
+            self._world.extra_copies += COPIES_IN_FLIGHT
+        async with self._locks[_subject(fault)]:
+            await self._do[fault.kind](fault)
+
+    # Services.
+
+    async def kill_service(self, fault: Fault) -> None:
+        process = self._running(fault.target)
+        process.kill()
+
+    async def freeze_service(self, fault: Fault) -> None:
+        process = self._running(fault.target)
+        async with _frozen(process.child):
+            await asyncio.sleep(fault.seconds)
+
+    async def crash_point(self, fault: Fault) -> None:
+        process = self._running(fault.target)
+        async with self._in_our_hands(fault.target):
+            process.kill()
+            process.child.start({"CHORUS_CRASH_AT": fault.how})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REACHED_SECONDS):
+                    while process.child.running:  # noqa: ASYNC110 - a process has no event
+                        await asyncio.sleep(0.1)
+            reached = not process.child.running
+            process.kill()
+            process.launch()
+        if not reached:
+            raise NothingToDoError(f"{fault.target} did not get to {fault.how}")
+
+    async def rolling_restart(self, fault: Fault) -> None:
+        for replica in REPLICAS:
+            name = f"{fault.target} {replica}"
+            async with self._locks[name], self._in_our_hands(name):
+                process = self._world.replicas[name]
+                process.terminate()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(20):
+                        while process.child.running:  # noqa: ASYNC110 - a process has no event
+                            await asyncio.sleep(0.1)
+                process.kill()
+                process.launch()
+            # Another fault may keep it from being ready.
+            with contextlib.suppress(AssertionError, TimeoutError, ChildFailed):
+                await asyncio.wait_for(process.ready(), 10)
+
+    def _running(self, name: str) -> ServiceProcess:
+        process = self._world.replicas[name]
+        if not process.child.running:
+            raise NothingToDoError(f"{name} does not run")
+        return process
+
+    @contextlib.asynccontextmanager
+    async def _in_our_hands(self, name: str) -> AsyncIterator[None]:
+        self._world.held.add(name)
+        try:
+            yield
+        finally:
+            self._world.held.discard(name)
+
+    # Servers.
+
+    async def kill_broker(self, fault: Fault) -> None:
+        rabbitmq = self._world.private.rabbitmq
+        rabbitmq.kill()
+        await asyncio.sleep(fault.seconds / 2)
+        rabbitmq.launch()
+        await asyncio.to_thread(rabbitmq.wait)
+
+    async def freeze_broker(self, fault: Fault) -> None:
+        async with _frozen(self._world.private.rabbitmq.process):
+            await asyncio.sleep(fault.seconds)
+
+    async def kill_database(self, fault: Fault) -> None:
+        postgres = self._world.private.postgres
+        postgres.kill()
+        await asyncio.sleep(fault.seconds / 2)
+        postgres.launch()
+        await asyncio.to_thread(postgres.wait)
+
+    async def freeze_database(self, fault: Fault) -> None:
+        async with _frozen(self._world.private.postgres.process):
+            await asyncio.sleep(fault.seconds)
+
+    async def network(self, fault: Fault) -> None:
+        proxy = self._world.proxies[fault.target]
+        if fault.how == "cut":
+            proxy.cut()
+        elif fault.how == "half-open":
+            proxy.freeze()
+            await asyncio.sleep(fault.seconds)
+            proxy.cut()
+            proxy.thaw()
+        else:
+            proxy.delay = 0.2
+            await asyncio.sleep(fault.seconds)
+            proxy.delay = 0.0
+
+    async def connections(self, fault: Fault) -> None:
+        if fault.target == "broker":
+            await self._rabbitmqctl("close_all_connections", "chaos")
+            return
+        try:
+            connection = await asyncpg.connect(self._world.private.postgres.url, timeout=5)
+            try:
+                await connection.execute(_TERMINATE)
+            finally:
+                await connection.close(timeout=2)
+        except (OSError, asyncpg.PostgresError) as error:
+            raise NothingToDoError(repr(error)) from None
+
+    async def alarm(self, fault: Fault) -> None:
+        begin, end = ALARMS[fault.target]
+        await self._rabbitmqctl(*begin)
+        await asyncio.sleep(fault.seconds)
+        await self._rabbitmqctl(*end)
+
+    async def _rabbitmqctl(self, *arguments: str) -> None:
+        rabbitmq = self._world.private.rabbitmq
+        status = await asyncio.to_thread(rabbitmq.control, *arguments)
+        if status:
+            raise NothingToDoError(f"rabbitmqctl {arguments[0]} ended with {status}")
+
+    # Mail.
+
+    async def mail(self, fault: Fault) -> None:
+        mail = self._world.mail
+        if fault.target == "gone":
+            async with mail.gone():
+                await asyncio.sleep(fault.seconds)
+        elif fault.target == "slow":
+            mail.pause = 0.5
+            await asyncio.sleep(fault.seconds)
+            mail.pause = 0.0
+        else:
+            mail.reply_to_all = "451 later"
+            await asyncio.sleep(fault.seconds)
+            mail.reply_to_all = ""
+
+    # Messages.
+
+    async def again(self, fault: Fault) -> None:
+        dice = random.Random(fault.at)
+        known = self._world.journal.events()
+        if len(known) < 50:
+            raise NothingToDoError("nothing has been told yet")
+        some = [*dice.sample(known, 20), *known[-20:]]
+        rows = [as_told(heard) for heard in some for _ in range(dice.randint(1, 6))]
+        dice.shuffle(rows)
+        await self._speaking(self._world.broker.publish, *rows)
+
+    async def poison(self, fault: Fault) -> None:
+        dice = random.Random(fault.at)
+        placed = self._world.journal.events(OrderPlaced)
+        if not placed:
+            raise NothingToDoError("nothing has been ordered yet")
+        # Half of them: what was heard long ago, so that its neighbour in a pack is no news.
+        message, id = poison(fault.target, dice.choice(placed[: len(placed) // 2 + 1]), dice)
+        await self._speaking(self._world.broker.send, message, "", QUEUE)
+        if id is not None:
+            self._world.poisoned.add(id)
+
+    async def _speaking(self, say: Callable[..., Coroutine[Any, Any, Any]], *words: Any) -> None:
+        try:
+            async with asyncio.timeout(20):
+                await self._world.fresh_broker()
+                # Bound anew: the world's broker has just been replaced.
+                await getattr(self._world.broker, say.__name__)(*words)
+        except (OSError, TimeoutError, AMQPError, RuntimeError, asyncio.CancelledError) as error:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            raise NothingToDoError(repr(error)) from None
+
+
+def _subject(fault: Fault) -> str:
+    """What may suffer only one fault at a time."""
+    if fault.kind in {"kill broker", "freeze broker", "alarm", "again", "poison"}:
+        return "broker"
+    if fault.kind == "connections":
+        return fault.target
+    if fault.kind in {"kill database", "freeze database"}:
+        return "database"
+    if fault.kind == "network":
+        return f"network {fault.target}"
+    if fault.kind == "rolling restart":
+        return f"rolling {fault.target}"
+    return "mail" if fault.kind == "mail" else fault.target
+
+
+@contextlib.asynccontextmanager
+async def _frozen(child: Child) -> AsyncIterator[None]:
+    """A process and everything below it stand still in this block."""
+    if not child.running:
+        raise NothingToDoError(f"{child.name} does not run")
+    pids = child.family()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+_TERMINATE: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND usename <> 'postgres' AND pid <> pg_backend_pid()
+"""

@@ -1,0 +1,52 @@
+"""Messages that billing cannot handle, and one that it can although it is odd."""
+
+import json
+import random
+from typing import Final
+from uuid import UUID
+
+import aio_pika
+from uuid_utils.compat import uuid7
+
+from events.base import Event, Heard
+from events.bus import wire
+from events.bus.topology import queue_name
+from events.orders import OrderPlaced
+from tests.stories.journal import as_told
+
+QUEUE: Final = queue_name("billing", OrderPlaced)
+"""Where it is put: straight into one queue, so that nobody else hears of it."""
+
+
+def poison(
+    variety: str, known: Heard[Event], dice: random.Random
+) -> tuple[aio_pika.Message, UUID | None]:
+    """A message, and the id under which it must be parked; None if it must have no effect at all.
+
+    `known` is an event that billing has heard before: what is good about the message changes nothing.
+    """
+    id = uuid7()
+    row = as_told(known, id=id)
+    message = wire.to_message([row])
+    body = json.loads(message.body)
+    match variety:
+        case "malformed":
+            message.body = message.body[: dice.randrange(1, len(message.body))]
+        case "a megabyte":
+            message.body = b"[" * 1_048_576
+        case "another type":
+            body["order"]["total"] = "much"
+            message.body = json.dumps(body).encode()
+        case "unknown version":
+            # In a pack, beside one that is as it should be.
+            message = wire.to_message([row, as_told(known)])
+            items = json.loads(message.body)
+            items[0]["specversion"] = "9.0"
+            message.body = json.dumps(items).encode()
+        case "unknown fields":
+            message = wire.to_message([as_told(known)])
+            message.body = json.dumps(body | {"colour": "of the future"}).encode()
+            return message, None
+        case _:
+            raise ValueError(variety)
+    return message, id

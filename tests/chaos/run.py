@@ -1,0 +1,134 @@
+"""A run: load, faults by the schedule, a look at the ledger now and then, rest, and the audit."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from apps.audit import CannotLook, audit
+from apps.audit.invariants import findings
+from apps.cli.children import ChildFailed
+from tests.chaos.faults import Faults, NothingToDoError
+from tests.chaos.schedule import CALM_SECONDS, Fault, schedule
+from tests.chaos.shoppers import Shoppers
+from tests.chaos.verdict import Report
+from tests.chaos.world import QUIET_SECONDS, World, running_world
+from tests.stories.facts import gather
+from tests.stories.journal import Journal
+from tests.support.eventually import eventually
+
+LOOK_SECONDS: Final = 30.0
+"""How often what must hold at every moment is looked at during the run."""
+
+IN_THE_RUN: Final = {1, 2}
+"""The invariants that hold at every moment, even between two steps."""
+
+Say = Callable[[str], None]
+
+
+async def run(report: Report, rate: float, say: Say) -> None:
+    """Everything, from empty servers to what is reported. `rate` is wishes a second."""
+    seed, minutes = report.seed, report.minutes
+    async with running_world() as world:
+        shoppers = Shoppers(world, report, rate, seed)
+        await shoppers.register()
+        say(f"{len(world.replicas)} processes run, {len(shoppers.paid_in)} customers shop")
+        looking = asyncio.create_task(_look(world, report))
+        async with shoppers.shopping():
+            await _suffer(world, report, schedule(seed, minutes), minutes * 60, say)
+        looking.cancel()
+        await _recover(world, report, say)
+        await _audit(world, shoppers, report, say)
+
+
+async def _suffer(
+    world: World, report: Report, faults: list[Fault], seconds: float, say: Say
+) -> None:
+    begun = time.monotonic()
+    doing = Faults(world)
+
+    async def suffer(fault: Fault) -> None:
+        name = f"{fault.kind}: {fault.target} {fault.how}".strip()
+        try:
+            await doing.do(fault)
+        except (NothingToDoError, OSError, TimeoutError, ChildFailed) as nothing:
+            say(f"{_clock(begun)} not done, {name}: {nothing!r}")
+            return
+        report.faults[fault.kind] += 1
+        report.varieties[name] += 1
+        say(f"{_clock(begun)} {name} ({fault.seconds} s); {report.accepted:,} orders accepted")
+
+    async with asyncio.TaskGroup() as together:
+        for fault in faults:
+            await asyncio.sleep(begun + fault.at - time.monotonic())
+            together.create_task(suffer(fault))
+    await asyncio.sleep(max(CALM_SECONDS, begun + seconds - time.monotonic()))
+
+
+def _clock(begun: float) -> str:
+    passed = int(time.monotonic() - begun)
+    return f"{passed // 60:02}:{passed % 60:02}"
+
+
+async def _look(world: World, report: Report) -> None:
+    """What must hold at every moment: the ledger adds up, and no balance is below zero."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                seen = await audit(world.urls, numbers=IN_THE_RUN, patience=2)
+        except (CannotLook, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            continue  # the database suffers; a look that was not made says nothing
+        report.looks += 1
+        report.sort_out([f"in the run: {line}" for line in seen.lines()])
+
+
+async def _recover(world: World, report: Report, say: Say) -> None:
+    begun = time.monotonic()
+
+    async def empty() -> None:
+        assert await world.outboxes() == 0
+
+    try:
+        await eventually(empty, within=QUIET_SECONDS)
+    except AssertionError:
+        say("the outboxes do not become empty")
+        return
+    report.recovery = time.monotonic() - begun
+    await world.is_healed()
+
+
+async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> None:
+    await world.fresh_broker()
+    try:
+        await eventually(world._is_quiet, within=QUIET_SECONDS)
+    except AssertionError as unrest:
+        report.violations.append(f"no rest: {unrest}")
+    report.violations += await world.unexplained_parked()
+    say("at rest; the audit begins")
+    begun = time.monotonic()
+    seen = await audit(world.urls, world.history, at_rest=True, patience=5)
+    say(f"`chorus audit` took {time.monotonic() - begun:.1f} s")
+    report.sort_out(seen.lines())
+    facts = await gather(world)
+    told = facts.journal or []
+    report.sort_out(findings(facts))
+    report.sort_out(await shoppers.money_that_is_wrong())
+    report.events, report.letters = len(told), len(world.mail.letters)
+    report.paid = await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'paid'")
+    report.journal_gaps = len({heard.id for heard in told} - await _kept(world))
+    report.extra_copies = report.letters - len({m.notification_id for m in world.mail.letters})
+
+
+async def _kept(world: World) -> set[UUID]:
+    """The ids of all events that the stream has."""
+    journal = Journal(world.installation.amqp_admin_url)
+    await journal.open()
+    try:
+        await journal.up_to_now(within=120)
+        return {heard.id for heard in journal.events()}
+    finally:
+        await journal.close()

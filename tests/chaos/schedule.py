@@ -1,0 +1,107 @@
+"""Which faults come when: a function of a seed and a length, and of nothing else."""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from apps.common.settings import SERVICES
+
+REPLICAS: Final = ("a", "b")
+
+KINDS: Final = (
+    "kill service",
+    "freeze service",
+    "crash point",
+    "rolling restart",
+    "kill broker",
+    "freeze broker",
+    "kill database",
+    "freeze database",
+    "network",
+    "connections",
+    "alarm",
+    "mail",
+    "again",
+    "poison",
+)
+"""The main kinds. Each comes as often as every other one."""
+
+PER_MINUTE: Final = 22 / 30
+"""How often each kind comes: 22 times in half an hour, so that 20 remain if a few find nothing to do."""
+
+CALM_SECONDS: Final = 5.0
+"""Before the first fault and after the last one there is nothing but load."""
+
+NETWORK: Final = ("cut", "half-open", "delay")
+ALARMS: Final = ("memory", "disk")
+MAIL: Final = ("gone", "slow", "later")
+POISON: Final = ("malformed", "unknown version", "unknown fields", "a megabyte", "another type")
+POINTS: Final = (
+    ("relay.before_publish", SERVICES),
+    ("relay.after_confirm", SERVICES),
+    ("relay.before_commit", SERVICES),
+    ("publisher.after_publish", SERVICES),
+    ("inbox.on_receive", SERVICES[1:]),
+    ("inbox.after_remember", SERVICES[1:]),
+    ("inbox.before_ack", SERVICES[1:]),
+    ("committer.before_commit", SERVICES),
+    ("committer.after_commit", SERVICES),
+    ("mailer.before_send", ("notifications",)),
+    ("mailer.after_accept", ("notifications",)),
+    ("mailer.after_record", ("notifications",)),
+)
+"""Crash points, and the services that come past them under load."""
+
+
+TARGETS: Final = {
+    "rolling restart": SERVICES,
+    "network": ("broker", "database", "mail"),
+    "connections": ("broker", "database"),
+    "alarm": ALARMS,
+    "mail": MAIL,
+    "poison": POISON,
+}
+"""What a kind may be done to, or in which variety; the others are done to what their name says."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault to come."""
+
+    at: float
+    """Seconds after the beginning."""
+    kind: str
+    target: str
+    """A service, a replica such as "orders b", a server; or which of the kind's varieties it is."""
+    seconds: float
+    """How long it lasts, where it lasts."""
+    how: str = ""
+    """A crash point, or the variety of a network fault."""
+
+
+def schedule(seed: int, minutes: float) -> list[Fault]:
+    """All faults of a run, in the order of time."""
+    dice = random.Random(seed)
+    kinds = [kind for kind in KINDS for _ in range(max(1, math.ceil(minutes * PER_MINUTE)))]
+    dice.shuffle(kinds)
+    room = (minutes * 60 - 2 * CALM_SECONDS) / len(kinds)
+    return [
+        _fault(kind, CALM_SECONDS + (place + dice.random() * 0.9) * room, dice)
+        for place, kind in enumerate(kinds)
+    ]
+
+
+def _fault(kind: str, at: float, dice: random.Random) -> Fault:
+    seconds = round(dice.uniform(1.0, 4.0), 1)
+    how = ""
+    if kind in {"kill service", "freeze service"}:
+        target = f"{dice.choice(SERVICES)} {dice.choice(REPLICAS)}"
+    elif kind == "crash point":
+        how, services = dice.choice(POINTS)
+        target = f"{dice.choice(services)} {dice.choice(REPLICAS)}"
+    else:
+        target = dice.choice(TARGETS.get(kind) or (kind.rpartition(" ")[2],))
+    if kind == "network":
+        how = dice.choice(NETWORK)
+    return Fault(at, kind, target, seconds, how)

@@ -1,0 +1,39 @@
+"""Three minutes of chaos with a seed that nobody has seen before. It is printed, and brings the same faults again."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from apps.cli.children import CannotRun
+from apps.cli.servers.install import install_missing
+from tests.chaos.verdict import GREEN
+
+MINUTES = 3
+ORDERS_PER_MINUTE = 1_000
+"""A third of what a machine does that has nothing else to do; this one runs other tests."""
+
+
+@pytest.mark.timeout(600)  # seconds: three minutes, starts, and rest
+async def test_nothing_is_lost_and_nothing_doubled_while_everything_fails() -> None:
+    try:
+        install_missing("postgresql", "rabbitmq")
+    except CannotRun as missing:
+        pytest.skip(f"servers as processes are needed, to be killed and frozen: {missing}")
+    arguments = ["--minutes", str(MINUTES), "--orders", str(ORDERS_PER_MINUTE)]
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.chaos", *arguments,
+        cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        said, logs = await running.communicate()
+    finally:
+        if running.returncode is None:
+            os.kill(running.pid, signal.SIGTERM)
+            await running.wait()
+    sys.stdout.write(said.decode())
+    sys.stderr.write(logs.decode(errors="replace")[-20_000:])
+    assert running.returncode == GREEN, said.decode()[-4000:]

@@ -1,0 +1,209 @@
+"""`chorus audit` as an operator runs it: what it says, its exit status, its figures, and what its logins may do."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+import aio_pika
+import asyncpg
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from apps.cli.servers.ports import private_port
+from apps.common.settings import SERVICES
+from events.bus.topology import DEAD
+from tests.support.broker import Broker
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+from tests.support.installation import Installation
+
+INVENTED = UUID("01a21700-0000-7000-8000-000000000001")
+
+
+@pytest.fixture(scope="module")
+async def chorus(install_chorus: Install) -> Installation:
+    """Four databases and a vhost, with nothing in them."""
+    return await install_chorus("audit_command")
+
+
+def environment(chorus: Installation) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
+    return inherited | chorus.environment
+
+
+async def run(env: Mapping[str, str], *arguments: str) -> tuple[int | None, str, str]:
+    """Exit status, standard output and standard error of `chorus audit`."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "apps.cli", "audit", "--patience=0.5", *arguments,
+        env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def execute(url: str, script: str, *values: Any) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(script, *values)
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def an_invented_event(chorus: Installation) -> AsyncIterator[None]:
+    """Billing has heard an event that nobody has told, in this block."""
+    url = chorus.database_admin_url("billing")
+    await execute(url, "INSERT INTO inbox VALUES ($1, now())", INVENTED)
+    try:
+        yield
+    finally:
+        await execute(url, "DELETE FROM inbox WHERE event_id = $1", INVENTED)
+
+
+async def test_where_all_is_well_it_ends_with_0(chorus: Installation) -> None:
+    status, out, err = await run(environment(chorus))
+    assert (status, err) == (0, ""), out
+    assert "1 the ledger adds up" in out
+    assert "9 what was told was heard" in out
+
+
+async def test_a_violation_ends_with_1_and_is_told(chorus: Installation) -> None:
+    async with an_invented_event(chorus):
+        status, out, _ = await run(environment(chorus))
+        as_json, text, _ = await run(environment(chorus), "--json")
+    assert (status, as_json) == (1, 1)
+    assert "    billing has heard 1 events that nobody has told" in out
+    report = json.loads(text)
+    assert not report["clean"]
+    [violated] = [one for one in report["invariants"] if one["violations"]]
+    assert violated["number"] == 9
+    assert violated["examples"] == [{"text": "billing has heard 1 events that nobody has told"}]
+
+
+async def test_a_database_that_is_away_ends_with_2(chorus: Installation) -> None:
+    away = environment(chorus) | {"CHORUS_DATABASE_URL_ORDERS": "postgresql://orders@127.0.0.1:1/o"}
+    status, out, err = await run(away)
+    assert (status, out) == (2, "")
+    assert "orders: " in err
+    status, out, err = await run(away, "--json")
+    assert (status, out) == (2, "")
+    assert "orders: " in json.loads(err)["error"]
+
+
+async def test_a_setting_that_is_missing_ends_with_2(chorus: Installation) -> None:
+    without = environment(chorus)
+    del without["CHORUS_DATABASE_URL_ORDERS"]
+    status, _, err = await run(without)
+    assert status == 2
+    assert "CHORUS_DATABASE_URL_ORDERS" in err
+
+
+async def test_without_a_broker_it_says_that_it_did_not_look(chorus: Installation) -> None:
+    away = environment(chorus) | {"CHORUS_RABBITMQ_API_URL": "http://127.0.0.1:1"}
+    status, out, err = await run(away)
+    assert status == 0, err
+    assert "queues not looked at" in out
+
+
+@pytest.mark.parametrize("api", [True, False], ids=["management API", "AMQP"])
+async def test_a_parked_message_is_found(chorus: Installation, api: bool) -> None:
+    settings = environment(chorus)
+    if not api:
+        del settings["CHORUS_RABBITMQ_API_URL"]
+    broker = Broker(chorus.amqp_admin_url)
+    await broker.open()
+    try:
+        await broker.send(aio_pika.Message(b"poison"), DEAD, "billing")
+
+        async def found() -> None:
+            status, out, _ = await run(settings)
+            assert status == 1
+            assert "1 messages lie in billing.dead" in out
+
+        await eventually(found)
+    finally:
+        await broker.purge("billing.dead")
+        await broker.close()
+
+
+async def test_watching_tells_prometheus_and_stops_when_asked(chorus: Installation) -> None:
+    port = private_port()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "apps.cli", "audit", "--watch=1", "--patience=0.2", f"--port={port}",
+        env=environment(chorus), stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        async with httpx.AsyncClient(trust_env=False) as http:
+
+            async def violations(count: float) -> None:
+                try:
+                    text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+                except httpx.TransportError as error:
+                    raise AssertionError(repr(error)) from None
+                figures = {
+                    (sample.name, sample.labels.get("invariant")): sample.value
+                    for family in text_string_to_metric_families(text)
+                    for sample in family.samples
+                }
+                assert figures.get(("chorus_audit_violations", "9")) == count
+                assert figures["chorus_audit_violations", "1"] == 0
+                assert figures["chorus_audit_last_success_timestamp_seconds", None] > 0
+
+            await eventually(lambda: violations(0))
+            async with an_invented_event(chorus):
+                await eventually(lambda: violations(1))
+            await eventually(lambda: violations(0))
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+SECRETS = {
+    "users": ["SELECT password_hash FROM users", "SELECT * FROM key_pairs", "SELECT * FROM users"],
+    "billing": ["SELECT * FROM idempotency_keys", "SELECT cloudevent FROM outbox"],
+    "orders": ["SELECT * FROM idempotency_keys", "SELECT cloudevent FROM outbox"],
+    "notifications": ["SELECT body FROM letters", "SELECT cloudevent FROM outbox"],
+}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_its_login_reads_no_secret_and_changes_nothing(
+    chorus: Installation, service: str
+) -> None:
+    connection = await asyncpg.connect(chorus.auditor_url(service))
+    try:
+        assert await connection.fetchval("SELECT count(*) FROM inbox") is not None
+        await connection.execute("SET default_transaction_read_only = off")
+        for sql in (*SECRETS[service], "DELETE FROM inbox", "CREATE TABLE mine (id int)"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(sql)
+    finally:
+        await connection.close()
+
+
+async def test_its_login_enters_no_other_service(chorus: Installation) -> None:
+    url = chorus.auditor_url("orders")
+    other = url.rpartition("/")[0] + "/" + chorus.login("billing")
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await asyncpg.connect(other)
+
+
+async def test_its_login_at_the_broker_can_only_look(chorus: Installation) -> None:
+    urls = chorus.servers.amqp_url(f"{chorus.name}_auditor", chorus.password, chorus.name)
+    broker = Broker(urls)
+    await broker.open()
+    try:
+        with pytest.raises(Exception, match="ACCESS_REFUSED"):
+            await broker.take("billing.dead")
+    finally:
+        await broker.close()

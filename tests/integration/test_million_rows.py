@@ -1,0 +1,88 @@
+"""A million rows in the tables of the bus: what is done for each event reads as little of them as of a few."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from apps.common import retention
+from apps.common.database import Database
+from events.bus import outbox
+from events.bus.inbox import REMEMBER
+from events.bus.relay import TAKE_LIMIT
+from events.bus.transaction import Pool
+from tests.support.builders import now
+from tests.support.fixtures import Install
+from tests.support.opened import opened
+
+pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
+
+MILLION: Final = 1_000_000
+FEW: Final = 3 * TAKE_LIMIT
+WAITING: Final = """
+INSERT INTO outbox (id, exchange, routing_key, occurred_at, cloudevent)
+SELECT lpad(to_hex(n), 32, '0')::uuid, 'orders', 'order-placed.v1', now() - random() * interval '1 hour', '{}'
+FROM generate_series($1::int, $2::int) AS n
+"""
+HEARD: Final = "INSERT INTO inbox SELECT gen_random_uuid(), now() FROM generate_series(1, $1::int)"
+ASKED: Final = """
+INSERT INTO idempotency_keys (user_id, key, fingerprint, created_at)
+SELECT gen_random_uuid(), 'key', '', now() FROM generate_series(1, $1::int)
+"""
+
+
+class Tables:
+    """The tables of one service, and what a statement of its own reads of them."""
+
+    def __init__(self, owner: Pool, database: Database) -> None:
+        self.owner = owner
+        self._database = database
+
+    async def pages(self, sql: str, *values: Any) -> int:
+        """How many pages a service's statement touches. What it does is undone."""
+        async with self._database.pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            explained = await connection.fetchval(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *values
+            )
+            await transaction.rollback()
+        plan = json.loads(explained)[0]["Plan"]
+        touched: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        return touched
+
+
+@pytest.fixture(scope="module")
+async def tables(install_chorus: Install) -> AsyncIterator[Tables]:
+    chorus = await install_chorus("millions", "orders")
+    async with opened(chorus, "orders", size=2) as (database, owner):
+        yield Tables(owner, database)
+
+
+async def test_the_millionth_event_leaves_the_outbox_as_cheaply_as_the_first(
+    tables: Tables,
+) -> None:
+    await tables.owner.execute(WAITING, 1, FEW)
+    of_few = await tables.pages(outbox.TAKE, TAKE_LIMIT)
+    await tables.owner.execute(WAITING, FEW + 1, MILLION, timeout=120)
+    of_a_million = await tables.pages(outbox.TAKE, TAKE_LIMIT)
+    assert of_few <= of_a_million < 2 * of_few
+
+
+async def test_what_is_old_is_found_among_a_million_rows_without_reading_them(
+    tables: Tables,
+) -> None:
+    await asyncio.gather(
+        tables.owner.execute(HEARD, MILLION, timeout=120),
+        tables.owner.execute(ASKED, MILLION, timeout=120),
+    )
+    for table in retention.TABLES:
+        await tables.owner.execute(f"VACUUM {table}", timeout=120)  # as autovacuum does
+    for table, (sql, age) in retention.TABLES.items():
+        whole = await tables.owner.fetchval("SELECT pg_relation_size($1::regclass) / 8192", table)
+        assert await tables.pages(sql, now() - age, retention.AT_A_TIME) < whole / 20, table
+    whether_known = await tables.pages(REMEMBER, [uuid7() for _ in range(64)], now())
+    assert whether_known < 64 * 20

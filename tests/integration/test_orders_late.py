@@ -1,0 +1,89 @@
+"""Late orders are found by what a look remembers, however many orders there are and however long one stays pending."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from apps.common.database import Database
+from apps.orders import gauges
+from events.bus.transaction import Pool
+from tests.support.fixtures import Install
+from tests.support.opened import opened
+
+MANY: Final = 20_000
+AN_HOUR_OLD: Final = f"""
+INSERT INTO orders (id, user_id, total, currency, status, placed_at, version)
+SELECT lpad(to_hex(n), 32, '0')::uuid, gen_random_uuid(), 100, 'EUR', CASE WHEN n > $1 THEN 'paid' ELSE 'pending' END,
+    now() - interval '1 hour', 1 FROM generate_series(1, {MANY}) AS n
+"""
+SETTLE_THE_OLDEST: Final = """
+UPDATE orders SET status = 'paid' WHERE id = (SELECT id FROM orders WHERE status = 'pending' ORDER BY id LIMIT 1)
+"""
+READ: Final = (
+    "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'orders'"
+)
+
+
+@dataclass
+class Orders:
+    """The orders of a service, and its eye on those that are late."""
+
+    owner: Pool
+    database: Database
+    late: gauges.LateOrders
+
+    async def are(self, sql: str, *values: Any) -> None:
+        """Change them behind the service's back."""
+        await self.owner.execute(sql, *values)
+
+    async def look(self) -> tuple[int, int]:
+        """How many a look counts, and how many rows it reads for that."""
+        before = await self._rows_read()
+        await self.late.look(self.database.pool)
+        return int(gauges.LATE._value.get()), await self._rows_read() - before
+
+    async def _rows_read(self) -> int:
+        await self.database.pool.execute("SELECT pg_stat_force_next_flush()")
+        read: int = await self.owner.fetchval(READ)
+        return read
+
+
+@pytest.fixture(scope="module")
+async def installed(install_chorus: Install) -> AsyncIterator[Orders]:
+    chorus = await install_chorus("late", "orders")
+    async with opened(chorus, "orders") as (database, owner):
+        yield Orders(owner, database, gauges.LateOrders())
+
+
+@pytest.fixture
+async def orders(installed: Orders) -> Orders:
+    await installed.are("TRUNCATE orders")
+    installed.late = gauges.LateOrders()
+    return installed
+
+
+async def test_an_order_that_is_never_decided_about_is_counted_without_reading_those_since(
+    orders: Orders,
+) -> None:
+    """Whoever drops an OrderPlaced has its order pending for ever."""
+    await orders.are(AN_HOUR_OLD, 1)
+    count, rows = await orders.look()
+    assert count == 1
+    assert rows >= MANY  # the first look is at all
+    count, rows = await orders.look()
+    assert count == 1
+    assert rows < 10
+
+
+async def test_late_orders_beyond_the_limit_are_counted_once_there_is_room(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauges, "MOST", 2)
+    await orders.are(AN_HOUR_OLD, 3)
+    await orders.look()
+    await orders.look()
+    for left in (2, 1, 0):
+        await orders.are(SETTLE_THE_OLDEST)
+        assert (await orders.look())[0] == left

@@ -1,0 +1,69 @@
+"""What the product reads of the world and would differ from run to run: clocks, ids, chance. Here the seed decides."""
+
+import contextlib
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime, tzinfo
+from types import SimpleNamespace
+from unittest.mock import patch
+from uuid import UUID
+
+from apps.notifications.bell import Bell
+from tests.simulation.loop import OWNER, SimulatedLoop
+from tests.simulation.process import EPOCH, Process
+
+
+class SimulatedDatetime(datetime):
+    """`datetime`, whose `now` is that of the process that asks."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        owner = OWNER.get()
+        assert isinstance(owner, Process)
+        return owner.now().astimezone(tz)
+
+
+class Ids:
+    """UUIDv7 by the simulated clock, each greater than the one before, as those of one process are."""
+
+    def __init__(self, loop: SimulatedLoop) -> None:
+        self._loop = loop
+        self._count = 0
+
+    def __call__(self) -> UUID:
+        self._count += 1
+        milliseconds = int((EPOCH.timestamp() + self._loop.time()) * 1000)
+        return UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62) | self._count)
+
+
+class Bells:
+    """The bell of whichever process asks."""
+
+    def __init__(self) -> None:
+        self._bells: dict[object, Bell] = defaultdict(Bell)
+
+    def ring(self) -> None:
+        self._bells[OWNER.get()].ring()
+
+    async def heard(self, *, within: float) -> None:
+        await self._bells[OWNER.get()].heard(within=within)
+
+
+@contextlib.contextmanager
+def decided_by(loop: SimulatedLoop) -> Iterator[None]:
+    """Within this block the product's clocks, ids and dice are those of a simulation."""
+    bell, ids = Bells(), Ids(loop)
+    with contextlib.ExitStack() as stack:
+        for name, value in {
+            "events.bus.transaction.datetime": SimulatedDatetime,
+            "events.bus.parking.datetime": SimulatedDatetime,
+            "apps.notifications.mailer.datetime": SimulatedDatetime,
+            "events.bus.transaction.uuid_utils": SimpleNamespace(uuid7=ids),
+            "events.bus.wire.uuid7": ids,
+            "events.bus.inbox.random": loop.dice,
+            "apps.notifications.mailer.random": loop.dice,
+            "apps.notifications.mailer.bell": bell,
+            "apps.notifications.use_cases.bell": bell,
+        }.items():
+            stack.enter_context(patch(name, value))
+        yield

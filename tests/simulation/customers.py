@@ -1,0 +1,245 @@
+"""What customers want, and what they were told about it, which must be so once everything has come to rest.
+
+A customer asks until he is answered: a lost answer is not an outcome. Wishes about money and orders carry a key; those
+about addresses and cancellations mean the same however often they are said.
+"""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from apps.audit.facts import Attempt, Facts, by
+from apps.billing import use_cases as billing
+from apps.billing.schemas import ReceiptView
+from apps.billing.use_cases import MoveFunds
+from apps.common.commands import answer_with
+from apps.common.idempotency import Answer, Asked
+from apps.orders import use_cases as orders
+from apps.orders.schemas import OrderView
+from apps.orders.use_cases import CancelOrder, PlaceOrder
+from apps.users import use_cases as users
+from apps.users.schemas import RegisteredView, UserView
+from apps.users.use_cases import ChangeUser, RegisterUser
+from events.base import Cause
+from events.bus.committer import Work
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+AGAIN_SECONDS: Final = 0.25
+"""How long a customer waits before he asks again."""
+
+
+@dataclass
+class Customer:
+    """A user as he knows himself."""
+
+    id: UUID
+    wanted: list[str]
+    """His addresses, in the order in which he asked for them."""
+    told: dict[int, str]
+    """His address in each version of him that he was told of."""
+    moving: set[int] = field(default_factory=set)
+    """Which of `wanted` he is asking for now."""
+    paid_in: int = 0
+    """What he was told that he has put in, less what he has taken out."""
+    has_asked: bool = False
+    """Whether he has asked for an order."""
+    has_placed: asyncio.Event = field(default_factory=asyncio.Event)
+    placed: list[UUID] = field(default_factory=list)
+    cancelled: set[UUID] = field(default_factory=set)
+    """Of these he was told that they are cancelled."""
+    too_late: set[UUID] = field(default_factory=set)
+    """Of these he was told that they had been rejected before he cancelled."""
+
+
+class Customers:
+    """All of them, and every wish that has not been answered."""
+
+    def __init__(self, world: "World") -> None:
+        self.all: list[Customer] = []
+        self.addresses: set[str] = set()
+        """Every address that anybody has asked for."""
+        self.attempts: list[Attempt] = []
+        """Every order that anybody has asked for."""
+        self.wishes: set[asyncio.Task[None]] = set()
+        """Those that have not been answered."""
+        self._world = world
+        self._numbers = itertools.count(1)
+
+    # What they want.
+
+    def register(self, address: str) -> None:
+        """Somebody wants to be a customer. If he gets no answer, he goes away."""
+        self._wish(self._register(f"{address}{next(self._numbers)}@simulated.test"), "registration")
+
+    def move_house(self, who: int, times: int) -> None:
+        """A customer changes his address; perhaps he makes up his mind several times."""
+        if customer := self._customer(who):
+            for _ in range(times):
+                address = f"moved{next(self._numbers)}@simulated.test"
+                self._wish(self._move_house(customer, address), "move")
+
+    def deposit(self, who: int, amount: int, times: int) -> None:
+        """A customer puts money in; perhaps he is impatient, and asks several times at once."""
+        self._move_money(who, amount, times, out=False)
+
+    def withdraw(self, who: int, amount: int, times: int) -> None:
+        """A customer takes money out; perhaps he is impatient, and asks several times at once."""
+        self._move_money(who, amount, times, out=True)
+
+    def order(self, who: int, total: int, times: int) -> None:
+        """A customer orders; perhaps he is impatient, and asks several times at once."""
+        if customer := self._customer(who):
+            customer.has_asked = True
+            self._wish(self._order(customer, total, f"key{next(self._numbers)}", times), "order")
+
+    def cancel(self, who: int, which: int) -> None:
+        """A customer cancels one of his orders, as soon as one is placed. One who has not ordered wants nothing."""
+        if (customer := self._customer(who)) and customer.has_asked:
+            self._wish(self._cancel(customer, which), "cancellation")
+
+    def _move_money(self, who: int, amount: int, times: int, *, out: bool) -> None:
+        if customer := self._customer(who):
+            key = f"key{next(self._numbers)}"
+            self._wish(self._move(customer, amount, key, times, out=out), "money")
+
+    def _customer(self, who: int) -> Customer | None:
+        return self.all[who % len(self.all)] if self.all else None
+
+    def _wish(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = self._world.loop.begin(work, name)
+        self.wishes.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self.wishes.discard(task)
+        if error := task.exception():
+            self._wrong(f"a customer was surprised: {error!r}")
+
+    def _wrong(self, what: str) -> None:
+        self._world.findings.append(what)
+
+    # How they ask, and what they make of the answer.
+
+    async def _register(self, address: str) -> None:
+        self.addresses.add(address)
+        wish = RegisterUser(address, "no hash", "Ada", "en", self._because())
+        asked = Asked(wish, "/user/register", answer_with(RegisteredView.of, 201, None))
+        answer = await self._world.ask("users", users.register_users, asked)
+        if answer is not None:
+            id = UUID(_told(answer, 201)["userId"])
+            self.all.append(Customer(id, [address], {1: address}))
+
+    async def _move_house(self, customer: Customer, address: str) -> None:
+        self.addresses.add(address)
+        mine = len(customer.wanted)
+        since = min({*customer.moving, mine})
+        customer.wanted.append(address)
+        customer.moving.add(mine)
+        wish = ChangeUser(customer.id, "Ada King", address, None, self._because())
+        asked = Asked(wish, f"/user/{customer.id}", answer_with(UserView.of, 200, None))
+        user = _told(await self._insist("users", users.change_users, asked), 200)
+        customer.moving.discard(mine)
+        # Whoever asks for several at once may be told of the last one that was granted together with it.
+        if user["email"] not in customer.wanted[since:]:
+            self._wrong(f"customer {customer.id} asked for {address} and was told {user['email']}")
+        known = customer.told.setdefault(user["version"], user["email"])
+        if known != user["email"]:
+            self._wrong(
+                f"customer {customer.id} was told {known} and {user['email']}, as one version"
+            )
+
+    async def _move(
+        self, customer: Customer, amount: int, key: str, times: int, *, out: bool
+    ) -> None:
+        use_case, what = (billing.withdraw, "withdraw") if out else (billing.deposit, "deposit")
+        wish = MoveFunds(customer.id, amount, self._because(), by_owner=True)
+        path = f"/account/{customer.id}/{what}"
+        told = answer_with(ReceiptView.of, 201, None)
+        asked = Asked(wish, path, told, customer.id, key, f"{path} {amount}")
+        answer = await self._insist("billing", use_case, asked, times)
+        if not (out and answer.status == 403):
+            _told(answer, 201)
+            customer.paid_in += -amount if out else amount
+
+    async def _order(self, customer: Customer, total: int, key: str, times: int) -> None:
+        because = self._because()
+        attempt = Attempt(customer.id, total, key, because.correlation_id)
+        self.attempts.append(attempt)
+        wish = PlaceOrder(customer.id, total, because)
+        told = answer_with(OrderView.of, 201, None)
+        asked = Asked(wish, "/order/create", told, customer.id, key, f"order {total}")
+        answer = await self._insist("orders", orders.place_orders, asked, times)
+        attempt.order_id = UUID(_told(answer, 201)["orderId"])
+        customer.placed.append(attempt.order_id)
+        customer.has_placed.set()
+
+    async def _cancel(self, customer: Customer, which: int) -> None:
+        await customer.has_placed.wait()
+        order_id = customer.placed[which % len(customer.placed)]
+        wish = CancelOrder(order_id, customer.id, self._because())
+        path = f"/order/{order_id}/cancel"
+        asked = Asked(wish, path, answer_with(OrderView.of, 200, None))
+        answer = await self._insist("orders", orders.cancel_orders, asked)
+        if answer.status == 409:
+            customer.too_late.add(order_id)
+            return
+        customer.cancelled.add(order_id)
+        if (status := _told(answer, 200)["status"]) != "cancelled":
+            self._wrong(
+                f"customer {customer.id} cancelled {order_id} and was told that it is {status}"
+            )
+
+    async def _insist(
+        self, service: str, use_case: Work[Any, Any], asked: Asked[Any], times: int = 1
+    ) -> Answer:
+        """Ask until there is an answer. Everyone who asks at the same time gets the same one."""
+        answers = await asyncio.gather(
+            *(self._until_answered(service, use_case, asked) for _ in range(times))
+        )
+        if len({(answer.status, answer.body) for answer in answers}) != 1:
+            self._wrong(f"a customer got several answers to one wish: {answers}")
+        return answers[0]
+
+    async def _until_answered(
+        self, service: str, use_case: Work[Any, Any], asked: Asked[Any]
+    ) -> Answer:
+        while True:
+            answer = await self._world.ask(service, use_case, replace(asked))
+            if answer is not None:
+                return answer
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    def _because(self) -> Cause:
+        return Cause(f"flow{next(self._numbers)}")
+
+    # The end.
+
+    def deceived(self, facts: Facts, paid_in: Mapping[UUID, int]) -> Iterator[str]:
+        """What they were told and is not so. `paid_in` is what the ledger says of each."""
+        known, statuses = by("id", facts.users), {order.id: order.status for order in facts.orders}
+        for one in self.all:
+            who = f"customer {one.id}"
+            if one.paid_in != paid_in.get(one.id, 0):
+                yield f"{who} has put in {one.paid_in}, the ledger says {paid_in.get(one.id, 0)}"
+            user, told = known.get(one.id), max(one.told.items())
+            if user is None or (user.version, user.email) != told:
+                yield f"{who} was told that he is {told}, and is {user}"
+            for id in sorted(one.cancelled):
+                if statuses.get(id) != "cancelled":
+                    yield f"{who} was told that {id} is cancelled, and it is {statuses.get(id)}"
+            for id in sorted(one.too_late):
+                if statuses.get(id) != "rejected":
+                    yield f"{who} was told that {id} was rejected, and it is {statuses.get(id)}"
+
+
+def _told(answer: Answer, status: int) -> dict[str, Any]:
+    """What an answer says. Raises AssertionError if it is another one than there can be."""
+    assert answer.status == status, answer
+    told: dict[str, Any] = json.loads(answer.body)
+    return told

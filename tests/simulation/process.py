@@ -1,0 +1,143 @@
+"""A process of a service: the real relay, inbox, use cases and mailer, on a simulated loop. It can die at any step."""
+
+import asyncio
+import contextlib
+import importlib
+from collections.abc import Coroutine
+from contextvars import Context
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from apps.common.factory import PATIENCE_SECONDS
+from apps.common.idempotency import Answer, Asked, answering
+from apps.common.settings import Settings
+from apps.notifications import mailer
+from events.bus.committer import GroupCommitter, Work
+from events.bus.parking import Parking
+from events.bus.relay import Relay
+from tests.simulation.broker import SimulatedPublisher, Subscriptions
+from tests.simulation.loop import OWNER
+from tests.simulation.mail import Posted, SimulatedMailServer
+from tests.simulation.pool import Pool
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+EPOCH: Final = datetime(2100, 1, 1, tzinfo=UTC)
+"""When each world begins. Far from now, so that a clock that was not replaced shows at once."""
+
+SKEW_SECONDS: Final = 0.05
+"""How far the clocks of two processes may be apart."""
+
+
+MOST_AWAITS: Final = 100
+"""How often a dead task may want to wait in its `finally` blocks."""
+
+
+class Dead(BaseException):
+    """Whoever reads this is dead, and has no more influence on anything."""
+
+
+class Process:
+    """One life of one process, from its start to its death."""
+
+    def __init__(self, world: "World", service: str, name: str) -> None:
+        self.name = name
+        self.service = service
+        self.loop = world.loop
+        self.alive = True
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.at_work = 0
+        """How many messages it has begun to handle, acknowledged or not."""
+        self.handed_over: list[Posted] = []
+        """Letters that this mailer has handed over, less those of which is known what became of them."""
+        self.death: asyncio.Future[None] = self.loop.create_future()
+        self.pool = Pool(self, world.postgres)
+        self._world = world
+        self._skew = timedelta(seconds=self.loop.dice.uniform(-1, 1) * SKEW_SECONDS / 2)
+        self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
+        self._context = Context()
+        self._context.run(OWNER.set, self)
+        self.loop.call(self._context.copy(), self._start)
+
+    def _start(self) -> None:
+        broker, pool = self._world.broker, cast(Any, self.pool)
+        self.relay = Relay(pool, SimulatedPublisher(self, broker))
+        self.begin(self.relay.run(), "relay", for_ever=True)
+        if self.service == "users":  # hears of nothing but keys, which there are none of
+            return
+        parking = Parking(self.service, SimulatedPublisher(self, broker))
+        inbox = importlib.import_module(f"apps.{self.service}.subscribers").inbox
+        inbox.attach(cast(Any, Subscriptions(self, broker)), pool, parking, self.relay.wake)
+        if self.service == "notifications":
+            self.begin(self._send_letters(), "mailer", for_ever=True)
+
+    async def _send_letters(self) -> None:
+        settings = SimpleNamespace(mail_from="Chorus <orders@chorus.test>")
+        made = mailer.Mailer(cast(Any, self.pool), cast(Settings, settings), self.relay.wake)
+        made._server = cast(Any, SimulatedMailServer(self, self._world.office))
+        await made.run()
+
+    def now(self) -> datetime:
+        """What this process and its sessions take for now."""
+        return EPOCH + timedelta(seconds=self.loop.time()) + self._skew
+
+    def check(self) -> None:
+        """Raises Dead: whatever a dead process still does has no effect."""
+        if not self.alive:
+            raise Dead
+
+    def begin(self, work: Coroutine[Any, Any, Any], name: str, *, for_ever: bool = False) -> None:
+        """Start a task of this process that must not fail, nor end if it is for ever. The dead begin nothing."""
+        if not self.alive:
+            work.close()
+            return
+        task = self.loop.create_task(work, name=name, context=self._context.copy())
+        self.at_work += not for_ever
+        task.add_done_callback(partial(self._ended, for_ever=for_ever))
+
+    def _ended(self, task: "asyncio.Task[Any]", *, for_ever: bool) -> None:
+        self.at_work -= not for_ever
+        if self.alive and (for_ever or task.cancelled() or task.exception() is not None):
+            self._world.findings.append(f"{self.name}: {task.get_name()} has ended: {task}")
+
+    def submit(self, use_case: Work[Any, Any], asked: Asked[Any]) -> "asyncio.Future[Answer]":
+        """What a route does once it has read a request."""
+        return self._context.copy().run(self._submit, use_case, asked)
+
+    def _submit(self, use_case: Work[Any, Any], asked: Asked[Any]) -> "asyncio.Future[Answer]":
+        if use_case not in self._committers:
+            self._committers[use_case] = GroupCommitter(
+                cast(Any, self.pool),
+                answering(use_case),
+                name=f"{self.service}.{use_case.__name__}",
+                published=self.relay.wake,
+                patience=PATIENCE_SECONDS,
+            )
+        return self._committers[use_case].submit(asked)
+
+    def die(self) -> None:
+        """At once, wherever it stands. What it has sent may still arrive."""
+        self.alive = False
+        self.loop.drop(self)
+        self.pool.die()
+        self.loop.outside(f"{self.name} is gone", self._world.broker.gone, self)
+        for task in list(self.tasks):
+            self.loop.call(self._context.copy(), _bury, task)
+        self.death.set_result(None)
+
+
+def _bury(task: "asyncio.Task[Any]") -> None:
+    """Take a task's frames apart. Its `finally` blocks run, and reach nothing: the dead cannot act.
+
+    Raises RuntimeError if it goes on all the same.
+    """
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    work = cast(Coroutine[Any, Any, Any], task.get_coro())
+    for _ in range(MOST_AWAITS):
+        with contextlib.suppress(BaseException):
+            work.close()
+            return
+    raise RuntimeError(f"{task.get_name()} does not end: {work}")

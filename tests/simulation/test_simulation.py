@@ -1,0 +1,75 @@
+"""The simulation itself: it repeats itself, it finds what is broken, and it finds nothing wrong with Chorus."""
+
+import re
+from typing import Final
+
+import pytest
+
+from tests.simulation.apart import Apart
+from tests.support.mutants import MUTANTS
+
+pytestmark = pytest.mark.timeout(300)  # seconds, where a machine has much else to do
+
+SCHEDULES: Final = 20
+"""`make simulate` plays more."""
+
+MUTANT_SEED: Final = 2
+MUTANT_SCHEDULES: Final = 25
+"""Most mutants are found within ten; the schedules are the same ones each time."""
+
+CALLS: Final = re.compile(r"^state\.(.+)$", re.MULTILINE)
+"""The rules of a schedule as it is printed."""
+
+CROWDED_SEEDS: Final = (1, 3, 4)
+"""Of schedules with three deaths or more. Two that are left to chance come in another order at about half of them."""
+
+OBJECTS: Final = {
+    "no_inbox": "9 what was told was heard",
+    "ack_first": "9 what was told was heard",
+    "unlocked_balance": "1 the ledger adds up",
+    "relay_by_last_id": "8 nothing is left over",
+    "no_version_guard": "7 every projection equals its owner's state",
+    "unconfirmed_publish": "7 every projection equals its owner's state",
+}
+"""What must be among the findings about each mutant: the invariant that its mechanism is for."""
+
+
+async def test_whatever_is_scheduled_nothing_is_lost_and_nothing_doubled(apart: Apart) -> None:
+    """With a seed that nobody has seen before. A failure prints the shortest schedule that shows it."""
+    played = await apart.play(SCHEDULES)
+    # Else it says too little. How many die is left to chance; tests of mutants and crowds need deaths.
+    assert min(played.orders, played.events, played.steps / 100) > SCHEDULES, played
+
+
+@pytest.mark.parametrize("mutant", OBJECTS)
+async def test_what_lacks_a_mechanism_is_found_out(apart: Apart, mutant: str) -> None:
+    found = await apart.find(mutant, MUTANT_SEED, MUTANT_SCHEDULES)
+    assert any(line.startswith(OBJECTS[mutant]) for line in found.splitlines()), found
+
+
+def test_every_mutant_is_tried() -> None:
+    assert OBJECTS.keys() == MUTANTS.keys()
+
+
+async def test_the_same_seed_gives_the_same_steps_in_another_process(
+    apart: Apart, stranger: Apart
+) -> None:
+    """Nothing but the seed decides: no address, no hash, no clock of the machine."""
+    played = []
+    for seed in CROWDED_SEEDS:
+        here, there = await apart.crowded(seed), await stranger.crowded(seed)
+        assert here == there
+        assert here.deaths, "nobody died in a crowd"
+        played.append(here)
+    assert len({one.digest for one in played}) == len(CROWDED_SEEDS)
+
+
+async def test_a_schedule_that_ends_badly_is_shrunk(apart: Apart) -> None:
+    """What is printed calls no rule that is not needed: of what a broken inbox does, the beginning shows enough."""
+    at_first, shrunk = [
+        await apart.find("no_inbox", MUTANT_SEED, MUTANT_SCHEDULES, rules=4, shrink=shrink)
+        for shrink in (False, True)
+    ]
+    assert len(CALLS.findall(at_first)) > 2, at_first
+    assert CALLS.findall(shrunk) == ["begin(seed=0, disorder=0.0)", "teardown()"], shrunk
+    assert "reproduce_failure" in shrunk

@@ -1,0 +1,196 @@
+"""Everything that exists in one schedule: processes, broker, mail server, customers. And what is wrong at its end."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from apps.audit.databases import Database
+from apps.audit.facts import Facts, History
+from apps.audit.gathering import gather
+from apps.audit.invariants import findings
+from apps.audit.suspects import Scope
+from apps.common.idempotency import Answer, Asked
+from apps.notifications.mailer import RENEW_SECONDS
+from events.bus.committer import OverloadedError, UnavailableError, Work
+from events.bus.transaction import CommitUnknownError
+from events.orders import OrderPlaced
+from tests.simulation.broker import Broker
+from tests.simulation.clock import decided_by
+from tests.simulation.customers import Customers
+from tests.simulation.loop import SimulatedLoop
+from tests.simulation.mail import Office
+from tests.simulation.postgres import Postgres
+from tests.simulation.process import EPOCH, Process
+
+REPLICAS: Final = {"users": 1, "billing": 2, "orders": 2, "notifications": 2}
+RESTART_SECONDS: Final = 1.0
+
+REST_SECONDS: Final = 240.0
+"""How long everything may take to come to rest; a letter that was put off waits longer each time."""
+
+CALM_SECONDS: Final = 1.0
+"""How long it must look like rest: what nobody sees may still be at work."""
+
+LOOK_STEPS: Final = 50
+"""How often is looked whether all is at rest."""
+
+MOST_LOOKS: Final = 4_000
+"""So often is looked: work that makes work lets no time pass."""
+
+RESTLESS: Final = {
+    "users": "SELECT count(*) FROM outbox",
+    "billing": "SELECT count(*) FROM outbox",
+    "orders": "SELECT count(*) FROM outbox",
+    "notifications": "SELECT (SELECT count(*) FROM outbox)"
+    " + (SELECT count(*) FROM letters WHERE status IN ('waiting', 'pending'))",
+}
+PAID_IN: Final = """
+SELECT a.user_id, sum(CASE t.kind WHEN 'deposit' THEN amount ELSE -amount END)::bigint FROM transfers t
+JOIN accounts a ON a.id = t.account_id WHERE t.kind IN ('deposit', 'withdrawal') GROUP BY 1
+"""
+UNRECORDED: Final = "SELECT id::text FROM letters WHERE id::text = ANY($1) AND status = 'pending'"
+
+UNKNOWN: Final = (OverloadedError, UnavailableError, CommitUnknownError, asyncio.CancelledError)
+"""What is no outcome: whoever is told so asks again."""
+
+
+class World:
+    """One schedule. Everything is done by `loop.step`, at the caller's pace."""
+
+    def __init__(self, postgres: Postgres, seed: int, disorder: float) -> None:
+        self.loop = SimulatedLoop(seed, disorder)
+        self.postgres = postgres
+        self.broker = Broker(self.loop)
+        self.office = Office(self.loop)
+        self.customers = Customers(self)
+        self.findings: list[str] = []
+        self.deaths = 0
+        self.processes: dict[str, Process] = {}
+        self._stood_still = 0.0
+        """For how many seconds since letters were last in doubt for it."""
+        for service, count in REPLICAS.items():
+            for replica in range(1, count + 1):
+                self._boot(service, f"{service} {replica}")
+
+    def _boot(self, service: str, name: str) -> None:
+        self.processes[name] = Process(self, service, name)
+
+    # What happens.
+
+    def kill(self, name: str) -> None:
+        """A process dies where it stands, and is started again a little later."""
+        process = self.processes[name]
+        if process.alive:
+            self._doubt(process)
+            process.die()
+            self.deaths += 1
+            self.loop.call_later(RESTART_SECONDS, self._boot, process.service, name)
+
+    def stand_still(self, seconds: float) -> None:
+        """Time passes, and nobody does anything. Mailers may lose hold of what they are sending."""
+        self._stood_still += seconds
+        if self._stood_still >= RENEW_SECONDS:
+            self._stood_still = 0.0
+            for process in self.processes.values():
+                self._doubt(process)
+        self.loop.pass_time(seconds)
+
+    def _doubt(self, process: Process) -> None:
+        """What a mailer has handed over and not recorded by now may come once more."""
+        ids = [posted.id for posted in process.handed_over]
+        if ids:
+            notifications = self.postgres.administrators["notifications"]
+            records = self.postgres.run(notifications.fetch(UNRECORDED, ids))
+            unrecorded = {record[0] for record in records}
+            self.office.doubt([one for one in process.handed_over if one.id in unrecorded])
+
+    async def ask(self, service: str, use_case: Work[Any, Any], asked: Asked[Any]) -> Answer | None:
+        """One request to one of a service's processes; None if there is no answer."""
+        alive = [p for p in self.processes.values() if p.service == service and p.alive]
+        if not alive:
+            return None
+        process = self.loop.dice.choice(alive)
+        answer = process.submit(use_case, asked)
+        ends: list[asyncio.Future[Any]] = [answer, process.death]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            return None
+        try:
+            return answer.result()
+        except UNKNOWN:
+            return None
+
+    # The end.
+
+    def come_to_rest(self) -> None:
+        """Go on until nothing is left to do. That it never comes to that is a finding."""
+        until = self.loop.time() + REST_SECONDS
+        calm_since = None
+        for _ in range(MOST_LOOKS):
+            for _ in range(LOOK_STEPS):
+                self.loop.step()
+            if not (restless := self._restless()):
+                calm_since = self.loop.time() if calm_since is None else calm_since
+                if self.loop.time() >= calm_since + CALM_SECONDS:
+                    return
+            else:
+                calm_since = None
+            if self.loop.time() >= until:
+                break
+        self.findings.append(f"it does not come to rest: {restless}")
+
+    def _restless(self) -> dict[str, int]:
+        """How much is left to do, by what it is."""
+        queues = self.broker.counts()
+        left = {queue: count for queue, count in queues.items() if not queue.endswith(".dead")}
+        left["wishes"] = len(self.customers.wishes)
+        left["dead processes"] = sum(not process.alive for process in self.processes.values())
+        left["messages in hand"] = sum(process.at_work for process in self.processes.values())
+        if not any(left.values()):
+            for service, sql in RESTLESS.items():
+                administrator = self.postgres.administrators[service]
+                left[f"rows of {service}"] = self.postgres.run(administrator.fetchval(sql))
+        return {what: count for what, count in left.items() if count}
+
+    def wrong(self) -> list[str]:
+        """What does not hold at rest."""
+        self.postgres.set_clock(EPOCH + timedelta(seconds=self.loop.time()))
+        facts, paid_in = self.postgres.run(self._gather())
+        deceived = self.customers.deceived(facts, paid_in)
+        return [*self.loop.faults, *self.findings, *deceived, *findings(facts)]
+
+    async def _gather(self) -> tuple[Facts, dict[UUID, int]]:
+        connections = self.postgres.administrators
+        databases = {service: Database(service, c) for service, c in connections.items()}
+        history = History(list(self.customers.attempts))
+        facts = await gather(databases, Scope(), history=history, queues=self.broker.counts())
+        facts.journal = list(self.broker.told.values())
+        facts.flows = {
+            heard.cause.correlation_id: heard.event.order.id
+            for heard in facts.journal
+            if isinstance(heard.event, OrderPlaced)
+        }
+        facts.mail = self.office.seen(self.customers.addresses)
+        return facts, dict(await connections["billing"].fetch(PAID_IN))
+
+    def end(self) -> None:
+        """Everybody dies."""
+        for process in self.processes.values():
+            if process.alive:
+                process.die()
+        self.loop.close()
+
+
+@contextlib.contextmanager
+def simulated(postgres: Postgres, seed: int, disorder: float) -> Iterator[World]:
+    """A world of its own, on empty tables."""
+    postgres.wipe()
+    world = World(postgres, seed, disorder)
+    with decided_by(world.loop):
+        try:
+            yield world
+        finally:
+            world.end()

@@ -1,0 +1,192 @@
+"""Ways to spoil a table: what is done to the database of a service, and the invariant that it violates."""
+
+from typing import Final
+from uuid import UUID
+
+INVENTED: Final = (
+    "INSERT INTO inbox VALUES ('01a21700-0000-7000-8000-00000000000{n}', now())"  # of November 2026
+)
+
+SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
+    "a balance differs": (1, {"billing": "UPDATE accounts SET balance = 7"}),
+    "the view forgets an entry": (
+        1,
+        {
+            "billing": "CREATE OR REPLACE VIEW ledger_entries AS SELECT id AS transaction_id,"
+            " debit_account AS account_id, -amount AS amount, kind, created_at FROM transfers"
+        },
+    ),
+    "the view forgets what comes in from orders": (
+        1,
+        {
+            "billing": "CREATE OR REPLACE VIEW ledger_entries AS SELECT id AS transaction_id,"
+            " debit_account AS account_id, -amount AS amount, kind, created_at FROM transfers UNION ALL"
+            " SELECT id, credit_account, amount, kind, created_at FROM transfers WHERE kind <> 'payment'"
+        },
+    ),
+    "a transfer goes elsewhere": (
+        1,
+        {"billing": "UPDATE transfers SET debit_account = gen_random_uuid() WHERE kind = 'refund'"},
+    ),
+    "a deposit is about an order": (
+        1,
+        {"billing": "UPDATE transfers SET order_id = gen_random_uuid() WHERE kind = 'deposit'"},
+    ),
+    "a balance was negative": (
+        2,
+        {
+            "billing": "ALTER TABLE transfers DROP CONSTRAINT transfers_balance_check;"
+            " UPDATE transfers SET balance = -1 WHERE kind = 'withdrawal'"
+        },
+    ),
+    "a transfer is missing": (2, {"billing": "DELETE FROM transfers WHERE kind = 'withdrawal'"}),
+    "an account is in another version": (2, {"billing": "UPDATE accounts SET version = 77"}),
+    "an order is lost": (3, {"orders": "DELETE FROM orders WHERE status = 'rejected'"}),
+    "an order stays pending": (
+        3,
+        {
+            "orders": "UPDATE orders SET status = 'pending', settled_at = NULL, version = 1 WHERE status = 'paid'"
+        },
+    ),
+    "an order had two outcomes": (
+        3,
+        {"orders": "UPDATE orders SET version = 3 WHERE status = 'paid'"},
+    ),
+    "a paid order was refunded": (
+        3,
+        {"orders": "UPDATE orders SET refunded_at = now() WHERE status = 'paid'"},
+    ),
+    "an order was never asked for": (
+        3,
+        {
+            "orders": "INSERT INTO orders SELECT gen_random_uuid(), user_id, 77, currency, status, reason, placed_at,"
+            " settled_at, refunded_at, version FROM orders WHERE status = 'paid'"
+        },
+    ),
+    "a paid order has no debit": (4, {"billing": "DELETE FROM transfers WHERE kind = 'payment'"}),
+    "a debit is too high": (
+        4,
+        {"billing": "UPDATE transfers SET amount = amount + 1 WHERE kind = 'payment'"},
+    ),
+    "a debit came from somebody else": (
+        4,
+        {
+            "billing": "INSERT INTO accounts SELECT gen_random_uuid(), gen_random_uuid(), 0, 1, now();"
+            " UPDATE charges SET account_id = (SELECT id FROM accounts WHERE balance = 0 LIMIT 1) WHERE status = 'paid'"
+        },
+    ),
+    "an order was debited twice": (
+        4,
+        {
+            "billing": "DROP INDEX transfers_once_per_order; INSERT INTO transfers SELECT gen_random_uuid(), kind,"
+            " debit_account, credit_account, amount, account_id, account_version + 50, balance, order_id, now()"
+            " FROM transfers WHERE kind = 'payment'"
+        },
+    ),
+    "an order was debited twice, and the ledger follows": (
+        4,
+        {
+            "billing": "DROP INDEX transfers_once_per_order; INSERT INTO transfers SELECT gen_random_uuid(), t.kind,"
+            " debit_account, credit_account, amount, a.id, a.version + 1, a.balance - amount, order_id, now()"
+            " FROM transfers t JOIN accounts a ON a.id = t.account_id WHERE kind = 'payment' LIMIT 1; UPDATE accounts a"
+            " SET version = t.account_version, balance = t.balance FROM transfers t"
+            " WHERE t.account_id = a.id AND t.account_version = a.version + 1"
+        },
+    ),
+    "a refused order was debited": (
+        4,
+        {
+            "billing": "INSERT INTO transfers SELECT gen_random_uuid(), 'payment', account_id, '"
+            + str(UUID(int=2))
+            + "', amount, account_id, 99, 0, order_id, now() FROM charges WHERE status = 'rejected'"
+        },
+    ),
+    "a debit has no charge": (4, {"billing": "DELETE FROM charges WHERE status = 'paid'"}),
+    "an order was decided otherwise": (
+        4,
+        {"orders": "UPDATE orders SET status = 'rejected' WHERE status = 'paid'"},
+    ),
+    "an order was not decided": (4, {"billing": "DELETE FROM charges WHERE status = 'rejected'"}),
+    "what does not exist was charged": (4, {"orders": "DELETE FROM orders WHERE status = 'paid'"}),
+    "a cancelled order was kept": (4, {"billing": "DELETE FROM transfers WHERE kind = 'refund'"}),
+    "there was money enough": (
+        5,
+        {"billing": "UPDATE charges SET amount = 1 WHERE status = 'rejected'"},
+    ),
+    "the balance was another": (
+        5,
+        {"billing": "UPDATE charges SET balance = 3 WHERE status = 'rejected'"},
+    ),
+    "it was not cancelled": (
+        5,
+        {"billing": "UPDATE charges SET reason = 'order_cancelled' WHERE status = 'rejected'"},
+    ),
+    "a letter is missing": (6, {"notifications": "DELETE FROM letters WHERE kind = 'joy'"}),
+    "a letter stands there twice": (
+        6,
+        {
+            "notifications": "DROP INDEX letters_once; CREATE TEMP TABLE more AS SELECT * FROM letters"
+            " WHERE kind = 'sorrow'; UPDATE more SET id = gen_random_uuid(); INSERT INTO letters SELECT * FROM more"
+        },
+    ),
+    "a letter is of the wrong kind": (
+        6,
+        {"notifications": "UPDATE letters SET kind = 'joy' WHERE kind = 'sorrow'"},
+    ),
+    "a letter goes to a stranger": (
+        6,
+        {"notifications": "UPDATE letters SET address = 'eve@x.test' WHERE kind = 'sorrow'"},
+    ),
+    "a letter tells another amount": (
+        6,
+        {"notifications": "UPDATE letters SET amount = 1 WHERE kind = 'refund'"},
+    ),
+    "a letter is about nothing": (
+        6,
+        {"notifications": "UPDATE letters SET order_id = gen_random_uuid() WHERE kind = 'refund'"},
+    ),
+    "a copy is old": (7, {"notifications": "UPDATE recipients SET version = 0"}),
+    "a copy has another name": (7, {"billing": "UPDATE holders SET name = 'Eve'"}),
+    "a copy is missing": (7, {"orders": "DELETE FROM customers"}),
+    "a copy has no owner": (
+        7,
+        {
+            "orders": "INSERT INTO customers VALUES (gen_random_uuid(), 'eve@x.test', 'Eve', 'en', 1)"
+        },
+    ),
+    "a key is missing": (7, {"billing": "DELETE FROM signing_keys"}),
+    "billing knows another order": (7, {"billing": "UPDATE charges SET amount = amount + 1"}),
+    "something was not published": (
+        8,
+        {
+            "orders": "INSERT INTO outbox VALUES (gen_random_uuid(), 'orders', 'x', '2020-01-01', '{}')"
+        },
+    ),
+    "a letter has no end": (
+        8,
+        {"notifications": "UPDATE letters SET status = 'pending', sent_at = NULL, due_at = now()"},
+    ),
+    "something was not heard": (
+        9,
+        {
+            "notifications": "DELETE FROM inbox WHERE event_id = (SELECT event_id FROM inbox WHERE event_id NOT IN"
+            " (SELECT causation_id FROM letters) LIMIT 1)"
+        },
+    ),
+    "something was heard that nobody told": (
+        9,
+        {"billing": "INSERT INTO inbox VALUES (gen_random_uuid(), now())"},
+    ),
+    "a key was heard by all but one": (
+        9,
+        dict.fromkeys(("users", "orders", "notifications"), INVENTED.format(n=1)),
+    ),
+    "two who hear the same heard something else": (
+        9,
+        {"orders": INVENTED.format(n=1), "notifications": INVENTED.format(n=2)},
+    ),
+    "a letter's cause was never heard": (
+        9,
+        {"notifications": "UPDATE letters SET causation_id = gen_random_uuid() WHERE kind = 'joy'"},
+    ),
+}

@@ -1,0 +1,159 @@
+"""Every crash point, with every event that passes it: everything has its effects once, and nothing is lost.
+
+Each service dies at the point again and again, once for each event that it tells or hears there; the other services do
+the same meanwhile. Whatever is done then is audited, as after each story.
+"""
+
+import asyncio
+from typing import Final, get_args
+
+import aio_pika
+import pytest
+from uuid_utils.compat import uuid7
+
+from apps.common.settings import SERVICES
+from events.base import Event
+from events.bus.crash import POINTS
+from events.bus.topology import HEARD_BY, queue_name
+from events.contracts import language
+from events.notifications import NotificationKind
+from events.users import SigningKeyPublished
+from tests.stories.journal import as_told
+from tests.stories.lanes import Lane
+from tests.stories.stack import Stack
+from tests.stories.triggers import Triggers
+
+pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
+
+TOLD_BY: Final = {
+    service: [kind for kind in language().values() if kind.exchange == service]
+    for service in SERVICES
+}
+HEARERS: Final = {
+    kind: [service for service in SERVICES if kind in HEARD_BY[service]]
+    for kind in language().values()
+    if any(kind in kinds for kinds in HEARD_BY.values())
+}
+TELLING: Final = [point for point in POINTS if point.startswith(("relay.", "publisher."))]
+HEARING: Final = [point for point in POINTS if point.startswith("inbox.")]
+DECIDING: Final = ["committer.before_commit", "committer.after_commit"]
+MAILING: Final = [point for point in POINTS if point.startswith("mailer.")]
+
+
+@pytest.fixture
+async def triggers(mortal: Stack) -> Triggers:
+    return await Triggers.of(mortal)
+
+
+_OF_KIND: Final = "SELECT id FROM letters WHERE kind = $1"
+
+
+def travellers(service: str, point: str) -> list[type[Event]]:
+    """The events that pass a point of a service."""
+    passing: list[type[Event]] = []
+    if point in TELLING or point in DECIDING:
+        passing += TOLD_BY[service]
+    if point in HEARING or point in DECIDING or point == "committer.after_begin":
+        passing += [kind for kind in HEARD_BY[service] if kind not in passing]
+    return passing
+
+
+@pytest.mark.parametrize("point", [*TELLING, *HEARING, *DECIDING, "committer.after_begin"])
+async def test_a_crash_on_the_way_of_any_event_loses_and_doubles_nothing(
+    mortal: Stack, triggers: Triggers, point: str
+) -> None:
+    stories: list[asyncio.Task[None]] = []
+
+    async def die_for_each(service: str) -> None:
+        lane = Lane(mortal, service, point)
+        for kind in travellers(service, point):
+            await lane.armed(kind.__name__)
+            if not (kind is SigningKeyPublished and service == "users"):  # told at each start
+                stories.append(asyncio.create_task(triggers.make(kind)))
+            await lane.died(kind.__name__)
+        await lane.restarted()
+
+    await asyncio.gather(*(die_for_each(service) for service in SERVICES))
+    await asyncio.gather(*stories)
+
+
+@pytest.mark.parametrize("point", MAILING)
+async def test_a_crash_of_the_mailer_doubles_a_letter_at_most_once(
+    mortal: Stack, triggers: Triggers, point: str
+) -> None:
+    lane = Lane(mortal, "notifications", point)
+    for kind in get_args(NotificationKind):
+        before = len(mortal.mail.letters)
+        await lane.armed(kind)
+        story = asyncio.create_task(triggers.make(kind))
+        await lane.died(kind)
+        await lane.restarted()
+        await story
+        await mortal.is_quiet()
+        ids = [str(row["id"]) for row in await mortal.rows("notifications", _OF_KIND, kind)]
+        letters = [mail for mail in mortal.mail.letters[before:] if mail.notification_id in ids]
+        copies = len(letters) - len({letter.notification_id for letter in letters})
+        assert copies == (1 if point == "mailer.after_accept" else 0)
+        mortal.extra_copies += copies
+        assert len({letter.source for letter in letters}) == len(letters) - copies
+
+
+@pytest.mark.parametrize("point", ["parking.after_publish", "publisher.after_publish"])
+async def test_a_crash_while_a_message_is_set_aside_leaves_it_there_twice_at_most(
+    mortal: Stack, point: str
+) -> None:
+    async def die_for_each(service: str) -> None:
+        lane = Lane(mortal, service, point)
+        # What the service tells itself passes the publisher at each start.
+        kinds = [kind for kind in HEARD_BY[service] if kind.exchange != service]
+        for kind in kinds:
+            await lane.armed(kind.__name__)
+            bad = aio_pika.Message(b"{", type=kind.__name__, message_id=f"bad {kind.__name__}")
+            await mortal.broker.send(bad, "", queue_name(service, kind))
+            await lane.died(kind.__name__)
+        await lane.restarted()
+        parked = await mortal.broker.parked(service, 2 * len(kinds))
+        expected = [f"bad {kind.__name__}" for kind in kinds for _ in range(2)]
+        assert sorted(message.message_id or "" for message in parked) == sorted(expected)
+
+    await asyncio.gather(*(die_for_each(service) for service in SERVICES))
+
+
+FAULT: Final = """
+CREATE OR REPLACE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'a fault of this event'; END $$
+"""
+IN_ONE: Final = """
+CREATE TRIGGER fault BEFORE INSERT ON inbox FOR EACH ROW WHEN (NEW.event_id = '{id}') EXECUTE FUNCTION fault()
+"""
+MENDED: Final = "DROP TRIGGER fault ON inbox"
+
+
+async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_does_the_other(
+    mortal: Stack, triggers: Triggers
+) -> None:
+    lanes = {service: Lane(mortal, service, "committer.between_halves") for service in SERVICES}
+    for service in SERVICES:
+        await mortal.rows(service, FAULT)
+    for kind, services in HEARERS.items():
+        await triggers.make(kind)
+        await mortal.is_quiet()
+        [*_, heard] = mortal.journal.events(kind)
+        rows = [as_told(heard, id=uuid7()) for _ in range(8)]
+        mortal.retold |= {row.id for row in rows}
+        await asyncio.gather(*(lanes[service].armed(kind.__name__) for service in services))
+        for service in services:
+            await mortal.rows(service, IN_ONE.format(id=rows[-1].id))
+        await mortal.broker.publish(*rows, as_pack=True)
+        for service in services:
+            await lanes[service].died(kind.__name__)
+            done = {row.id for row in rows} & await mortal.inbox(service)
+            assert done == {row.id for row in rows[:4]}
+            await mortal.rows(service, MENDED)
+        await asyncio.gather(*(lanes[service].restarted() for service in services))
+
+
+def test_every_point_has_its_test() -> None:
+    tested = {*TELLING, *HEARING, *DECIDING, *MAILING}
+    assert POINTS.keys() - tested == {
+        "committer.after_begin", "committer.between_halves", "parking.after_publish",
+    }  # fmt: skip

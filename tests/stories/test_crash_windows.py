@@ -1,0 +1,162 @@
+"""The windows in which a crash is worst, one by one: what is true at the moment of death, and what after a restart."""
+
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from events.bus import wire
+from events.bus.topology import queue_name
+from events.orders import OrderPlaced
+from tests.stories.customers import Customer
+from tests.stories.journal import as_told
+from tests.stories.lanes import Lane
+from tests.stories.stack import Stack
+from tests.support.broker import Tap
+from tests.support.eventually import eventually
+from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.timeout(120)
+
+PLACED = "OrderPlaced"
+WAITING = "SELECT count(*) FROM outbox WHERE routing_key = 'order-placed.v1'"
+CHARGED = "SELECT count(*) FROM charges WHERE order_id = ANY($1)"
+HEARD = {"name": "chorus_inbox_heard_total", "queue": "billing.order-placed"}
+DOUBLED = {"name": "chorus_inbox_doubled_total", "queue": "billing.order-placed"}
+
+
+@pytest.fixture
+async def ada(mortal: Stack) -> Customer:
+    return await mortal.customer(deposit="100.00")
+
+
+async def is_paid_once(ada: Customer, *orders: UUID) -> None:
+    """Each of these orders, of 1.00 and the only ones of this customer, is paid and has one letter."""
+    for order in orders:
+        assert (await ada.settled(order))["status"] == "paid"
+    assert await ada.balance() == f"{100 - len(orders)}.00"
+    await ada.mail(len(orders))
+
+
+def copies(tap: Tap, order: UUID) -> list[UUID]:
+    """The ids of the events about an order as they came from the broker, one for each copy."""
+    return [heard.id for heard in tap.heard if heard.event.subject == str(order)]
+
+
+async def test_an_event_that_was_committed_and_not_published_is_published_after_the_restart(
+    mortal: Stack, ada: Customer
+) -> None:
+    lane = Lane(mortal, "orders", "committer.after_commit")
+    async with mortal.broker.tap("orders", OrderPlaced.key) as tap:
+        await lane.armed(PLACED)
+        ordering = asyncio.create_task(ada.order_whatever_happens("1.00"))
+        await lane.died(PLACED)
+        await tap.flush()
+        assert tap.messages == []
+        assert await mortal.value("orders", WAITING) == 1
+
+        await lane.restarted()
+        order = await ordering
+        await is_paid_once(ada, order)
+        await tap.flush()
+        assert len(copies(tap, order)) == 1
+
+
+async def test_an_event_that_was_confirmed_and_not_noted_comes_again_and_has_one_effect(
+    mortal: Stack, ada: Customer
+) -> None:
+    lane = Lane(mortal, "orders", "relay.after_confirm")
+    before = await mortal.metric(mortal["billing"], **DOUBLED)
+    async with mortal.broker.tap("orders", OrderPlaced.key) as tap:
+        await lane.armed(PLACED)
+        ordering = asyncio.create_task(ada.order_whatever_happens("1.00"))
+        await lane.died(PLACED)
+        await tap.flush()
+        assert len(tap.messages) == 1
+        assert await mortal.value("orders", WAITING) == 1
+
+        await lane.restarted()
+        order = await ordering
+        await is_paid_once(ada, order)
+        await mortal.is_quiet()
+        await tap.flush()
+        assert len(copies(tap, order)) == 2
+        assert len(set(copies(tap, order))) == 1
+    assert await mortal.metric(mortal["billing"], **DOUBLED) == before + 1
+
+
+async def test_an_event_that_was_handled_and_not_acknowledged_comes_again_and_has_one_effect(
+    mortal: Stack, ada: Customer
+) -> None:
+    lane = Lane(mortal, "billing", "inbox.before_ack")
+    await lane.armed(PLACED)
+    order = await ada.order("1.00")
+    await lane.died(PLACED)
+    assert await mortal.value("billing", CHARGED, [order]) == 1
+
+    await lane.restarted()
+    await is_paid_once(ada, order)
+    await mortal.is_quiet()
+    assert await mortal.metric(lane.process, **DOUBLED) == 1
+    assert await mortal.metric(lane.process, **HEARD) == 0
+
+
+async def test_an_order_whose_commits_go_unanswered_is_charged_once(
+    mortal: Stack, ada: Customer
+) -> None:
+    url = mortal.installation.database_url("billing")
+    mortal["billing"].kill()
+    async with Proxy.before(url) as proxy:
+        own = {"CHORUS_DATABASE_URL_BILLING": proxy.url(url)}
+        async with mortal.replica("billing", **own) as billing:
+            proxy.lose_reply_to(b"COMMIT", times=1_000)
+            order = await ada.order("1.00")
+
+            async def done_and_nobody_knows() -> bool:
+                return bool(await mortal.value("billing", CHARGED, [order]) == 1)
+
+            await eventually(done_and_nobody_knows)
+            assert await mortal.metric(billing, **HEARD) == 0
+            proxy.lose_reply_to(b"COMMIT", times=0)
+            assert (await ada.settled(order))["status"] == "paid"
+            await mortal.is_quiet()
+            assert await mortal.metric(billing, **HEARD) == 0
+            assert await mortal.metric(billing, **DOUBLED) == 1
+    await mortal.heal()
+    await is_paid_once(ada, order)
+
+
+@pytest.mark.parametrize(
+    ("point", "done"),
+    [
+        ("committer.after_begin", False),
+        ("inbox.after_remember", False),
+        ("committer.before_commit", False),
+        ("committer.after_commit", True),
+    ],
+)
+async def test_a_batch_that_a_crash_interrupts_is_done_as_a_whole_or_not_at_all(
+    mortal: Stack, ada: Customer, point: str, done: bool
+) -> None:
+    lane = Lane(mortal, "billing", point)
+    async with mortal.withheld(OrderPlaced, "billing"):
+        orders = [await ada.order("1.00") for _ in range(20)]
+
+        async def told() -> bool:
+            await mortal.journal.up_to_now()
+            return len(pack()) == len(orders)
+
+        def pack() -> list[UUID]:
+            events = mortal.journal.events(OrderPlaced)
+            return [event.id for event in events if UUID(event.event.subject) in orders]
+
+        await eventually(told)
+        rows = [as_told(e) for e in mortal.journal.events(OrderPlaced) if e.id in pack()]
+        await lane.armed(PLACED)
+        await mortal.broker.send(wire.to_message(rows), "", queue_name("billing", OrderPlaced))
+        await lane.died(PLACED)
+        known = set(pack()) & await mortal.inbox("billing")
+        charged = await mortal.value("billing", CHARGED, orders)
+        assert (len(known), charged) == ((20, 20) if done else (0, 0))
+    await lane.restarted()
+    await is_paid_once(ada, *orders)

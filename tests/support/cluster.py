@@ -1,0 +1,141 @@
+"""Three RabbitMQ nodes as private processes, one of which can be killed, frozen or cut off from the others."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from apps.cli.children import ChildFailed
+from apps.cli.servers import PrivateRabbitMQ
+from apps.cli.servers.folders import run_folder
+from tests.support.eventually import eventually
+from tests.support.servers import Servers
+
+NODES: Final = 3
+HEAL_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class ClusterServers(Servers):
+    """Where the nodes answer: services are told of all of them, an administrator of the first."""
+
+    amqp_ports: tuple[int, ...] = ()
+
+    def amqp_url(self, user: str, password: str, vhost: str = "%2F") -> str:
+        return ",".join(
+            f"amqp://{user}:{password}@{self.amqp_host}:{port}/{vhost}" for port in self.amqp_ports
+        )
+
+    @property
+    def amqp_admin_url(self) -> str:
+        return super().amqp_admin_url.split(",")[0]
+
+
+class Cluster:
+    """The nodes, by their names."""
+
+    def __init__(self, *nodes: PrivateRabbitMQ) -> None:
+        self.nodes = {node.node: node for node in nodes}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls) -> AsyncIterator["Cluster"]:
+        """A cluster of its own, gone at the end of the block."""
+        with ExitStack() as cleanup:
+            first = PrivateRabbitMQ(cleanup.enter_context(run_folder()))
+            others = [
+                PrivateRabbitMQ(cleanup.enter_context(run_folder()), joins=first)
+                for _ in range(NODES - 1)
+            ]
+            for node in (first, *others):
+                cleanup.callback(node.discard)
+            await asyncio.to_thread(first.start)
+            for node in others:
+                node.launch()
+            for node in others:
+                await asyncio.to_thread(node.wait)
+            yield cls(first, *others)
+
+    def servers(self, database_admin_url: str) -> ClusterServers:
+        """The cluster and somebody's PostgreSQL."""
+        first, *_ = self.nodes.values()
+        ports = tuple(node.port for node in self.nodes.values())
+        url = first.api_url
+        return ClusterServers("native", database_admin_url, url, "127.0.0.1", first.port, ports)
+
+    async def queues(self, vhost: str, *, without: str = "") -> list[dict[str, Any]]:
+        """All queues as the management API of a node that works describes them."""
+        node = next(node for name, node in self.nodes.items() if name != without)
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+            answer = await http.get(f"{node.api_url}/api/queues/{vhost}")
+            answer.raise_for_status()
+            found: list[dict[str, Any]] = answer.json()
+            return found
+
+    async def leader(self, vhost: str, queue: str) -> str:
+        """The name of the node that leads a queue."""
+        [found] = [q for q in await self.queues(vhost) if q["name"] == queue]
+        leader: str = found["leader"]
+        return leader
+
+    async def whole(self, vhost: str) -> None:
+        """Wait until every quorum queue has all its members again.
+
+        A stream's member is not waited for: after a partition RabbitMQ 3.10 may be minutes late to start it, and
+        nothing that is promised depends on the journal.
+        """
+
+        async def all_online() -> None:
+            try:
+                queues = await self.queues(vhost)
+            except httpx.HTTPError as error:
+                raise AssertionError(repr(error)) from None
+            members = {q["name"]: q.get("online", ()) for q in queues if q["type"] == "quorum"}
+            short = [name for name, online in members.items() if len(online) < NODES]
+            assert not short, f"members are missing: {short}"
+            assert members
+
+        await eventually(all_online, within=HEAL_SECONDS)
+
+    # Faults. Each ends with the block.
+
+    @contextlib.asynccontextmanager
+    async def killed(self, name: str) -> AsyncIterator[None]:
+        self.nodes[name].kill()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.nodes[name].start)
+
+    @contextlib.asynccontextmanager
+    async def frozen(self, name: str) -> AsyncIterator[None]:
+        pid = self.nodes[name].process.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @contextlib.asynccontextmanager
+    async def cut_off(self, name: str) -> AsyncIterator[None]:
+        """It and the others do not let each other in any more; clients reach all of them."""
+        others = [other for other in self.nodes if other != name]
+        await self._eval(name, *(f"erlang:set_cookie('{other}', wrong)" for other in others))
+        await self._eval(name, *(f"erlang:disconnect_node('{other}')" for other in others))
+        try:
+            yield
+        finally:
+            own = "erlang:get_cookie()"
+            await self._eval(name, *(f"erlang:set_cookie('{other}', {own})" for other in others))
+            await self._eval(name, *(f"net_kernel:connect_node('{other}')" for other in others))
+
+    async def _eval(self, name: str, *expressions: str) -> None:
+        code = ", ".join(expressions) + "."
+        if await asyncio.to_thread(self.nodes[name].control, "eval", code) != 0:
+            raise ChildFailed(f"{name}: {code}")

@@ -1,0 +1,73 @@
+"""Notifications as processes: what they hear, their letters, and the mail server that gets these."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import asyncpg
+
+from events.base import Event
+from events.users import UserRegistered, UserState
+from tests.support.broker import Broker
+from tests.support.builders import an_order, payment_succeeded
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+from tests.support.installation import Installation
+from tests.support.mail import MailSink
+from tests.support.processes import ServiceProcess
+
+
+class Mailing:
+    """Notifications' database and broker, as an administrator sees them, and a mail server."""
+
+    def __init__(self, installation: Installation, broker: Broker, sink: MailSink) -> None:
+        self.installation = installation
+        self.broker = broker
+        self.sink = sink
+        self.settings = {"CHORUS_SMTP_PORT": str(sink.port)}
+
+    async def rows(self, sql: str) -> list[asyncpg.Record]:
+        """What a statement finds in notifications' database."""
+        connection = await asyncpg.connect(self.installation.database_admin_url("notifications"))
+        try:
+            found: list[asyncpg.Record] = await connection.fetch(sql)
+            return found
+        finally:
+            await connection.close()
+
+    async def hears_of(self, count: int, users: list[UserState]) -> None:
+        """News of users and of so many paid orders of theirs."""
+        events: list[Event] = [UserRegistered(user=user) for user in users]
+        events += [payment_succeeded(an_order(user=users[n % len(users)])) for n in range(count)]
+        await self.broker.publish(*events, as_pack=True)
+
+    async def all_sent(self, count: int, *, within: float = 60) -> None:
+        """Wait until there are so many letters, and each is recorded as sent."""
+
+        async def so() -> None:
+            by_status = await self.rows("SELECT status, count(*) FROM letters GROUP BY 1")
+            assert dict(by_status) == {"sent": count}
+
+        await eventually(so, within=within)
+
+    def copies(self) -> int:
+        """How many letters arrived beside the first of each."""
+        ids = [letter.message["Message-ID"] for letter in self.sink.letters]
+        return len(ids) - len(set(ids))
+
+
+async def logged(process: ServiceProcess, what: str) -> bool:
+    """Whether it stands in a process's log by now."""
+    return what in process.log
+
+
+@asynccontextmanager
+async def mailing(install_chorus: Install, name: str, sink: MailSink) -> AsyncIterator[Mailing]:
+    """Notifications, installed, with a mail server that is open until the end of the block."""
+    installation = await install_chorus(name, "notifications")
+    broker = Broker(installation.amqp_admin_url)
+    async with AsyncExitStack() as stack:
+        await broker.open()
+        stack.push_async_callback(broker.close)
+        await sink.open()
+        stack.push_async_callback(sink.close)
+        yield Mailing(installation, broker, sink)

@@ -1,0 +1,114 @@
+"""Broken variants of the bus, to check the checker: each lacks one mechanism, and an audit must notice.
+
+They are put into a process that was forked for a test, before it starts its service. The product has no such switch.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from events.bus import inbox, outbox
+from events.bus.inbox import Listener
+from events.bus.publisher import Publication, Publisher
+from events.bus.statements import Statements
+from events.bus.transaction import Transaction
+
+VARIABLE: Final = "TESTS_MUTANT"
+
+NO_VERSION_KEY: Final = (
+    "ALTER TABLE transfers DROP CONSTRAINT transfers_account_id_account_version_key"
+)
+"""Billing's second line of defence where balances are not locked: taken down, to look at the first."""
+
+VERSION_KEY: Final = """
+ALTER TABLE transfers
+ADD CONSTRAINT transfers_account_id_account_version_key UNIQUE (account_id, account_version)
+"""
+
+
+def no_inbox() -> None:
+    """Everything that is delivered is new."""
+
+    async def all_new(_: Transaction, heard: Sequence[Any]) -> list[Any]:
+        return list(heard)
+
+    inbox.skip_known = all_new  # type: ignore[assignment]
+
+
+def ack_first() -> None:
+    """The broker may forget a message before anything has been done about it."""
+    handle = Listener._take
+
+    async def take(self: Listener[Any], message: Any) -> None:
+        await message.ack()
+        await handle(self, message)
+
+    Listener._take = take  # type: ignore[method-assign]
+
+
+def unlocked_balance() -> None:
+    """Rows are read without being locked."""
+    Transaction.lock = Transaction.load  # type: ignore[method-assign]
+
+
+def relay_by_last_id() -> None:
+    """The relay remembers how far it is instead of looking at what is there."""
+    last: dict[object, UUID] = {}
+
+    async def take(connection: Any, limit: int) -> list[outbox.Row]:
+        relay = asyncio.current_task()
+        records = await connection.fetch(
+            "DELETE FROM outbox WHERE id = ANY(ARRAY(SELECT id FROM outbox WHERE id > $1 ORDER BY id LIMIT $2))"
+            f" RETURNING {', '.join(outbox.Row._fields)}",
+            last.get(relay, UUID(int=0)),
+            limit,
+        )
+        rows = sorted(outbox.Row(*record.values()) for record in records)
+        if rows:
+            last[relay] = rows[-1].id
+        return rows
+
+    outbox.take = take
+
+
+def no_version_guard() -> None:
+    """What comes last is taken for the newest."""
+    guarded = Statements.upsert_newer
+
+    def unguarded(self: Statements) -> str:
+        statement = guarded(self)
+        before, _, after = statement.partition(" WHERE ")
+        return before + " RETURNING " + after.partition(" RETURNING ")[2]
+
+    Statements.upsert_newer = unguarded  # type: ignore[method-assign]
+
+
+def unconfirmed_publish() -> None:
+    """What has been handed to a connection counts as published."""
+    on_their_way: set[asyncio.Future[object]] = set()
+
+    async def publish(
+        self: Publisher, publications: Sequence[Publication]
+    ) -> list[BaseException | None]:
+        channel = await self._open()
+        for exchange, key, message in publications:
+            task = asyncio.ensure_future(self._publish(channel, exchange, key, message))
+            on_their_way.add(task)
+            task.add_done_callback(on_their_way.discard)
+        return [None] * len(publications)
+
+    Publisher.publish = publish  # type: ignore[method-assign]
+
+
+MUTANTS: Final[dict[str, Callable[[], None]]] = {
+    mutation.__name__: mutation
+    for mutation in (
+        no_inbox, ack_first, unlocked_balance, relay_by_last_id, no_version_guard, unconfirmed_publish,
+    )
+}  # fmt: skip
+
+
+def mutate(name: str) -> None:
+    """Break this process. Raises KeyError if there is no such mutant."""
+    MUTANTS[name]()

@@ -1,0 +1,71 @@
+"""How tests register users, and speak as them."""
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from uuid_utils.compat import uuid7
+
+from apps.users.use_cases import ChangeUser, RegisterUser
+from events.base import Cause
+from events.bus.committer import Work
+from events.bus.transaction import begin
+from tests.support.harness import RunningService
+
+PASSWORD = "correct horse"
+
+
+def an_address() -> str:
+    return f"{secrets.token_hex(8)}@example.org"
+
+
+def a_registration(**fields: Any) -> dict[str, Any]:
+    return {"email": an_address(), "password": PASSWORD, "name": "Ada Lovelace"} | fields
+
+
+def a_wish(email: str) -> RegisterUser:
+    return RegisterUser(email, "no hash", "Ada", "en", Cause(str(uuid7())))
+
+
+async def together(
+    users: RunningService, use_case: Work[Any, Any], wishes: Sequence[RegisterUser | ChangeUser]
+) -> Sequence[Any]:
+    """Have wishes done in one transaction, as when they wait together; what follows from them is said."""
+    async with begin(users.service.database.pool) as tx:
+        results = await use_case(tx, wishes)
+    users.service.relay.wake()
+    await users.is_quiet()
+    return results
+
+
+@asynccontextmanager
+async def a_user_of(users: RunningService, **fields: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A registered user's client; `id_of` tells who he is."""
+    registration = a_registration(**fields)
+    async with users.http() as http:
+        answer = await http.post("/user/register", json=registration)
+        assert answer.status_code == 201, answer.text
+        http.headers["Authorization"] = f"Bearer {await a_token(http, registration['email'])}"
+        http.headers["X-Test-User"] = answer.json()["userId"]
+        yield http
+
+
+def id_of(http: httpx.AsyncClient) -> str:
+    return http.headers["X-Test-User"]
+
+
+async def a_token(http: httpx.AsyncClient, email: str, password: str = PASSWORD) -> str:
+    answer = await http.post("/user/login", json={"email": email, "password": password})
+    assert answer.status_code == 200, answer.text
+    token: str = answer.json()["accessToken"]
+    return token
+
+
+def problem(answer: httpx.Response) -> tuple[int, str]:
+    """The status and the reason of a refusal."""
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    document = answer.json()
+    assert document["status"] == answer.status_code
+    return answer.status_code, document["reason"]

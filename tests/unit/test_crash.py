@@ -1,0 +1,78 @@
+"""Where a process is told to die: what is wrong with it is said at the start, and a point costs nothing otherwise."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from events.bus import crash
+from events.bus.crash import POINTS, VARIABLE, Crash
+
+
+def python(code: str, crash_at: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", f"from events.bus import crash\n{code}"],
+        env=os.environ | {VARIABLE: crash_at},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_process_dies_at_the_point_as_if_the_power_had_gone() -> None:
+    died = python(
+        "try: crash.reached('relay.after_confirm', [])\nfinally: print('never')",
+        "relay.after_confirm",
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert died.stdout == ""
+    assert died.stderr == "crash.reached point=relay.after_confirm\n"
+
+
+def test_an_unknown_point_stops_the_process_at_its_start() -> None:
+    ended = python("print('never')", "relay.after_lunch")
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert "CHORUS_CRASH_AT=relay.after_lunch" in ended.stderr
+
+
+def test_nobody_dies_unless_it_is_wished() -> None:
+    assert not crash.ARMED
+    for point in POINTS:
+        crash.reached(point, ["OrderPlaced"])
+
+
+def test_the_nth_time_counts_only_where_the_event_is_in_hand() -> None:
+    due = Crash.of("relay.after_confirm:2@OrderPlaced")
+    assert not due.is_due("relay.before_commit", ["OrderPlaced"])
+    assert not due.is_due("relay.after_confirm", ["OrderPaid", "OrderPlaced"])
+    assert not due.is_due("relay.after_confirm", ["OrderPaid"])
+    assert due.is_due("relay.after_confirm", ["OrderPlaced"])
+    assert not due.is_due("relay.after_confirm", ["OrderPlaced"]), "one dies once"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "relay",
+        "relay.after_confirm:0",
+        "relay.after_confirm:-1",
+        "relay.after_confirm:",
+        "relay.after_confirm@",
+        "relay.after_confirm@OrderEaten",
+        "relay.after_confirm@joy",
+        "mailer.after_accept@OrderPlaced",
+        "relay.after_confirm, relay.before_commit",
+    ],
+)
+def test_what_cannot_be_reached_is_refused(text: str) -> None:
+    with pytest.raises(LookupError, match="CHORUS_CRASH_AT="):
+        Crash.of(text)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_every_point_can_be_wished_for(point: str) -> None:
+    assert Crash.of(f"{point}:3").point == point
