@@ -96,7 +96,7 @@ async def change_users(
             if user.change(wish.name, wish.email, wish.locale, tx.now):
                 changed[user.id] = user
                 tx.publish(UserUpdated(user=user.state()), wish.because)
-            results.append(user)
+            results.append(user.snapshot())  # the next wish may change him again
     columns = ("name", "email", "locale", "version", "updated_at")
     await tx.update(list(changed.values()), *columns)
     return results

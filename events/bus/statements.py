@@ -68,6 +68,10 @@ class Table(SQLModel, metaclass=_Untracked):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def snapshot(self) -> Self:
+        """The row as it is now, whatever is done to it later in the same batch."""
+        return from_record(type(self), self.__dict__)
+
     def _values(self) -> dict[str, Any]:
         return {name: self.__dict__.get(name) for name in type(self).model_fields}
 

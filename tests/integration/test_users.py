@@ -206,6 +206,10 @@ async def test_inside_one_batch_of_changes_each_is_decided_alone(users: RunningS
     results = await together(users, use_cases.change_users, changes)
     reasons = [getattr(result, "reason", None) for result in results]
     assert reasons == ["email_taken", None, "email_taken", "email_taken", "not_found", None, None]
+    told = [(user.name, user.version) for user in results[-2:]]
+    assert told == [("Ada the First", 2), ("Ada the Second", 3)], (
+        "each is told what came of his own"
+    )
     versions = await users.rows("SELECT id, version FROM users WHERE id = ANY($1)", [ada, bob, eve])
     assert dict(map(tuple, versions)) == {ada: 3, bob: 2, eve: 1}
     [result] = await together(users, use_cases.change_users, [change(dan, given_up)])

@@ -39,12 +39,8 @@ class Customer:
     """A user as he knows himself."""
 
     id: UUID
-    wanted: list[str]
-    """His addresses, in the order in which he asked for them."""
     told: dict[int, str]
     """His address in each version of him that he was told of."""
-    moving: set[int] = field(default_factory=set)
-    """Which of `wanted` he is asking for now."""
     paid_in: int = 0
     """What he was told that he has put in, less what he has taken out."""
     has_asked: bool = False
@@ -133,20 +129,14 @@ class Customers:
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
             id = UUID(_told(answer, 201)["userId"])
-            self.all.append(Customer(id, [address], {1: address}))
+            self.all.append(Customer(id, {1: address}))
 
     async def _move_house(self, customer: Customer, address: str) -> None:
         self.addresses.add(address)
-        mine = len(customer.wanted)
-        since = min({*customer.moving, mine})
-        customer.wanted.append(address)
-        customer.moving.add(mine)
         wish = ChangeUser(customer.id, "Ada King", address, None, self._because())
         asked = Asked(wish, f"/user/{customer.id}", answer_with(UserView.of, 200, None))
         user = _told(await self._insist("users", users.change_users, asked), 200)
-        customer.moving.discard(mine)
-        # Whoever asks for several at once may be told of the last one that was granted together with it.
-        if user["email"] not in customer.wanted[since:]:
+        if user["email"] != address:
             self._wrong(f"customer {customer.id} asked for {address} and was told {user['email']}")
         known = customer.told.setdefault(user["version"], user["email"])
         if known != user["email"]:
