@@ -73,6 +73,9 @@ def text(
             "\n".join(f"- {finding}" for finding in findings) + "\n",
         ]
     sections += ["## Targets\n", targets.table(measured).markdown()]
+    if short := list(targets.shortfalls(measured)):
+        sections += ["### What bounds what does not hold\n"]
+        sections += [f"- {line}" for line in short] + [""]
     sections += ["## How to read it\n", f"{HOW_TO_READ}\n", _contestants().markdown()]
     for outcome in outcomes.values():
         sections += _section(outcome)

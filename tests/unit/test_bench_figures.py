@@ -120,6 +120,15 @@ class TestTables:
         assert len(rows) == len(targets.TARGETS)
         assert len(targets.table({"hot": 1.0}, complete=False).rows) == 1
 
+    def test_what_does_not_hold_is_told_with_what_bounds_it(self) -> None:
+        assert list(targets.shortfalls({"http_only": 8.2, "usual": 26.0})) == []
+        short = {"http_only": 3.0, "usual": 20.0, "recovery": 7.0, "hot": 0.5}
+        same, unknown, started = targets.shortfalls(short)
+        assert "HTTP only, without mail; settled" in same
+        assert "usual event-driven build**: Every contestant" in same
+        assert "supervisor" in started
+        assert unknown == "**one hot account against 64 accounts**: not known yet."
+
     def test_the_page_says_who_wrote_it_and_what_was_not_right(self) -> None:
         plan = Plan(rounds=3, seconds=4.0, seed=7, quick=False, names=("chorus",))
         outcome = Outcome(
@@ -134,6 +143,9 @@ class TestTables:
         assert TABLE.markdown() in page
         assert "| one hot account against 64 accounts | at least 0.9 x | 1.00 x | yes |" in page
         assert "rounds: 3, seconds each: 4, seed: 7" in page
+        assert "What bounds" not in page
+        slow = text(plan, {}, {"settled": Outcome("Rates", [], {"ceiling": 0.3}, {})}, [])
+        assert "- **settled orders/s against the ceiling**: Both cores" in slow
 
 
 class TestCharts:
