@@ -26,6 +26,11 @@ LOOK_SECONDS: Final = 30.0
 IN_THE_RUN: Final = {1, 2}
 """The invariants that hold at every moment, even between two steps."""
 
+TRIES: Final = 4
+"""How often a fault is tried that finds nothing to do: what it is about may be down, or at rest, for another fault."""
+
+AGAIN_SECONDS: Final = 3.0
+
 Say = Callable[[str], None]
 
 
@@ -52,14 +57,17 @@ async def _suffer(
 
     async def suffer(fault: Fault) -> None:
         name = f"{fault.kind}: {fault.target} {fault.how}".strip()
-        try:
-            await doing.do(fault)
-        except (NothingToDoError, OSError, TimeoutError, ChildFailed) as nothing:
-            say(f"{_clock(begun)} not done, {name}: {nothing!r}")
-            return
-        report.faults[fault.kind] += 1
-        report.varieties[name] += 1
-        say(f"{_clock(begun)} {name} ({fault.seconds} s); {report.accepted:,} orders accepted")
+        for _ in range(TRIES):
+            try:
+                await doing.do(fault)
+            except (NothingToDoError, OSError, TimeoutError, ChildFailed) as nothing:
+                say(f"{_clock(begun)} not done, {name}: {nothing!r}")
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                report.faults[fault.kind] += 1
+                report.varieties[name] += 1
+                say(f"{_clock(begun)} {name} ({fault.seconds} s); {report.accepted:,} orders")
+                return
 
     async with asyncio.TaskGroup() as together:
         for fault in faults:

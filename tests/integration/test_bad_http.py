@@ -36,7 +36,7 @@ async def orders(running: ServiceProcess) -> AsyncIterator[ServiceProcess]:
     assert "http.fault" not in running.log
 
 
-async def sent(orders: ServiceProcess, *parts: bytes, within: float = 10) -> Answer:
+async def sent(orders: ServiceProcess, *parts: bytes, within: float = 30) -> Answer:
     """Send bytes as they are, and read one answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", orders.port)
     try:
@@ -92,7 +92,7 @@ async def test_a_connection_goes_on_after_a_body_that_was_too_large(orders: Serv
     reader, writer = await asyncio.open_connection("127.0.0.1", orders.port)
     writer.write(POST + b"Content-Length: 70000\r\n\r\n" + body)
     writer.write(b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         first = await reader.readuntil(b"}")
         second = await reader.readuntil(b'{"status":"live"}')
     assert b" 413 " in first
@@ -194,7 +194,7 @@ async def test_a_request_that_is_no_http_is_refused_or_hung_up_on(
 async def test_head_is_answered_with_the_headers_alone(orders: ServiceProcess) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", orders.port)
     writer.write(b"HEAD /live HTTP/1.1\r\nHost: x\r\n\r\nGET /live HTTP/1.1\r\nHost: x\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         head = await reader.readuntil(b"\r\n\r\n")
         follows = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")

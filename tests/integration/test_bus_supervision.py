@@ -44,7 +44,7 @@ async def test_the_process_ends_with_an_error_when_its_relay_dies(
 ) -> None:
     await administrator.execute("ALTER TABLE outbox RENAME TO somewhere_else")
     try:
-        assert await process.ended(within=20) == 1
+        assert await process.ended(within=60) == 1
     finally:
         await administrator.execute("ALTER TABLE somewhere_else RENAME TO outbox")
     assert "supervisor.task_died" in process.log
@@ -77,7 +77,7 @@ async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
         await eventually(placed)
         await administrator.execute("ALTER TABLE orders RENAME COLUMN status TO state")
         try:
-            assert await process.ended(within=20) == 1
+            assert await process.ended(within=60) == 1
         finally:
             await administrator.execute("ALTER TABLE orders RENAME COLUMN state TO status")
         await asyncio.gather(waiting, return_exceptions=True)

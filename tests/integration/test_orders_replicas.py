@@ -90,7 +90,7 @@ async def test_who_waits_at_one_replica_hears_what_the_other_is_told(replicas: R
         placed = await replicas.placed(user.id, 10)
         assert not any(task.done() for task in waiting)
         await replicas.broker.publish(*map(payment_succeeded, placed))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             answers = await asyncio.gather(*waiting)
     assert {(a.status_code, a.json()["status"]) for a in answers} == {(201, "paid")}
     after = [await heard(replicas.a), await heard(replicas.b)]
@@ -121,7 +121,7 @@ async def test_a_follower_sees_the_order_at_once_and_its_change_wherever_it_happ
 
 async def following(lines: AsyncIterator[str]) -> str | None:
     """The name of the stream's next event; None at its end."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         async for line in lines:
             if line.startswith("event: "):
                 return line.removeprefix("event: ")
@@ -163,4 +163,4 @@ async def test_a_replica_that_stops_lets_go_of_who_waits_and_ends_well(
         third.terminate()
         answer = await waiting
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
-    assert await third.ended(within=15) == 0
+    assert await third.ended(within=30) == 0

@@ -167,7 +167,7 @@ async def test_a_services_broker_user_cannot(
     channel = await connection.channel()
     with pytest.raises((ChannelAccessRefused, ChannelInvalidStateError)) as refused:
         # A publish is refused by closing the channel, before its confirm.
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await attempt(channel)
     if not isinstance(refused.value, ChannelAccessRefused):
         assert "ACCESS_REFUSED" in str(refused.value)

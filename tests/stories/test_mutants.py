@@ -123,7 +123,7 @@ async def a_broken_line(chorus: Stack) -> None:
             return bool(await chorus.value("orders", "SELECT count(*) FROM outbox") == 0)
 
         with contextlib.suppress(AssertionError):
-            await eventually(said, within=3)
+            await eventually(said, within=6)
         line.lose()
         orders.kill()
         await orders.start()

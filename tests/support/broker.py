@@ -124,7 +124,7 @@ class Tap:
         mark = secrets.token_hex(8)
         arrived = self._marks[mark] = asyncio.Event()
         await self._broker.send(aio_pika.Message(b"", type=_MARK, message_id=mark), "", self._queue)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await arrived.wait()
 
     @property

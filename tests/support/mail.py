@@ -40,7 +40,7 @@ class MailSink:
         """The letters to an address, as they arrived."""
         return [letter for letter in self.letters if address in letter.recipients]
 
-    async def gets(self, address: str, count: int = 1, *, within: float = 15) -> list[Letter]:
+    async def gets(self, address: str, count: int = 1, *, within: float = 30) -> list[Letter]:
         """Wait for so many letters to an address; more are an error."""
 
         async def enough() -> None:
