@@ -18,8 +18,6 @@ from tests.support.builders import now
 from tests.support.fixtures import Install
 from tests.support.opened import opened
 
-pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
-
 MILLION: Final = 1_000_000
 FEW: Final = 3 * TAKE_LIMIT
 WAITING: Final = """

@@ -3,12 +3,9 @@
 import asyncio
 from collections import Counter
 
-import pytest
 from uuid_utils.compat import uuid7
 
 from tests.stories.stack import Stack
-
-pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
 
 
 async def test_a_thousand_orders_at_once_against_money_for_six_hundred(chorus: Stack) -> None:

@@ -23,8 +23,6 @@ from tests.stories.lanes import Lane
 from tests.stories.stack import Stack
 from tests.stories.triggers import Triggers
 
-pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
-
 TOLD_BY: Final = {
     service: [kind for kind in language().values() if kind.exchange == service]
     for service in SERVICES

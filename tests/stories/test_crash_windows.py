@@ -16,8 +16,6 @@ from tests.support.broker import Tap
 from tests.support.eventually import eventually
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.timeout(120)
-
 PLACED = "OrderPlaced"
 WAITING = "SELECT count(*) FROM outbox WHERE routing_key = 'order-placed.v1'"
 CHARGED = "SELECT count(*) FROM charges WHERE order_id = ANY($1)"

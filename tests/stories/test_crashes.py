@@ -6,8 +6,6 @@ from tests.stories.load import Load
 from tests.stories.stack import COPIES_IN_HAND, Stack
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
-
 KILLS = 3
 
 

@@ -23,8 +23,6 @@ from tests.support.forked import Fork, ForkedService
 from tests.support.processes import Processes
 from tests.support.proxy import Proxy
 
-pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
-
 REST_SECONDS: Final = 5.0
 """How long rest is waited for; a mutant may never come to it."""
 

@@ -19,8 +19,6 @@ from tests.stories.journal import as_told
 from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 
-pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
-
 State = dict[str, list[dict[str, Any]]]
 
 TABLES: Final = {

@@ -7,16 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-import pytest
-
 from apps.common.settings import SERVICES
 from tests.stories.customers import Customer
 from tests.stories.load import Load
 from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 from tests.support.processes import ServiceProcess
-
-pytestmark = pytest.mark.timeout(240)  # seconds, where a machine has much else to do
 
 
 @asynccontextmanager

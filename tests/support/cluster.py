@@ -18,7 +18,7 @@ from tests.support.eventually import eventually
 from tests.support.servers import Servers
 
 NODES: Final = 3
-HEAL_SECONDS: Final = 60.0
+HEAL_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True)
