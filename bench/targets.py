@@ -27,8 +27,8 @@ class Target:
 
 
 SAME_DOOR: Final = (
-    "Every contestant stands behind the same front door and uses SQL of the same kind, so what makes Chorus faster"
-    " there makes the others faster too; the ratio is that of the processor time that an order costs each (below)."
+    "Every contestant stands behind the same front door, and those of HTTP use SQL of the same kind, so what makes"
+    " Chorus faster makes them faster too; the ratio is that of the processor time that an order costs each (below)."
 )
 PYTHON: Final = (
     "Both cores are busy all the time, and nothing waits for a disk or a lock: the rate is the cores by what an order"
@@ -39,6 +39,10 @@ START: Final = (
     "A second passes before a supervisor starts it again; then Python imports its libraries on cores that are busy with"
     " the load, and the backlog is settled beside the new orders."
 )
+ALONE: Final = (
+    "An order that comes alone waits for one thing after the other: three COMMITs and two messages of quorum queues,"
+    " each of which is synced to the disk before it goes on. The disk of the machine decides."
+)
 
 TARGETS: Final = (
     Target("http_only", "settled orders/s against HTTP only, without mail", "at least", 8, "x", SAME_DOOR),
@@ -47,8 +51,8 @@ TARGETS: Final = (
     Target("ceiling", "settled orders/s against the ceiling", "at least", 0.5, "x", PYTHON),
     Target("processor", "processor time per settled order, everything counted", "at most", 0.45, "ms", PYTHON),
     Target("accept_p99_at_20", "accepted at 20 orders/s, p99", "at most", 10, "ms"),
-    Target("settle_p50_at_20", "settled at 20 orders/s, p50", "at most", 15, "ms"),
-    Target("settle_p99_at_20", "settled at 20 orders/s, p99", "at most", 40, "ms"),
+    Target("settle_p50_at_20", "settled at 20 orders/s, p50", "at most", 15, "ms", ALONE),
+    Target("settle_p99_at_20", "settled at 20 orders/s, p99", "at most", 40, "ms", ALONE),
     Target("accept_p99_at_half", "accepted at half of the most, p99", "at most", 100, "ms"),
     Target("settle_p50_at_half", "settled at half of the most, p50", "at most", 60, "ms"),
     Target("hot", "one hot account against 64 accounts", "at least", 0.9, "x"),
