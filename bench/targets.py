@@ -30,6 +30,10 @@ SAME_DOOR: Final = (
     "Every contestant stands behind the same front door, and those of HTTP use SQL of the same kind, so what makes"
     " Chorus faster makes them faster too; the ratio is that of the processor time that an order costs each (below)."
 )
+LETTERS: Final = (
+    "The same, and a letter costs each of them its conversation with the mail server and the records of it: two fifths"
+    " of what Chorus spends then (below)."
+)
 PYTHON: Final = (
     "Both cores are busy all the time, and nothing waits for a disk or a lock: the rate is the cores by what an order"
     " costs. That is Python, evenly spread, most of it in orders: the last profile is in"
@@ -46,7 +50,7 @@ ALONE: Final = (
 
 TARGETS: Final = (
     Target("http_only", "settled orders/s against HTTP only, without mail", "at least", 8, "x", SAME_DOOR),
-    Target("http_only_mail", "settled orders/s against HTTP only, with mail", "at least", 4, "x", SAME_DOOR),
+    Target("http_only_mail", "settled orders/s against HTTP only, with mail", "at least", 4, "x", LETTERS),
     Target("usual", "settled orders/s against the usual event-driven build", "at least", 25, "x", SAME_DOOR),
     Target("ceiling", "settled orders/s against the ceiling", "at least", 0.5, "x", PYTHON),
     Target("processor", "processor time per settled order, everything counted", "at most", 0.45, "ms", PYTHON),
