@@ -37,7 +37,7 @@ LETTERS: Final = (
 PYTHON: Final = (
     "Both cores are busy all the time, and nothing waits for a disk or a lock: the rate is the cores by what an order"
     " costs. That is Python, evenly spread, most of it in orders: the last profile is in"
-    " [decision record 14](adr/0014-where-the-time-of-an-order-goes.md#what-is-left)."
+    " [Where the time of an order goes now](profile.md)."
 )
 START: Final = (
     "A second passes before a supervisor starts it again; then Python imports its libraries on cores that are busy with"
