@@ -35,9 +35,8 @@ LETTERS: Final = (
     " of what Chorus spends then (below)."
 )
 PYTHON: Final = (
-    "Both cores are busy all the time, and nothing waits for a disk or a lock: the rate is the cores by what an order"
-    " costs. That is Python, evenly spread, most of it in orders: the last profile is in"
-    " [Where the time of an order goes now](profile.md)."
+    "Both cores are nine tenths busy: the rate is the cores by what an order costs. That is Python, evenly spread, most"
+    " of it in orders; the last profile is in [Where the time of an order goes now](profile.md)."
 )
 START: Final = (
     "A second passes before a supervisor starts it again; then Python imports its libraries on cores that are busy with"
