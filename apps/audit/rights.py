@@ -5,7 +5,9 @@ one password for all, CHORUS_AUDITOR_PASSWORD.
 """
 
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
+
+from events.bus.administration import with_login
 
 EVERYWHERE: Final = ("inbox", "outbox (occurred_at)", "signing_keys")
 
@@ -25,11 +27,7 @@ READABLE: Final = {
 
 def auditor_url(url: str, password: str) -> str:
     """A service's URL, of a database or of the broker, with the auditor's login instead of the service's."""
-    parts = urlsplit(url)
-    name = f"{unquote(parts.username or '')}_auditor"
-    host = parts.netloc.rpartition("@")[2]
-    login = f"{quote(name, safe='')}:{quote(password, safe='')}"
-    return urlunsplit(parts._replace(netloc=f"{login}@{host}"))
+    return with_login(url, f"{unquote(urlsplit(url).username or '')}_auditor", password)
 
 
 def broker_auditor(vhost: str) -> str:

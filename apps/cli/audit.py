@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from typing import Final
-from urllib.parse import quote, urlsplit, urlunsplit
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
@@ -15,7 +14,7 @@ from apps.audit import CannotLook, Report, Urls, audit
 from apps.audit.rights import auditor_url, broker_auditor
 from apps.common.settings import SERVICES, Settings, settings
 from apps.common.telemetry import configure_logging
-from events.bus.administration import vhost_of
+from events.bus.administration import vhost_of, with_login
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +43,7 @@ def urls_of(config: Settings) -> Urls:
         return Urls(databases, amqp)
     api = config.rabbitmq_api_url.get_secret_value()
     if password is not None:
-        parts = urlsplit(api)
-        login = f"{quote(broker_auditor(vhost), safe='')}:{quote(password, safe='')}"
-        api = urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))
+        api = with_login(api, broker_auditor(vhost), password)
     return Urls(databases, rabbitmq_api=api, vhost=vhost)
 
 

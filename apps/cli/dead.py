@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import typer
 from rich.markup import escape
@@ -94,18 +94,16 @@ def administrator_address() -> str:
 
     Of a cluster every node, separated by commas, as the services' own address has them.
     """
+    from events.bus.administration import with_login
+    from events.bus.nodes import node_urls
+
     api = settings().rabbitmq_api_url
     if api is None:
         raise LookupError("CHORUS_RABBITMQ_API_URL is not set; docs/settings.md lists the settings")
     login = urlsplit(api.get_secret_value())
-    user, password = (
-        quote(unquote(part or "guest"), safe="") for part in (login.username, login.password)
-    )
-    nodes = [urlsplit(url.strip()) for url in settings().broker_url(SERVICES[0]).split(",")]
-    return ",".join(
-        urlunsplit(node._replace(netloc=f"{user}:{password}@{node.netloc.rpartition('@')[2]}"))
-        for node in nodes
-    )
+    user, password = (unquote(part or "guest") for part in (login.username, login.password))
+    nodes = node_urls(settings().broker_url(SERVICES[0]))
+    return ",".join(with_login(url, user, password) for url in nodes)
 
 
 @app.command("list")

@@ -116,6 +116,13 @@ class Administration:
         answer.raise_for_status()
 
 
-def vhost_of(amqp_url: str) -> str:
-    """The vhost in an AMQP URL; "/" where none is named."""
-    return unquote(urlsplit(amqp_url).path[1:]) or "/"
+def vhost_of(address: str) -> str:
+    """The vhost in an AMQP address, of a cluster that of all its nodes; "/" where none is named."""
+    return unquote(urlsplit(node_urls(address)[0]).path[1:]) or "/"
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """A URL with another login."""
+    parts = urlsplit(url)
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))

@@ -13,12 +13,13 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidStateError
 
 from apps.audit.rights import broker_auditor
-from apps.cli.migrate import create_database, upgrade_database
-from apps.common.settings import SERVICES
+from apps.cli.audit import urls_of
+from apps.cli.migrate import apply_topology, create_database, upgrade_database
+from apps.common.settings import SERVICES, settings
 from events.bus.administration import Administration, TopologyConflictError
 from events.bus.topology import DEAD, JOURNAL, Queue, Topology, topology
 from tests.support.fixtures import Install
-from tests.support.installation import Installation
+from tests.support.installation import Installation, environment
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,20 @@ FORBIDDEN: dict[str, Attempt] = {
     "read the journal": lambda channel: _consume(channel, JOURNAL),
     "empty another's queue": lambda channel: _purge(channel, "orders.payment-succeeded"),
 }
+
+
+async def test_addresses_that_name_the_nodes_of_a_cluster_are_as_good(
+    chorus: Installation,
+) -> None:
+    before = live(chorus)
+    nodes = {
+        f"CHORUS_AMQP_URL_{service.upper()}": f"{chorus.amqp_url(service)}, {chorus.amqp_url(service)}"
+        for service in SERVICES
+    }
+    with environment(dict(chorus.environment) | nodes):
+        await asyncio.to_thread(apply_topology, settings(), SERVICES)
+        assert urls_of(settings()).vhost == chorus.name
+    assert live(chorus) == before
 
 
 @pytest.mark.parametrize("attempt", FORBIDDEN.values(), ids=FORBIDDEN.keys())
