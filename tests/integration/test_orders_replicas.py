@@ -163,4 +163,4 @@ async def test_a_replica_that_stops_lets_go_of_who_waits_and_ends_well(
         third.terminate()
         answer = await waiting
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
-    assert await third.ended(within=30) == 0
+    assert await third.ended(within=15) == 0

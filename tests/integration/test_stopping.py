@@ -22,7 +22,7 @@ from tests.support.processes import Processes, ServiceProcess
 from tests.support.proxy import Proxy
 from tests.support.tokens import Signer
 
-PATIENCE_SECONDS: Final = 25.0
+PATIENCE_SECONDS: Final = 15.0
 """Ten are promised; a busy machine gets more. Without the promise it was half a minute to a whole one."""
 
 ORDERS: Final = 300
