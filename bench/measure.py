@@ -11,6 +11,7 @@ import time
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from bench.figures import Percentiles
 from bench.load import Sent
 from bench.processes import machine_seconds, memory_bytes, processor_seconds
 from bench.stage import Stage
+from events.base import least_id
 
 LOOK_SECONDS: Final = 0.02
 """How often is looked whether all is settled, once the load has ended."""
@@ -91,7 +93,7 @@ class Measured:
 
 def id_of(moment: float) -> UUID:
     """The least UUIDv7 of a moment, in seconds since 1970: ids of orders are in the order of time."""
-    return UUID(int=int(moment * 1000) << 80)
+    return least_id(datetime.fromtimestamp(moment, UTC))
 
 
 @contextmanager

@@ -19,6 +19,11 @@ SPECVERSION: Final = "1.0"
 """CloudEvents 1.0, https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md."""
 
 
+def least_id(moment: datetime) -> UUID:
+    """The least UUIDv7 of a moment: what was made since then has a greater one."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)
+
+
 def rfc3339(moment: datetime) -> str:
     """Write an aware moment in UTC with microseconds: 2026-11-22T13:05:12.000000Z."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -19,7 +19,7 @@ from apps.audit.databases import Databases, reading
 from apps.audit.digests import LOWEST
 from apps.audit.facts import Facts, History, Subject
 from apps.audit.findings import NUMBERS, Finding
-from apps.audit.gathering import gather
+from apps.audit.gathering import COUNT_HEARD, gather
 from apps.audit.invariants import INVARIANTS, judge
 from apps.audit.report import Checked, Report
 from apps.audit.suspects import Scope, Subjects, suspects
@@ -140,7 +140,6 @@ COUNTS: Final = {
     },
     "notifications": {"letters": "SELECT count(*) FROM letters WHERE coalesce(order_id, id) >= $1"},
 }
-HEARD: Final = "SELECT count(*) FROM inbox WHERE event_id >= $1"
 ABOUT: Final = {
     1: ("transfers", "accounts"), 2: ("transfers",), 3: ("orders",), 4: ("orders", "charges"), 5: ("refusals",),
     6: ("letters",), 7: ("users", "charges"), 8: ("outboxes",), 9: ("heard",),
@@ -156,7 +155,7 @@ async def _counts(databases: Databases, scope: Scope) -> Counter[str]:
             values = [scope.since] if "$1" in sql else []
             [found[name]] = await databases[service].column(sql, *values)
     for database in databases.values():
-        found["heard"] += (await database.column(HEARD, scope.remembered))[0]
+        found["heard"] += (await database.column(COUNT_HEARD, scope.remembered))[0]
         found["outboxes"] += 1
     found.update(
         {str(number): sum(found[name] for name in about) for number, about in ABOUT.items()}

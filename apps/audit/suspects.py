@@ -17,6 +17,7 @@ from apps.audit.digests import LOWEST, Lines, differing
 from apps.audit.facts import Kind, Subject
 from apps.audit.travel import HEARS_AS_WELL
 from apps.billing.models import CASH, REVENUE
+from events.base import least_id
 
 MOST: Final = 20_000
 """Suspects of one kind that are looked at, the oldest first; of what is found, this many and perhaps more are wrong."""
@@ -144,8 +145,7 @@ class Scope:
     @property
     def remembered(self) -> UUID:
         """The least id of an event that every inbox must remember."""
-        moment = datetime.now(UTC) - REMEMBERED
-        return UUID(int=int(moment.timestamp() * 1000) << 80)
+        return least_id(datetime.now(UTC) - REMEMBERED)
 
 
 @dataclass

@@ -5,13 +5,12 @@ the last one by their ids, and new ones among those of the last three minutes, a
 else lies before is settled for good. An order that is never decided about costs a look one row, not all since.
 """
 
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 from prometheus_client import Gauge
 
-from apps.common.gauges import keep_looking
+from events.base import least_id
 from events.bus.transaction import Pool
 
 MOST: Final = 10_000
@@ -39,19 +38,10 @@ class LateOrders:
 
     async def look(self, pool: Pool) -> None:
         """Set the figures."""
-        begin = _least_id(await pool.fetchval(BEGIN))
+        begin = least_id(await pool.fetchval(BEGIN))
         late = await pool.fetch(LOOK, self._late, self._begin, MOST)
         LATE.set(len(late))
         OLDEST.set(max((record["age"] for record in late), default=0.0))
         self._late = [record["id"] for record in late]
         # Those beyond the limit are not known by their ids: the next look must find them again.
         self._begin = begin if len(late) < MOST else min(begin, self._late[-1])
-
-
-def _least_id(moment: datetime) -> UUID:
-    return UUID(int=int(moment.timestamp() * 1000) << 80)
-
-
-async def count_late_orders(pool: Pool) -> None:
-    """Count late orders, for as long as the process runs."""
-    await keep_looking(pool, LateOrders().look)

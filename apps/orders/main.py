@@ -3,8 +3,9 @@
 import asyncio
 
 from apps.common.factory import Service, create_app
-from apps.orders import gauges
+from apps.common.gauges import keep_looking
 from apps.orders.api import router
+from apps.orders.gauges import LateOrders
 from apps.orders.subscribers import inbox
 from apps.orders.watch import changes
 
@@ -16,7 +17,7 @@ async def watch_orders(service: Service) -> None:
 
 async def count_late_orders(service: Service) -> None:
     """Keep the figures of orders that nobody has decided about."""
-    await gauges.count_late_orders(service.database.pool)
+    await keep_looking(service.database.pool, LateOrders().look)
 
 
 async def end_waiting(service: Service) -> None:

@@ -143,9 +143,10 @@ class DeadLetters:
         has set it aside will do. Raises NotReplayedError about those that cannot go, once the others have gone, and
         at the first copy that is not confirmed.
         """
-        unfit = [letter for letter in letters if letter.origin not in _queues_of(letter.service)]
+        unfit = []
         for letter in letters:
-            if letter in unfit:
+            if letter.origin not in _queues_of(letter.service):
+                unfit.append(letter)
                 continue
             copy = _as_published(letter.message)
             [error] = await self._publisher.publish([("", letter.origin, copy)])

@@ -10,9 +10,8 @@ with its Idempotency-Key goes on with the same order; one that is repeated witho
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,7 +32,7 @@ from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.once import Connection, Key, Once, Stored, claim, store
-from events.base import Cause
+from events.base import Cause, least_id
 from events.bus.statements import from_record, statements
 from events.bus.transaction import Pool, is_transient
 
@@ -161,7 +160,7 @@ class Checkout:
         # it is pending.
         low = UUID(int=0)
         while True:
-            high = _first_id(time.time() - GRACE_SECONDS)
+            high = least_id(datetime.now(UTC) - timedelta(seconds=GRACE_SECONDS))
             try:
                 low = await self._sweep_between(service, low, high)
             except Exception as error:
@@ -177,11 +176,6 @@ class Checkout:
                 log.warning("orders.left_pending", order_id=str(order.id))
                 await self._decided(service, order, Cause(str(uuid7())))
         return high
-
-
-def _first_id(moment: float) -> UUID:
-    """The least UUIDv7 of a moment, in seconds since 1970."""
-    return UUID(int=int(moment * 1000) << 80)
 
 
 async def _read(pool: Pool, order_id: UUID) -> Order:
