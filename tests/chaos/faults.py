@@ -18,13 +18,15 @@ from tests.chaos.poison import QUEUE, poison
 from tests.chaos.schedule import REPLICAS, Fault
 from tests.chaos.world import World
 from tests.stories.journal import as_told
-from tests.stories.stack import COPIES_IN_HAND
 from tests.support.alarms import ALARMS
 from tests.support.processes import ServiceProcess
 
 COPIES_IN_FLIGHT: Final = 16
 """Letters that may go out a second time when a mailer's server or database fails: 8 connections, and as many answers
 again that are not recorded yet."""
+
+COPIES_IN_HAND: Final = 200
+"""The same when a mailer dies: while a database stands still it goes on with what it has taken, and records nothing."""
 
 REACHED_SECONDS: Final = 30.0
 """How long a process that is to die at a crash point may live on before it is killed anyhow."""

@@ -35,10 +35,6 @@ OPERATOR_PASSWORD: Final = "not a secret"
 POOLS: Final = 10
 """Connection pools for each process."""
 
-COPIES_IN_HAND: Final = 200
-"""Letters that may go out a second time when a mailer dies: while its database stands still it goes on with what it has
-taken, and records nothing."""
-
 QUIET_SECONDS: Final = 45.0
 """How long what was begun may take; longer than the lease on letters that a killed mailer leaves behind."""
 

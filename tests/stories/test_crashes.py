@@ -3,7 +3,7 @@
 import pytest
 
 from tests.stories.load import Load
-from tests.stories.stack import COPIES_IN_HAND, Stack
+from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 
 KILLS = 3
@@ -48,7 +48,7 @@ async def test_a_mailer_that_is_killed_sends_the_rest_later(chorus: Stack) -> No
             await load.goes_on()
             chorus["notifications"].kill()
             # What the server had accepted and nobody could record any more goes out again: the same bytes.
-            chorus.extra_copies += COPIES_IN_HAND
+            chorus.extra_copies += 16
             await chorus["notifications"].start()
         await load.goes_on()
     await chorus.is_quiet()
