@@ -1,35 +1,55 @@
 """Admission control: no more orders come in than go out, once they take long to settle.
 
 A backlog is latency for everybody behind it. The front door takes in more orders than the whole flow behind it can
-settle, so under overload the door must wait for the flow: while orders take long, each outcome that arrives lets one
-new order in, and the others are refused at once, which costs them and us little. Decision 20 tells what that gives.
+settle, so under overload the door must wait for the flow. While orders take longer than they should, only so many may
+be on their way as the flow settles in that time, and the others are refused at once, which costs them and us little.
+Decision 20 tells what that gives.
+
+Orders settle in the order of their coming, or nearly so. Hence those on their way are those that have come since an
+order was placed that is settled now; and the flow's rate is what it has settled since. Nothing need be counted that
+could be lost: orders that are refused later, outcomes that another replica hears.
 """
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import Counter
 
 from apps.common.problems import Unavailable
 
-SLOW: Final = timedelta(seconds=0.5)
+SLOW: Final = timedelta(seconds=0.25)
 """Orders that take longer than this to settle, in the middle of a batch, wait behind a backlog. Without one it is a
-tenth of that, at the highest rate that can be kept up."""
+fifth of that, at half of the highest rate that can be kept up."""
 
-ADVANCE: Final = 1_024
-"""How many orders are let in before the outcomes of others are waited for. Peaks of that size are no overload."""
+ALWAYS: Final = 256
+"""So many orders may be on their way however long they take: a flow may also be slow because its network is."""
+
+CALM_SECONDS: Final = 1.0
+"""So long after the last refusal everybody is let in again. Before that all who were refused would rush in."""
 
 STANDSTILL_SECONDS: Final = 2.0
 """With no outcome for so long the flow is not slow but interrupted. Then orders are taken in, and wait: that billing or
 the broker is away is nothing that a customer need know."""
 
+REMEMBERED: Final = 65_536
+"""Of so many orders on their way is known when they came; more may come while the flow is interrupted."""
+
 REFUSED = Counter("chorus_orders_refused_total", "Orders refused for the backlog before them.")
 
 
+class _Arrival(NamedTuple):
+    """An order that came at a time of the clock, and how many outcomes had come before it."""
+
+    at: float
+    outcomes: int
+
+
 class Admission:
-    """Counts orders in and outcomes out. Where all is quick it lets everything in.
+    """Lets orders in: all while they settle soon, peaks too; else as many as will.
 
     Each replica counts for itself: the broker deals outcomes out to all of them, as a load balancer does with orders.
     """
@@ -37,28 +57,51 @@ class Admission:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._slow = False
-        self._credits = ADVANCE
-        self._last_outcome = 0.0
+        self._room = 0
+        """How many may come in before the next outcomes, while not all may."""
+        self._arrivals: deque[_Arrival] = deque(maxlen=REMEMBERED)
+        self._settled_last = _Arrival(clock(), 0)
+        self._outcomes = 0
+        self._outcome_at = self._refused_at = -math.inf
 
     def settled(self, placed_at: Sequence[datetime], now: datetime) -> None:
         """Outcomes came for orders that were placed then."""
         if not placed_at:
             return
-        self._slow = now - sorted(placed_at)[len(placed_at) // 2] > SLOW
-        self._last_outcome = self._clock()
-        # A flow that is quick again has room for more than one order for one outcome.
-        self._credits = min(ADVANCE, self._credits + len(placed_at) * (1 if self._slow else 2))
+        took = now - sorted(placed_at)[len(placed_at) // 2]
+        self._slow = took > SLOW
+        self._outcomes += len(placed_at)
+        self._outcome_at = self._clock()
+        self._forget_until(self._outcome_at - took.total_seconds())
+        if self._slow or self._refuses():
+            most = max(ALWAYS, self._settled_in_time(took))
+            # What is too much goes away step by step: one order for every two that are settled still comes in.
+            self._room = max(most - len(self._arrivals), len(placed_at) // 2)
 
     async def enter(self) -> None:
-        """Let one order in. Raises Unavailable if the flow is slow and no outcome has made room."""
-        if self._credits > 0:
-            self._credits -= 1
-        elif self._slow and self._outcomes_come():
+        """Let one order in. Raises Unavailable if too many are on their way."""
+        now = self._clock()
+        if self._room <= 0 and (self._slow or self._refuses()) and self._outcomes_come(now):
+            self._refused_at = now
             REFUSED.inc()
             raise Unavailable("More orders are on their way than can be settled in good time.")
+        self._room -= 1
+        self._arrivals.append(_Arrival(now, self._outcomes))
 
-    def _outcomes_come(self) -> bool:
-        return self._clock() - self._last_outcome < STANDSTILL_SECONDS
+    def _forget_until(self, moment: float) -> None:
+        while self._arrivals and self._arrivals[0].at <= moment:
+            self._settled_last = self._arrivals.popleft()
+
+    def _settled_in_time(self, took: timedelta) -> int:
+        """How many orders are settled in as long as is not slow, at the rate since the last one of them came."""
+        since = max(took.total_seconds(), self._outcome_at - self._settled_last.at)
+        return int((self._outcomes - self._settled_last.outcomes) / since * SLOW.total_seconds())
+
+    def _refuses(self) -> bool:
+        return self._clock() - self._refused_at < CALM_SECONDS
+
+    def _outcomes_come(self, now: float) -> bool:
+        return now - self._outcome_at < STANDSTILL_SECONDS
 
 
 admission = Admission()
