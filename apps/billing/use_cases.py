@@ -196,6 +196,9 @@ async def _opened(tx: Transaction, users: dict[UUID, Cause]) -> dict[UUID, Accou
     Nothing is locked before all are there, and they are opened in the order of users: transactions that open accounts
     for the same users wait for each other and never deadlock.
     """
+    accounts = await tx.lock_all(Account, users, key="user_id")
+    if len(accounts) == len(users):
+        return accounts
     known = await tx.load(Account, users, key="user_id")
     if missing := sorted(users.keys() - known.keys()):
         opening = [Account(id=tx.new_id(), user_id=id, opened_at=tx.now) for id in missing]

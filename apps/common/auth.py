@@ -61,7 +61,7 @@ async def remember_signing_keys(
     tx: Transaction, heard: Sequence[Heard[SigningKeyPublished]]
 ) -> None:
     """Keep the keys that users publishes. A key never changes, so the first word stands."""
-    await tx.insert_new(
+    await tx.insert_missing(
         [
             SigningKey(key_id=e.event.key_id, x=e.event.jwk.x, valid_until=e.event.valid_until)
             for e in heard

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from prometheus_client import Gauge
 
+from events.bus.faults import is_transient
 from events.bus.topology import DEAD
-from events.bus.transaction import Pool, is_transient
+from events.bus.transaction import Pool
 
 if TYPE_CHECKING:
     from apps.common.factory import Service

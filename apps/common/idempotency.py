@@ -120,7 +120,7 @@ async def _claim(tx: Transaction, asked: Sequence[Asked[Any]]) -> dict[Any, Idem
     taken = [one.identity() for one in asked if one.identity() not in new]
     if not taken:
         return {}
-    records = await tx.connection.fetch(
+    records = await tx.fetch(
         statements(IdempotentAnswer).where(
             "(user_id, key) IN (SELECT * FROM unnest($1::uuid[], $2::varchar[])) AND user_id = ANY($1)"
         ),

@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from events.bus.committer import OverloadedError, UnavailableError
-from events.bus.transaction import CommitUnknownError, is_transient
+from events.bus.faults import CommitUnknownError, is_transient
 
 log = structlog.get_logger(__name__)
 

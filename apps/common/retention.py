@@ -52,7 +52,7 @@ async def forget(tx: Transaction, tables: Sequence[str]) -> list[int]:
     removed = []
     for table in tables:
         sql, age = TABLES[table]
-        status = await tx.connection.execute(sql, tx.now - age, AT_A_TIME)
+        status = await tx.execute(sql, tx.now - age, AT_A_TIME)
         removed.append(int(status.split()[-1]))
     return removed
 

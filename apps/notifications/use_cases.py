@@ -77,7 +77,7 @@ async def remember_recipients(
     users = {e.event.user.id for e in heard}
     await _meet(tx, users)
     await tx.upsert_newer(Recipient.copies(e.event.user for e in heard))
-    if await tx.connection.fetchval(RELEASE, list(users), tx.now):
+    if await tx.fetch(RELEASE, list(users), tx.now):
         tx.after_commit(bell.ring)
 
 
@@ -124,7 +124,7 @@ async def take_letters(tx: Transaction, limits: Sequence[int]) -> list[list[Lett
 
 async def hold_letters(tx: Transaction, holds: Sequence[Hold]) -> list[bool]:
     """Keep letters longer, or give them back. Says which were still in the asking mailer's hands."""
-    records = await tx.connection.fetch(
+    records = await tx.fetch(
         HOLD, [hold.letter_id for hold in holds], [hold.seconds for hold in holds]
     )
     held = {record["id"] for record in records}
@@ -172,7 +172,7 @@ async def _write(tx: Transaction, letters: Sequence[Letter]) -> None:
     for letter in letters:
         if recipient := recipients.get(letter.user_id):
             letter.write_to(recipient, tx.now)
-    await tx.insert_new(letters)
+    await tx.insert_missing(letters, key="order_id")
     tx.after_commit(bell.ring)
 
 
@@ -191,11 +191,11 @@ async def _meet(tx: Transaction, users: Iterable[UUID]) -> None:
     second sees what the first has written. Locks are taken in order, so nobody waits in a circle.
     """
     keys = sorted(user.int % 2**64 - 2**63 for user in users)
-    await tx.connection.fetch(MEET, keys)
+    await tx.fetch(MEET, keys)
 
 
 async def _take(tx: Transaction, limit: int) -> list[Letter]:
-    records = await tx.connection.fetch(TAKE, limit, LEASE_SECONDS)
+    records = await tx.fetch(TAKE, limit, LEASE_SECONDS)
     letters = [from_record(Letter, record) for record in records]
     waited = [letter for letter in letters if letter.status == "waiting"]
     recipients = await tx.load(Recipient, [letter.user_id for letter in waited])

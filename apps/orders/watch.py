@@ -12,8 +12,9 @@ from typing import Final
 from uuid import UUID
 
 from apps.orders.models import Order
+from events.bus.faults import is_transient
 from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool, is_transient
+from events.bus.transaction import Pool
 
 LOOK_SECONDS: Final = 0.05
 

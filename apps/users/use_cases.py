@@ -104,9 +104,9 @@ async def change_users(
 
 async def keep_key_pairs(tx: Transaction, wishes: Sequence[KeepKeys]) -> list[list[KeyPair]]:
     """The valid key pairs, with one among them that lasts; several replicas at once make one."""
-    await tx.connection.execute(f"SELECT pg_advisory_xact_lock({KEYS_LOCK})")
-    await tx.connection.execute("DELETE FROM key_pairs WHERE valid_until <= $1", tx.now)
-    records = await tx.connection.fetch(statements(KeyPair).where("true"))
+    await tx.execute(f"SELECT pg_advisory_xact_lock({KEYS_LOCK})")
+    await tx.execute("DELETE FROM key_pairs WHERE valid_until <= $1", tx.now)
+    records = await tx.fetch(statements(KeyPair).where("true"))
     pairs = [from_record(KeyPair, record) for record in records]
     results = []
     for wish in wishes:
@@ -114,7 +114,7 @@ async def keep_key_pairs(tx: Transaction, wishes: Sequence[KeepKeys]) -> list[li
         if not any(pair.lasts(KEY_RENEWAL, tx.now) for pair in pairs):
             made = KeyPair.generate(tx.new_id(), Ed25519PrivateKey.generate(), tx.now)
             await tx.insert([made])
-            await tx.insert_new([made.known()])
+            await tx.insert_missing([made.known()])
             pairs.append(made)
             due.append(made)
         for pair in due:
@@ -132,7 +132,7 @@ async def _claim(tx: Transaction, emails: Iterable[str]) -> None:
     the promise alone, but it fails a whole batch where a lock makes one refusal.
     """
     numbers = sorted({_number(email) for email in emails})
-    await tx.connection.execute(
+    await tx.execute(
         "SELECT pg_advisory_xact_lock(number) FROM unnest($1::bigint[]) AS number", numbers
     )
 

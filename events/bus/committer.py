@@ -17,7 +17,8 @@ from prometheus_client import Histogram
 
 from events.base import Heard
 from events.bus import crash
-from events.bus.transaction import CommitUnknownError, Pool, Transaction, begin, is_transient
+from events.bus.faults import CommitUnknownError, is_transient
+from events.bus.transaction import Pool, Transaction, begin
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,9 @@ class GroupCommitter(Generic[Item, Result]):
     with the server, the batch is tried again as it is, for `patience` seconds: for ever on behalf of messages, which
     wait unacknowledged and may be done twice; shortly on behalf of a person, who gets UnavailableError, or
     CommitUnknownError if the connection was lost during COMMIT.
+
+    `work` may be a quick way that does not know everything: `after_failure`, if given, is how a batch is worked on that
+    has failed for whatever reason, before it is split.
     """
 
     def __init__(
@@ -64,11 +68,13 @@ class GroupCommitter(Generic[Item, Result]):
         *,
         name: str,
         published: Callable[[], None],
+        after_failure: Work[Item, Result] | None = None,
         patience: float = math.inf,
         waiting_limit: float = WAITING_LIMIT,
     ) -> None:
         self._pool = pool
         self._work = work
+        self._after_failure = after_failure or work
         self._name = name
         self._published = published
         self._patience = patience
@@ -135,12 +141,16 @@ class GroupCommitter(Generic[Item, Result]):
                 future.set_exception(error)
 
     async def _transact(self, items: Sequence[Item]) -> Sequence[Result]:
+        work = self._work
         deadline = asyncio.get_running_loop().time() + self._patience
         failures = 0
         while True:
             try:
-                return await self._once(items)
+                return await self._once(items, work)
             except Exception as error:
+                first, work = work is not self._after_failure, self._after_failure
+                if first and not is_transient(error):
+                    continue
                 if not is_transient(error):
                     raise
                 if isinstance(error, CommitUnknownError) and math.isfinite(self._patience):
@@ -152,10 +162,10 @@ class GroupCommitter(Generic[Item, Result]):
                 log.warning("committer.waiting", work=self._name, error=repr(error), delay=delay)
                 await asyncio.sleep(delay)
 
-    async def _once(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def _once(self, items: Sequence[Item], work: Work[Item, Result]) -> Sequence[Result]:
         async with begin(self._pool) as tx:
             self._reached("after_begin", items, tx)
-            results = await self._work(tx, items)
+            results = await work(tx, items)
             self._reached("before_commit", items, tx)
             if len(results) != len(items):
                 raise RuntimeError(f"{self._name}: {len(results)} results for {len(items)} items")

@@ -2,6 +2,10 @@
 
 A FastStream subscriber per queue takes messages, plain or packs, and hands each event to a group committer. In one
 transaction stand the row in `inbox`, the effects, and the events that follow. The message is acknowledged after COMMIT.
+
+Nearly all events are new, so a batch is handled as if all were, and the inbox is written with everything else. Where
+one was known its key is there already: the transaction fails whole, and the batch is handled again with a look into the
+inbox first. Decision 22 tells what that gains.
 """
 
 import asyncio
@@ -60,21 +64,21 @@ class InboxRow(Table, table=True):
     received_at: datetime
 
 
-REMEMBER: Final = """
-INSERT INTO inbox (event_id, received_at) SELECT id, $2 FROM unnest($1::uuid[]) AS id
-ON CONFLICT DO NOTHING RETURNING event_id
-"""
-
-
 async def skip_known(tx: Transaction, heard: Sequence[Heard[E]]) -> list[Heard[E]]:
-    """The events that are new, each once; from this transaction on they are known."""
+    """The events that are new, each once."""
     once = {event.id: event for event in heard}
-    # In the order of ids: two consumers of the same events wait for each other instead of deadlocking.
-    records = await tx.connection.fetch(REMEMBER, sorted(once), tx.now)
-    if len(records) == len(heard):
-        return list(heard)
-    new = {record[0] for record in records}
-    return [event for id, event in once.items() if id in new]
+    known = await tx.load(InboxRow, once)
+    return [event for id, event in once.items() if id not in known]
+
+
+async def remember(tx: Transaction, heard: Sequence[Heard[E]]) -> None:
+    """From this transaction on these events are known. It fails if one was known before.
+
+    The inbox is written after the effects, wherever this is called. Two consumers of the same events then wait for each
+    other in one order, and so they do for one event after the other: by id.
+    """
+    ids = sorted(event.id for event in heard)
+    await tx.insert_columns(InboxRow, ids, [tx.now] * len(ids))
 
 
 class Inbox:
@@ -127,7 +131,12 @@ class Listener(Generic[E]):
         PARKED.labels(self.queue)
         self._redelivered = asyncio.Lock()
         self.committer: GroupCommitter[Heard[E], None] = GroupCommitter(
-            pool, self._handle, name=self.queue, published=published, waiting_limit=math.inf
+            pool,
+            self._handle,
+            after_failure=self._handle_new,
+            name=self.queue,
+            published=published,
+            waiting_limit=math.inf,
         )
         broker.subscriber(
             RabbitQueue(self.queue, declare=False),
@@ -140,12 +149,24 @@ class Listener(Generic[E]):
         )(self._on_message)
 
     async def _handle(self, tx: Transaction, heard: Sequence[Heard[E]]) -> list[None]:
+        """Handle events as if none had been handled before; the transaction fails if one was."""
+        await self._have_effects(tx, heard, doubled=0)
+        return [None] * len(heard)
+
+    async def _handle_new(self, tx: Transaction, heard: Sequence[Heard[E]]) -> list[None]:
+        """Handle those events that have not been handled before."""
         new = await skip_known(tx, heard)
-        self._reached("after_remember")
+        await self._have_effects(tx, new, doubled=len(heard) - len(new))
+        return [None] * len(heard)
+
+    async def _have_effects(
+        self, tx: Transaction, new: Sequence[Heard[E]], *, doubled: int
+    ) -> None:
         if new:
             await self._subscriber(tx, new)
-        tx.after_commit(lambda: self._count(len(new), len(heard) - len(new)))
-        return [None] * len(heard)
+            await remember(tx, new)
+        self._reached("after_remember")
+        tx.after_commit(lambda: self._count(len(new), doubled))
 
     def _count(self, new: int, doubled: int) -> None:
         self._heard_total.inc(new)

@@ -5,17 +5,19 @@ in the form in which it travels with others, as CloudEvents' JSON, so that a rel
 """
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from sqlmodel import Field
 
 from events.base import SPECVERSION, Cause, Event, rfc3339
-from events.bus.statements import Table, statements
+from events.bus.statements import Table
+
+if TYPE_CHECKING:
+    from events.bus.transaction import Transaction
 
 JSON: Final = "application/json"
 
@@ -97,12 +99,6 @@ def source(exchange: str) -> str:
     return f"/chorus/{exchange}"
 
 
-async def write(connection: Any, rows: Sequence[Row]) -> None:
-    """Write rows in one statement."""
-    if rows:
-        await connection.execute(statements(Outbox).insert(), *map(list, zip(*rows, strict=True)))
-
-
 TAKE = f"""
 DELETE FROM outbox WHERE id = ANY(ARRAY(
     SELECT id FROM outbox WHERE retry_at IS NULL OR retry_at <= now()
@@ -113,11 +109,11 @@ RETURNING {", ".join(Row._fields)}
 # locks others: slow, and more than the limit. It is planned so once the table has been analysed while it was empty.
 
 
-async def take(connection: Any, limit: int) -> list[Row]:
+async def take(tx: "Transaction", limit: int) -> list[Row]:
     """Take up to `limit` waiting rows out of the table, oldest first.
 
     They are gone with the caller's COMMIT and back with its rollback. Rows that another relay holds are passed over.
     What is unpublished is selected, never "what comes after the last id": rows commit out of the order of ids.
     """
-    records = await connection.fetch(TAKE, limit)
+    records = await tx.fetch(TAKE, limit)
     return sorted(Row(*record.values()) for record in records)

@@ -17,9 +17,10 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Gauge
 
 from events.bus import crash, outbox, wire
+from events.bus.faults import is_transient
 from events.bus.outbox import Row
 from events.bus.publisher import Publication, Publisher
-from events.bus.transaction import Pool, Transaction, begin, is_transient
+from events.bus.transaction import Pool, Transaction, begin
 
 log = structlog.get_logger(__name__)
 
@@ -102,14 +103,14 @@ class Relay:
 
     async def _move(self) -> int:
         async with begin(self._pool) as tx:
-            rows = await outbox.take(tx.connection, TAKE_LIMIT)
+            rows = await outbox.take(tx, TAKE_LIMIT)
             if not rows:
                 return 0
             _reached("before_publish", rows)
             packs = list(wire.packs(rows))
             results = await self._publisher.publish([_publication(pack) for pack in packs])
             _reached("after_confirm", rows)
-            await self._put_back(tx, packs, results)
+            self._put_back(tx, packs, results)
             _reached("before_commit", rows)
         _reached("after_commit", rows)
         for pack, result in zip(packs, results, strict=True):
@@ -117,7 +118,7 @@ class Relay:
                 PUBLISHED.labels(pack[0].exchange).inc(len(pack))
         return len(rows)
 
-    async def _put_back(
+    def _put_back(
         self, tx: Transaction, packs: Sequence[list[Row]], results: Sequence[BaseException | None]
     ) -> None:
         failed = [(p, error) for p, error in zip(packs, results, strict=True) if error is not None]
@@ -136,8 +137,7 @@ class Relay:
             raise BrokerAwayError(repr(failed[0][1]))
         # The others are confirmed and must go; these rest, so that they hold nobody up.
         retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)
-        rows = [row._replace(retry_at=retry_at) for pack, _ in failed for row in pack]
-        await outbox.write(tx.connection, rows)
+        tx.outbox += [row._replace(retry_at=retry_at) for pack, _ in failed for row in pack]
 
 
 def _reached(point: str, rows: Sequence[Row]) -> None:

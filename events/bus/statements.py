@@ -7,7 +7,7 @@ send whole columns as arrays (`unnest`) over a plain asyncpg connection and cost
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from sqlalchemy import Column
 from sqlalchemy import Table as SqlTable
@@ -111,14 +111,20 @@ class Statements:
         """All columns of the rows that meet a condition."""
         return f"SELECT {', '.join(self.columns)} FROM {self.table} WHERE {condition}"
 
-    def select(self, key: str, *, lock: bool) -> str:
-        """Rows whose `key` stands in $1, in its order, so that two batches lock in the same order."""
-        sql = self.where(f"{key} = ANY($1::{self.columns[key]}[]) ORDER BY {key}")
+    def select(self, key: str, *, lock: bool, complete: bool = False) -> str:
+        """Rows whose `key` stands in $1, in its order, so that two batches lock in the same order.
+
+        `complete`: none of them unless there is one for each key, all of which differ.
+        """
+        among = f"{key} = ANY($1::{self.columns[key]}[])"
+        if complete:
+            among += f" AND cardinality($1) = (SELECT count(*) FROM {self.table} WHERE {among})"
+        sql = self.where(f"{among} ORDER BY {key}")
         return f"{sql} FOR NO KEY UPDATE" if lock else sql
 
-    def insert(self) -> str:
-        """All columns of many rows; a row that exists already is an error."""
-        parameters = ", ".join(f"${n}::{t}[]" for n, t in enumerate(self.columns.values(), 1))
+    def insert(self, first: int = 1) -> str:
+        """All columns of many rows, from parameter $`first` on; a row that exists already is an error."""
+        parameters = ", ".join(f"${n}::{t}[]" for n, t in enumerate(self.columns.values(), first))
         names = ", ".join(self.columns)
         return f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({parameters})"
 
@@ -136,17 +142,18 @@ class Statements:
             f" WHERE {self.table}.version < excluded.version RETURNING {key}"
         )
 
-    def update(self, changed: Sequence[str]) -> str:
-        """Set the `changed` columns of many rows, found by their primary key."""
+    def update(self, changed: Sequence[str], first: int = 1) -> str:
+        """Set the `changed` columns of many rows, found by their primary key; parameters from $`first` on."""
         names = [*self.primary_key, *changed]
-        parameters = ", ".join(f"${n}::{self.columns[name]}[]" for n, name in enumerate(names, 1))
+        kinds = [self.columns[name] for name in names]
+        parameters = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(kinds, first))
         assignments = ", ".join(f"{name} = new.{name}" for name in changed)
         match = " AND ".join(f"{self.table}.{name} = new.{name}" for name in self.primary_key)
         return (
             f"UPDATE {self.table} SET {assignments}"
             f" FROM unnest({parameters}) AS new({', '.join(names)}) WHERE {match}"
             # Says the same again, in a way that no plan can answer by reading the whole table.
-            f" AND {self.table}.{self.primary_key[0]} = ANY($1)"
+            f" AND {self.table}.{self.primary_key[0]} = ANY(${first})"
         )
 
 
@@ -163,3 +170,44 @@ def statements(table: type[Table]) -> Statements:
 
 def _type(column: Column[Any]) -> str:
     return str(column.type.compile(dialect=_DIALECT)).split("(")[0]
+
+
+class Write(NamedTuple):
+    """What is done to many rows of one table: all columns are inserted, or those that `changed` are updated."""
+
+    table: type[Table]
+    changed: tuple[str, ...] = ()
+    if_missing: bool = False
+    """Rows that exist already are left alone."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that it takes, in the order of its parameters."""
+        made = statements(self.table)
+        return (*made.primary_key, *self.changed) if self.changed else tuple(made.columns)
+
+    def sql(self, first: int) -> str:
+        """Its statement, with parameters from $`first` on."""
+        made = statements(self.table)
+        if self.changed:
+            return made.update(self.changed, first)
+        return (
+            f"{made.insert(first)} ON CONFLICT DO NOTHING"
+            if self.if_missing
+            else made.insert(first)
+        )
+
+
+@cache
+def together(writes: tuple[Write, ...]) -> str:
+    """One statement that does all of these, which must not meet in any row: none sees what another does.
+
+    It takes the parameters of each, one after the other.
+    """
+    parts, first = [], 1
+    for write in writes:
+        parts.append(write.sql(first))
+        first += len(write.names)
+    *before, last = parts
+    named = ", ".join(f"write_{n} AS ({part})" for n, part in enumerate(before, 1))
+    return f"WITH {named} {last}" if before else last

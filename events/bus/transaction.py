@@ -7,6 +7,7 @@ publishes needs no broker, and an event exists if and only if the change that it
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from uuid import UUID
 
@@ -16,7 +17,8 @@ from asyncpg.pgproto import pgproto
 
 from events.base import Cause, Event
 from events.bus import outbox
-from events.bus.statements import T, Table, arrays, from_record, statements
+from events.bus.faults import CommitUnknownError, commit_may_be_lost
+from events.bus.statements import T, Table, Write, arrays, from_record, statements, together
 
 if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -29,23 +31,36 @@ ACQUIRE_SECONDS: Final = 4.0
 """How long a connection of the pool is waited for; less than the patience of a request."""
 
 
-class CommitUnknownError(Exception):
-    """The connection was lost during COMMIT: the transaction may have happened or not."""
-
-
 class Transaction:
     """What a use case works with: sets of rows, and events to publish.
 
-    Rows come and go in whole sets, one statement each. Locks are taken in key order, so that two transactions
-    that need the same rows wait for each other and never deadlock.
+    Rows come and go in whole sets. Locks are taken in key order, so that two transactions that need the same rows wait
+    for each other and never deadlock.
+
+    Round trips are what a batch costs, so there are as few as can be. What is inserted and updated waits for the end,
+    or for a statement that could see it, and then all of it goes in one statement, with the outbox. And BEGIN waits for
+    the first statement that locks or writes before the end: where none does, that one statement is the transaction.
     """
 
     def __init__(self, connection: Connection, now: datetime) -> None:
-        self.connection = connection
         self.now = now
         """The time of this transaction, aware, in UTC."""
         self.outbox: list[outbox.Row] = []
+        self._connection = connection
+        self._begun: asyncpg.transaction.Transaction | None = None
+        self._writes: list[tuple[Write, Sequence[list[Any]]]] = []
         self._after_commit: list[Callable[[], None]] = []
+
+    async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
+        """The records that a statement of the use case's own gives."""
+        await self._catch_up()
+        records: list[asyncpg.Record] = await self._connection.fetch(sql, *values)
+        return records
+
+    async def execute(self, sql: str, *values: Any) -> str:
+        """Execute a statement of the use case's own; returns what PostgreSQL calls it, such as `DELETE 3`."""
+        await self._catch_up()
+        return str(await self._connection.execute(sql, *values))
 
     async def load(
         self, table: type[T], keys: Iterable[Any], *, key: str | None = None
@@ -59,27 +74,56 @@ class Transaction:
         """The same, locked against every other writer until the end of the transaction."""
         return await self._select(table, keys, key, lock=True)
 
+    async def lock_all(
+        self, table: type[T], keys: Iterable[Any], *, key: str | None = None
+    ) -> dict[Any, T]:
+        """The same if no row is missing; else nothing is locked, and nothing returned."""
+        return await self._select(table, keys, key, lock=True, complete=True)
+
     async def _select(
-        self, table: type[T], keys: Iterable[Any], key: str | None, *, lock: bool
+        self,
+        table: type[T],
+        keys: Iterable[Any],
+        key: str | None,
+        *,
+        lock: bool,
+        complete: bool = False,
     ) -> dict[Any, T]:
         wanted = list(set(keys))
         if not wanted:
             return {}
-        name = key or statements(table).primary_key[0]
-        records = await self.connection.fetch(statements(table).select(name, lock=lock), wanted)
+        if lock or self._writes:
+            await self._catch_up()
+        made = statements(table)
+        name = key or made.primary_key[0]
+        sql = made.select(name, lock=lock, complete=complete)
+        records = await self._connection.fetch(sql, wanted)
         return {record[name]: from_record(table, record) for record in records}
 
     async def insert(self, rows: Sequence[Table]) -> None:
         """Write new rows of one table, whose keys are new in this transaction, and so in nobody's way.
 
-        Raises asyncpg.UniqueViolationError if one exists.
+        The transaction fails with asyncpg.UniqueViolationError if one exists.
         """
         if rows:
-            made = statements(type(rows[0]))
-            await self.connection.execute(made.insert(), *arrays(rows, list(made.columns)))
+            write = Write(type(rows[0]))
+            await self._write_later(write, arrays(rows, write.names))
+
+    async def insert_columns(self, table: type[Table], *columns: list[Any]) -> None:
+        """The same for rows that come as one list for each column of the table, in the order of declaration."""
+        await self._write_later(Write(table), columns)
+
+    async def insert_missing(self, rows: Sequence[Table], *, key: str | None = None) -> None:
+        """Write those rows that do not exist yet, where nobody asks which.
+
+        `key` is the column by which others may write the same rows; the primary key if not named.
+        """
+        if rows:
+            write = Write(type(rows[0]), if_missing=True)
+            await self._write_later(write, arrays(_in_order(rows, key), write.names))
 
     async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
-        """Write those rows that do not exist yet; returns their primary keys (tuples where composite)."""
+        """The same at once; returns the primary keys of those that were written (tuples where composite)."""
         return await self._insert_some(rows, lambda made: made.insert_new())
 
     async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:
@@ -99,10 +143,7 @@ class Transaction:
         if not rows:
             return set()
         made = statements(type(rows[0]))
-        # In key order: two batches that insert the same keys wait for each other instead of deadlocking.
-        ordered = sorted(rows, key=lambda row: [row.__dict__[name] for name in made.primary_key])
-        values = arrays(ordered, list(made.columns))
-        records = await self.connection.fetch(sql(made), *values)
+        records = await self.fetch(sql(made), *arrays(_in_order(rows), list(made.columns)))
         return {record[0] if len(record) == 1 else tuple(record) for record in records}
 
     async def update(self, rows: Sequence[Table], *changed: str) -> None:
@@ -111,9 +152,8 @@ class Transaction:
         They are locked by this transaction, made by it, or guarded by its lock on another row.
         """
         if rows:
-            made = statements(type(rows[0]))
-            values = arrays(rows, [*made.primary_key, *changed])
-            await self.connection.execute(made.update(changed), *values)
+            write = Write(type(rows[0]), changed)
+            await self._write_later(write, arrays(rows, write.names))
 
     def publish(self, event: Event, because: Cause) -> UUID:
         """Write an event to the outbox; the relay publishes it after COMMIT. Returns the event's id."""
@@ -134,14 +174,54 @@ class Transaction:
         """Run a callback that must not fail once the transaction is durable; never after a rollback."""
         self._after_commit.append(callback)
 
-    async def flush(self) -> None:
-        """Write what `publish` has collected."""
-        await outbox.write(self.connection, self.outbox)
+    async def commit(self) -> None:
+        """Write what waits, and make all durable. Raises CommitUnknownError if the connection is lost meanwhile."""
+        if self.outbox:
+            await self.insert_columns(outbox.Outbox, *map(list, zip(*self.outbox, strict=True)))
+        if self._begun is None:
+            with commit_may_be_lost(), _discarding(self._connection):
+                await self._write()
+        else:
+            await self._write()
+            with commit_may_be_lost(), _discarding(self._connection):
+                await self._begun.commit()
+
+    async def rollback(self) -> None:
+        """Undo what has been done, unless the connection is lost, and all with it."""
+        if self._begun is not None and not self._connection.is_closed():
+            with _discarding(self._connection):
+                await self._begun.rollback()
 
     def committed(self) -> None:
         """Run what was registered by `after_commit`."""
         for callback in self._after_commit:
             callback()
+
+    async def _write_later(self, write: Write, columns: Sequence[list[Any]]) -> None:
+        # One statement does not see what it has done itself.
+        if any(waiting.table is write.table for waiting, _ in self._writes):
+            await self._catch_up()
+        self._writes.append((write, columns))
+
+    async def _catch_up(self) -> None:
+        """From here on the transaction has begun, and what it has written is written."""
+        if self._begun is None:
+            begun = self._connection.transaction()
+            await begun.start()
+            self._begun = begun
+        await self._write()
+
+    async def _write(self) -> None:
+        if self._writes:
+            writes, columns = zip(*self._writes, strict=True)
+            self._writes = []
+            await self._connection.execute(together(writes), *chain.from_iterable(columns))
+
+
+def _in_order(rows: Sequence[Table], key: str | None = None) -> list[Table]:
+    """Two batches that insert the same keys wait for each other instead of deadlocking."""
+    names = [key] if key else statements(type(rows[0])).primary_key
+    return sorted(rows, key=lambda row: [row.__dict__[name] for name in names])
 
 
 @contextlib.asynccontextmanager
@@ -152,31 +232,27 @@ async def begin(pool: Pool) -> AsyncIterator[Transaction]:
     free within ACQUIRE_SECONDS.
     """
     async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-        underlying = connection.transaction()
-        with _discarding(connection):
-            await underlying.start()
         tx = Transaction(connection, datetime.now(UTC))
-        try:
-            yield tx
-            await tx.flush()
-        except BaseException:
-            with (
-                contextlib.suppress(
-                    asyncpg.PostgresError,
-                    asyncpg.InterfaceError,
-                    asyncpg.InternalClientError,
-                    OSError,
-                ),
-                _discarding(connection),
-            ):
-                if not connection.is_closed():
-                    await underlying.rollback()
-            raise
-        try:
-            await underlying.commit()
-        except _LOST as error:
-            raise CommitUnknownError(str(error)) from error
+        with _discarding(connection):
+            try:
+                yield tx
+                await tx.commit()
+            except CommitUnknownError:
+                raise
+            except BaseException:
+                with contextlib.suppress(*_UNDONE_ANYWAY):
+                    await tx.rollback()
+                raise
     tx.committed()
+
+
+_UNDONE_ANYWAY = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""What a ROLLBACK may fail with: the connection has gone or will be closed, and PostgreSQL undoes what it had begun."""
 
 
 @contextlib.contextmanager
@@ -190,30 +266,3 @@ def _discarding(connection: Connection) -> Iterator[None]:
     except asyncpg.InternalClientError:
         connection.terminate()
         raise
-
-
-_LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
-"""What may hide a COMMIT that succeeded; any other error of a COMMIT says that it did not."""
-
-_TRANSIENT_CLASSES = frozenset({"08", "40", "53", "55", "57", "58"})
-"""SQLSTATE classes that tell of the server's state, not of the statement: connection, rollback (deadlock,
-serialization), resources, lock not available, operator intervention, system error.
-https://www.postgresql.org/docs/current/errcodes-appendix.html"""
-
-
-_READ_ONLY: Final = "25006"
-_IDLE_IN_TRANSACTION: Final = "25P03"
-
-
-def is_transient(error: BaseException) -> bool:
-    """Whether the same work may well succeed later because the fault lies with a server or the network."""
-    if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return state[:2] in _TRANSIENT_CLASSES or state in {_READ_ONLY, _IDLE_IN_TRANSACTION}
-    return isinstance(error, (CommitUnknownError, *_LOST))  # a TimeoutError is an OSError

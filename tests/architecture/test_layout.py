@@ -13,7 +13,7 @@ SERVICE = "__init__ api main models schemas subscribers use_cases"
 FILES = {
     "events": "__init__ base billing contracts money notifications orders users",
     "events/bus": (
-        "__init__ administration committer crash dead inbox nodes outbox parking publisher relay statements"
+        "__init__ administration committer crash dead faults inbox nodes outbox parking publisher relay statements"
         " topology transaction wire"
     ),
     "apps": "__init__",

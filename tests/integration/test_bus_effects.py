@@ -23,7 +23,7 @@ inbox = Inbox("billing")
 async def count(tx: Transaction, heard: Sequence[Heard[OrderPlaced]]) -> None:
     """Each call leaves a row per event: twice heard, twice there."""
     ids = [event.id for event in heard]
-    await tx.connection.execute("INSERT INTO effects SELECT unnest($1::uuid[])", ids)
+    await tx.execute("INSERT INTO effects SELECT unnest($1::uuid[])", ids)
     if any(event.event.order.total == POISON for event in heard):
         raise RuntimeError("it disagrees with me")
 

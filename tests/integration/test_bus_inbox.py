@@ -93,7 +93,8 @@ async def test_a_poisoned_event_in_a_batch_of_64_is_parked_alone(
     assert parked.headers["parked_routing_key"] == "order-placed.v1"
     assert parked.headers["parked_attempts"] == len(DELAYS) + 1
     assert "CheckViolationError" in str(parked.headers["parked_error"])
-    assert "charge_orders" in str(parked.headers["parked_traceback"])
+    assert "Traceback (most recent call last)" in str(parked.headers["parked_traceback"])
+    assert "transfers_amount_check" in str(parked.headers["parked_traceback"])
 
 
 async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbours_are_not(

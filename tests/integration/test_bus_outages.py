@@ -144,16 +144,16 @@ async def test_events_are_handled_once_though_the_database_freezes_and_cuts(
 async def test_an_event_whose_commits_go_unanswered_has_one_effect_and_is_not_parked(
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", ())  # one attempt, which this is not
     billing, user = fragile.billing, a_user()
     await deposit(billing, user)
     await billing.is_quiet()
-    more_than_attempts = 3
-    fragile.database.lose_reply_to(b"COMMIT", more_than_attempts)
+    its_own_and_the_relays = 2
+    fragile.database.lose_reply_to(b"COMMIT", its_own_and_the_relays)
     rows = orders_of(user, 1)
     await billing.receives(*rows)
     await all_are_paid_once(billing, rows)
-    assert fragile.database.lost_replies == more_than_attempts
+    assert fragile.database.lost_replies == its_own_and_the_relays
 
 
 async def test_a_request_whose_commit_went_unanswered_is_told_so_and_can_be_repeated(
@@ -261,4 +261,4 @@ async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
 
 
 async def _answer(tx: Transaction, numbers: Sequence[int]) -> Sequence[int]:
-    return [await tx.connection.fetchval("SELECT $1::int", number) for number in numbers]
+    return [(await tx.fetch("SELECT $1::int", number))[0][0] for number in numbers]

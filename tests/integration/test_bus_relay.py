@@ -70,7 +70,7 @@ async def test_an_event_leaves_the_outbox_in_the_transaction_that_published_it(
 async def test_a_transaction_that_is_rolled_back_leaves_no_event(office: Office) -> None:
     async def fails_at_the_end() -> None:
         async with begin(office.pool) as tx:
-            await outbox.write(tx.connection, [told(placed(1)[0])])
+            tx.outbox.append(told(placed(1)[0]))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -123,7 +123,7 @@ async def test_an_event_that_commits_late_is_published_though_younger_ones_have_
 ) -> None:
     early, late = placed(2)
     async with begin(office.pool) as tx:
-        await outbox.write(tx.connection, [told(early)])
+        tx.outbox.append(told(early))
         await office.commits(late)
         assert await office.relays_once() == 1
     assert await office.relays_once() == 1

@@ -60,10 +60,10 @@ async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analyse
         await owner.execute("VACUUM ANALYZE outbox")
         for _ in range(ROUNDS):
             async with begin(database.pool) as tx:
-                assert await outbox.take(tx.connection, 10) == []
+                assert await outbox.take(tx, 10) == []
         await _wait_in_outbox(database, 1500)
         async with begin(database.pool) as tx:
-            taken = await outbox.take(tx.connection, 100)
+            taken = await outbox.take(tx, 100)
         assert len(taken) == 100
         assert await owner.fetchval("SELECT count(*) FROM outbox") == 1400
         assert await owner.fetchval("SELECT id FROM outbox ORDER BY id LIMIT 1") > max(
@@ -73,4 +73,4 @@ async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analyse
 
 async def _wait_in_outbox(database: Database, count: int) -> None:
     async with begin(database.pool) as tx:
-        await outbox.write(tx.connection, [told(OrderPaid(order=an_order())) for _ in range(count)])
+        tx.outbox += [told(OrderPaid(order=an_order())) for _ in range(count)]

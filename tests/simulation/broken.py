@@ -13,9 +13,10 @@ from tests.simulation.postgres import Postgres
 from tests.support import mutants
 
 REPLACED: Final[tuple[tuple[Any, str], ...]] = (
-    (inbox, "skip_known"),
+    (inbox, "remember"),
     (Listener, "_take"),
     (Transaction, "lock"),
+    (Transaction, "lock_all"),
     (outbox, "take"),
     (Statements, "upsert_newer"),
     (Publisher, "publish"),

@@ -109,7 +109,9 @@ class Schedule(RuleBasedStateMachine):
 
     @rule(
         process=st.sampled_from(PROCESSES),
-        statement=st.sampled_from(["", "BEGIN", "SELECT", "INSERT", "UPDATE", "DELETE", "COMMIT"]),
+        statement=st.sampled_from(
+            ["", "BEGIN", "SELECT", "INSERT", "WITH", "UPDATE", "DELETE", "COMMIT"]
+        ),
         at=st.sampled_from(["before", "after"]),
     )
     def lose_connection(self, process: str, statement: str, at: str) -> None:

@@ -51,7 +51,8 @@ class Pool:
 
     def begun(self) -> list[Real]:
         """The server's connections that have a transaction open for this process."""
-        return [one.real for one in self.held if one.real is not None]
+        reals = [one.real for one in self.held if one.real is not None]
+        return [real for real in reals if real.is_in_transaction()]
 
     def die(self) -> None:
         """The process is dead: the server undoes what it had begun."""
@@ -66,7 +67,7 @@ class Connection:
         self._pool = pool
         self._process = pool.process
         self.real: Real = None
-        """The server's, from BEGIN on."""
+        """The server's, from the first statement on."""
         self._closed = False
 
     async def fetch(self, sql: str, *values: Any) -> Any:

@@ -45,10 +45,27 @@ BLOCKING: Final = "SELECT pg_blocking_pids($1)"
 IS_BLOCKED: Final = "SELECT cardinality(pg_blocking_pids($1)) > 0"
 
 
-GUARD: Final = "SAVEPOINT guard; SET LOCAL lock_timeout = '5ms'"
-UNGUARD: Final = "RELEASE guard; SET LOCAL lock_timeout = 0"
-BACK: Final = "ROLLBACK TO guard; RELEASE guard"
-"""Round a statement that fails instead of waiting. Nothing else runs meanwhile: whoever waits would wait for ever."""
+@dataclass(frozen=True)
+class Guard:
+    """What stands round a statement that is to fail instead of waiting, and to leave no trace when it has failed.
+
+    Nothing else runs meanwhile: whoever waits would wait for ever.
+    """
+
+    before: str
+    after: str
+    after_failure: str
+
+
+WITHIN: Final = Guard(
+    "SAVEPOINT guard; SET LOCAL lock_timeout = '5ms'",
+    "RELEASE guard; SET LOCAL lock_timeout = 0",
+    "ROLLBACK TO guard; RELEASE guard",
+)
+"""Within a transaction."""
+
+ALONE: Final = Guard("SET lock_timeout = '5ms'", "RESET lock_timeout", "RESET lock_timeout")
+"""For a statement that is its own transaction."""
 
 
 @dataclass(eq=False)
@@ -183,23 +200,26 @@ class Postgres:
         transaction ends, in an order that is chosen here.
         """
         connection, service = statement.connection, statement.service
-        guarded = service in self._waiting and statement.sql not in {"COMMIT", "ROLLBACK"}
-        guarded = guarded and connection.is_in_transaction()
-        if guarded:
-            self.run(connection.execute(GUARD))
+        guard = None
+        if service in self._waiting and not statement.sql.startswith(
+            ("BEGIN", "COMMIT", "ROLLBACK")
+        ):
+            guard = WITHIN if connection.is_in_transaction() else ALONE
+            self.run(connection.execute(guard.before))
         statement.task = self._loop.create_task(
             getattr(connection, statement.method)(statement.sql, *statement.values)
         )
         if not self.run(self._done_or_blocked(statement)):
             self._waiting[service] = statement
             return
-        if guarded:
-            if isinstance(statement.task.exception(), asyncpg.LockNotAvailableError):
-                self.run(connection.execute(BACK))
+        if guard is not None:
+            error = statement.task.exception()
+            if isinstance(error, asyncpg.LockNotAvailableError):
+                self.run(connection.execute(guard.after_failure))
                 self._behind[service].append(statement)
                 return
-            if statement.task.exception() is None:
-                self.run(connection.execute(UNGUARD))
+            if error is None or guard is ALONE:
+                self.run(connection.execute(guard.after))
         statement.tell()
         if statement.task.exception() or not connection.is_in_transaction():
             self._let_go(service)

@@ -15,7 +15,7 @@ from apps.audit.suspects import Scope
 from apps.common.idempotency import Answer, Asked
 from apps.notifications.mailer import RENEW_SECONDS
 from events.bus.committer import OverloadedError, UnavailableError, Work
-from events.bus.transaction import CommitUnknownError
+from events.bus.faults import CommitUnknownError
 from events.orders import OrderPlaced
 from tests.simulation.broker import Broker
 from tests.simulation.clock import decided_by

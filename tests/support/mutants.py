@@ -30,10 +30,10 @@ ADD CONSTRAINT transfers_account_id_account_version_key UNIQUE (account_id, acco
 def no_inbox() -> None:
     """Everything that is delivered is new."""
 
-    async def all_new(_: Transaction, heard: Sequence[Any]) -> list[Any]:
-        return list(heard)
+    async def forget(tx: Transaction, heard: Sequence[Any]) -> None:
+        """Nothing is noted."""
 
-    inbox.skip_known = all_new  # type: ignore[assignment]
+    inbox.remember = forget
 
 
 def ack_first() -> None:
@@ -49,16 +49,16 @@ def ack_first() -> None:
 
 def unlocked_balance() -> None:
     """Rows are read without being locked."""
-    Transaction.lock = Transaction.load  # type: ignore[method-assign]
+    Transaction.lock = Transaction.lock_all = Transaction.load  # type: ignore[method-assign]
 
 
 def relay_by_last_id() -> None:
     """The relay remembers how far it is instead of looking at what is there."""
     last: dict[object, UUID] = {}
 
-    async def take(connection: Any, limit: int) -> list[outbox.Row]:
+    async def take(tx: Transaction, limit: int) -> list[outbox.Row]:
         relay = asyncio.current_task()
-        records = await connection.fetch(
+        records = await tx.fetch(
             "DELETE FROM outbox WHERE id = ANY(ARRAY(SELECT id FROM outbox WHERE id > $1 ORDER BY id LIMIT $2))"
             f" RETURNING {', '.join(outbox.Row._fields)}",
             last.get(relay, UUID(int=0)),

@@ -90,10 +90,18 @@ class MemoryTransaction(Transaction):
         return self.memory.tables.setdefault(table, {})
 
     async def _select(
-        self, table: type[T], keys: Iterable[Any], key: str | None, *, lock: bool
+        self,
+        table: type[T],
+        keys: Iterable[Any],
+        key: str | None,
+        *,
+        lock: bool,
+        complete: bool = False,
     ) -> dict[Any, T]:
         name, wanted = key or statements(table).primary_key[0], set(keys)
-        found = (row for row in self._table(table).values() if row[name] in wanted)
+        found = [row for row in self._table(table).values() if row[name] in wanted]
+        if complete and len(found) < len(wanted):
+            return {}
         return {row[name]: from_record(table, dict(row)) for row in found}
 
     async def insert(self, rows: Sequence[Table]) -> None:
@@ -103,6 +111,9 @@ class MemoryTransaction(Transaction):
 
     async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
         return {_key(row) for row in rows if self._insert(row)}
+
+    async def insert_missing(self, rows: Sequence[Table], *, key: str | None = None) -> None:
+        await self.insert_new(rows)
 
     async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:
         taken = set()

@@ -1,9 +1,8 @@
-"""The group committer and the transaction under it, with a connection of our own that keeps what is committed."""
+"""The group committer, with a connection of our own that keeps what is committed."""
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -16,52 +15,11 @@ from events.bus.committer import (
     OverloadedError,
     UnavailableError,
 )
-from events.bus.transaction import CommitUnknownError, Transaction, begin, is_transient
+from events.bus.faults import CommitUnknownError, is_transient
+from events.bus.transaction import Transaction
 from events.users import UserRegistered
 from tests.support.builders import a_user
-
-
-class Server:
-    """PostgreSQL as the committer sees it: it can be away, slow to commit, or lose the connection during COMMIT."""
-
-    def __init__(self) -> None:
-        self.committed: list[Any] = []
-        """Everything that became durable, a list for each transaction."""
-        self.begun = 0
-        self.written: list[Any] = []
-        self.faults: list[BaseException] = []
-        self.commit_faults: list[BaseException] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.closed = False
-
-    @asynccontextmanager
-    async def acquire(self, timeout: float) -> AsyncIterator["Server"]:  # noqa: ASYNC109
-        if self.faults:
-            raise self.faults.pop(0)
-        yield self
-
-    def transaction(self) -> "Server":
-        return self
-
-    async def start(self) -> None:
-        self.begun += 1
-        self.written = []
-
-    async def execute(self, sql: str, *columns: Any) -> None:
-        assert sql.startswith("INSERT INTO outbox")
-
-    async def commit(self) -> None:
-        await self.open.wait()
-        if self.commit_faults:
-            raise self.commit_faults.pop(0)
-        self.committed.append(self.written)
-
-    async def rollback(self) -> None:
-        self.written = []
-
-    def is_closed(self) -> bool:
-        return self.closed
+from tests.unit.server import Server
 
 
 class Doubling:
@@ -77,6 +35,7 @@ class Doubling:
         assert tx.now.utcoffset() is not None
         self.batches.append(list(items))
         await self.go_on.wait()
+        await tx.execute("double")
         self.server.written += items
         if any(item < 0 for item in items):
             raise ValueError(f"cannot double {items}")
@@ -224,6 +183,53 @@ async def test_a_fault_of_the_server_is_waited_out_with_the_batch_whole(
     assert server.committed == [[1, 2]]
 
 
+class TestAQuickWayThatDoesNotKnowEverything:
+    """It is tried first; whatever it fails with, the batch is worked on the other way."""
+
+    @pytest.fixture
+    def quick(self) -> list[list[int]]:
+        """The batches that were tried the quick way."""
+        return []
+
+    @pytest.fixture
+    async def group(
+        self, committer: Make, doubling: Doubling, quick: list[list[int]]
+    ) -> GroupCommitter[int, Any]:
+        async def even_ones(tx: Transaction, items: Sequence[int]) -> list[int]:
+            quick.append(list(items))
+            if any(item % 2 for item in items):
+                raise asyncpg.UniqueViolationError("odd")
+            if any(item > 100 for item in items):
+                raise OSError("away")
+            return [item * 2 for item in items]
+
+        return committer(even_ones, after_failure=doubling)
+
+    async def test_the_other_way_is_not_gone_without_need(
+        self, group: GroupCommitter[int, Any], doubling: Doubling
+    ) -> None:
+        assert list(await asyncio.gather(group.submit(2), group.submit(4))) == [4, 8]
+        assert doubling.batches == []
+
+    @pytest.mark.parametrize("items", [[2, 3, 4], [2, 102]], ids=["a fault", "a server away"])
+    async def test_a_batch_that_failed_is_tried_again_whole(
+        self,
+        group: GroupCommitter[int, Any],
+        doubling: Doubling,
+        quick: list[list[int]],
+        items: list[int],
+    ) -> None:
+        results = list(await asyncio.gather(*map(group.submit, items)))
+        assert results == [item * 2 for item in items]
+        assert quick == [items]
+        assert doubling.batches == [items]
+
+    async def test_what_fails_either_way_fails_alone(self, group: GroupCommitter[int, Any]) -> None:
+        results = await asyncio.gather(*map(group.submit, [2, -1, 4]), return_exceptions=True)
+        assert results[::2] == [4, 8]
+        assert isinstance(results[1], ValueError)
+
+
 async def test_patience_ends_for_everybody_who_waits_and_nothing_has_happened(
     committer: Make, server: Server, doubling: Doubling
 ) -> None:
@@ -323,6 +329,7 @@ async def test_who_goes_away_during_his_batch_harms_nobody(
 
 async def test_a_process_that_stops_leaves_nobody_waiting(committer: Make, server: Server) -> None:
     async def stuck_on_a_half_of_a_half(tx: Transaction, items: Sequence[int]) -> list[int]:
+        await tx.execute("write")
         server.written += items
         if len(items) > 1:
             raise ValueError("split it")
@@ -347,6 +354,7 @@ async def test_a_use_case_that_forgets_somebody_commits_nothing(
     committer: Make, server: Server, answers: list[int]
 ) -> None:
     async def forgetful(tx: Transaction, items: Sequence[int]) -> list[int]:
+        await tx.execute("write")
         server.written += items
         return answers
 
@@ -388,46 +396,6 @@ async def test_draining_waits_for_all_that_was_handed_in(
     await draining
     assert all(future.done() for future in futures)
     await group.drain()
-
-
-class TestTransaction:
-    """One place begins and commits."""
-
-    async def test_what_follows_a_commit_waits_for_it(self, server: Server) -> None:
-        happened: list[str] = []
-        async with begin(server) as tx:
-            tx.after_commit(lambda: happened.append("after"))
-            assert happened == []
-        assert happened == ["after"]
-
-    @pytest.mark.parametrize("error", [ValueError("bad"), asyncio.CancelledError()], ids=repr)
-    async def test_anything_raised_rolls_back(self, server: Server, error: BaseException) -> None:
-        happened: list[str] = []
-
-        async def work() -> None:
-            async with begin(server) as tx:
-                tx.after_commit(lambda: happened.append("after"))
-                server.written.append(1)
-                raise error
-
-        with pytest.raises(type(error)):
-            await work()
-        assert not server.committed
-        assert not server.written
-        assert not happened
-
-    async def test_a_connection_that_is_gone_is_not_asked_to_roll_back(
-        self, server: Server
-    ) -> None:
-        async def work() -> None:
-            async with begin(server):
-                server.written.append(1)
-                server.closed = True
-                raise OSError("gone")
-
-        with pytest.raises(OSError, match="gone"):
-            await work()
-        assert server.written == [1]
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class Counter:
 
     def batch(self, *asked: Asked[str]) -> list[Answer]:
         with self.memory.transaction() as tx:
-            tx.connection = Keys(self.memory)
+            tx.fetch = Keys(self.memory).fetch  # type: ignore[method-assign]
             answers: list[Answer] = list(at_once(self.work(tx, asked)))
             return answers
 

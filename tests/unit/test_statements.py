@@ -5,7 +5,15 @@ from uuid import UUID
 import pytest
 from sqlmodel import BigInteger, Field, SQLModel, col, select
 
-from events.bus.statements import Statements, Table, arrays, from_record, statements
+from events.bus.statements import (
+    Statements,
+    Table,
+    Write,
+    arrays,
+    from_record,
+    statements,
+    together,
+)
 
 
 class Parcel(Table, table=True):
@@ -61,6 +69,32 @@ def test_rows_are_read_and_locked_in_the_order_of_the_key(parcels: Statements) -
     )
     assert parcels.select("owner", lock=False) == select
     assert parcels.select("owner", lock=True) == f"{select} FOR NO KEY UPDATE"
+
+
+def test_all_rows_or_none_are_locked(parcels: Statements) -> None:
+    assert parcels.select("owner", lock=True, complete=True) == (
+        "SELECT id, owner, price, note, version FROM test_parcels WHERE owner = ANY($1::UUID[])"
+        " AND cardinality($1) = (SELECT count(*) FROM test_parcels WHERE owner = ANY($1::UUID[]))"
+        " ORDER BY owner FOR NO KEY UPDATE"
+    )
+
+
+def test_several_writes_are_one_statement() -> None:
+    stop, parcel = Write(Stop), Write(Parcel, ("price", "note"))
+    assert together((stop,)) == statements(Stop).insert()
+    assert together((stop, parcel, stop)) == (
+        "WITH write_1 AS (INSERT INTO test_stops (parcel_id, number, city)"
+        " SELECT * FROM unnest($1::UUID[], $2::INTEGER[], $3::VARCHAR[])),"
+        " write_2 AS (UPDATE test_parcels SET price = new.price, note = new.note"
+        " FROM unnest($4::UUID[], $5::BIGINT[], $6::VARCHAR[]) AS new(id, price, note)"
+        " WHERE test_parcels.id = new.id AND test_parcels.id = ANY($4))"
+        " INSERT INTO test_stops (parcel_id, number, city)"
+        " SELECT * FROM unnest($7::UUID[], $8::INTEGER[], $9::VARCHAR[])"
+    )
+    assert [write.names for write in (stop, parcel)] == [
+        ("parcel_id", "number", "city"),
+        ("id", "price", "note"),
+    ]
 
 
 def test_rows_are_inserted_by_columns(parcels: Statements) -> None:

@@ -24,8 +24,8 @@ from apps.common.schemas import Body, PageQuery
 from apps.common.strict import BODY_LIMIT, StrictRoute, strict_json
 from apps.common.telemetry import REQUESTS
 from events.bus.committer import OverloadedError, UnavailableError
+from events.bus.faults import CommitUnknownError
 from events.bus.inbox import Inbox
-from events.bus.transaction import CommitUnknownError
 from events.money import Amount
 
 router = APIRouter(prefix="/thing", tags=["things"], route_class=StrictRoute)

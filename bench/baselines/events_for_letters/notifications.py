@@ -21,7 +21,7 @@ from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.mailer import sending
 from events.base import Cause
-from events.bus.transaction import is_transient
+from events.bus.faults import is_transient
 from events.orders import OrderState
 
 log = structlog.get_logger(__name__)

@@ -23,8 +23,9 @@ from bench.baselines.common import Service, service_of
 from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from events.base import Cause
+from events.bus.faults import is_transient
 from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool, is_transient
+from events.bus.transaction import Pool
 from events.users import SigningKeyPublished
 
 CHECK_SECONDS: Final = 3600.0

@@ -33,8 +33,9 @@ from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.once import Connection, Key, Once, Stored, claim, store
 from events.base import Cause, least_id
+from events.bus.faults import is_transient
 from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool, is_transient
+from events.bus.transaction import Pool
 
 log = structlog.get_logger(__name__)
 

@@ -29,7 +29,7 @@ from bench.baselines.usual.outbox import EXCHANGE, Relay, make_table
 from bench.baselines.usual.session import Sessions
 from events.base import Cause, Event
 from events.billing import PaymentRejected, PaymentSucceeded
-from events.bus.transaction import is_transient
+from events.bus.faults import is_transient
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 

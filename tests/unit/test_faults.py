@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from events.bus.transaction import CommitUnknownError, is_transient
+from events.bus.faults import CommitUnknownError, is_transient
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""A server and its connection, of our own, that keep what is committed and fail when they are told to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+class Server:
+    """PostgreSQL as the committer sees it: it can be away, slow to commit, or lose the connection during COMMIT.
+
+    Outside a transaction each statement is its own COMMIT.
+    """
+
+    def __init__(self) -> None:
+        self.committed: list[Any] = []
+        """Everything that became durable, a list for each transaction."""
+        self.begun = 0
+        self.in_transaction = False
+        self.executed: list[str] = []
+        self.written: list[Any] = []
+        self.faults: list[BaseException] = []
+        self.commit_faults: list[BaseException] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.closed = False
+
+    @asynccontextmanager
+    async def acquire(self, timeout: float) -> AsyncIterator["Server"]:  # noqa: ASYNC109
+        if self.faults:
+            raise self.faults.pop(0)
+        yield self
+
+    def transaction(self) -> "Server":
+        return self
+
+    async def start(self) -> None:
+        self.begun += 1
+        self.in_transaction = True
+        self.written = []
+
+    async def execute(self, sql: str, *columns: Any) -> str:
+        self.executed.append(sql)
+        if not self.in_transaction:
+            await self.commit()
+        return "DONE"
+
+    async def fetch(self, sql: str, *columns: Any) -> list[Any]:
+        self.executed.append(sql)
+        return []
+
+    async def commit(self) -> None:
+        await self.open.wait()
+        if self.commit_faults:
+            raise self.commit_faults.pop(0)
+        self.committed.append(self.written)
+        self.in_transaction = False
+
+    async def rollback(self) -> None:
+        self.written = []
+        self.in_transaction = False
+
+    def is_closed(self) -> bool:
+        return self.closed
