@@ -25,8 +25,14 @@ SLOW: Final = timedelta(seconds=0.25)
 """Orders that take longer than this to settle, in the middle of a batch, wait behind a backlog. Without one it is a
 fifth of that, at half of the highest rate that can be kept up."""
 
+AS_QUICK: Final = 4
+"""Nor is slow what takes less than so many times what the quickest batch took: a network may be far, or a disk slow."""
+
 ALWAYS: Final = 256
-"""So many orders may be on their way however long they take: a flow may also be slow because its network is."""
+"""So many orders may be on their way however long they take."""
+
+INSTANT: Final = timedelta(milliseconds=1)
+"""No order is settled in less; clocks of two machines may say so, or one that was set back."""
 
 CALM_SECONDS: Final = 1.0
 """So long after the last refusal everybody is let in again. Before that all who were refused would rush in."""
@@ -57,6 +63,7 @@ class Admission:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._slow = False
+        self._quickest = timedelta.max / AS_QUICK
         self._room = 0
         """How many may come in before the next outcomes, while not all may."""
         self._arrivals: deque[_Arrival] = deque(maxlen=REMEMBERED)
@@ -68,15 +75,18 @@ class Admission:
         """Outcomes came for orders that were placed then."""
         if not placed_at:
             return
-        took = now - sorted(placed_at)[len(placed_at) // 2]
-        self._slow = took > SLOW
+        took = max(INSTANT, now - sorted(placed_at)[len(placed_at) // 2])
+        self._quickest = min(self._quickest, took)
+        in_time = max(SLOW, self._quickest * AS_QUICK)
+        self._slow = took > in_time
         self._outcomes += len(placed_at)
         self._outcome_at = self._clock()
         self._forget_until(self._outcome_at - took.total_seconds())
         if self._slow or self._refuses():
-            most = max(ALWAYS, self._settled_in_time(took))
+            most = max(ALWAYS, round(self._rate(took) * in_time.total_seconds()))
             # What is too much goes away step by step: one order for every two that are settled still comes in.
-            self._room = max(most - len(self._arrivals), len(placed_at) // 2)
+            still = max(self._room, 0) + (len(placed_at) + 1) // 2
+            self._room = max(most - len(self._arrivals), min(still, ALWAYS))
 
     async def enter(self) -> None:
         """Let one order in. Raises Unavailable if too many are on their way."""
@@ -92,10 +102,10 @@ class Admission:
         while self._arrivals and self._arrivals[0].at <= moment:
             self._settled_last = self._arrivals.popleft()
 
-    def _settled_in_time(self, took: timedelta) -> int:
-        """How many orders are settled in as long as is not slow, at the rate since the last one of them came."""
+    def _rate(self, took: timedelta) -> float:
+        """How many orders are settled in a second, since one came that is settled now."""
         since = max(took.total_seconds(), self._outcome_at - self._settled_last.at)
-        return int((self._outcomes - self._settled_last.outcomes) / since * SLOW.total_seconds())
+        return (self._outcomes - self._settled_last.outcomes) / since
 
     def _refuses(self) -> bool:
         return self._clock() - self._refused_at < CALM_SECONDS

@@ -55,7 +55,7 @@ class GroupCommitter(Generic[Item, Result]):
     If a batch raises, it is split and tried again, down to single items: the bad one fails alone. If the fault lies
     with the server, the batch is tried again as it is, for `patience` seconds: for ever on behalf of messages, which
     wait unacknowledged and may be done twice; shortly on behalf of a person, who gets UnavailableError, or
-    CommitUnknownError if the connection was lost during COMMIT.
+    CommitUnknownError if the connection was lost during COMMIT, or the one statement that stands for it.
 
     `work` may be a quick way that does not know everything: `after_failure`, if given, is how a batch is worked on that
     has failed for whatever reason, before it is split.
@@ -150,6 +150,7 @@ class GroupCommitter(Generic[Item, Result]):
             except Exception as error:
                 first, work = work is not self._after_failure, self._after_failure
                 if first and not is_transient(error):
+                    log.info("committer.again", work=self._name, error=repr(error))
                     continue
                 if not is_transient(error):
                     raise

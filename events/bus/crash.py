@@ -21,8 +21,8 @@ from events.notifications import NotificationKind
 VARIABLE: Final = "CHORUS_CRASH_AT"
 
 POINTS: Final[Mapping[str, str]] = {
-    "committer.after_begin": "a transaction is open, and nothing has been done in it",
-    "inbox.after_remember": "a batch has had its effects and stands in the inbox, and nothing is committed",
+    "committer.after_begin": "a batch has a connection, and nothing has been done with it",
+    "inbox.after_remember": "a batch is decided and locked, and its last statement is not sent",
     "committer.before_commit": "a batch is done, and nothing of it is durable",
     "committer.after_commit": "a batch is durable, as if COMMIT's answer had been lost",
     "committer.between_halves": "one half of a batch that failed is durable, the other is not done",

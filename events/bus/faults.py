@@ -8,7 +8,7 @@ import asyncpg
 
 
 class CommitUnknownError(Exception):
-    """The connection was lost during COMMIT: the transaction may have happened or not."""
+    """The connection was lost during COMMIT, or in the one statement that stands for it: nobody knows what happened."""
 
 
 _LOST = (

@@ -74,8 +74,8 @@ async def skip_known(tx: Transaction, heard: Sequence[Heard[E]]) -> list[Heard[E
 async def remember(tx: Transaction, heard: Sequence[Heard[E]]) -> None:
     """From this transaction on these events are known. It fails if one was known before.
 
-    The inbox is written after the effects, wherever this is called. Two consumers of the same events then wait for each
-    other in one order, and so they do for one event after the other: by id.
+    The inbox is written with the last statement, after every lock, whichever way a batch is handled: so two consumers
+    of the same events wait for each other in one order. Among events that is the order of ids.
     """
     ids = sorted(event.id for event in heard)
     await tx.insert_columns(InboxRow, ids, [tx.now] * len(ids))

@@ -202,7 +202,8 @@ class Write(NamedTuple):
 def together(writes: tuple[Write, ...]) -> str:
     """One statement that does all of these, which must not meet in any row: none sees what another does.
 
-    It takes the parameters of each, one after the other.
+    It takes the parameters of each, one after the other. PostgreSQL does them in an order of its own. So rows that
+    another transaction may write as well are guarded by a lock, or always written here.
     """
     parts, first = [], 1
     for write in writes:

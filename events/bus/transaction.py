@@ -175,9 +175,14 @@ class Transaction:
         self._after_commit.append(callback)
 
     async def commit(self) -> None:
-        """Write what waits, and make all durable. Raises CommitUnknownError if the connection is lost meanwhile."""
+        """Write what waits, and make all durable.
+
+        Raises CommitUnknownError if the connection is lost during COMMIT, or the one statement that stands for it.
+        """
         if self.outbox:
             await self.insert_columns(outbox.Outbox, *map(list, zip(*self.outbox, strict=True)))
+        if self._connection.is_closed():
+            raise asyncpg.ConnectionDoesNotExistError("the connection was lost before COMMIT")
         if self._begun is None:
             with commit_may_be_lost(), _discarding(self._connection):
                 await self._write()
@@ -228,8 +233,8 @@ def _in_order(rows: Sequence[Table], key: str | None = None) -> list[Table]:
 async def begin(pool: Pool) -> AsyncIterator[Transaction]:
     """A transaction that commits at the end of the block and rolls back on anything raised, cancellation too.
 
-    Raises CommitUnknownError if the connection is lost while COMMIT is under way, and TimeoutError if no connection is
-    free within ACQUIRE_SECONDS.
+    Raises CommitUnknownError as `Transaction.commit` does, and TimeoutError if no connection is free within
+    ACQUIRE_SECONDS.
     """
     async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
         tx = Transaction(connection, datetime.now(UTC))
