@@ -28,6 +28,9 @@ fifth of that, at half of the highest rate that can be kept up."""
 AS_QUICK: Final = 4
 """Nor is slow what takes less than so many times what the quickest batch took: a network may be far, or a disk slow."""
 
+TOO_SLOW: Final = timedelta(seconds=1)
+"""This is, though nothing was ever quicker: a service that starts may find a backlog."""
+
 ALWAYS: Final = 256
 """So many orders may be on their way however long they take."""
 
@@ -77,7 +80,7 @@ class Admission:
             return
         took = max(INSTANT, now - sorted(placed_at)[len(placed_at) // 2])
         self._quickest = min(self._quickest, took)
-        in_time = max(SLOW, self._quickest * AS_QUICK)
+        in_time = min(max(SLOW, self._quickest * AS_QUICK), TOO_SLOW)
         self._slow = took > in_time
         self._outcomes += len(placed_at)
         self._outcome_at = self._clock()
