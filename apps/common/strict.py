@@ -10,8 +10,8 @@ import json
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from decimal import Decimal
-from functools import cache
-from typing import Any, Final
+from functools import cache, lru_cache
+from typing import Any, Final, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
@@ -27,6 +27,7 @@ from apps.common.problems import (
     ContentTooLarge,
     Invalid,
     MethodNotAllowed,
+    Problem,
     UnsupportedMediaType,
     render,
 )
@@ -36,6 +37,12 @@ BODY_LIMIT: Final = 64 * 1024
 
 HEAD: Final = "chorus.head"
 """In the scope of a GET that a HEAD was made into; the server leaves out the body."""
+
+GUARD: Final = "chorus_guard"
+"""The attribute of a route's function that `guarded` sets."""
+
+Guard = Callable[[], Problem | None]
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _JSON_TYPE: Final = re.compile(
     rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE
@@ -49,8 +56,11 @@ class StrictRoute(APIRoute):
         described["responses"] = {**openapi.EVERYWHERE, **(described.get("responses") or {})}
         described["generate_unique_id_function"] = openapi.operation_id
         super().__init__(path, endpoint, **described)
+        guard = getattr(endpoint, GUARD, None)
         if Arguments.of(self) is not None:
-            self.app = _answering(self.get_route_handler())
+            self.app = _answering(self.get_route_handler(), guard)
+        elif guard is not None:
+            raise TypeError(f"{path}: only a route that makes its Response itself can be guarded")
         else:
             self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's own way asks for it
 
@@ -128,14 +138,38 @@ class _Read(Request):
         self._json = self.document = document
 
 
-def _answering(handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> ASGIApp:
+def guarded(refusal: Guard) -> Callable[[Endpoint], Endpoint]:
+    """Ask `refusal` before anything of a request is looked at, and answer with what it gives unless that is None.
+
+    To refuse must cost little where it is done because there is too much to do: no body is read, nothing is raised, and
+    the same problem is written only once.
+    """
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, GUARD, refusal)
+        return endpoint
+
+    return mark
+
+
+def _answering(
+    handle: Callable[[Request], Coroutine[Any, Any, Response]], guard: Guard | None
+) -> ASGIApp:
     """A route without what FastAPI keeps ready for dependencies that are closed after the answer."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        response = await handle(Request(scope, receive, send))
+        if guard is not None and (problem := guard()) is not None:
+            response = _written(problem, scope["path"])
+        else:
+            response = await handle(Request(scope, receive, send))
         await response(scope, receive, send)
 
     return app
+
+
+@lru_cache(maxsize=16)
+def _written(problem: Problem, path: str) -> Response:
+    return render(problem.document(path), problem.headers)
 
 
 async def _bounded_body(request: Request, declared: bytes) -> bytes:

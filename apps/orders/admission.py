@@ -47,6 +47,8 @@ the broker is away is nothing that a customer need know."""
 REMEMBERED: Final = 65_536
 """Of so many orders on their way is known when they came; more may come while the flow is interrupted."""
 
+TOO_MANY: Final = Unavailable("More orders are on their way than can be settled in good time.")
+
 REFUSED = Counter("chorus_orders_refused_total", "Orders refused for the backlog before them.")
 
 
@@ -91,15 +93,16 @@ class Admission:
             still = max(self._room, 0) + (len(placed_at) + 1) // 2
             self._room = max(most - len(self._arrivals), min(still, ALWAYS))
 
-    async def enter(self) -> None:
-        """Let one order in. Raises Unavailable if too many are on their way."""
+    def refusal(self) -> Unavailable | None:
+        """None: one order is let in. Else what it is told, because too many are on their way."""
         now = self._clock()
         if self._room <= 0 and (self._slow or self._refuses()) and self._outcomes_come(now):
             self._refused_at = now
             REFUSED.inc()
-            raise Unavailable("More orders are on their way than can be settled in good time.")
+            return TOO_MANY
         self._room -= 1
         self._arrivals.append(_Arrival(now, self._outcomes))
+        return None
 
     def _forget_until(self, moment: float) -> None:
         while self._arrivals and self._arrivals[0].at <= moment:

@@ -26,7 +26,7 @@ from apps.common.problems import (
     documented,
 )
 from apps.common.schemas import Page, page_of
-from apps.common.strict import StrictRoute
+from apps.common.strict import StrictRoute, guarded
 from apps.orders import use_cases
 from apps.orders.admission import admission
 from apps.orders.models import Order
@@ -71,12 +71,12 @@ Prefer = Annotated[
     "/create",
     status_code=201,
     response_model=OrderView,
-    dependencies=[Depends(admission.enter)],
     responses=WRITING
     | documented(PaymentRefused)
     | located(201)
     | {202: {"model": OrderView, "description": "Accepted; the outcome did not come in time."}},
 )
+@guarded(admission.refusal)
 async def create_order(
     body: OrderBody,
     user: CurrentUser,

@@ -1,0 +1,80 @@
+"""A guarded route refuses before it looks at anything, and as a problem like any other."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, Response
+
+from apps.common.factory import create_app
+from apps.common.problems import Unavailable
+from apps.common.schemas import Body
+from apps.common.strict import StrictRoute, guarded
+from events.bus.inbox import Inbox
+
+FULL = Unavailable("It is full.")
+refusals: list[Unavailable] = []
+router = APIRouter(prefix="/seat", tags=["seats"], route_class=StrictRoute)
+
+
+class SeatBody(Body):
+    row: int
+
+
+@router.post("/take", response_model=None)
+@guarded(lambda: refusals.pop() if refusals else None)
+async def take(body: SeatBody) -> Response:
+    return Response(str(body.row), 201)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    refusals.clear()
+    app = create_app("seats", description="Seats.", router=router, inbox=Inbox("seats"))
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://seats") as client:
+        yield client
+
+
+async def test_who_is_not_refused_comes_in(http: httpx.AsyncClient) -> None:
+    answer = await http.post("/seat/take", json={"row": 7})
+    assert (answer.status_code, answer.text) == (201, "7")
+
+
+@pytest.mark.parametrize("body", ["no JSON", '{"row": 7}', '{"row": "none"}', "x" * 100_000])
+async def test_a_refusal_comes_before_everything_else(http: httpx.AsyncClient, body: str) -> None:
+    refusals.append(FULL)
+    headers = {"X-Correlation-Id": "a-flow"}
+    answer = await http.post("/seat/take?what=this", content=body, headers=headers)
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.headers["X-Correlation-Id"] == "a-flow"
+    assert answer.json() == FULL.document("/seat/take")
+
+
+async def test_each_refusal_is_of_its_own_flow(http: httpx.AsyncClient) -> None:
+    """Although the problem is written only once."""
+    for flow in ("one", "other"):
+        refusals.append(FULL)
+        answer = await http.post("/seat/take", headers={"X-Correlation-Id": flow})
+        assert answer.headers.get_list("X-Correlation-Id") == [flow]
+
+
+async def test_it_is_counted_at_its_route(http: httpx.AsyncClient) -> None:
+    refusals.append(FULL)
+    await http.post("/seat/take", json={"row": 7})
+    metrics = await http.get("/metrics")
+    assert 'method="POST",route="/seat/take",status="503"' in metrics.text
+
+
+def test_a_route_that_fastapi_answers_cannot_be_guarded() -> None:
+    router = APIRouter(route_class=StrictRoute)
+
+    @guarded(lambda: None)
+    async def listed() -> dict[str, Any]:
+        return {}
+
+    with pytest.raises(TypeError, match="can be guarded"):
+        router.get("/seat")(listed)
