@@ -20,6 +20,7 @@ from tests.chaos.schedule import REPLICAS
 from tests.stories.journal import Journal
 from tests.stories.stack import Stack
 from tests.support.broker import Broker
+from tests.support.eventually import eventually
 from tests.support.installation import Installation, install
 from tests.support.processes import Processes, ServiceProcess
 from tests.support.proxy import Proxy
@@ -187,15 +188,16 @@ class World(Stack):
         return self._http[service.url]
 
     async def is_healed(self) -> None:
-        """Wait until every process is ready."""
-        async with asyncio.timeout(HEAL_SECONDS):
-            for process in self.replicas.values():
-                while True:
-                    with contextlib.suppress(httpx.HTTPError):
-                        answer = await self.http(process).get("/ready")
-                        if answer.status_code == 200:
-                            break
-                    await asyncio.sleep(0.1)
+        """Wait until every process is ready. Raises AssertionError that says which is not, and what it says itself."""
+        for name, process in self.replicas.items():
+            await eventually(partial(self._is_ready, name, process), within=HEAL_SECONDS)
+
+    async def _is_ready(self, name: str, process: ServiceProcess) -> None:
+        try:
+            answer = await self.http(process).get("/ready")
+        except httpx.HTTPError as error:
+            raise AssertionError(f"{name} does not answer: {error!r}") from None
+        assert answer.status_code == 200, f"{name} is not ready: {answer.text}"
 
     async def fresh_broker(self) -> None:
         """An administrator's new connection, after faults that the old one may not have survived."""
