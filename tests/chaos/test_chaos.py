@@ -35,5 +35,5 @@ async def test_nothing_is_lost_and_nothing_doubled_while_everything_fails() -> N
             os.kill(running.pid, signal.SIGTERM)
             await running.wait()
     sys.stdout.write(said.decode())
-    sys.stderr.write(logs.decode(errors="replace")[-20_000:])
+    sys.stderr.write(logs.decode(errors="replace")[-80_000:])
     assert running.returncode == GREEN, said.decode()[-4000:]
