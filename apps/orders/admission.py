@@ -68,7 +68,7 @@ class Admission:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._slow = False
-        self._quickest = timedelta.max / AS_QUICK
+        self._quickest = TOO_SLOW
         self._room = 0
         """How many may come in before the next outcomes, while not all may."""
         self._arrivals: deque[_Arrival] = deque(maxlen=REMEMBERED)

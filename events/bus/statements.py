@@ -128,9 +128,13 @@ class Statements:
         names = ", ".join(self.columns)
         return f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({parameters})"
 
+    def insert_missing(self, first: int = 1) -> str:
+        """The same, except that rows which exist already are left alone."""
+        return f"{self.insert(first)} ON CONFLICT DO NOTHING"
+
     def insert_new(self) -> str:
-        """The same, except that rows which exist already are left alone; returns the keys of the new ones."""
-        return f"{self.insert()} ON CONFLICT DO NOTHING RETURNING {', '.join(self.primary_key)}"
+        """The same; returns the keys of the new ones."""
+        return f"{self.insert_missing()} RETURNING {', '.join(self.primary_key)}"
 
     def upsert_newer(self) -> str:
         """Insert, or replace a row of a lower version; returns the keys of those that were taken."""
@@ -191,11 +195,7 @@ class Write(NamedTuple):
         made = statements(self.table)
         if self.changed:
             return made.update(self.changed, first)
-        return (
-            f"{made.insert(first)} ON CONFLICT DO NOTHING"
-            if self.if_missing
-            else made.insert(first)
-        )
+        return made.insert_missing(first) if self.if_missing else made.insert(first)
 
 
 @cache

@@ -106,8 +106,7 @@ class Transaction:
         The transaction fails with asyncpg.UniqueViolationError if one exists.
         """
         if rows:
-            write = Write(type(rows[0]))
-            await self._write_later(write, arrays(rows, write.names))
+            await self._write_rows(Write(type(rows[0])), rows)
 
     async def insert_columns(self, table: type[Table], *columns: list[Any]) -> None:
         """The same for rows that come as one list for each column of the table, in the order of declaration."""
@@ -119,8 +118,7 @@ class Transaction:
         `key` is the column by which others may write the same rows; the primary key if not named.
         """
         if rows:
-            write = Write(type(rows[0]), if_missing=True)
-            await self._write_later(write, arrays(_in_order(rows, key), write.names))
+            await self._write_rows(Write(type(rows[0]), if_missing=True), _in_order(rows, key))
 
     async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
         """The same at once; returns the primary keys of those that were written (tuples where composite)."""
@@ -152,8 +150,7 @@ class Transaction:
         They are locked by this transaction, made by it, or guarded by its lock on another row.
         """
         if rows:
-            write = Write(type(rows[0]), changed)
-            await self._write_later(write, arrays(rows, write.names))
+            await self._write_rows(Write(type(rows[0]), changed), rows)
 
     def publish(self, event: Event, because: Cause) -> UUID:
         """Write an event to the outbox; the relay publishes it after COMMIT. Returns the event's id."""
@@ -201,6 +198,9 @@ class Transaction:
         """Run what was registered by `after_commit`."""
         for callback in self._after_commit:
             callback()
+
+    async def _write_rows(self, write: Write, rows: Sequence[Table]) -> None:
+        await self._write_later(write, arrays(rows, write.names))
 
     async def _write_later(self, write: Write, columns: Sequence[list[Any]]) -> None:
         # One statement does not see what it has done itself.

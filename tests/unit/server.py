@@ -18,6 +18,8 @@ class Server:
         self.begun = 0
         self.in_transaction = False
         self.executed: list[str] = []
+        self.sent: tuple[Any, ...] = ()
+        """The columns of the last statement that was executed."""
         self.written: list[Any] = []
         self.faults: list[BaseException] = []
         self.commit_faults: list[BaseException] = []
@@ -41,6 +43,7 @@ class Server:
 
     async def execute(self, sql: str, *columns: Any) -> str:
         self.executed.append(sql)
+        self.sent = columns
         if not self.in_transaction:
             await self.commit()
         return "DONE"

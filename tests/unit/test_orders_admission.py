@@ -7,6 +7,7 @@ import pytest
 from apps.orders.admission import (
     ALWAYS,
     CALM_SECONDS,
+    REFUSED,
     SLOW,
     STANDSTILL_SECONDS,
     TOO_SLOW,
@@ -169,6 +170,8 @@ def test_orders_whose_outcome_another_replica_hears_are_not_counted_for_ever(doo
 
 
 def test_who_is_refused_is_told_when_to_come_again(slow: Door) -> None:
+    before = REFUSED._value.get()
     refusal = slow.admission.refusal()
+    assert REFUSED._value.get() == before + 1
     assert refusal is not None
     assert refusal.headers == {"Retry-After": "1"}

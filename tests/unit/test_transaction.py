@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from apps.orders.models import Customer, Order
 from events.base import Cause
 from events.bus.faults import CommitUnknownError
+from events.bus.statements import statements
 from events.bus.transaction import begin
 from events.users import UserRegistered
 from tests.support.builders import a_user, now
@@ -74,6 +76,31 @@ class TestRoundTrips:
             "INSERT INTO outbox",
         ]
         assert server.begun == 1
+
+    async def test_rows_that_others_may_write_go_in_the_order_of_their_key(
+        self, server: Server
+    ) -> None:
+        users = [UUID(int=n) for n in (3, 1, 2)]
+        orders = [Order.place(UUID(int=n), user, 100, now()) for n, user in enumerate(users)]
+        async with begin(server) as tx:
+            await tx.insert_missing(orders, key="user_id")
+        assert server.sent[1] == sorted(users)
+        async with begin(server) as tx:
+            await tx.insert_missing(orders[::-1])
+        assert server.sent[0] == [order.id for order in orders]
+
+    async def test_a_connection_that_was_lost_before_the_one_statement_leaves_nothing_unknown(
+        self, server: Server
+    ) -> None:
+        async def work() -> None:
+            async with begin(server) as tx:
+                await tx.load(Customer, [ADA.id])
+                await tx.insert([ORDER])
+                server.closed = True
+
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+            await work()
+        assert server.executed == [statements(Customer).select("id", lock=False)]
 
     async def test_who_does_nothing_costs_nothing(self, server: Server) -> None:
         async with begin(server) as tx:
