@@ -3,6 +3,7 @@
 Nothing but `events.bus.transaction` begins or commits a transaction that writes.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -35,6 +36,12 @@ BY_KEY = {
 """Use cases find rows by key, in sets. PostgreSQL keeps a prepared statement's plan for as long as nobody analyses the
 table; one made while the table was empty reads all of it, each time, however large it has become."""
 
+CONNECT_SECONDS = 5.0
+"""How long the server may take to let a connection in; one that is frozen accepts it and says nothing."""
+
+ANSWER_SECONDS = 2.0
+"""How long the server may take to show that it is there."""
+
 START_SECONDS = 60
 """How long a service that starts waits for its servers before it gives up."""
 
@@ -49,6 +56,7 @@ class Database:
         self._url = url
         self._service = service
         self._size = size
+        self._asked: asyncio.Task[bool] | None = None
 
     async def open(self) -> None:
         """Connect; waits up to START_SECONDS for the server."""
@@ -63,6 +71,7 @@ class Database:
                     self._url,
                     min_size=1,
                     max_size=self._size,
+                    timeout=CONNECT_SECONDS,
                     reset=_keep,
                     command_timeout=SILENCE_SECONDS,
                     server_settings=server_settings | BY_KEY,
@@ -72,6 +81,7 @@ class Database:
             pool_size=self._size,
             pool_pre_ping=True,
             connect_args={
+                "timeout": CONNECT_SECONDS,
                 "command_timeout": SILENCE_SECONDS,
                 "server_settings": {**server_settings, "default_transaction_read_only": "on"},
             },
@@ -87,10 +97,25 @@ class Database:
             yield session
 
     async def answers(self) -> bool:
-        """Whether a round trip succeeds within two seconds."""
+        """Whether a round trip succeeds by now, and a connection for it is to be had.
+
+        A server that has fallen silent holds both for longer; so they are not asked for again before that has ended.
+        """
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._ask())
+        await asyncio.wait([self._asked], timeout=ANSWER_SECONDS)
+        return self._asked.done() and self._asked.result()
+
+    async def _ask(self) -> bool:
         try:
-            return bool(await self.pool.fetchval("SELECT true", timeout=2))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return bool(await self.pool.fetchval("SELECT true", timeout=ANSWER_SECONDS))
+        except (
+            OSError,
+            TimeoutError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ):
             return False
 
     def abandon(self) -> None:

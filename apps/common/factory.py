@@ -109,6 +109,7 @@ class Service:
         ):
             with attempt:
                 await self.broker.start()
+        self.supervisor.start("hearing", self.broker.keep_hearing())
         for work in (keep_forgetting, count_outbox, count_dead, *self._background):
             self.supervisor.start(work.__name__, work(self))
         _settle_memory()
@@ -165,22 +166,9 @@ class Service:
         return self._committers[use_case]
 
     async def ready(self) -> dict[str, bool]:
-        """Whether the servers answer, each by a round trip with a time limit."""
-        database, broker = await asyncio.gather(self.database.answers(), self._broker_answers())
+        """Whether the servers answer, each by a round trip with a time limit, and all queues are heard."""
+        database, broker = await asyncio.gather(self.database.answers(), self.broker.answers())
         return {"database": database, "broker": broker}
-
-    async def _broker_answers(self) -> bool:
-        # FastStream's ping says yes to a frozen broker.
-        try:
-            async with asyncio.timeout(2):
-                channel = await self.broker._connection.channel()  # type: ignore[union-attr]  # noqa: SLF001
-                await channel.close()
-            return True
-        except (OSError, TimeoutError, AttributeError, RuntimeError, asyncio.CancelledError):
-            return False
-        except Exception as error:
-            log.warning("service.broker_not_ready", error=repr(error))
-            return False
 
 
 async def _within(deadline: float, work: Coroutine[Any, Any, None]) -> bool:

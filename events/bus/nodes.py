@@ -11,17 +11,30 @@ from functools import partial
 from typing import Any, Final
 
 import aio_pika
+import structlog
 from aio_pika import RobustConnection
 from aio_pika.abc import AbstractConnection
 from aio_pika.connection import make_url
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from faststream.rabbit import RabbitBroker
 from yarl import URL
+
+log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS: Final = 5.0
 """How long a node may take to let a connection in; one that is frozen accepts it and says nothing."""
 
 HEARTBEAT_SECONDS: Final = 10
 """A connection over which nothing has come for about twice this time is lost."""
+
+RESTORE_SECONDS: Final = 30.0
+"""How long it may take to connect again until all queues are heard; it takes a tenth of a second."""
+
+LOOK_SECONDS: Final = 5.0
+"""How often is looked whether all queues are heard; twice in a row not is too long."""
+
+ANSWER_SECONDS: Final = 2.0
+"""How long the broker may take to show that it is there."""
 
 
 def node_urls(address: str) -> list[str]:
@@ -55,7 +68,11 @@ async def connect(address: str) -> AbstractConnection:
 
 
 class _Connection(RobustConnection):
-    """aio-pika's connection that restores itself, except that it does so at the next node."""
+    """aio-pika's connection that restores itself, except that it does so at the next node, and within a time.
+
+    Between two steps of a restoration aio-pika waits for the connection to stand. If that is lost just then, nobody but
+    the one who waits would make a new one.
+    """
 
     def __init__(self, nodes: Nodes, url: Any, **options: Any) -> None:
         super().__init__(url, **options)
@@ -64,11 +81,23 @@ class _Connection(RobustConnection):
     # aio-pika has no place of its own to say where to connect to next time; a test with three nodes holds this one.
     async def _RobustConnection__connect_transport(self) -> None:  # noqa: N802
         self.url = self._nodes.next()
-        await super()._RobustConnection__connect_transport()  # type: ignore[misc]
+        try:
+            async with asyncio.timeout(RESTORE_SECONDS):
+                await super()._RobustConnection__connect_transport()  # type: ignore[misc]
+        except TimeoutError:
+            await self.begin_anew()
+            raise
+
+    async def begin_anew(self) -> None:
+        """Close what there is, for which a new connection is made at the next node, with all consumers."""
+        if self.transport is not None:
+            await self.transport.connection.close(ConnectionError("some queues are not heard"))
 
 
 class Consumers(RabbitBroker):
     """FastStream's broker, connected to one of several nodes."""
+
+    _connection: _Connection | None
 
     def __init__(self, nodes: Nodes, **options: Any) -> None:
         super().__init__(str(nodes.next()), timeout=CONNECT_SECONDS, **options)
@@ -85,3 +114,53 @@ class Consumers(RabbitBroker):
         async with asyncio.timeout(CONNECT_SECONDS), self._connection.channel() as channel:
             declared = await channel.get_queue(queue)
             return declared.declaration_result.message_count or 0
+
+    async def answers(self) -> bool:
+        """Whether the broker answers by now, and every queue is heard. FastStream's ping says yes to a frozen one."""
+        if self._connection is None:
+            return False
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                channel = await self._connection.channel()
+                await channel.close()
+                return not await self._unheard()
+        except (OSError, AMQPError, RuntimeError, asyncio.CancelledError):
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            return False
+
+    async def keep_hearing(self) -> None:
+        """See to it that every queue is heard, until cancelled.
+
+        A broker may close one channel and let the connection stand. aio-pika tries once to open it again; if that
+        fails, because a right is missing or the queue is away for a moment, nobody would ever hear that queue again.
+        """
+        before: set[str] = set()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            connection = self._connection
+            if connection is None or connection.close_called or not connection.connected.is_set():
+                before = set()  # aio-pika is about to make another
+                continue
+            unheard = await self._unheard()
+            if still := before & unheard:
+                log.error("inbox.unheard", queues=sorted(still))
+                await connection.begin_anew()
+            before = unheard - still
+
+    async def _unheard(self) -> set[str]:
+        """The queues to which no consumer listens on an open channel."""
+        subscribers: list[Any] = self.subscribers
+        return {one.queue.name for one in subscribers if not await _hears(one)}
+
+
+async def _hears(subscriber: Any) -> bool:
+    # FastStream and aio-pika say only whether somebody wanted to listen.
+    queue, tag = subscriber._queue_obj, subscriber._consumer_tag  # noqa: SLF001
+    if queue is None:
+        return False
+    try:
+        channel = await queue.channel.get_underlay_channel()
+    except ChannelInvalidStateError:
+        return False
+    return tag in channel.consumers and not channel.is_closed

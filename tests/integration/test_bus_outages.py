@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -258,6 +258,21 @@ async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
                 assert await waiting == 2
         finally:
             await database.close()
+
+
+async def test_a_service_without_a_free_connection_says_in_time_that_it_is_not_ready(
+    fragile: Fragile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(databases, "ANSWER_SECONDS", 0.1)
+    database = fragile.billing.service.database
+    async with AsyncExitStack() as taken:
+        for _ in range(database.pool.get_max_size()):
+            await taken.enter_async_context(database.pool.acquire())
+        await is_ready(fragile.billing, 503)
+        asked = database._asked
+        await is_ready(fragile.billing, 503)
+        assert database._asked is asked  # nobody stands in the queue twice
+    await is_ready(fragile.billing, 200)
 
 
 async def _answer(tx: Transaction, numbers: Sequence[int]) -> Sequence[int]:

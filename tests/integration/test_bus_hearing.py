@@ -1,0 +1,106 @@
+"""A consumer that has ended while the connection stands: the service notices, says so, and hears again by itself."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+import pytest
+from aio_pika.robust_queue import RobustQueue
+from faststream.rabbit.subscriber import RabbitSubscriber
+
+from apps.billing.api import router
+from apps.billing.subscribers import inbox
+from apps.common.factory import create_app
+from events.bus.nodes import _Connection
+from events.bus.topology import topology
+from events.orders import OrderPlaced
+from tests.support.builders import a_user, an_order
+from tests.support.eventually import eventually
+from tests.support.fixtures import Install
+from tests.support.harness import RunningService
+
+NO_RIGHTS: Final = {"configure": "^$", "write": "^$", "read": "^$"}
+
+UNKNOWN_DELIVERY: Final = 1_000_000
+
+
+@pytest.fixture
+async def billing(install_chorus: Install) -> AsyncIterator[RunningService]:
+    installation = await install_chorus("hearing", "billing")
+    app = create_app("billing", description="", router=router, inbox=inbox)
+    async with (
+        RunningService("billing", app, installation).running() as running,
+        running.listened_to(),
+    ):
+        yield running
+
+
+async def may(billing: RunningService, rights: Mapping[str, str]) -> None:
+    """An operator changes what the service may do on the broker."""
+    made = billing.installation
+    async with httpx.AsyncClient(base_url=made.servers.rabbitmq_api_url, trust_env=False) as api:
+        path = (
+            f"/api/permissions/{quote(made.name, safe='')}/{quote(made.login('billing'), safe='')}"
+        )
+        answer = await api.put(path, json=dict(rights))
+        answer.raise_for_status()
+
+
+async def channels_are_closed(billing: RunningService) -> None:
+    """The broker closes every channel of the service's consumers, and leaves their connection open."""
+    for subscriber in billing.service.broker.subscribers:
+        assert isinstance(subscriber, RabbitSubscriber)
+        assert subscriber._queue_obj is not None
+        channel = await subscriber._queue_obj.channel.get_underlay_channel()
+        await channel.basic_ack(UNKNOWN_DELIVERY)
+
+
+async def is_ready(billing: RunningService, status: int) -> None:
+    async with billing.http() as stranger:
+
+        async def says_so() -> None:
+            assert (await stranger.get("/ready")).status_code == status
+
+        await eventually(says_so)
+
+
+async def test_consumers_that_could_not_be_restored_at_once_come_back(
+    billing: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.bus.nodes.LOOK_SECONDS", 0.1)
+    await is_ready(billing, 200)
+    await may(billing, NO_RIGHTS)
+    await channels_are_closed(billing)
+    await is_ready(billing, 503)
+    rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
+    await may(billing, topology().permissions("billing"))
+    await billing.has_heard(*rows)
+    await is_ready(billing, 200)
+
+
+async def test_a_connection_that_is_lost_between_two_steps_of_its_restoration_is_made_anew(
+    billing: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.bus.nodes.RESTORE_SECONDS", 1.0)
+    connection, restore = connection_of(billing), RobustQueue.restore
+    lost: list[str] = []
+
+    async def restore_a_queue(queue: RobustQueue) -> None:
+        if not lost:
+            lost.append(queue.name)
+            await connection.begin_anew()
+            assert not connection.connected.is_set()
+        await restore(queue)
+
+    monkeypatch.setattr(RobustQueue, "restore", restore_a_queue)
+    await connection.begin_anew()
+    rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
+    await billing.has_heard(*rows)
+    assert lost
+
+
+def connection_of(billing: RunningService) -> _Connection:
+    connection = billing.service.broker._connection
+    assert connection is not None
+    return connection
