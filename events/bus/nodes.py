@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import aio_pika
 import structlog
-from aio_pika import RobustConnection
+from aio_pika import RobustChannel, RobustConnection
 from aio_pika.abc import AbstractConnection
 from aio_pika.connection import make_url
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
+from aio_pika.exceptions import ChannelInvalidStateError
 from faststream.rabbit import RabbitBroker
 from yarl import URL
 
@@ -67,6 +67,14 @@ async def connect(address: str) -> AbstractConnection:
     return await aio_pika.connect(last, timeout=CONNECT_SECONDS)
 
 
+class _Channel(RobustChannel):
+    """aio-pika's channel that restores itself, within a time."""
+
+    async def _restore_consumers(self) -> bool:
+        async with asyncio.timeout(RESTORE_SECONDS):
+            return await super()._restore_consumers()
+
+
 class _Connection(RobustConnection):
     """aio-pika's connection that restores itself, except that it does so at the next node, and within a time.
 
@@ -74,24 +82,35 @@ class _Connection(RobustConnection):
     the one who waits would make a new one.
     """
 
+    CHANNEL_CLASS = _Channel
+
     def __init__(self, nodes: Nodes, url: Any, **options: Any) -> None:
         super().__init__(url, **options)
         self._nodes = nodes
+        self._restoring = False
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is connected, with all that belongs to it."""
+        return self.connected.is_set() and not self._restoring and not self.close_called
 
     # aio-pika has no place of its own to say where to connect to next time; a test with three nodes holds this one.
     async def _RobustConnection__connect_transport(self) -> None:  # noqa: N802
         self.url = self._nodes.next()
+        self._restoring = True
         try:
             async with asyncio.timeout(RESTORE_SECONDS):
                 await super()._RobustConnection__connect_transport()  # type: ignore[misc]
         except TimeoutError:
             await self.begin_anew()
             raise
+        finally:
+            self._restoring = False
 
     async def begin_anew(self) -> None:
         """Close what there is, for which a new connection is made at the next node, with all consumers."""
         if self.transport is not None:
-            await self.transport.connection.close(ConnectionError("some queues are not heard"))
+            await self.transport.connection.close(ConnectionError("it is not restored in time"))
 
 
 class Consumers(RabbitBroker):
@@ -124,9 +143,8 @@ class Consumers(RabbitBroker):
                 channel = await self._connection.channel()
                 await channel.close()
                 return not await self._unheard()
-        except (OSError, AMQPError, RuntimeError, asyncio.CancelledError):
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
+        except (Exception, asyncio.CancelledError):
+            _unless_cancelled()
             return False
 
     async def keep_hearing(self) -> None:
@@ -134,24 +152,36 @@ class Consumers(RabbitBroker):
 
         A broker may close one channel and let the connection stand. aio-pika tries once to open it again; if that
         fails, because a right is missing or the queue is away for a moment, nobody would ever hear that queue again.
+        The other queues are heard meanwhile.
         """
         before: set[str] = set()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            connection = self._connection
-            if connection is None or connection.close_called or not connection.connected.is_set():
-                before = set()  # aio-pika is about to make another
+            if self._connection is None or not self._connection.stands:
+                before = set()
                 continue
             unheard = await self._unheard()
-            if still := before & unheard:
-                log.error("inbox.unheard", queues=sorted(still))
-                await connection.begin_anew()
-            before = unheard - still
+            for queue in before & unheard.keys():
+                await self._hear_again(self._connection, queue, unheard[queue])
+            before = set(unheard)
 
-    async def _unheard(self) -> set[str]:
-        """The queues to which no consumer listens on an open channel."""
+    async def _hear_again(self, connection: _Connection, queue: str, subscriber: Any) -> None:
+        try:
+            async with asyncio.timeout(RESTORE_SECONDS):
+                await subscriber._queue_obj.channel.restore()  # noqa: SLF001
+        except TimeoutError as error:
+            log.warning("inbox.unheard", queue=queue, error=repr(error))
+            await connection.begin_anew()
+        except (Exception, asyncio.CancelledError) as error:
+            _unless_cancelled()
+            log.warning("inbox.unheard", queue=queue, error=repr(error))
+        else:
+            log.info("inbox.heard_again", queue=queue)
+
+    async def _unheard(self) -> dict[str, Any]:
+        """The subscribers, by their queues, that do not listen on an open channel."""
         subscribers: list[Any] = self.subscribers
-        return {one.queue.name for one in subscribers if not await _hears(one)}
+        return {one.queue.name: one for one in subscribers if not await _hears(one)}
 
 
 async def _hears(subscriber: Any) -> bool:
@@ -164,3 +194,9 @@ async def _hears(subscriber: Any) -> bool:
     except ChannelInvalidStateError:
         return False
     return tag in channel.consumers and not channel.is_closed
+
+
+def _unless_cancelled() -> None:
+    """Go on after a CancelledError that is aio-pika's word for a lost connection; our own goes through."""
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError

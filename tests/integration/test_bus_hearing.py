@@ -15,12 +15,11 @@ from apps.common.factory import create_app
 from events.bus.nodes import _Connection
 from events.bus.topology import topology
 from events.orders import OrderPlaced
+from events.users import UserRegistered
 from tests.support.builders import a_user, an_order
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService
-
-NO_RIGHTS: Final = {"configure": "^$", "write": "^$", "read": "^$"}
 
 UNKNOWN_DELIVERY: Final = 1_000_000
 
@@ -65,23 +64,28 @@ async def is_ready(billing: RunningService, status: int) -> None:
         await eventually(says_so)
 
 
-async def test_consumers_that_could_not_be_restored_at_once_come_back(
+async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_disturbs_no_other(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("events.bus.nodes.LOOK_SECONDS", 0.1)
+    rights, transport = topology().permissions("billing"), connection_of(billing).transport
     await is_ready(billing, 200)
-    await may(billing, NO_RIGHTS)
+    await may(billing, rights | {"read": "^billing\\.user-.*$"})
     await channels_are_closed(billing)
     await is_ready(billing, 503)
-    rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
-    await may(billing, topology().permissions("billing"))
+    user = a_user()
+    await billing.hears(UserRegistered(user=user))
+    rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=user)))
+    await may(billing, rights)
     await billing.has_heard(*rows)
     await is_ready(billing, 200)
+    assert connection_of(billing).transport is transport
 
 
-async def test_a_connection_that_is_lost_between_two_steps_of_its_restoration_is_made_anew(
+def loses_the_connection_between_two_steps(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> list[str]:
+    """The next time that a queue is restored, the connection is lost in the middle of it; returns which it was."""
     monkeypatch.setattr("events.bus.nodes.RESTORE_SECONDS", 1.0)
     connection, restore = connection_of(billing), RobustQueue.restore
     lost: list[str] = []
@@ -94,7 +98,29 @@ async def test_a_connection_that_is_lost_between_two_steps_of_its_restoration_is
         await restore(queue)
 
     monkeypatch.setattr(RobustQueue, "restore", restore_a_queue)
-    await connection.begin_anew()
+    return lost
+
+
+async def test_a_connection_that_is_lost_between_two_steps_of_its_restoration_is_made_anew(
+    billing: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = loses_the_connection_between_two_steps(billing, monkeypatch)
+    await connection_of(billing).begin_anew()
+    rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
+    await billing.has_heard(*rows)
+    assert lost
+
+
+async def test_a_connection_that_is_lost_while_one_consumer_is_restored_is_made_anew(
+    billing: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rights = topology().permissions("billing")
+    await may(billing, rights | {"read": "^billing\\.user-.*$"})
+    await channels_are_closed(billing)
+    await is_ready(billing, 503)
+    await may(billing, rights)
+    lost = loses_the_connection_between_two_steps(billing, monkeypatch)
+    connection_of(billing)._request_recovery()  # as a queue does that is deleted
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
     await billing.has_heard(*rows)
     assert lost
