@@ -14,7 +14,7 @@ import uvloop
 END_OF_LETTER: Final = b"\r\n.\r\n"
 
 ANSWERS: Final = {
-    b"EHLO": b"250-bench\r\n250-8BITMIME\r\n250 SIZE 1000000\r\n",
+    b"EHLO": b"250-bench\r\n250-8BITMIME\r\n250-PIPELINING\r\n250 SIZE 1000000\r\n",
     b"HELO": b"250 bench\r\n",
     b"MAIL": b"250 go on\r\n",
     b"RCPT": b"250 go on\r\n",

@@ -22,13 +22,13 @@ from prometheus_client import Histogram
 from apps.common.settings import Settings
 from apps.notifications import letters, mime, use_cases
 from apps.notifications.bell import bell
+from apps.notifications.conversation import Reply
 from apps.notifications.models import Letter
 from apps.notifications.recorder import Recorder
 from apps.notifications.smtp import (
     Connection,
     ConnectionLostError,
     MailServer,
-    Reply,
     ServerAwayError,
     WornConnectionError,
 )

@@ -1,21 +1,27 @@
 """A connection to the mail server, used for many letters (RFC 5321).
 
-aiosmtplib connects, encrypts, signs in and speaks the protocol. Its `sendmail` parses every address four times and
-raises for every answer; the commands are given here one by one, at half the cost, and an answer is a value. It
-cannot have several commands under way (PIPELINING): letters go side by side over several connections instead.
+aiosmtplib connects, encrypts, signs in and greets. Its `sendmail` parses every address four times, raises for every
+answer, and gives one command at a time; what a letter needs is said here instead, and an answer is a value. Letters go
+side by side over several connections.
 """
 
 import asyncio
 import contextlib
 import random
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import structlog
-from aiosmtplib import SMTP, SMTPDataError, SMTPException, SMTPResponseException
+from aiosmtplib import SMTP, SMTPException
 from prometheus_client import Gauge
 
 from apps.common.settings import Settings
+from apps.notifications.conversation import (
+    DATA,
+    END_OF_LETTER,
+    Conversation,
+    NoMailServerError,
+    Reply,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -23,17 +29,18 @@ CONNECT_SECONDS: Final = 15.0
 """Time to connect, encrypt and sign in."""
 
 RESET_SECONDS: Final = 5.0
+QUIT_SECONDS: Final = 2.0
 
 LONGEST_PAUSE: Final = 10.0
 """Seconds between two attempts to connect to a server that is away."""
 
 AWAY = Gauge("chorus_smtp_away", "1 while the mail server takes no letters.")
 
-_CLOSING: Final = 421
-"""The server closes the connection, whatever the command was."""
+_NO_WORD: Final = frozenset({421, 530, 534, 535, 538})
+"""No word about the letter: the server closes the connection, or wants a login, or another one (RFC 4954)."""
 
-_SIGN_IN: Final = frozenset({530, 534, 535, 538})
-"""The server wants a login, or another one (RFC 4954): no word about the letter."""
+_DONE, _GO_ON, _NOT_NOW, _NEVER = 2, 3, 4, 5
+"""What the first digit of an answer says (RFC 5321, 4.2.1)."""
 
 
 class ServerAwayError(Exception):
@@ -46,14 +53,6 @@ class WornConnectionError(Exception):
 
 class ConnectionLostError(Exception):
     """The connection ended, or the server was silent, while a letter was on it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What the server said in the end."""
-
-    code: int
-    text: str
 
 
 class MailServer:
@@ -117,8 +116,11 @@ class Connection:
 
     def __init__(self, settings: Settings, sender: str, name: str) -> None:
         password = settings.smtp_password
-        self._mail_from = b"FROM:<%s>" % sender.encode("ascii")
+        self._mail_from = b"MAIL FROM:<%s>" % sender.encode("ascii")
         self._letters = 0
+        self._conversation: Conversation | None = None
+        self._at_once = False
+        """Whether the server takes several commands at once."""
         self.failures_before = 0
         """How often in a row the server had failed when this connection was opened."""
         self._smtp = SMTP(
@@ -135,17 +137,22 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """Whether the connection stands, as far as is known."""
-        return self._smtp.is_connected
+        return self._conversation is not None and self._conversation.is_open
 
     async def open(self) -> None:
         """Connect, encrypt and sign in as the settings say. Raises ServerAwayError."""
+        self.close()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._smtp.connect()
                 await self._smtp.noop()  # greets the server first, if signing in has not
+            if (transport := self._smtp.transport) is None or transport.is_closing():
+                raise ConnectionResetError("the server closed the connection")
+            self._conversation = Conversation.on(cast("asyncio.Transport", transport))
         except (SMTPException, OSError, TimeoutError, ValueError) as error:
             self.close()
             raise ServerAwayError(repr(error)) from error
+        self._at_once = self._smtp.supports_extension("pipelining")
         self._letters = 0
 
     async def send(self, recipient: bytes, message: bytes, seconds: float) -> Reply:
@@ -154,54 +161,101 @@ class Connection:
         Raises ServerAwayError or WornConnectionError if the connection ended before it came to the letter, and
         ConnectionLostError if it ended later, or after `seconds`.
         """
-        trouble: type[Exception] = WornConnectionError if self._letters else ServerAwayError
+        assert self._conversation is not None
+        letter = _Letter(self._conversation, at_once=self._at_once)
         try:
             async with asyncio.timeout(seconds):
-                reply = await self._command(b"MAIL", self._mail_from)
-                trouble = ConnectionLostError
-                if reply.code == 250:
-                    reply = await self._transfer(recipient, message)
-        except (SMTPException, OSError, TimeoutError) as error:
+                reply = await letter.send(self._mail_from, recipient, message)
+        except (OSError, TimeoutError) as error:
             self.close()
+            if letter.refusal is not None:
+                return letter.refusal  # which stands, whatever the server has done then
+            if letter.known:
+                raise ConnectionLostError(repr(error)) from error
+            trouble = WornConnectionError if self._letters else ServerAwayError
             raise trouble(repr(error)) from error
         except BaseException:
             self.close()
             raise
         self._letters += 1
-        return reply
-
-    async def _transfer(self, recipient: bytes, message: bytes) -> Reply:
-        reply = await self._command(b"RCPT", b"TO:<%s>" % recipient)
-        if reply.code in {250, 251}:
-            try:
-                response = await self._smtp.data(message, timeout=None)
-                return Reply(response.code, response.message)
-            except SMTPDataError as error:
-                reply = Reply(error.code, error.message)
-        await self._reset()
+        if _kind(reply) != _DONE:
+            await self._reset()
         return reply
 
     async def _reset(self) -> None:
         """Make the connection ready for the next letter after a refusal, or close it: the refusal stands."""
-        try:
-            async with asyncio.timeout(RESET_SECONDS):
-                await self._smtp.rset(timeout=None)
-        except (SMTPException, OSError, TimeoutError):
+        if (reply := await self._says(b"RSET", RESET_SECONDS)) is None or _kind(reply) != _DONE:
             self.close()
-
-    async def _command(self, *words: bytes) -> Reply:
-        response = await self._smtp.execute_command(*words, timeout=None)
-        if response.code == _CLOSING or response.code in _SIGN_IN:
-            raise SMTPResponseException(response.code, response.message)
-        return Reply(response.code, response.message)
 
     async def quit(self) -> None:
         """Take leave of the server."""
         if self.is_open:
-            with contextlib.suppress(SMTPException, OSError, TimeoutError):
-                await self._smtp.quit(timeout=2)
+            await self._says(b"QUIT", QUIT_SECONDS)
         self.close()
+
+    async def _says(self, command: bytes, seconds: float) -> Reply | None:
+        assert self._conversation is not None
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(seconds):
+                self._conversation.say(command)
+                return await self._conversation.hear()
+        return None
 
     def close(self) -> None:
         """Close the connection at once."""
+        self._conversation = None
         self._smtp.close()
+
+
+class _Letter:
+    """One letter's part of a conversation."""
+
+    def __init__(self, conversation: Conversation, *, at_once: bool) -> None:
+        self._conversation = conversation
+        self._at_once = at_once
+        self.known = False
+        """Whether the server has said anything about it."""
+        self.refusal: Reply | None = None
+        """Why the server does not take it."""
+
+    async def send(self, mail_from: bytes, recipient: bytes, message: bytes) -> Reply:
+        """What the server says in the end. Raises ConnectionError, also for what no mail server would say."""
+        commands = (mail_from, b"RCPT TO:<%s>" % recipient, DATA)
+        if self._at_once:
+            self._conversation.say(*commands)
+        answers: list[Reply] = []
+        for command in commands:
+            if not self._at_once:
+                self._conversation.say(command)
+            answers.append(await self._conversation.hear())
+            self._weigh(command, answers[-1])
+            if self.refusal is not None and not self._at_once:
+                return self.refusal
+        if self.refusal is None:
+            self._conversation.say_letter(message)
+            return await self._conversation.hear()
+        _, rcpt, data = answers
+        if _kind(data) == _GO_ON:
+            await self._end_nothing(rcpt)
+        return self.refusal
+
+    def _weigh(self, command: bytes, reply: Reply) -> None:
+        if self.refusal is None and command != DATA and reply.code in _NO_WORD:
+            raise ConnectionResetError(f"{reply.code} {reply.text}")
+        self.known = True
+        if _kind(reply) in {_NOT_NOW, _NEVER}:
+            self.refusal = self.refusal or reply
+        elif _kind(reply) != (_GO_ON if command == DATA else _DONE):
+            raise NoMailServerError(f"{reply.code} {reply.text}")
+
+    async def _end_nothing(self, rcpt: Reply) -> None:
+        """A server has refused the letter, and then let DATA pass: it waits for one (RFC 2920, 3.1)."""
+        if _kind(rcpt) == _DONE:
+            # He would get an empty one.
+            raise NoMailServerError("it refuses a letter, and wants it")
+        self._conversation.say(END_OF_LETTER)
+        await self._conversation.hear()
+
+
+def _kind(reply: Reply) -> int:
+    return reply.code // 100

@@ -26,7 +26,7 @@ FILES = {
         " openapi operations pages problems projections retention schemas settings strict supervisor telemetry"
     ),
     "apps/billing": f"{SERVICE} problems",
-    "apps/notifications": f"{SERVICE} bell gauges letters mailer mime recorder smtp",
+    "apps/notifications": f"{SERVICE} bell conversation gauges letters mailer mime recorder smtp",
     "apps/orders": f"{SERVICE} admission gauges problems watch",
     "apps/users": f"{SERVICE} limits passwords problems tokens upkeep",
 }  # fmt: skip

@@ -120,6 +120,17 @@ class MailSink:
 
     # What aiosmtpd calls.
 
+    async def handle_EHLO(  # noqa: N802
+        self,
+        _server: smtp.SMTP,
+        session: smtp.Session,
+        _envelope: smtp.Envelope,
+        name: str,
+        answer: list[str],
+    ) -> list[str]:
+        session.host_name = name
+        return ["250-PIPELINING", *answer]
+
     async def handle_MAIL(  # noqa: N802
         self,
         server: smtp.SMTP,

@@ -14,12 +14,12 @@ from typing import Final
 
 from apps.notifications import letters, mime
 from apps.notifications.bell import bell
+from apps.notifications.conversation import Reply
 from apps.notifications.models import Letter
 from apps.notifications.smtp import (
     Connection,
     ConnectionLostError,
     MailServer,
-    Reply,
     ServerAwayError,
     WornConnectionError,
 )
