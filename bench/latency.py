@@ -20,7 +20,10 @@ SLOW: Final = 20.0
 SLOW_SECONDS: Final = 4
 """How many times as long the slow rate is measured: there is little to see in a second of it."""
 
-FROM_WHEN: Final = "From when an order was due; p50 and p99 are medians of the rounds."
+FROM_WHEN: Final = (
+    "From when an order was due. p50, p99 and the rates are medians of the rounds; most is the most of any round, "
+    "refused the sum of all."
+)
 HOW_TO_READ: Final = (
     f"{FROM_WHEN} The second rate of each is half of what it settles at most, the third all of it, the last twice as "
     "much: what is accepted of that must still be settled, and refusing must be cheap."

@@ -89,7 +89,7 @@ def _section(outcome: Outcome) -> Iterator[str]:
     for name, picture in outcome.charts.items():
         yield f"![{title_of(picture)}](images/{name})\n"
     for table in outcome.tables:
-        if len(outcome.tables) > 1 and table.title != outcome.title:
+        if table.title != outcome.title:
             yield f"### {table.title}\n"
         yield table.markdown()
 

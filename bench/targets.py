@@ -31,12 +31,13 @@ SAME_DOOR: Final = (
     " Chorus faster makes them faster too; the ratio is that of the processor time that an order costs each (below)."
 )
 LETTERS: Final = (
-    "The same, and a letter costs each of them its conversation with the mail server and the records of it: two fifths"
-    " of what Chorus spends then (below)."
+    "The same, and a letter costs each of them its conversation with the mail server and the records of it: half of"
+    " what Chorus spends then (below); [where that goes](profile.md#with-mail)."
 )
 PYTHON: Final = (
-    "Both cores are nine tenths busy: the rate is the cores by what an order costs. That is Python, evenly spread, most"
-    " of it in orders; the last profile is in [Where the time of an order goes now](profile.md)."
+    "Both cores are nine tenths busy: the rate is the cores by what an order costs. Three fifths of that is Python,"
+    " evenly spread, most of it in orders, and a third PostgreSQL and RabbitMQ; the last profile is in [Where the time"
+    " of an order goes now](profile.md)."
 )
 START: Final = (
     "A second passes before a supervisor starts it again; then Python imports its libraries on cores that are busy with"

@@ -56,7 +56,7 @@ IDLE_SECONDS: Final = 30.0
 """After this time without a letter a connection is closed."""
 
 WIND_UP_SECONDS: Final = 3.0
-"""How long a mailer that stops waits for letters that are on their way."""
+"""How long a mailer that stops waits in each of three steps: letters being taken, on their way, being recorded."""
 
 NO_SUCH_MAILBOX: Final = 553
 """Our own verdict, by RFC 5321's code, on an address that no server need be asked about."""
@@ -174,6 +174,7 @@ class Mailer:
             except ServerAwayError as error:
                 self._server.failed(connection, error)
                 continue
+            # A final answer stands, whoever has the letter now; "not now" would put off one that another is sending.
             final = 200 <= reply.code < 300 or 500 <= reply.code < 600
             return _answer(one, reply) if final or one.until > self._loop.time() else None
 

@@ -52,7 +52,7 @@ class WornConnectionError(Exception):
 
 
 class ConnectionLostError(Exception):
-    """The connection ended, or the server was silent, while a letter was on it."""
+    """The connection ended, the server was silent, or what it said was no answer, while a letter was on it."""
 
 
 class MailServer:
@@ -117,7 +117,8 @@ class Connection:
     def __init__(self, settings: Settings, sender: str, name: str) -> None:
         password = settings.smtp_password
         self._mail_from = b"MAIL FROM:<%s>" % sender.encode("ascii")
-        self._letters = 0
+        self._answered = 0
+        """How many letters it has had an answer to since it was opened."""
         self._conversation: Conversation | None = None
         self._at_once = False
         """Whether the server takes several commands at once."""
@@ -153,13 +154,13 @@ class Connection:
             self.close()
             raise ServerAwayError(repr(error)) from error
         self._at_once = self._smtp.supports_extension("pipelining")
-        self._letters = 0
+        self._answered = 0
 
     async def send(self, recipient: bytes, message: bytes, seconds: float) -> Reply:
         """Hand one letter to the server: its answer, positive or not.
 
-        Raises ServerAwayError or WornConnectionError if the connection ended before it came to the letter, and
-        ConnectionLostError if it ended later, or after `seconds`.
+        Raises ServerAwayError or WornConnectionError if the connection ended, or `seconds` passed, before the server
+        had said anything to the letter; ConnectionLostError if that was later.
         """
         assert self._conversation is not None
         letter = _Letter(self._conversation, at_once=self._at_once)
@@ -172,12 +173,12 @@ class Connection:
                 return letter.refusal  # which stands, whatever the server has done then
             if letter.known:
                 raise ConnectionLostError(repr(error)) from error
-            trouble = WornConnectionError if self._letters else ServerAwayError
+            trouble = WornConnectionError if self._answered else ServerAwayError
             raise trouble(repr(error)) from error
         except BaseException:
             self.close()
             raise
-        self._letters += 1
+        self._answered += 1
         if _kind(reply) != _DONE:
             await self._reset()
         return reply
@@ -204,6 +205,9 @@ class Connection:
     def close(self) -> None:
         """Close the connection at once."""
         self._conversation = None
+        if (transport := self._smtp.transport) is not None:
+            # What has not gone out yet must not follow later, beside a copy on the next connection.
+            cast("asyncio.Transport", transport).abort()
         self._smtp.close()
 
 
@@ -236,11 +240,11 @@ class _Letter:
             return await self._conversation.hear()
         _, rcpt, data = answers
         if _kind(data) == _GO_ON:
-            await self._end_nothing(rcpt)
+            await self._end_without_a_letter(rcpt)
         return self.refusal
 
     def _weigh(self, command: bytes, reply: Reply) -> None:
-        if self.refusal is None and command != DATA and reply.code in _NO_WORD:
+        if self.refusal is None and reply.code in _NO_WORD:
             raise ConnectionResetError(f"{reply.code} {reply.text}")
         self.known = True
         if _kind(reply) in {_NOT_NOW, _NEVER}:
@@ -248,10 +252,10 @@ class _Letter:
         elif _kind(reply) != (_GO_ON if command == DATA else _DONE):
             raise NoMailServerError(f"{reply.code} {reply.text}")
 
-    async def _end_nothing(self, rcpt: Reply) -> None:
+    async def _end_without_a_letter(self, rcpt: Reply) -> None:
         """A server has refused the letter, and then let DATA pass: it waits for one (RFC 2920, 3.1)."""
         if _kind(rcpt) == _DONE:
-            # He would get an empty one.
+            # The recipient was accepted: the end of a letter now would send him an empty one.
             raise NoMailServerError("it refuses a letter, and wants it")
         self._conversation.say(END_OF_LETTER)
         await self._conversation.hear()

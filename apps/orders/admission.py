@@ -26,10 +26,12 @@ SLOW: Final = timedelta(seconds=0.25)
 fifth of that, at half of the highest rate that can be kept up."""
 
 AS_QUICK: Final = 4
-"""Nor is slow what takes less than so many times what the quickest batch took: a network may be far, or a disk slow."""
+"""A batch is not slow either if it takes less than so many times what the quickest took: a network may be far, or a
+disk slow."""
 
 TOO_SLOW: Final = timedelta(seconds=1)
-"""This is, though nothing was ever quicker: a service that starts may find a backlog."""
+"""A batch that takes longer is slow even if none was ever quicker: a service that starts may find a backlog. So this is
+also what the quickest is taken for before there was one."""
 
 ALWAYS: Final = 256
 """So many orders may be on their way however long they take."""
@@ -73,6 +75,7 @@ class Admission:
         """How many may come in before the next outcomes, while not all may."""
         self._arrivals: deque[_Arrival] = deque(maxlen=REMEMBERED)
         self._settled_last = _Arrival(clock(), 0)
+        """The last arrival whose order is settled by now."""
         self._outcomes = 0
         self._outcome_at = self._refused_at = -math.inf
 
@@ -87,7 +90,7 @@ class Admission:
         self._outcomes += len(placed_at)
         self._outcome_at = self._clock()
         self._forget_until(self._outcome_at - took.total_seconds())
-        if self._slow or self._refuses():
+        if self._slow or self._refused_lately():
             most = max(ALWAYS, round(self._rate(took) * in_time.total_seconds()))
             # What is too much goes away step by step: one order for every two that are settled still comes in.
             still = max(self._room, 0) + (len(placed_at) + 1) // 2
@@ -96,7 +99,7 @@ class Admission:
     def refusal(self) -> Unavailable | None:
         """None: one order is let in. Else what it is told, because too many are on their way."""
         now = self._clock()
-        if self._room <= 0 and (self._slow or self._refuses()) and self._outcomes_come(now):
+        if self._room <= 0 and (self._slow or self._refused_lately()) and self._outcomes_come(now):
             self._refused_at = now
             REFUSED.inc()
             return TOO_MANY
@@ -113,7 +116,7 @@ class Admission:
         since = max(took.total_seconds(), self._outcome_at - self._settled_last.at)
         return (self._outcomes - self._settled_last.outcomes) / since
 
-    def _refuses(self) -> bool:
+    def _refused_lately(self) -> bool:
         return self._clock() - self._refused_at < CALM_SECONDS
 
     def _outcomes_come(self, now: float) -> bool:

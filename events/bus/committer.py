@@ -3,7 +3,7 @@
 Round trips and commits are what an order costs, not the work on its rows. So the two doors of a service, HTTP and
 subscribers, submit single items and await single results, while the use case behind them gets a list. The committer
 starts at once when it is idle; what arrives while a transaction is in flight forms the next batch. There is no timer:
-an item that comes alone is never delayed, and under load hundreds share a BEGIN, a COMMIT and a publish.
+an item that comes alone is never delayed, and under load up to 256 share a BEGIN, a COMMIT and a publish.
 """
 
 import asyncio

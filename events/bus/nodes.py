@@ -28,10 +28,11 @@ HEARTBEAT_SECONDS: Final = 10
 """A connection over which nothing has come for about twice this time is lost."""
 
 RESTORE_SECONDS: Final = 30.0
-"""How long it may take to connect again until all queues are heard; it takes a tenth of a second."""
+"""How long it may take to connect again until all queues are heard, or to hear one again; it takes a tenth of a
+second."""
 
 LOOK_SECONDS: Final = 5.0
-"""How often is looked whether all queues are heard; twice in a row not is too long."""
+"""How often to look whether all queues are heard. One that is not at two looks in a row is restored."""
 
 ANSWER_SECONDS: Final = 2.0
 """How long the broker may take to show that it is there."""
@@ -78,8 +79,8 @@ class _Channel(RobustChannel):
 class _Connection(RobustConnection):
     """aio-pika's connection that restores itself, except that it does so at the next node, and within a time.
 
-    Between two steps of a restoration aio-pika waits for the connection to stand. If that is lost just then, nobody but
-    the one who waits would make a new one.
+    aio-pika's own task makes new connections, and restores channels on them step by step. If the connection is lost
+    between two steps, that task waits for a connection that only it could make: hence the limit.
     """
 
     CHANNEL_CLASS = _Channel
@@ -91,7 +92,7 @@ class _Connection(RobustConnection):
 
     @property
     def stands(self) -> bool:
-        """Whether it is connected, with all that belongs to it."""
+        """Whether it is connected, and its channels are restored; `connected` is set before they are."""
         return self.connected.is_set() and not self._restoring and not self.close_called
 
     # aio-pika has no place of its own to say where to connect to next time; a test with three nodes holds this one.
@@ -176,7 +177,11 @@ class Consumers(RabbitBroker):
             _unless_cancelled()
             log.warning("inbox.unheard", queue=queue, error=repr(error))
         else:
-            log.info("inbox.heard_again", queue=queue)
+            if await _hears(subscriber):
+                log.info("inbox.heard_again", queue=queue)
+            else:
+                # Its channel stands, and there was nothing to restore: the queue has gone, and aio-pika looks for it.
+                log.warning("inbox.unheard", queue=queue, error="its consumer was cancelled")
 
     async def _unheard(self) -> dict[str, Any]:
         """The subscribers, by their queues, that do not listen on an open channel."""

@@ -34,12 +34,12 @@ ACQUIRE_SECONDS: Final = 4.0
 class Transaction:
     """What a use case works with: sets of rows, and events to publish.
 
-    Rows come and go in whole sets. Locks are taken in key order, so that two transactions that need the same rows wait
-    for each other and never deadlock.
+    Rows come and go in whole sets. Locks are taken in key order, so that of two transactions that need the same
+    rows one waits for the other, and they never deadlock.
 
     Round trips are what a batch costs, so there are as few as can be. What is inserted and updated waits for the end,
     or for a statement that could see it, and then all of it goes in one statement, with the outbox. And BEGIN waits for
-    the first statement that locks or writes before the end: where none does, that one statement is the transaction.
+    a lock, or for any statement of the use case's own. Where there is none, that one statement is the transaction.
     """
 
     def __init__(self, connection: Connection, now: datetime) -> None:
@@ -168,7 +168,7 @@ class Transaction:
         return id
 
     def after_commit(self, callback: Callable[[], None]) -> None:
-        """Run a callback that must not fail once the transaction is durable; never after a rollback."""
+        """Once the transaction is durable, run a callback, which must not fail; never after a rollback."""
         self._after_commit.append(callback)
 
     async def commit(self) -> None:
@@ -209,7 +209,7 @@ class Transaction:
         self._writes.append((write, columns))
 
     async def _catch_up(self) -> None:
-        """From here on the transaction has begun, and what it has written is written."""
+        """Send BEGIN if that is not done yet, then all writes that wait."""
         if self._begun is None:
             begun = self._connection.transaction()
             await begun.start()
@@ -224,7 +224,7 @@ class Transaction:
 
 
 def _in_order(rows: Sequence[Table], key: str | None = None) -> list[Table]:
-    """Two batches that insert the same keys wait for each other instead of deadlocking."""
+    """Of two batches that insert the same keys one waits for the other, and they never deadlock."""
     names = [key] if key else statements(type(rows[0])).primary_key
     return sorted(rows, key=lambda row: [row.__dict__[name] for name in names])
 

@@ -1,5 +1,6 @@
 """A consumer that has ended while the connection stands: the service notices, says so, and hears again by itself."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from faststream.rabbit.subscriber import RabbitSubscriber
 from apps.billing.api import router
 from apps.billing.subscribers import inbox
 from apps.common.factory import create_app
+from events.bus.administration import Administration
 from events.bus.nodes import _Connection
 from events.bus.topology import topology
 from events.orders import OrderPlaced
@@ -20,6 +22,7 @@ from tests.support.builders import a_user, an_order
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService
+from tests.support.installation import Installation
 
 UNKNOWN_DELIVERY: Final = 1_000_000
 
@@ -80,6 +83,22 @@ async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_dist
     await billing.has_heard(*rows)
     await is_ready(billing, 200)
     assert connection_of(billing).transport is transport
+
+
+async def test_a_queue_that_is_deleted_is_not_heard_until_it_is_there_again(
+    billing: RunningService,
+) -> None:
+    await is_ready(billing, 200)
+    await billing.broker.channel.queue_delete("billing.order-placed")
+    await is_ready(billing, 503)
+    await asyncio.to_thread(_migrate, billing.installation)
+    await is_ready(billing, 200)
+    await billing.hears(OrderPlaced(order=an_order(total="1.00", user=a_user())))
+
+
+def _migrate(made: Installation) -> None:
+    with Administration(made.servers.rabbitmq_api_url) as broker:
+        broker.apply(topology(), {"billing": made.amqp_url("billing")})
 
 
 def loses_the_connection_between_two_steps(

@@ -57,7 +57,7 @@ class TestMail:
             answers += conversation.hear(self.said[begin : begin + size])
         codes = [line[:4] for line in answers.split(b"\r\n") if line]
         assert codes == [
-            b"250-", b"250-", b"250 ", b"250 ", b"250 ", b"354 ", b"250 ", b"500 ", b"221 ",
+            b"250-", b"250-", b"250-", b"250 ", b"250 ", b"250 ", b"354 ", b"250 ", b"500 ", b"221 ",
         ]  # fmt: skip
         assert conversation.over
 

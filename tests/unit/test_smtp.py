@@ -217,6 +217,8 @@ async def test_a_connection_that_has_served_well_is_worn_then(plays: Play) -> No
     [
         [b"250 go on\r\n"],
         [b"250 go on\r\n421 stop\r\n503 no\r\n"],
+        [b"250 go on\r\n250 go on\r\n421 stop\r\n"],
+        [b"250 go on\r\n250 go on\r\n530 sign in\r\n"],
         [b"250 go on\r\n250 go on\r\n354 send\r\n", b""],
     ],
 )
