@@ -20,7 +20,7 @@ from typing import Final
 from prometheus_client import Histogram
 
 from apps.common.settings import Settings
-from apps.notifications import letters, mime, use_cases
+from apps.notifications import mime, use_cases
 from apps.notifications.bell import bell
 from apps.notifications.conversation import Reply
 from apps.notifications.models import Letter
@@ -82,24 +82,29 @@ class Mailer:
     def __init__(self, pool: Pool, settings: Settings, published: Callable[[], None]) -> None:
         self._sender = mime.Sender.of(settings.mail_from)
         self._server = MailServer(settings, self._sender.address, self._sender.domain)
-        self._taking = GroupCommitter(
+        self._take_committer = GroupCommitter(
             pool, use_cases.take_letters, name="notifications.take_letters", published=published
         )
-        self._holding = GroupCommitter(
+        self._hold_committer = GroupCommitter(
             pool, use_cases.hold_letters, name="notifications.hold_letters", published=published
         )
         self._recorder = Recorder(pool, published)
         self._loop = asyncio.get_running_loop()
-        self._taken: asyncio.Queue[InHand | None] = asyncio.Queue()
+        self._in_hand: asyncio.Queue[InHand | None] = asyncio.Queue()
         self._room = asyncio.Event()
         self._room.set()
-        self._reaching: asyncio.Task[int] | None = None
-        self._sending: dict[asyncio.Task[None] | None, InHand] = {}
+        self._taking: asyncio.Task[int] | None = None
+        self._on_their_way: dict[asyncio.Task[None] | None, InHand] = {}
 
     async def run(self) -> None:
         """Send until cancelled. A database or mail server that is away is waited for."""
-        senders = [asyncio.create_task(self._send(), name=f"mail {n}") for n in range(CONNECTIONS)]
-        others = [asyncio.create_task(self._take()), asyncio.create_task(self._hold())]
+        senders = [
+            asyncio.create_task(self._keep_sending(), name=f"mail {n}") for n in range(CONNECTIONS)
+        ]
+        others = [
+            asyncio.create_task(self._keep_taking()),
+            asyncio.create_task(self._keep_holding()),
+        ]
         try:
             tasks = [*senders, *others, self._recorder.fault]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -108,58 +113,60 @@ class Mailer:
         finally:
             await self._wind_up(senders, others)
 
-    async def _take(self) -> None:
+    async def _keep_taking(self) -> None:
         while True:
             # Whatever becomes of this task: letters that are being taken come into the queue.
-            self._reaching = asyncio.create_task(self._reach())
-            if await asyncio.shield(self._reaching) < TAKE_LIMIT:
+            self._taking = asyncio.create_task(self._take_once())
+            if await asyncio.shield(self._taking) < TAKE_LIMIT:
                 await bell.heard(within=SWEEP_SECONDS)
             await self._room.wait()
 
-    async def _reach(self) -> int:
+    async def _take_once(self) -> int:
         until = self._loop.time() + LEASE_SECONDS
-        taken = await self._taking.submit(TAKE_LIMIT)
+        taken = await self._take_committer.submit(TAKE_LIMIT)
         for letter in taken:
-            self._taken.put_nowait(InHand(letter, until))
-        if self._taken.qsize() > TAKE_LIMIT // 2:
+            self._in_hand.put_nowait(InHand(letter, until))
+        if self._in_hand.qsize() > TAKE_LIMIT // 2:
             self._room.clear()
         return len(taken)
 
-    async def _hold(self) -> None:
+    async def _keep_holding(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             until = self._loop.time() + LEASE_SECONDS
-            slow = [one for one in self._sending.values() if until - one.until > RENEW_SECONDS]
-            holds = [self._holding.submit(Hold(one.letter.id, LEASE_SECONDS)) for one in slow]
+            slow = [one for one in self._on_their_way.values() if until - one.until > RENEW_SECONDS]
+            holds = [
+                self._hold_committer.submit(Hold(one.letter.id, LEASE_SECONDS)) for one in slow
+            ]
             for one, held in zip(slow, await asyncio.gather(*holds), strict=True):
                 if held:
                     one.until = until
 
-    async def _send(self) -> None:
+    async def _keep_sending(self) -> None:
         connection = self._server.connection()
         try:
             while (one := await self._next(connection)) is not None:
                 if (answer := await self._deliver(one, connection)) is not None:
-                    last = not self._sending and self._taken.empty()
+                    last = not self._on_their_way and self._in_hand.empty()
                     self._recorder.note(answer, last=last)
         finally:
             connection.close()
 
     async def _next(self, connection: Connection) -> InHand | None:
-        if self._taken.qsize() <= TAKE_LIMIT // 2:
+        if self._in_hand.qsize() <= TAKE_LIMIT // 2:
             self._room.set()
-        while self._taken.empty():
+        while self._in_hand.empty():
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
-                    return await self._taken.get()
+                    return await self._in_hand.get()
             except TimeoutError:
                 await connection.quit()
-        return self._taken.get_nowait()
+        return self._in_hand.get_nowait()
 
     async def _deliver(self, one: InHand, connection: Connection) -> Answer | None:
         """What the server said to a letter; None if it is in our hands no longer: whoever has it decides."""
         try:
-            recipient, message = self._envelope_and_message(one.letter)
+            recipient, message = mime.of_letter(self._sender, one.letter)
         except mime.UnsendableError as error:
             return _answer(one, Reply(NO_SUCH_MAILBOX, str(error)))
         while True:
@@ -182,7 +189,7 @@ class Mailer:
         self, one: InHand, connection: Connection, recipient: bytes, message: bytes
     ) -> Reply:
         task = asyncio.current_task()
-        self._sending[task] = one
+        self._on_their_way[task] = one
         started = self._loop.time()
         if crash.ARMED:
             crash.reached("mailer.before_send", [one.letter.kind])
@@ -192,29 +199,12 @@ class Mailer:
             self._server.failed(connection, error)
             return Reply(0, f"the connection was lost: {error}")
         finally:
-            del self._sending[task]
+            del self._on_their_way[task]
         if crash.ARMED and 200 <= reply.code < 300:
             crash.reached("mailer.after_accept", [one.letter.kind])
         SECONDS.observe(self._loop.time() - started)
         self._server.answered()
         return reply
-
-    def _envelope_and_message(self, letter: Letter) -> tuple[bytes, bytes]:
-        assert letter.address is not None
-        assert letter.locale is not None
-        assert letter.subject is not None
-        assert letter.body is not None
-        html = letters.html(letter.kind, letter.locale, letter.subject, letter.body)
-        message = mime.compose(
-            self._sender,
-            letter.id,
-            letter.address,
-            letter.subject,
-            letter.body,
-            html,
-            letter.created_at,
-        )
-        return mime.envelope(letter.address), message
 
     async def _wind_up(
         self, senders: Sequence[asyncio.Task[None]], others: Sequence[asyncio.Task[None]]
@@ -222,21 +212,21 @@ class Mailer:
         """Let letters on their way arrive, record what is known, give back the rest."""
         for task in others:
             task.cancel()
-        if self._reaching is not None:
-            await asyncio.wait([self._reaching], timeout=WIND_UP_SECONDS)
-        while not self._taken.empty():
-            if (one := self._taken.get_nowait()) is not None:
-                _ = self._holding.submit(Hold(one.letter.id, 0))
+        if self._taking is not None:
+            await asyncio.wait([self._taking], timeout=WIND_UP_SECONDS)
+        while not self._in_hand.empty():
+            if (one := self._in_hand.get_nowait()) is not None:
+                _ = self._hold_committer.submit(Hold(one.letter.id, 0))
         for _ in senders:
-            self._taken.put_nowait(None)
-        if busy := [task for task in senders if task in self._sending]:
+            self._in_hand.put_nowait(None)
+        if busy := [task for task in senders if task in self._on_their_way]:
             await asyncio.wait(busy, timeout=WIND_UP_SECONDS)
         for task in senders:
             task.cancel()
         await asyncio.gather(*senders, *others, return_exceptions=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WIND_UP_SECONDS):
-                await asyncio.gather(self._holding.drain(), self._recorder.drain())
+                await asyncio.gather(self._hold_committer.drain(), self._recorder.drain())
 
 
 def _answer(one: InHand, reply: Reply) -> Answer:

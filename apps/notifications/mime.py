@@ -17,6 +17,9 @@ from email.utils import format_datetime
 from typing import Final, Self
 from uuid import UUID
 
+from apps.notifications import letters
+from apps.notifications.models import Letter
+
 _PLAIN: Final = re.compile(r"[!-~](?:[ -~]{0,58}[!-~])?")
 """What may stand in a header as it is: printable ASCII that fits in a line."""
 
@@ -64,6 +67,19 @@ def envelope(address: str) -> bytes:
     if not (_ADDRESS.fullmatch(address) and address.isascii()):
         raise UnsendableError("this is not an address that mail can be sent to")
     return address.encode("ascii")
+
+
+def of_letter(sender: Sender, letter: Letter) -> tuple[bytes, bytes]:
+    """A letter that is worded and addressed: whom the mail server brings it to, and what. Raises UnsendableError."""
+    assert letter.address is not None
+    assert letter.locale is not None
+    assert letter.subject is not None
+    assert letter.body is not None
+    html = letters.html(letter.kind, letter.locale, letter.subject, letter.body)
+    message = compose(
+        sender, letter.id, letter.address, letter.subject, letter.body, html, letter.created_at
+    )
+    return envelope(letter.address), message
 
 
 def compose(

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Final
 
-from apps.notifications import letters, mime
+from apps.notifications import mime
 from apps.notifications.bell import bell
 from apps.notifications.conversation import Reply
 from apps.notifications.models import Letter
@@ -117,7 +117,7 @@ class Mailer:
     async def _reply(self, connection: Connection, letter: Letter) -> Reply:
         """What the server says to a letter. Raises ServerAwayError before it has come to the letter."""
         try:
-            recipient, message = _envelope_and_message(self._sender, letter)
+            recipient, message = mime.of_letter(self._sender, letter)
         except mime.UnsendableError as error:
             return Reply(553, str(error))
         while True:
@@ -132,15 +132,3 @@ class Mailer:
                 return Reply(0, f"the connection was lost: {error}")
             self._server.answered()
             return reply
-
-
-def _envelope_and_message(sender: mime.Sender, letter: Letter) -> tuple[bytes, bytes]:
-    assert letter.address is not None
-    assert letter.locale is not None
-    assert letter.subject is not None
-    assert letter.body is not None
-    html = letters.html(letter.kind, letter.locale, letter.subject, letter.body)
-    message = mime.compose(
-        sender, letter.id, letter.address, letter.subject, letter.body, html, letter.created_at
-    )
-    return mime.envelope(letter.address), message
