@@ -17,6 +17,9 @@ ANSWER_LIMIT: Final = 65_536
 DATA: Final = b"DATA"
 END_OF_LETTER: Final = b"."
 
+DONE, GO_ON, NOT_NOW, NEVER = 2, 3, 4, 5
+"""Kinds of answers (RFC 5321, 4.2.1)."""
+
 _ANSWER: Final = re.compile(rb"[2-5][0-9]{2}(?:[ -]|$)")
 
 
@@ -30,6 +33,11 @@ class Reply:
 
     code: int
     text: str
+
+    @property
+    def kind(self) -> int:
+        """What it says by the first digit of its code: DONE, GO_ON, NOT_NOW or NEVER; 0 if the server said nothing."""
+        return self.code // 100
 
 
 class Conversation(asyncio.Protocol):

@@ -22,7 +22,7 @@ from prometheus_client import Histogram
 from apps.common.settings import Settings
 from apps.notifications import mime, use_cases
 from apps.notifications.bell import bell
-from apps.notifications.conversation import Reply
+from apps.notifications.conversation import DONE, NEVER, Reply
 from apps.notifications.models import Letter
 from apps.notifications.recorder import Recorder
 from apps.notifications.smtp import (
@@ -182,7 +182,7 @@ class Mailer:
                 self._server.failed(connection, error)
                 continue
             # A final answer stands, whoever has the letter now; "not now" would put off one that another is sending.
-            final = 200 <= reply.code < 300 or 500 <= reply.code < 600
+            final = reply.kind in {DONE, NEVER}
             return _answer(one, reply) if final or one.until > self._loop.time() else None
 
     async def _hand_over(
@@ -200,7 +200,7 @@ class Mailer:
             return Reply(0, f"the connection was lost: {error}")
         finally:
             del self._on_their_way[task]
-        if crash.ARMED and 200 <= reply.code < 300:
+        if crash.ARMED and reply.kind == DONE:
             crash.reached("mailer.after_accept", [one.letter.kind])
         SECONDS.observe(self._loop.time() - started)
         self._server.answered()

@@ -17,7 +17,11 @@ from prometheus_client import Gauge
 from apps.common.settings import Settings
 from apps.notifications.conversation import (
     DATA,
+    DONE,
     END_OF_LETTER,
+    GO_ON,
+    NEVER,
+    NOT_NOW,
     Conversation,
     NoMailServerError,
     Reply,
@@ -38,9 +42,6 @@ AWAY = Gauge("chorus_smtp_away", "1 while the mail server takes no letters.")
 
 _NO_WORD: Final = frozenset({421, 530, 534, 535, 538})
 """No word about the letter: the server closes the connection, or wants a login, or another one (RFC 4954)."""
-
-_DONE, _GO_ON, _NOT_NOW, _NEVER = 2, 3, 4, 5
-"""What the first digit of an answer says (RFC 5321, 4.2.1)."""
 
 
 class ServerAwayError(Exception):
@@ -179,13 +180,13 @@ class Connection:
             self.close()
             raise
         self._answered += 1
-        if _kind(reply) != _DONE:
+        if reply.kind != DONE:
             await self._reset()
         return reply
 
     async def _reset(self) -> None:
         """Make the connection ready for the next letter after a refusal, or close it: the refusal stands."""
-        if (reply := await self._says(b"RSET", RESET_SECONDS)) is None or _kind(reply) != _DONE:
+        if (reply := await self._says(b"RSET", RESET_SECONDS)) is None or reply.kind != DONE:
             self.close()
 
     async def quit(self) -> None:
@@ -239,7 +240,7 @@ class _Letter:
             self._conversation.say_letter(message)
             return await self._conversation.hear()
         _, rcpt, data = answers
-        if _kind(data) == _GO_ON:
+        if data.kind == GO_ON:
             await self._end_without_a_letter(rcpt)
         return self.refusal
 
@@ -247,19 +248,15 @@ class _Letter:
         if self.refusal is None and reply.code in _NO_WORD:
             raise ConnectionResetError(f"{reply.code} {reply.text}")
         self.known = True
-        if _kind(reply) in {_NOT_NOW, _NEVER}:
+        if reply.kind in {NOT_NOW, NEVER}:
             self.refusal = self.refusal or reply
-        elif _kind(reply) != (_GO_ON if command == DATA else _DONE):
+        elif reply.kind != (GO_ON if command == DATA else DONE):
             raise NoMailServerError(f"{reply.code} {reply.text}")
 
     async def _end_without_a_letter(self, rcpt: Reply) -> None:
         """A server has refused the letter, and then let DATA pass: it waits for one (RFC 2920, 3.1)."""
-        if _kind(rcpt) == _DONE:
+        if rcpt.kind == DONE:
             # The recipient was accepted: the end of a letter now would send him an empty one.
             raise NoMailServerError("it refuses a letter, and wants it")
         self._conversation.say(END_OF_LETTER)
         await self._conversation.hear()
-
-
-def _kind(reply: Reply) -> int:
-    return reply.code // 100

@@ -1,5 +1,6 @@
-"""What a fault of the database says: of the work itself, of the server, or of a COMMIT that nobody knows about."""
+"""What a fault says: of the work itself, of a server, or of a COMMIT that nobody knows about."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from typing import Final
@@ -48,3 +49,9 @@ def is_transient(error: BaseException) -> bool:
         state = error.sqlstate or ""
         return state[:2] in _TRANSIENT_CLASSES or state in {_READ_ONLY, _IDLE_IN_TRANSACTION}
     return isinstance(error, (CommitUnknownError, *_LOST))  # a TimeoutError is an OSError
+
+
+def is_being_cancelled() -> bool:
+    """Whether this task is meant by a CancelledError. aio-pika also cancels what waits on a connection that is lost."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -19,6 +19,8 @@ from aio_pika.exceptions import ChannelInvalidStateError
 from faststream.rabbit import RabbitBroker
 from yarl import URL
 
+from events.bus.faults import is_being_cancelled
+
 log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS: Final = 5.0
@@ -88,25 +90,16 @@ class _Connection(RobustConnection):
     def __init__(self, nodes: Nodes, url: Any, **options: Any) -> None:
         super().__init__(url, **options)
         self._nodes = nodes
-        self._restoring = False
-
-    @property
-    def stands(self) -> bool:
-        """Whether it is connected, and its channels are restored; `connected` is set before they are."""
-        return self.connected.is_set() and not self._restoring and not self.close_called
 
     # aio-pika has no place of its own to say where to connect to next time; a test with three nodes holds this one.
     async def _RobustConnection__connect_transport(self) -> None:  # noqa: N802
         self.url = self._nodes.next()
-        self._restoring = True
         try:
             async with asyncio.timeout(RESTORE_SECONDS):
                 await super()._RobustConnection__connect_transport()  # type: ignore[misc]
         except TimeoutError:
             await self.begin_anew()
             raise
-        finally:
-            self._restoring = False
 
     async def begin_anew(self) -> None:
         """Close what there is, for which a new connection is made at the next node, with all consumers."""
@@ -145,7 +138,8 @@ class Consumers(RabbitBroker):
                 await channel.close()
                 return not await self._unheard()
         except (Exception, asyncio.CancelledError):
-            _unless_cancelled()
+            if is_being_cancelled():
+                raise
             return False
 
     async def keep_hearing(self) -> None:
@@ -158,23 +152,22 @@ class Consumers(RabbitBroker):
         before: set[str] = set()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._connection is None or not self._connection.stands:
+            connection = self._connection
+            if connection is None or connection.close_called or not connection.connected.is_set():
                 before = set()
                 continue
             unheard = await self._unheard()
             for queue in before & unheard.keys():
-                await self._hear_again(self._connection, queue, unheard[queue])
+                await self._hear_again(queue, unheard[queue])
             before = set(unheard)
 
-    async def _hear_again(self, connection: _Connection, queue: str, subscriber: Any) -> None:
+    async def _hear_again(self, queue: str, subscriber: Any) -> None:
         try:
             async with asyncio.timeout(RESTORE_SECONDS):
                 await subscriber._queue_obj.channel.restore()  # noqa: SLF001
-        except TimeoutError as error:
-            log.warning("inbox.unheard", queue=queue, error=repr(error))
-            await connection.begin_anew()
         except (Exception, asyncio.CancelledError) as error:
-            _unless_cancelled()
+            if is_being_cancelled():
+                raise
             log.warning("inbox.unheard", queue=queue, error=repr(error))
         else:
             if await _hears(subscriber):
@@ -199,9 +192,3 @@ async def _hears(subscriber: Any) -> bool:
     except ChannelInvalidStateError:
         return False
     return tag in channel.consumers and not channel.is_closed
-
-
-def _unless_cancelled() -> None:
-    """Go on after a CancelledError that is aio-pika's word for a lost connection; our own goes through."""
-    if (task := asyncio.current_task()) and task.cancelling():
-        raise asyncio.CancelledError

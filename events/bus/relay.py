@@ -17,7 +17,7 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Gauge
 
 from events.bus import crash, outbox, wire
-from events.bus.faults import is_transient
+from events.bus.faults import is_being_cancelled, is_transient
 from events.bus.outbox import Row
 from events.bus.publisher import Publication, Publisher
 from events.bus.transaction import Pool, Transaction, begin
@@ -69,8 +69,7 @@ class Relay:
                 try:
                     taken = await self.move()
                 except (Exception, asyncio.CancelledError) as error:
-                    # aio-pika cancels what waits on a connection that is lost: only our own cancellation ends the loop.
-                    if (task := asyncio.current_task()) and task.cancelling():
+                    if is_being_cancelled():
                         raise
                     if isinstance(error, asyncpg.PostgresError) and not is_transient(error):
                         raise  # the database is there and says no: waiting would hide it

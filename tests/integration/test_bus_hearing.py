@@ -9,6 +9,7 @@ import httpx
 import pytest
 from aio_pika.robust_queue import RobustQueue
 from faststream.rabbit.subscriber import RabbitSubscriber
+from structlog.testing import CapturingLogger
 
 from apps.billing.api import router
 from apps.billing.subscribers import inbox
@@ -58,41 +59,43 @@ async def channels_are_closed(billing: RunningService) -> None:
         await channel.basic_ack(UNKNOWN_DELIVERY)
 
 
-async def is_ready(billing: RunningService, status: int) -> None:
-    async with billing.http() as stranger:
-
-        async def says_so() -> None:
-            assert (await stranger.get("/ready")).status_code == status
-
-        await eventually(says_so)
-
-
 async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_disturbs_no_other(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("events.bus.nodes.LOOK_SECONDS", 0.1)
     rights, transport = topology().permissions("billing"), connection_of(billing).transport
-    await is_ready(billing, 200)
+    await billing.is_ready(200)
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
     await channels_are_closed(billing)
-    await is_ready(billing, 503)
+    await billing.is_ready(503)
     user = a_user()
     await billing.hears(UserRegistered(user=user))
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=user)))
     await may(billing, rights)
     await billing.has_heard(*rows)
-    await is_ready(billing, 200)
+    await billing.is_ready(200)
     assert connection_of(billing).transport is transport
 
 
 async def test_a_queue_that_is_deleted_is_not_heard_until_it_is_there_again(
-    billing: RunningService,
+    billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await is_ready(billing, 200)
+    lines = CapturingLogger()
+    monkeypatch.setattr("events.bus.nodes.log", lines)
+    monkeypatch.setattr("events.bus.nodes.LOOK_SECONDS", 0.1)
+    await billing.is_ready(200)
     await billing.broker.channel.queue_delete("billing.order-placed")
-    await is_ready(billing, 503)
+    await billing.is_ready(503)
+
+    async def noticed() -> None:
+        assert lines.calls
+
+    await eventually(noticed)
+    assert {(line.method_name, line.args) for line in lines.calls} == {
+        ("warning", ("inbox.unheard",))
+    }
     await asyncio.to_thread(_migrate, billing.installation)
-    await is_ready(billing, 200)
+    await billing.is_ready(200)
     await billing.hears(OrderPlaced(order=an_order(total="1.00", user=a_user())))
 
 
@@ -136,7 +139,7 @@ async def test_a_connection_that_is_lost_while_one_consumer_is_restored_is_made_
     rights = topology().permissions("billing")
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
     await channels_are_closed(billing)
-    await is_ready(billing, 503)
+    await billing.is_ready(503)
     await may(billing, rights)
     lost = loses_the_connection_between_two_steps(billing, monkeypatch)
     connection_of(billing)._request_recovery()  # as a queue does that is deleted

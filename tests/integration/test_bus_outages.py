@@ -56,16 +56,7 @@ async def running_fragile(install_chorus: Install) -> AsyncIterator[Fragile]:
 async def fragile(running_fragile: Fragile) -> AsyncIterator[Fragile]:
     async with running_fragile.billing.listened_to():
         yield running_fragile
-        await is_ready(running_fragile.billing, 200)
-
-
-async def is_ready(billing: RunningService, status: int) -> None:
-    async with billing.http() as stranger:
-
-        async def says_so() -> None:
-            assert (await stranger.get("/ready")).status_code == status
-
-        await eventually(says_so)
+        await running_fragile.billing.is_ready(200)
 
 
 async def deposit(billing: RunningService, user: UserState, amount: int = 1000) -> None:
@@ -109,7 +100,7 @@ async def test_events_wait_for_a_database_that_is_away_and_none_is_parked(
 
     await eventually(tried_again_and_again)
     await billing.receives(*rows[1:])
-    await is_ready(billing, 503)
+    await billing.is_ready(503)
     assert await billing.value("SELECT count(*) FROM charges WHERE user_id = $1", user.id) == 0
     await fragile.database.accept()
     await all_are_paid_once(billing, rows)
@@ -196,7 +187,7 @@ async def test_requests_are_accepted_while_the_broker_is_away_and_are_told_later
 ) -> None:
     billing, user = fragile.billing, a_user()
     await fragile.broker.refuse()
-    await is_ready(billing, 503)
+    await billing.is_ready(503)
     await deposit(billing, user, 5)
     assert await billing.value("SELECT count(*) FROM outbox") == 2
     assert billing.said == []
@@ -211,7 +202,7 @@ async def test_a_dead_queue_is_counted_again_once_the_broker_is_back(fragile: Fr
     service, dead = fragile.billing.service, gauges.MESSAGES.labels("billing.dead")
     dead.set(7)
     await fragile.broker.refuse()
-    await is_ready(fragile.billing, 503)
+    await fragile.billing.is_ready(503)
     await gauges.look_into_dead(service)
     assert dead._value.get() == 7
     await fragile.broker.accept()
@@ -268,11 +259,11 @@ async def test_a_service_without_a_free_connection_says_in_time_that_it_is_not_r
     async with AsyncExitStack() as taken:
         for _ in range(database.pool.get_max_size()):
             await taken.enter_async_context(database.pool.acquire())
-        await is_ready(fragile.billing, 503)
+        await fragile.billing.is_ready(503)
         asked = database._asked
-        await is_ready(fragile.billing, 503)
+        await fragile.billing.is_ready(503)
         assert database._asked is asked  # nobody stands in the queue twice
-    await is_ready(fragile.billing, 200)
+    await fragile.billing.is_ready(200)
 
 
 async def _answer(tx: Transaction, numbers: Sequence[int]) -> Sequence[int]:

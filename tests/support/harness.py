@@ -80,6 +80,15 @@ class RunningService:
             left.append(message)
         return left
 
+    async def is_ready(self, status: int = 200) -> None:
+        """Wait until it says that it is ready; or, with 503, that it is not."""
+        async with self.http() as stranger:
+
+            async def says_so() -> None:
+                assert (await stranger.get("/ready")).status_code == status
+
+            await eventually(says_so)
+
     @property
     def service(self) -> Service:
         service: Service = self.app.state.service

@@ -25,7 +25,38 @@ TAKEN: Final = Reply(250, "taken")
 Step = tuple[bytes, bytes]
 """What comes in, all that there is, and what is answered."""
 
+LET_THROUGH: Final = MAIL + RCPT + DATA, b"250 go on\r\n250 go on\r\n354 send\r\n"
+HANDED_OVER: Final = STUFFED, b"250 taken\r\n"
+
 Play = Callable[..., Awaitable[Connection]]
+
+
+PIPELINING: Final = b"250-sink.test\r\n250-PIPELINING\r\n250 SIZE\r\n"
+
+
+def opening(greeting: bytes) -> list[Step]:
+    """What is said before any letter."""
+    return [
+        (b"", b"220 sink.test\r\n"),
+        (b"EHLO here\r\n", greeting),
+        (b"NOOP\r\n", b"250 OK\r\n"),
+    ]
+
+
+@contextlib.asynccontextmanager
+async def served_by(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[Connection]:
+    """A connection, not open yet, to a server that does so."""
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        connection = Connection(
+            Settings(smtp_host="127.0.0.1", smtp_port=port), "us@sink.test", "here"
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
 
 
 @pytest.fixture
@@ -34,39 +65,24 @@ async def plays() -> AsyncIterator[Play]:
     async with contextlib.AsyncExitStack() as stack:
 
         async def play(*steps: Step, pipelining: bool = True, closes: bool = False) -> Connection:
-            greeting = (
-                b"250-sink.test\r\n250-PIPELINING\r\n250 SIZE\r\n"
-                if pipelining
-                else b"250 sink.test\r\n"
-            )
-            opening = [
-                (b"", b"220 sink.test\r\n"),
-                (b"EHLO here\r\n", greeting),
-                (b"NOOP\r\n", b"250 OK\r\n"),
-            ]
+            greeting = PIPELINING if pipelining else b"250 sink.test\r\n"
             strayed: list[tuple[bytes, bytes]] = []
+            ended = asyncio.Event()
 
             async def follow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                for expected, answer in (*opening, *steps):
+                for expected, answer in (*opening(greeting), *steps):
                     said = await _read(reader, expected)
                     if said != expected:
                         strayed.append((expected, said))
                         break
                     writer.write(answer)
-                if not closes and (more := await reader.read()):
+                if not closes and (more := await _rest(reader)):
                     strayed.append((b"", more))
                 writer.close()
+                ended.set()
 
-            server = await stack.enter_async_context(
-                await asyncio.start_server(follow, "127.0.0.1", 0)
-            )
-            connection = Connection(
-                Settings(smtp_host="127.0.0.1", smtp_port=server.sockets[0].getsockname()[1]),
-                "us@sink.test",
-                "here",
-            )
-            stack.callback(lambda: _followed(strayed))
-            stack.callback(connection.close)
+            stack.push_async_callback(_followed, ended, strayed)
+            connection = await stack.enter_async_context(served_by(follow))
             await connection.open()
             return connection
 
@@ -83,7 +99,14 @@ async def _read(reader: asyncio.StreamReader, expected: bytes) -> bytes:
     return said
 
 
-def _followed(strayed: Sequence[tuple[bytes, bytes]]) -> None:
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    with contextlib.suppress(ConnectionResetError):
+        return await reader.read()
+    return b""
+
+
+async def _followed(ended: asyncio.Event, strayed: Sequence[tuple[bytes, bytes]]) -> None:
+    await ended.wait()
     assert not strayed, "the client said something else"
 
 
@@ -93,8 +116,8 @@ async def send(connection: Connection) -> Reply:
 
 async def test_a_server_that_takes_several_commands_at_once_gets_them(plays: Play) -> None:
     letter = [
-        (MAIL + RCPT + DATA, b"250 go on\r\n250 go on\r\n354 send\r\n"),
-        (STUFFED, b"250 taken\r\n"),
+        LET_THROUGH,
+        HANDED_OVER,
     ]
     connection = await plays(*letter, *letter, (b"QUIT\r\n", b"221 bye\r\n"))
     assert await send(connection) == TAKEN
@@ -110,7 +133,7 @@ async def test_any_other_server_gets_one_after_the_other(plays: Play) -> None:
         (MAIL, go_on),
         (RCPT, go_on),
         (DATA, b"354 send\r\n"),
-        (STUFFED, b"250 taken\r\n"),
+        HANDED_OVER,
         pipelining=False,
     )
     assert await send(connection) == TAKEN
@@ -121,7 +144,7 @@ async def test_a_refusal_is_what_counts_and_the_next_letter_goes_on(plays: Play)
         (MAIL + RCPT + DATA, b"250 go on\r\n550 who?\r\n503 to whom?\r\n"),
         (b"RSET\r\n", b"250 forgotten\r\n"),
         (MAIL + RCPT + DATA, b"250 go on\r\n252 perhaps\r\n354 send\r\n"),
-        (STUFFED, b"250 taken\r\n"),
+        HANDED_OVER,
     )
     assert await send(connection) == Reply(550, "who?")
     assert await send(connection) == TAKEN
@@ -134,8 +157,8 @@ async def test_a_server_that_waits_for_a_letter_to_nobody_gets_its_end_and_no_mo
         (MAIL + RCPT + DATA, b"250 go on\r\n550 who?\r\n354 send\r\n"),
         (b".\r\n", b"554 to nobody\r\n"),
         (b"RSET\r\n", b"250 forgotten\r\n"),
-        (MAIL + RCPT + DATA, b"250 go on\r\n250 go on\r\n354 send\r\n"),
-        (STUFFED, b"250 taken\r\n"),
+        LET_THROUGH,
+        HANDED_OVER,
     )
     assert await send(connection) == Reply(550, "who?")
     assert await send(connection) == TAKEN
@@ -184,11 +207,38 @@ async def test_a_server_that_cannot_begin_anew_after_a_refusal_is_left(plays: Pl
 
 
 async def test_an_answer_of_several_lines_is_one_however_it_comes(plays: Play) -> None:
-    connection = await plays(
-        (MAIL + RCPT + DATA, b"250-go\r\n250-on\r\n250 now\r\n250 go on\r\n354 send\r\n"),
-        (STUFFED, b"250-taken \r\n250 as 7\r\n"),
-    )
-    assert await send(connection) == Reply(250, "taken\nas 7")
+    connection = await plays((b"NOOP\r\n", b""))
+    conversation = connection._conversation
+    assert conversation is not None
+    conversation.say(b"NOOP")
+    for byte in b"250-taken \r\n250 as 7\r\n":
+        conversation.data_received(bytes([byte]))
+    assert await conversation.hear() == Reply(250, "taken\nas 7")
+
+
+async def test_what_has_not_gone_out_of_a_letter_that_is_given_up_never_does() -> None:
+    given_up, ended, got = asyncio.Event(), asyncio.Event(), bytearray()
+
+    async def stalls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for expected, answer in (*opening(PIPELINING), LET_THROUGH):
+            got.extend(await _read(reader, expected))
+            writer.write(answer)
+        await given_up.wait()
+        with contextlib.suppress(ConnectionResetError):
+            while piece := await reader.read(1_000_000):
+                got.extend(piece)
+        writer.close()
+        ended.set()
+
+    more_than_sockets_hold = b"x" * 50_000_000 + b"\r\n"
+    async with served_by(stalls) as connection:
+        await connection.open()
+        with pytest.raises(ConnectionLostError):
+            await connection.send(b"ada@sink.test", more_than_sockets_hold, 0.5)
+        given_up.set()
+        await ended.wait()
+    assert RCPT in got
+    assert len(got) < len(more_than_sockets_hold)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +253,8 @@ async def test_a_letter_that_was_not_come_to_counts_nothing(plays: Play, nothing
 
 async def test_a_connection_that_has_served_well_is_worn_then(plays: Play) -> None:
     connection = await plays(
-        (MAIL + RCPT + DATA, b"250 go on\r\n250 go on\r\n354 send\r\n"),
-        (STUFFED, b"250 taken\r\n"),
+        LET_THROUGH,
+        HANDED_OVER,
         (MAIL + RCPT + DATA, b"421 enough\r\n"),
     )
     await send(connection)
@@ -234,21 +284,23 @@ async def test_a_connection_that_ends_with_a_letter_on_it_is_lost(
 
 
 @pytest.mark.parametrize(
-    "nonsense",
-    [b"nonsense\r\n", b"250-" + b"x" * ANSWER_LIMIT, b"250-x\r\n" * (ANSWER_LIMIT // 5 + 1)],
+    ("nonsense", "why"),
+    [
+        (b"nonsense\r\n", "not an answer"),
+        (b"250-" + b"x" * ANSWER_LIMIT, "without an end"),
+        (b"250-x\r\n" * (ANSWER_LIMIT // 5 + 1), "without an end"),
+    ],
 )
-async def test_whoever_does_not_speak_smtp_is_left(plays: Play, nonsense: bytes) -> None:
-    connection = await plays(
-        (MAIL + RCPT + DATA, b"250 go on\r\n250 go on\r\n354 send\r\n"), (STUFFED, nonsense)
-    )
-    with pytest.raises(ConnectionLostError):
+async def test_whoever_does_not_speak_smtp_is_left(plays: Play, nonsense: bytes, why: str) -> None:
+    connection = await plays(LET_THROUGH, (STUFFED, nonsense))
+    with pytest.raises(ConnectionLostError, match=why):
         await send(connection)
     assert not connection.is_open
 
 
 async def test_an_answer_to_nothing_is_a_leave(plays: Play) -> None:
     connection = await plays(
-        (MAIL + RCPT + DATA, b"250 go on\r\n250 go on\r\n354 send\r\n"),
+        LET_THROUGH,
         (STUFFED, b"250 taken\r\n421 idle for long\r\n"),
     )
     assert await send(connection) == TAKEN
