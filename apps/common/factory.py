@@ -11,7 +11,6 @@ from typing import Any
 import asyncpg
 import stamina
 import structlog
-from aio_pika.exceptions import AMQPConnectionError
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -105,7 +104,7 @@ class Service:
             self.broker, self.database.pool, parking, self.relay.wake
         )
         async for attempt in stamina.retry_context(
-            on=(OSError, AMQPConnectionError), attempts=None, timeout=START_SECONDS
+            on=OSError, attempts=None, timeout=START_SECONDS
         ):
             with attempt:
                 await self.broker.start()

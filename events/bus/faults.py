@@ -51,6 +51,21 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (CommitUnknownError, *_LOST))  # a TimeoutError is an OSError
 
 
+@contextlib.contextmanager
+def connection_may_be_lost() -> Iterator[None]:
+    """What tells in this block that a connection to the broker is lost is an OSError, and nothing else.
+
+    aio-pika also raises RuntimeError, cancels what waits, and raises StopAsyncIteration: in an `async for` over
+    attempts that would end the attempts, as if the last one had succeeded.
+    """
+    try:
+        yield
+    except (RuntimeError, StopAsyncIteration, asyncio.CancelledError) as error:
+        if is_being_cancelled():
+            raise
+        raise ConnectionError(f"lost: {error!r}") from error
+
+
 def is_being_cancelled() -> bool:
     """Whether this task is meant by a CancelledError. aio-pika also cancels what waits on a connection that is lost."""
     task = asyncio.current_task()

@@ -19,7 +19,7 @@ from aio_pika.exceptions import ChannelInvalidStateError
 from faststream.rabbit import RabbitBroker
 from yarl import URL
 
-from events.bus.faults import is_being_cancelled
+from events.bus.faults import connection_may_be_lost, is_being_cancelled
 
 log = structlog.get_logger(__name__)
 
@@ -66,8 +66,13 @@ async def connect(address: str) -> AbstractConnection:
     *urls, last = node_urls(address)
     for url in urls:
         with contextlib.suppress(OSError, aio_pika.exceptions.AMQPError):
-            return await aio_pika.connect(url, timeout=CONNECT_SECONDS)
-    return await aio_pika.connect(last, timeout=CONNECT_SECONDS)
+            return await _connect(url)
+    return await _connect(last)
+
+
+async def _connect(url: str) -> AbstractConnection:
+    with connection_may_be_lost():
+        return await aio_pika.connect(url, timeout=CONNECT_SECONDS)
 
 
 class _Channel(RobustChannel):
@@ -114,7 +119,35 @@ class Consumers(RabbitBroker):
 
     def __init__(self, nodes: Nodes, **options: Any) -> None:
         super().__init__(str(nodes.next()), timeout=CONNECT_SECONDS, **options)
-        self._connection_kwargs["connection_class"] = partial(_Connection, nodes)
+        self._connection_kwargs["connection_class"] = partial(self._make, nodes)
+        self._made: _Connection | None = None
+        """The latest connection; FastStream holds one only once a channel is open on it."""
+
+    def _make(self, nodes: Nodes, url: Any, **options: Any) -> _Connection:
+        self._made = _Connection(nodes, url, **options)
+        return self._made
+
+    async def start(self) -> None:
+        """Connect, and hear all queues; it may be tried again, for nothing is left of what did not succeed.
+
+        Raises OSError, or an AMQP error if the broker is there and refuses.
+        """
+        try:
+            with connection_may_be_lost():
+                async with asyncio.timeout(RESTORE_SECONDS):
+                    await super().start()
+        except BaseException:
+            await self._give_up()
+            raise
+
+    async def _give_up(self) -> None:
+        # The connection first: with it its channels are closed, also where it has fallen silent.
+        for close in (self._made.close, self.stop) if self._made else (self.stop,):
+            with contextlib.suppress(Exception, asyncio.CancelledError):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await close()
+        self._connection = self._channel = None  # where `stop` has failed
+        self.config.disconnect()
 
     async def waiting(self, queue: str) -> int:
         """How many messages are ready in a queue. Any login may ask: a passive declaration makes nothing.

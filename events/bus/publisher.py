@@ -15,6 +15,7 @@ from aio_pika.exceptions import DeliveryError
 from pamqp.commands import Basic
 
 from events.bus import crash
+from events.bus.faults import connection_may_be_lost
 from events.bus.nodes import Nodes
 
 CONFIRM_SECONDS: Final = 5.0
@@ -73,8 +74,11 @@ class Publisher:
     async def _open(self) -> AbstractChannel:
         if self._channel is None or self._channel.is_closed:
             await self.close()
-            self._connection = await aio_pika.connect(self._nodes.next(), timeout=CONFIRM_SECONDS)
-            self._channel = await self._connection.channel(on_return_raises=True)
+            with connection_may_be_lost():
+                self._connection = await aio_pika.connect(
+                    self._nodes.next(), timeout=CONFIRM_SECONDS
+                )
+                self._channel = await self._connection.channel(on_return_raises=True)
         return self._channel
 
     async def close(self) -> None:

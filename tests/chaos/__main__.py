@@ -40,7 +40,11 @@ def main(
             print(f"  {text}", flush=True)
 
     found = Report(chosen, minutes, orders)
-    asyncio.run(run(found, rate, say))
+    try:
+        asyncio.run(run(found, rate, say))
+    except Exception as error:
+        print(f"no verdict, for {error!r}")  # beside what was done; the logs have the way to it
+        raise
     if report is not None:
         report.write_text(json.dumps(found.as_json(), indent=2) + "\n")
     print("\n".join(found.lines()))

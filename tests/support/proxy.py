@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can cut, refuse, freeze, and lose the reply to a chosen request."""
+"""A TCP proxy on loopback that can cut, refuse, freeze, and lose the reply to a chosen request, or the n-th one."""
 
 import asyncio
 import contextlib
@@ -28,6 +28,7 @@ class Proxy:
         self._flowing.set()
         self._needle = b""
         self._to_lose = 0
+        self._replies_until_cut: int | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -91,6 +92,20 @@ class Proxy:
         self._to_lose = times
         self.lost_replies = 0
 
+    def cut_after(self, replies: int) -> None:
+        """Let so many replies through, then cut every connection, once."""
+        self._replies_until_cut = replies
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether `cut_after` has had its effect."""
+        return self._replies_until_cut is None
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._pumps) // 2
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             upstream_reader, upstream = await asyncio.open_connection(*self._target)
@@ -119,6 +134,12 @@ class Proxy:
                 await self._flowing.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                if not requests and self._replies_until_cut is not None:
+                    if self._replies_until_cut == 0:
+                        self._replies_until_cut = None
+                        self.cut()
+                        return
+                    self._replies_until_cut -= 1
                 lost = requests and self._to_lose > 0 and self._needle in data
                 if lost:
                     # The client is cut off first, so that no reply can overtake.

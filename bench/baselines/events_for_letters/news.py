@@ -13,12 +13,12 @@ import stamina
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractRobustConnection
 from aio_pika.connection import make_url
-from aio_pika.exceptions import AMQPConnectionError
 from pamqp.common import FieldTable
 
 from apps.common.database import START_SECONDS
 from bench.baselines.common import Service
 from events.base import State
+from events.bus.faults import connection_may_be_lost
 
 EXCHANGE: Final = "events_for_letters.orders"
 ROUTING_KEY: Final = "order-settled"
@@ -42,10 +42,8 @@ async def connection(service: Service) -> AsyncIterator[AbstractRobustConnection
     url = make_url(service.settings.broker_url(service.name)).update_query(
         heartbeat="10", name=service.name
     )
-    async for attempt in stamina.retry_context(
-        on=(OSError, AMQPConnectionError), attempts=None, timeout=START_SECONDS
-    ):
-        with attempt:
+    async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=START_SECONDS):
+        with attempt, connection_may_be_lost():
             made = await aio_pika.connect_robust(url)
 
     async def answers() -> bool:

@@ -16,7 +16,6 @@ import structlog
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel
 from aio_pika.connection import make_url
-from aio_pika.exceptions import AMQPConnectionError
 from faststream import AckPolicy, BaseMiddleware, StreamMessage
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from pamqp.common import FieldTable
@@ -29,7 +28,7 @@ from bench.baselines.usual.outbox import EXCHANGE, Relay, make_table
 from bench.baselines.usual.session import Sessions
 from events.base import Cause, Event
 from events.billing import PaymentRejected, PaymentSucceeded
-from events.bus.faults import is_transient
+from events.bus.faults import connection_may_be_lost, is_transient
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 
@@ -120,10 +119,8 @@ async def working(
 ) -> AsyncIterator[None]:
     """A part of every service: its outbox and queues are there, it hears and it tells."""
     await make_table(service)
-    async for attempt in stamina.retry_context(
-        on=(OSError, AMQPConnectionError), attempts=None, timeout=START_SECONDS
-    ):
-        with attempt:
+    async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=START_SECONDS):
+        with attempt, connection_may_be_lost():
             await _declare(service.settings.broker_url(service.name))
             await broker.start()
     service.checks["broker"] = lambda: broker.ping(timeout=2)
