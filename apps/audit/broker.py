@@ -9,6 +9,7 @@ import httpx
 import structlog
 
 from events.bus.administration import Administration
+from events.bus.faults import connection_may_be_lost
 from events.bus.nodes import connect
 from events.bus.topology import JOURNAL, topology
 
@@ -28,7 +29,8 @@ async def queue_depths(
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             if amqp:
-                return await _asked(amqp)
+                with connection_may_be_lost():
+                    return await _asked(amqp)
             if api_url is not None:
                 return await asyncio.to_thread(_shown, api_url, vhost)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, httpx.HTTPError) as error:

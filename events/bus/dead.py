@@ -17,6 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from events.bus import wire
+from events.bus.faults import connection_may_be_lost
 from events.bus.nodes import connect
 from events.bus.publisher import Publisher
 from events.bus.topology import DEAD, HEARD_BY, queue_name
@@ -123,17 +124,20 @@ class DeadLetters:
         connection = await connect(address)
         try:
             async with connection:
-                yield cls(await connection.channel(), publisher)
+                with connection_may_be_lost():
+                    channel = await connection.channel()
+                yield cls(channel, publisher)
         finally:
             await publisher.close()
 
     async def hold(self, services: Collection[str]) -> list[DeadLetter]:
         """Everything that lies in the dead queues of these services now, in the order of the queues."""
         found: list[DeadLetter] = []
-        for service in services:
-            queue = await self._channel.get_queue(f"{service}.{DEAD}", ensure=False)
-            while (message := await queue.get(fail=False)) is not None:
-                found.append(DeadLetter(service, message))
+        with connection_may_be_lost():
+            for service in services:
+                queue = await self._channel.get_queue(f"{service}.{DEAD}", ensure=False)
+                while (message := await queue.get(fail=False)) is not None:
+                    found.append(DeadLetter(service, message))
         return found
 
     async def replay(self, letters: Sequence[DeadLetter]) -> None:
@@ -152,14 +156,15 @@ class DeadLetters:
             [error] = await self._publisher.publish([("", letter.origin, copy)])
             if error is not None:
                 raise NotReplayedError(f"{letter.id} to {letter.origin}: {error!r}") from error
-            await letter.message.ack()
+            await self.drop([letter])
         if unfit:
             raise NotReplayedError("; ".join(map(_why_not, unfit)))
 
     async def drop(self, letters: Sequence[DeadLetter]) -> None:
         """Throw messages away."""
-        for letter in letters:
-            await letter.message.ack()
+        with connection_may_be_lost():
+            for letter in letters:
+                await letter.message.ack()
 
 
 def _as_published(message: AbstractIncomingMessage) -> aio_pika.Message:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 import asyncpg
+from aio_pika.exceptions import InvalidFrameError
 
 
 class CommitUnknownError(Exception):
@@ -51,18 +52,26 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, (CommitUnknownError, *_LOST))  # a TimeoutError is an OSError
 
 
+_BROKER_LOST = (RuntimeError, StopAsyncIteration, InvalidFrameError, asyncio.CancelledError)
+"""As what aio-pika shows a lost connection, beside OSError: InvalidFrameError is its way to read "no" where it expects
+"yes", as of a virtual host that is not open yet."""
+
+
 @contextlib.contextmanager
 def connection_may_be_lost() -> Iterator[None]:
-    """What tells in this block that a connection to the broker is lost is an OSError, and nothing else.
+    """Whatever loses the connection to the broker in this block is raised as an OSError.
 
-    aio-pika also raises RuntimeError, cancels what waits, and raises StopAsyncIteration: in an `async for` over
-    attempts that would end the attempts, as if the last one had succeeded.
+    StopAsyncIteration is the worst of what aio-pika raises instead: in an `async for` over attempts it ends the
+    attempts, as if the last one had succeeded. Errors of channels, AMQPChannelError, stay what they are.
     """
     try:
         yield
-    except (RuntimeError, StopAsyncIteration, asyncio.CancelledError) as error:
-        if is_being_cancelled():
+    except (Exception, asyncio.CancelledError) as error:
+        # A bare Exception is what a connection gives that ends without a reason.
+        if not isinstance(error, _BROKER_LOST) and type(error) is not Exception:
             raise
+        if is_being_cancelled():
+            raise asyncio.CancelledError from error
         raise ConnectionError(f"lost: {error!r}") from error
 
 

@@ -138,6 +138,8 @@ class Consumers(RabbitBroker):
                     await super().start()
         except BaseException:
             await self._give_up()
+            if is_being_cancelled():  # since then
+                raise asyncio.CancelledError from None
             raise
 
     async def _give_up(self) -> None:

@@ -15,7 +15,7 @@ from aio_pika.exceptions import DeliveryError
 from pamqp.commands import Basic
 
 from events.bus import crash
-from events.bus.faults import connection_may_be_lost
+from events.bus.faults import connection_may_be_lost, is_being_cancelled
 from events.bus.nodes import Nodes
 
 CONFIRM_SECONDS: Final = 5.0
@@ -87,3 +87,5 @@ class Publisher:
         if connection is not None:
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 await asyncio.wait_for(connection.close(), CONFIRM_SECONDS)
+            if is_being_cancelled():
+                raise asyncio.CancelledError

@@ -43,7 +43,9 @@ def main(
     try:
         asyncio.run(run(found, rate, say))
     except Exception as error:
-        print(f"no verdict, for {error!r}")  # beside what was done; the logs have the way to it
+        print(
+            f"no verdict, for {error!r}"
+        )  # below the faults; how it came to that is in the logs, elsewhere
         raise
     if report is not None:
         report.write_text(json.dumps(found.as_json(), indent=2) + "\n")

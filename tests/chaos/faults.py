@@ -13,6 +13,7 @@ import asyncpg
 from aio_pika.exceptions import AMQPError
 
 from apps.cli.children import Child, ChildFailed
+from events.bus.faults import connection_may_be_lost
 from events.orders import OrderPlaced
 from tests.chaos.poison import QUEUE, poison
 from tests.chaos.schedule import REPLICAS, Fault
@@ -228,13 +229,12 @@ class Faults:
 
     async def _speaking(self, say: Callable[..., Coroutine[Any, Any, Any]], *words: Any) -> None:
         try:
-            async with asyncio.timeout(20):
-                await self._world.fresh_broker()
-                # Bound anew: the world's broker has just been replaced.
-                await getattr(self._world.broker, say.__name__)(*words)
-        except (OSError, TimeoutError, AMQPError, RuntimeError, asyncio.CancelledError) as error:
-            if (task := asyncio.current_task()) and task.cancelling():
-                raise
+            with connection_may_be_lost():
+                async with asyncio.timeout(20):
+                    await self._world.fresh_broker()
+                    # Bound anew: the world's broker has just been replaced.
+                    await getattr(self._world.broker, say.__name__)(*words)
+        except (OSError, AMQPError) as error:
             raise NothingToDoError(repr(error)) from None
 
 

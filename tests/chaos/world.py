@@ -15,6 +15,7 @@ from aio_pika.exceptions import AMQPError
 
 from apps.cli.servers import PrivateServers, private_servers
 from apps.common.settings import SERVICES
+from events.bus.faults import connection_may_be_lost
 from events.bus.topology import DEAD, topology
 from tests.chaos.schedule import REPLICAS
 from tests.stories.journal import Journal
@@ -74,19 +75,20 @@ class Witness(Journal):
         while True:
             lost = asyncio.Event()
             try:
-                connection = await aio_pika.connect(self._url, timeout=5)
-                connection.close_callbacks.add(partial(_set, lost))
-                channel = await connection.channel()
-                await channel.set_qos(prefetch_count=500)
-                queue = await channel.get_queue(self.queue, ensure=False)
-                await queue.consume(self._note)
+                with connection_may_be_lost():
+                    connection = await aio_pika.connect(self._url, timeout=5)
+                    connection.close_callbacks.add(partial(_set, lost))
+                    channel = await connection.channel()
+                    await channel.set_qos(prefetch_count=500)
+                    queue = await channel.get_queue(self.queue, ensure=False)
+                    await queue.consume(self._note)
                 self._connection, self._channel = connection, channel
                 await lost.wait()
-            except (OSError, AMQPError, TimeoutError, RuntimeError):
+            except (OSError, AMQPError):
                 await asyncio.sleep(0.5)
 
     async def _note(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
-        with contextlib.suppress(AMQPError, RuntimeError, OSError):  # it comes again
+        with contextlib.suppress(AMQPError, OSError), connection_may_be_lost():  # it comes again
             await self._hear(message)
 
 
@@ -201,7 +203,7 @@ class World(Stack):
 
     async def fresh_broker(self) -> None:
         """An administrator's new connection, after faults that the old one may not have survived."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(AMQPError, OSError), connection_may_be_lost():
             await self.broker.close()
         self.broker = Broker(self.installation.amqp_admin_url)
         await self.broker.open()

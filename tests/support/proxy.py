@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can cut, refuse, freeze, and lose the reply to a chosen request, or the n-th one."""
+"""A TCP proxy on loopback that can cut, refuse, freeze, and lose the reply to a chosen request."""
 
 import asyncio
 import contextlib
@@ -120,6 +120,13 @@ class Proxy:
             self._pumps.add(task)
             task.add_done_callback(self._pumps.discard)
 
+    def _count_reply(self) -> None:
+        if self._replies_until_cut is not None:
+            self._replies_until_cut -= 1
+            if self._replies_until_cut <= 0:
+                self._replies_until_cut = None
+                self.cut()
+
     async def _pump(
         self,
         reader: asyncio.StreamReader,
@@ -134,12 +141,6 @@ class Proxy:
                 await self._flowing.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if not requests and self._replies_until_cut is not None:
-                    if self._replies_until_cut == 0:
-                        self._replies_until_cut = None
-                        self.cut()
-                        return
-                    self._replies_until_cut -= 1
                 lost = requests and self._to_lose > 0 and self._needle in data
                 if lost:
                     # The client is cut off first, so that no reply can overtake.
@@ -149,6 +150,8 @@ class Proxy:
                 await writer.drain()
                 if lost:
                     self.lost_replies += 1
+                if not requests:
+                    self._count_reply()
         except OSError:
             pass
         finally:

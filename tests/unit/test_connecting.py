@@ -1,56 +1,145 @@
-"""Somebody who answers at the broker's address and hangs up at once, on uvloop, which the services run on.
+"""A broker that hangs up, or says no, at every step of connecting. aio-pika shows that in half a dozen ways."""
 
-aiormq says that in three ways, depending on how far it had come: with ConnectionResetError, AMQPConnectionError or, in
-a quarter of all attempts, StopAsyncIteration.
-"""
-
+import asyncio
 import contextlib
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
+import pamqp.frame
 import pytest
 import uvloop
+from pamqp.base import Frame
+from pamqp.commands import Connection
+from pamqp.common import FieldTable
+from pamqp.exceptions import UnmarshalingException
 
+from events.bus.dead import DeadLetters
 from events.bus.nodes import Consumers, Nodes, connect
 from events.bus.publisher import Publisher
+from tests.support.eventually import eventually
 
-ATTEMPTS = 100
+ATTEMPTS = 30
+"""How it is shown depends on what comes together: most ways come in most attempts, none in all."""
+
+CAN: FieldTable = {"capabilities": {"publisher_confirms": True, "basic.nack": True}}
+START = Connection.Start(server_properties=CAN, mechanisms="PLAIN", locales="en_US")
+TUNE = Connection.Tune(channel_max=100, frame_max=131_072, heartbeat=0)
+STEPS: dict[str, list[Frame]] = {
+    "at once": [],
+    "start": [START],
+    "tune": [START, TUNE],
+    "open": [START, TUNE, Connection.OpenOk()],
+    "no": [START, TUNE, Connection.Close(541, "vhost is down", 10, 40)],
+}
+"""What it says before it hangs up."""
+
+WAITED_FOR = (1, 1, 2)
+"""How many of the client's frames come before each of them."""
+
+
+@pytest.fixture(params=STEPS)
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where nobody stays."""
+    with serving(STEPS[request.param], socket.socket.close) as url:
+        yield url
 
 
 @pytest.fixture
-def url() -> Iterator[str]:
-    """Where nobody stays."""
+def silent() -> Iterator[str]:
+    """Where whoever has been let in hears nothing more."""
+    let_in: list[socket.socket] = []
+    with serving(STEPS["open"], let_in.append) as url:
+        yield url
+    for client in let_in:
+        client.close()
+
+
+@contextlib.contextmanager
+def serving(says: list[Frame], then: Callable[[socket.socket], None]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        hanging_up = threading.Thread(target=hang_up, args=[server])
-        hanging_up.start()
-        yield f"amqp://{server.getsockname()[0]}:{server.getsockname()[1]}/"
+        thread = threading.Thread(target=serve, args=[server, says, then])
+        thread.start()
+        yield f"amqp://127.0.0.1:{server.getsockname()[1]}/"
         server.shutdown(socket.SHUT_RDWR)
-        hanging_up.join()
+        thread.join()
 
 
-def hang_up(server: socket.socket) -> None:
+def serve(server: socket.socket, says: list[Frame], then: Callable[[socket.socket], None]) -> None:
     with contextlib.suppress(OSError):
         while True:
-            server.accept()[0].close()
+            client, _ = server.accept()
+            with contextlib.suppress(ConnectionError):
+                for frame, count in zip(says, WAITED_FOR, strict=False):
+                    hear(client, count)
+                    client.sendall(pamqp.frame.marshal(frame, 0))
+            then(client)
 
 
-def say_that_it_is_lost(attempt: Callable[[], Awaitable[object]]) -> None:
+def hear(client: socket.socket, count: int) -> None:
+    """Wait until so many frames have come."""
+    heard = b""
+    while count:
+        if not (some := client.recv(65_536)):
+            raise ConnectionResetError
+        heard += some
+        with contextlib.suppress(UnmarshalingException):
+            while heard and count:
+                consumed, _, _ = pamqp.frame.unmarshal(heard)
+                heard = heard[consumed:]
+                count -= 1
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda url: Consumers(Nodes(url, "test")).start(),
+        lambda url: Publisher(url, "test").publish([]),
+        lambda url: DeadLetters.of(url).__aenter__(),
+    ],
+    ids=["consumers", "publisher", "administrator"],
+)
+def test_whoever_connects_is_told_that_the_connection_is_lost(
+    url: str, attempt: Callable[[str], Awaitable[object]], run: Callable[[Any], None]
+) -> None:
     async def again_and_again() -> None:
         for _ in range(ATTEMPTS):
             with pytest.raises(ConnectionError):
-                await attempt()
+                await attempt(url)
 
-    uvloop.run(again_and_again())
-
-
-def test_consumers_say_that_it_is_lost(url: str) -> None:
-    say_that_it_is_lost(lambda: Consumers(Nodes(url, "test")).start())
+    run(again_and_again())
 
 
-def test_a_publisher_says_that_it_is_lost(url: str) -> None:
-    say_that_it_is_lost(lambda: Publisher(url, "test").publish([]))
+async def test_who_is_cancelled_while_a_start_is_given_up_does_not_try_again(
+    silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.bus.nodes.RESTORE_SECONDS", 0.1)
+    consumers = Consumers(Nodes(silent, "test"))
+    starting = asyncio.create_task(consumers.start())
+
+    async def given_up() -> bool:
+        return consumers._made is not None and consumers._made.close_called
+
+    await eventually(given_up)
+    await cancelled(starting)
 
 
-def test_an_administrator_is_told_that_it_is_lost(url: str) -> None:
-    say_that_it_is_lost(lambda: connect(url))
+async def test_who_is_cancelled_while_a_publisher_closes_does_not_go_on(silent: str) -> None:
+    publisher = Publisher(silent, "test")
+    publisher._connection = await connect(silent)
+    closing = asyncio.create_task(publisher.close())
+
+    async def begun() -> bool:
+        return publisher._connection is None
+
+    await eventually(begun)
+    await cancelled(closing)
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
