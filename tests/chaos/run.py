@@ -1,6 +1,7 @@
 """A run: load, faults by the schedule, a look at the ledger now and then, rest, and the audit."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -41,10 +42,12 @@ async def run(report: Report, rate: float, say: Say) -> None:
         shoppers = Shoppers(world, report, rate, seed)
         await shoppers.register()
         say(f"{len(world.replicas)} processes run, {len(shoppers.paid_in)} customers shop")
-        looking = asyncio.create_task(_look(world, report))
+        looking = asyncio.create_task(_look(world, report, say))
         async with shoppers.shopping():
             await _suffer(world, report, schedule(seed, minutes), minutes * 60, say)
         looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
         await _recover(world, report, say)
         await _audit(world, shoppers, report, say)
 
@@ -81,15 +84,16 @@ def _clock(begun: float) -> str:
     return f"{passed // 60:02}:{passed % 60:02}"
 
 
-async def _look(world: World, report: Report) -> None:
+async def _look(world: World, report: Report, say: Say) -> None:
     """What must hold at every moment: the ledger adds up, and no balance is below zero."""
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 seen = await audit(world.urls, numbers=IN_THE_RUN, patience=2)
-        except (CannotLook, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            continue  # the database suffers; a look that was not made says nothing
+        except (CannotLook, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            say(f"not looked, for the database suffers: {error!r}")
+            continue
         report.looks += 1
         report.sort_out([f"in the run: {line}" for line in seen.lines()])
 
