@@ -121,7 +121,7 @@ class Consumers(RabbitBroker):
         super().__init__(str(nodes.next()), timeout=CONNECT_SECONDS, **options)
         self._connection_kwargs["connection_class"] = partial(self._make, nodes)
         self._made: _Connection | None = None
-        """The latest connection; FastStream holds one only once a channel is open on it."""
+        """The latest connection. FastStream holds one only once a channel is open on it."""
 
     def _make(self, nodes: Nodes, url: Any, **options: Any) -> _Connection:
         self._made = _Connection(nodes, url, **options)
@@ -143,8 +143,9 @@ class Consumers(RabbitBroker):
             raise
 
     async def _give_up(self) -> None:
-        # The connection first: with it its channels are closed, also where it has fallen silent.
-        for close in (self._made.close, self.stop) if self._made else (self.stop,):
+        # FastStream would close the channels first, and waits for ever where the connection has fallen silent.
+        self._connection = made = self._made
+        for close in (made.close, self.stop) if made else (self.stop,):
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await close()

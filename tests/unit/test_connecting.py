@@ -124,11 +124,13 @@ async def test_who_is_cancelled_while_a_start_is_given_up_does_not_try_again(
 
     await eventually(given_up)
     await cancelled(starting)
+    assert consumers._made is not None
+    assert consumers._made.is_closed
 
 
 async def test_who_is_cancelled_while_a_publisher_closes_does_not_go_on(silent: str) -> None:
     publisher = Publisher(silent, "test")
-    publisher._connection = await connect(silent)
+    publisher._connection = connection = await connect(silent)
     closing = asyncio.create_task(publisher.close())
 
     async def begun() -> bool:
@@ -136,6 +138,7 @@ async def test_who_is_cancelled_while_a_publisher_closes_does_not_go_on(silent: 
 
     await eventually(begun)
     await cancelled(closing)
+    await connection.close()
 
 
 async def cancelled(task: asyncio.Task[None]) -> None:
