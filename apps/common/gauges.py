@@ -56,12 +56,10 @@ async def count_dead(service: "Service") -> None:
 async def look_into_dead(service: "Service") -> None:
     """Set the figure; it stays what it was if the broker does not answer."""
     queue = f"{service.name}.{DEAD}"
-    # A connection lost by heartbeat raises CancelledError, which must not count as the end of this task.
-    [found] = await asyncio.gather(service.broker.waiting(queue), return_exceptions=True)
-    if isinstance(found, int):
-        MESSAGES.labels(queue).set(found)
-    else:
-        log.warning("gauges.queue_not_counted", queue=queue, error=repr(found))
+    try:
+        MESSAGES.labels(queue).set(await service.broker.waiting(queue))
+    except Exception as error:
+        log.warning("gauges.queue_not_counted", queue=queue, error=repr(error))
 
 
 async def keep_looking(pool: Pool, look: Callable[[Pool], Awaitable[None]]) -> None:

@@ -156,7 +156,7 @@ class DeadLetters:
             [error] = await self._publisher.publish([("", letter.origin, copy)])
             if error is not None:
                 raise NotReplayedError(f"{letter.id} to {letter.origin}: {error!r}") from error
-            await self.drop([letter])
+            await self.drop([letter])  # the copy is there
         if unfit:
             raise NotReplayedError("; ".join(map(_why_not, unfit)))
 

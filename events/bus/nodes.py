@@ -143,7 +143,7 @@ class Consumers(RabbitBroker):
             raise
 
     async def _give_up(self) -> None:
-        # FastStream would close the channels first, and waits for ever where the connection has fallen silent.
+        # FastStream would close the channels first, and wait for ever where the connection has fallen silent.
         self._connection = made = self._made
         for close in (made.close, self.stop) if made else (self.stop,):
             with contextlib.suppress(Exception, asyncio.CancelledError):
@@ -155,27 +155,26 @@ class Consumers(RabbitBroker):
     async def waiting(self, queue: str) -> int:
         """How many messages are ready in a queue. Any login may ask: a passive declaration makes nothing.
 
-        Raises OSError, an AMQP error or RuntimeError if the broker does not answer; a connection that is lost meanwhile
-        shows as asyncio.CancelledError.
+        Raises OSError or an AMQP error if the broker does not answer.
         """
         if self._connection is None:
             raise ConnectionError("not connected")
-        async with asyncio.timeout(CONNECT_SECONDS), self._connection.channel() as channel:
-            declared = await channel.get_queue(queue)
-            return declared.declaration_result.message_count or 0
+        with connection_may_be_lost():
+            async with asyncio.timeout(CONNECT_SECONDS), self._connection.channel() as channel:
+                declared = await channel.get_queue(queue)
+                return declared.declaration_result.message_count or 0
 
     async def answers(self) -> bool:
         """Whether the broker answers by now, and every queue is heard. FastStream's ping says yes to a frozen one."""
         if self._connection is None:
             return False
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                channel = await self._connection.channel()
-                await channel.close()
-                return not await self._unheard()
-        except (Exception, asyncio.CancelledError):
-            if is_being_cancelled():
-                raise
+            with connection_may_be_lost():
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    channel = await self._connection.channel()
+                    await channel.close()
+                    return not await self._unheard()
+        except Exception:
             return False
 
     async def keep_hearing(self) -> None:
@@ -199,11 +198,10 @@ class Consumers(RabbitBroker):
 
     async def _hear_again(self, queue: str, subscriber: Any) -> None:
         try:
-            async with asyncio.timeout(RESTORE_SECONDS):
-                await subscriber._queue_obj.channel.restore()  # noqa: SLF001
-        except (Exception, asyncio.CancelledError) as error:
-            if is_being_cancelled():
-                raise
+            with connection_may_be_lost():
+                async with asyncio.timeout(RESTORE_SECONDS):
+                    await subscriber._queue_obj.channel.restore()  # noqa: SLF001
+        except Exception as error:
             log.warning("inbox.unheard", queue=queue, error=repr(error))
         else:
             if await _hears(subscriber):

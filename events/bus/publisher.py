@@ -15,7 +15,7 @@ from aio_pika.exceptions import DeliveryError
 from pamqp.commands import Basic
 
 from events.bus import crash
-from events.bus.faults import connection_may_be_lost, is_being_cancelled
+from events.bus.faults import connection_may_be_lost
 from events.bus.nodes import Nodes
 
 CONFIRM_SECONDS: Final = 5.0
@@ -85,7 +85,5 @@ class Publisher:
         """Close the connection, if there is one; the next `publish` opens one to the next node."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(Exception, asyncio.CancelledError):
+            with contextlib.suppress(Exception), connection_may_be_lost():
                 await asyncio.wait_for(connection.close(), CONFIRM_SECONDS)
-            if is_being_cancelled():
-                raise asyncio.CancelledError

@@ -43,9 +43,7 @@ def main(
     try:
         asyncio.run(run(found, rate, say))
     except Exception as error:
-        print(
-            f"no verdict, for {error!r}"
-        )  # below the faults; how it came to that is in the logs, elsewhere
+        print(f"no verdict, for {error!r}")  # among the faults; the traceback goes to the logs
         raise
     if report is not None:
         report.write_text(json.dumps(found.as_json(), indent=2) + "\n")

@@ -15,6 +15,7 @@ from pamqp.commands import Connection
 from pamqp.common import FieldTable
 from pamqp.exceptions import UnmarshalingException
 
+from apps.audit.broker import queue_depths
 from events.bus.dead import DeadLetters
 from events.bus.nodes import Consumers, Nodes, connect
 from events.bus.publisher import Publisher
@@ -110,6 +111,11 @@ def test_whoever_connects_is_told_that_the_connection_is_lost(
                 await attempt(url)
 
     run(again_and_again())
+
+
+async def test_an_audit_goes_on_without_the_broker(url: str) -> None:
+    for _ in range(ATTEMPTS):
+        assert await queue_depths({"billing": url}, None, "") is None
 
 
 async def test_who_is_cancelled_while_a_start_is_given_up_does_not_try_again(
