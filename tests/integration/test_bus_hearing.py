@@ -15,7 +15,7 @@ from apps.billing.api import router
 from apps.billing.subscribers import inbox
 from apps.common.factory import create_app
 from events.bus.administration import Administration
-from events.bus.nodes import _Connection
+from events.bus.nodes import _Channel, _Connection
 from events.bus.topology import topology
 from events.orders import OrderPlaced
 from events.users import UserRegistered
@@ -50,13 +50,30 @@ async def may(billing: RunningService, rights: Mapping[str, str]) -> None:
         answer.raise_for_status()
 
 
-async def channels_are_closed(billing: RunningService) -> None:
-    """The broker closes every channel of the service's consumers, and leaves their connection open."""
+async def channels_are_closed(billing: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker closes every channel of the service's consumers, and leaves their connection open.
+
+    Returns once aio-pika has tried to open each of them again, the only time that it does.
+    """
+    tried, restore = [], _Channel.restore
+
+    async def noted(channel: _Channel) -> None:
+        try:
+            await restore(channel)
+        finally:
+            tried.append(channel)
+
+    monkeypatch.setattr(_Channel, "restore", noted)
     for subscriber in billing.service.broker.subscribers:
         assert isinstance(subscriber, RabbitSubscriber)
         assert subscriber._queue_obj is not None
         channel = await subscriber._queue_obj.channel.get_underlay_channel()
         await channel.basic_ack(UNKNOWN_DELIVERY)
+
+    async def all_tried() -> None:
+        assert len(tried) == len(billing.service.broker.subscribers)
+
+    await eventually(all_tried)
 
 
 async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_disturbs_no_other(
@@ -66,7 +83,7 @@ async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_dist
     rights, transport = topology().permissions("billing"), connection_of(billing).transport
     await billing.is_ready(200)
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
-    await channels_are_closed(billing)
+    await channels_are_closed(billing, monkeypatch)
     await billing.is_ready(503)
     user = a_user()
     await billing.hears(UserRegistered(user=user))
@@ -138,7 +155,7 @@ async def test_a_connection_that_is_lost_while_one_consumer_is_restored_is_made_
 ) -> None:
     rights = topology().permissions("billing")
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
-    await channels_are_closed(billing)
+    await channels_are_closed(billing, monkeypatch)
     await billing.is_ready(503)
     await may(billing, rights)
     lost = loses_the_connection_between_two_steps(billing, monkeypatch)
