@@ -65,7 +65,11 @@ async def test_orders_are_settled_while_the_leading_node_is(
         async with fault(cluster, leader):
             before = len(load.orders)
             await load.goes_on(20)
-            await settled(chorus, load, before)
+            try:
+                await settled(chorus, load, before)
+            except AssertionError as unsettled:
+                unsettled.add_note(await cluster.described(VHOST, without=leader))
+                raise
         await load.goes_on(10)
     await cluster.whole(VHOST)
 

@@ -78,6 +78,14 @@ class Cluster:
             found: list[dict[str, Any]] = answer.json()
             return found
 
+    async def described(self, vhost: str, *, without: str = "") -> str:
+        """What the queues are like, a line for each."""
+        told = ("leader", "online", "messages_ready", "messages_unacknowledged", "consumers")
+        return "\n".join(
+            f"{queue['name']}: { ({name: queue.get(name) for name in told}) }"
+            for queue in await self.queues(vhost, without=without)
+        )
+
     async def leader(self, vhost: str, queue: str) -> str:
         """The name of the node that leads a queue."""
         [found] = [q for q in await self.queues(vhost) if q["name"] == queue]
