@@ -3,13 +3,14 @@
 CHORUS_TESTS_SERVERS=docker|native forces one way; CHORUS_TESTS_REQUIRE_DOCKER=1 makes a missing Docker an error.
 """
 
+import gc
 import os
 import secrets
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def _use_docker() -> bool:
         raise RuntimeError("CHORUS_TESTS_REQUIRE_DOCKER=1 contradicts CHORUS_TESTS_SERVERS=native")
     if wish == "native":
         return False
-    error = _docker_error()
+    error = docker_error()
     if error and required:
         raise RuntimeError(
             f"These tests must run in containers, and Docker does not answer: {error}"
@@ -68,13 +69,20 @@ def _use_docker() -> bool:
     return error is None
 
 
-def _docker_error() -> str | None:
+def docker_error() -> str | None:
+    """Why no Docker engine answers, or None if one does."""
     import docker
 
-    try:
-        docker.from_env(timeout=5).ping()
-    except docker.errors.DockerException as error:
-        return str(error)
+    with warnings.catch_warnings():
+        # docker-py never closes the socket of a refused connection. It is collected here, where that warns nobody.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            with closing(docker.from_env(timeout=5)) as client:
+                client.ping()
+        except docker.errors.DockerException as error:
+            return str(error)
+        finally:
+            gc.collect()
     return None
 
 
