@@ -6,10 +6,10 @@ A run that fails here has no figures, only findings.
 from typing import Final
 from uuid import UUID
 
-from apps.audit import Attempt, History, Urls, audit
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from bench.cast import Cast
 from bench.load import Sent
+from ops.audit import Attempt, History, Urls, audit
 
 KEPT_BY_ALL: Final = frozenset({1, 2, 3, 4, 5, 6})
 """The invariants that say something about the other builds, too: only Chorus has copies, and inboxes in use."""

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import httpx
 
-from apps.cli.children import Child, ChildFailed
-from apps.cli.servers.folders import project_folder
-from apps.cli.servers.ports import private_port
 from bench.contestants import Contestant
 from bench.processes import memory_bytes
 from bench.stage import Installation, Stage
+from tools.children import Child, ChildFailed
+from tools.servers.folders import project_folder
+from tools.servers.ports import private_port
 
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from uuid_utils.compat import uuid7
 
-from apps.cli.main import Server
+from ops.serve import Server
 
 app = FastAPI(openapi_url=None)
 

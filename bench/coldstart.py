@@ -5,13 +5,13 @@ import sys
 import time
 from typing import Final
 
-from apps.cli.children import Child, ChildFailed
-from apps.cli.servers.folders import project_folder
 from bench.cast import inherited
 from bench.contestants import CHORUS
 from bench.figures import Spread, spread
 from bench.plan import Bench
 from bench.tables import Outcome, Table
+from tools.children import Child, ChildFailed
+from tools.servers.folders import project_folder
 
 PAID: Final = "hears PaymentSucceeded: paid"
 """What the demo says of the first order that is paid."""
@@ -40,7 +40,7 @@ async def coldstart(bench: Bench) -> Outcome:
 async def _demo(bench: Bench, turn: int) -> float:
     child = Child(
         "demo",
-        [sys.executable, "-m", "apps.cli", "demo", "--native", "--exit"],
+        [sys.executable, "-m", "ops", "demo", "--native", "--exit"],
         log=bench.stage.folder / f"demo-{turn}.log",
         environment=inherited(),
         folder=project_folder(),

@@ -4,7 +4,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def _baseline(name: str, label: str, what: str) -> Contestant:
 
 
 CHORUS: Final = Contestant(
-    "chorus", "Chorus", "this project", (sys.executable, "-m", "apps.cli", "serve")
+    "chorus", "Chorus", "this project", (sys.executable, "-m", "ops", "serve")
 )
 
 CONTESTANTS: Final = (

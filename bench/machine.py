@@ -11,8 +11,8 @@ from typing import Final
 
 import httpx
 
-from apps.cli.servers import PrivateServers
-from apps.cli.servers.install import postgres_programs
+from tools.servers import PrivateServers
+from tools.servers.install import postgres_programs
 
 LIBRARIES: Final = ("fastapi", "faststream", "aio-pika", "asyncpg", "uvicorn", "uvloop", "pydantic")
 

@@ -5,7 +5,7 @@ Proportional set size: a page that several processes share is counted once, shar
 
 from typing import Final
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from bench.contestants import CHORUS
 from bench.figures import megabytes
 from bench.plan import Bench

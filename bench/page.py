@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from apps.cli.servers.folders import project_folder
 from bench import targets
 from bench.charts import title_of
 from bench.contestants import CONTESTANTS
 from bench.plan import CONNECTIONS, CUSTOMERS, Plan
 from bench.tables import Outcome, Table
+from tools.servers.folders import project_folder
 
 HEAD: Final = """# Performance
 

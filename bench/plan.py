@@ -9,8 +9,6 @@ from typing import Final
 import httpx
 from rich.markup import escape
 
-from apps.cli.children import CannotRun
-from apps.cli.console import console
 from bench.audited import FailedAuditError
 from bench.cast import Cast, running
 from bench.contestants import CONTESTANTS, Contestant
@@ -18,6 +16,8 @@ from bench.customers import STRANGER, Customer, make_customers
 from bench.load import Clocked, Sent, Waiting, poisson
 from bench.measure import Measured, Times, measure
 from bench.stage import Stage
+from ops.console import console
+from tools.children import CannotRun
 
 CONNECTIONS: Final = 64
 CONNECTIONS_BY_THE_CLOCK: Final = 512

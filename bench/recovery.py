@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from bench.audited import FailedAuditError, check
 from bench.cast import Cast
 from bench.contestants import CHORUS

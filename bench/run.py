@@ -11,9 +11,6 @@ from typing import Any, Final
 import typer
 import uvloop
 
-from apps.cli.children import CannotRun
-from apps.cli.console import console, seconds
-from apps.cli.servers.folders import project_folder
 from bench import page, targets
 from bench.coldstart import coldstart
 from bench.contestants import CONTESTANTS
@@ -29,6 +26,10 @@ from bench.recovery import recovery
 from bench.settled import settled
 from bench.stage import stage
 from bench.tables import Outcome
+from ops.console import console
+from tools.children import CannotRun
+from tools.console import seconds
+from tools.servers.folders import project_folder
 
 Part = Callable[[Bench], Awaitable[Outcome]]
 

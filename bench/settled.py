@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Final
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from bench.charts import Bar, bars
 from bench.contestants import LABELS
 from bench.figures import Spread, megabytes, number, spread

@@ -14,13 +14,13 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import httpx
 
-from apps.cli.migrate import create_database, upgrade_database
-from apps.cli.servers import PrivateServers, private_servers
-from apps.cli.servers.folders import project_folder
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from bench.contestants import Contestant
-from events.bus.administration import Administration
-from events.bus.topology import topology
+from chassis.messaging.topology import topology
+from ops.management import Administration
+from ops.migrate import create_database, upgrade_database
+from tools.servers import PrivateServers, private_servers
+from tools.servers.folders import project_folder
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from apps.billing.schemas import (
     TransactionView,
 )
 from apps.billing.use_cases import MoveFunds, ViewAccount
-from apps.common.auth import CurrentUser, OwnerId
-from apps.common.commands import KeylessCommands, UserCommands
-from apps.common.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
-from apps.common.schemas import Page
-from apps.common.strict import StrictRoute
+from chassis.web.auth import CurrentUser, OwnerId
+from chassis.web.commands import KeylessCommands, UserCommands
+from chassis.web.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
+from chassis.web.routing import StrictRoute
+from chassis.web.schemas import Page
 
 router = APIRouter(prefix="/account", tags=["accounts"], route_class=StrictRoute)
 

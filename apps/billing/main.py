@@ -1,8 +1,8 @@
 """Billing, wired."""
 
 from apps.billing.api import router
-from apps.billing.subscribers import inbox
-from apps.common.factory import create_app
+from apps.billing.consumers import inbox
+from chassis.runtime.service import create_app
 
 app = create_app(
     "billing",

@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlmodel import BigInteger, Field, String
 
 from apps.billing.problems import BalanceLimit, InsufficientFunds
-from apps.common.projections import KnownUser
+from chassis.database.projections import KnownUser
+from chassis.database.tables import Table
 from events.billing import (
     AccountState,
     PaymentState,
@@ -16,7 +17,6 @@ from events.billing import (
     TransactionKind,
     TransactionState,
 )
-from events.bus.statements import Table
 from events.money import CURRENCY
 from events.orders import OrderState
 

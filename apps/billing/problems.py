@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from apps.common.problems import Problem
+from chassis.web.problems import Problem
 from events.money import to_text
 
 

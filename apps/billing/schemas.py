@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.billing.models import Account, Transfer
-from apps.common.schemas import Body, PageQuery, View
+from chassis.web.schemas import Body, PageQuery, View
 from events.base import Moment
 from events.billing import TransactionKind
 from events.money import CURRENCY, Amount, Money

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from apps.billing.models import Account, Charge, Holder, Transfer
 from apps.billing.problems import BalanceLimit, InsufficientFunds
-from apps.common.problems import NotFound
+from chassis.database.transaction import Transaction
+from chassis.web.problems import NotFound
 from events.base import Cause, Heard
 from events.billing import (
     AccountOpened,
@@ -18,7 +19,6 @@ from events.billing import (
     PaymentRejected,
     PaymentSucceeded,
 )
-from events.bus.transaction import Transaction
 from events.orders import OrderCancelled, OrderPlaced
 from events.users import UserRegistered, UserUpdated
 

@@ -6,20 +6,6 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlmodel import col, select
 
-from apps.common.auth import CurrentUser, operator
-from apps.common.commands import UserCommands
-from apps.common.openapi import located
-from apps.common.problems import (
-    Forbidden,
-    Invalid,
-    KeyReused,
-    NotFound,
-    Unauthorized,
-    Unavailable,
-    documented,
-)
-from apps.common.schemas import Page, page_of
-from apps.common.strict import StrictRoute
 from apps.notifications import use_cases
 from apps.notifications.models import Letter
 from apps.notifications.schemas import (
@@ -29,6 +15,20 @@ from apps.notifications.schemas import (
     NotificationView,
 )
 from apps.notifications.use_cases import SendMessage
+from chassis.web.auth import CurrentUser, operator
+from chassis.web.commands import UserCommands
+from chassis.web.openapi import located
+from chassis.web.problems import (
+    Forbidden,
+    Invalid,
+    KeyReused,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    documented,
+)
+from chassis.web.routing import StrictRoute
+from chassis.web.schemas import Page, page_of
 
 router = APIRouter(prefix="/notification", tags=["notifications"], route_class=StrictRoute)
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import Gauge
 
-from events.bus.transaction import Pool
+from chassis.database.transaction import Pool
 
 OPEN = Gauge("chorus_letters_open", "Letters that are neither sent nor failed.", ["status"])
 OLDEST = Gauge(

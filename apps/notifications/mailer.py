@@ -19,7 +19,6 @@ from typing import Final
 
 from prometheus_client import Histogram
 
-from apps.common.settings import Settings
 from apps.notifications import mime, use_cases
 from apps.notifications.bell import bell
 from apps.notifications.conversation import DONE, NEVER, Reply
@@ -33,9 +32,10 @@ from apps.notifications.smtp import (
     WornConnectionError,
 )
 from apps.notifications.use_cases import LEASE_SECONDS, Answer, Hold
-from events.bus import crash
-from events.bus.committer import GroupCommitter
-from events.bus.transaction import Pool
+from chassis.database.group_commit import GroupCommitter
+from chassis.database.transaction import Pool
+from chassis.runtime import crash_points as crash
+from chassis.runtime.settings import Settings
 
 CONNECTIONS: Final = 8
 """To the mail server, from one process."""

@@ -1,12 +1,12 @@
 """Notifications, wired."""
 
-from apps.common.factory import Service, create_app
-from apps.common.gauges import keep_looking
 from apps.notifications import gauges
 from apps.notifications.api import router
+from apps.notifications.consumers import inbox
 from apps.notifications.mailer import Mailer
 from apps.notifications.mime import Sender
-from apps.notifications.subscribers import inbox
+from chassis.runtime.backlog import keep_looking
+from chassis.runtime.service import Service, create_app
 
 
 async def check_the_sender(service: Service) -> None:

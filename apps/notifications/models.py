@@ -6,11 +6,11 @@ from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
-from apps.common.projections import KnownUser
 from apps.notifications import letters
+from chassis.database.projections import KnownUser
+from chassis.database.tables import Table
 from events.base import Cause
 from events.billing import AccountState
-from events.bus.statements import Table
 from events.notifications import (
     NotificationFailed,
     NotificationKind,

@@ -14,9 +14,9 @@ from prometheus_client import Counter
 from apps.notifications import use_cases
 from apps.notifications.models import Letter
 from apps.notifications.use_cases import Answer
-from events.bus import crash
-from events.bus.committer import GroupCommitter
-from events.bus.transaction import Pool
+from chassis.database.group_commit import GroupCommitter
+from chassis.database.transaction import Pool
+from chassis.runtime import crash_points as crash
 
 log = structlog.get_logger(__name__)
 

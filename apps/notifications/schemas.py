@@ -5,8 +5,8 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from apps.common.schemas import Body, PageQuery, View
 from apps.notifications.models import Letter
+from chassis.web.schemas import Body, PageQuery, View
 from events.base import Moment
 from events.notifications import NotificationKind, NotificationStatus
 

@@ -14,7 +14,6 @@ import structlog
 from aiosmtplib import SMTP, SMTPException
 from prometheus_client import Gauge
 
-from apps.common.settings import Settings
 from apps.notifications.conversation import (
     DATA,
     DONE,
@@ -26,6 +25,7 @@ from apps.notifications.conversation import (
     NoMailServerError,
     Reply,
 )
+from chassis.runtime.settings import Settings
 
 log = structlog.get_logger(__name__)
 

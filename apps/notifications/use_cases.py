@@ -8,10 +8,10 @@ from uuid import UUID
 
 from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
+from chassis.database.tables import from_record, statements
+from chassis.database.transaction import Transaction
 from events.base import Cause, Heard
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
-from events.bus.statements import from_record, statements
-from events.bus.transaction import Transaction
 from events.notifications import NotificationKind
 from events.users import UserRegistered, UserUpdated
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import Counter
 
-from apps.common.problems import Unavailable
+from chassis.web.problems import Unavailable
 
 SLOW: Final = timedelta(seconds=0.25)
 """Orders that take longer than this to settle, in the middle of a batch, wait behind a backlog. Without one it is a

@@ -13,20 +13,6 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlmodel import col, select
 
-from apps.common.auth import CurrentUser, User
-from apps.common.commands import UserCommands, respond
-from apps.common.idempotency import Answer
-from apps.common.openapi import located
-from apps.common.problems import (
-    Invalid,
-    KeyReused,
-    NotFound,
-    Unauthorized,
-    Unavailable,
-    documented,
-)
-from apps.common.schemas import Page, page_of
-from apps.common.strict import StrictRoute, guarded
 from apps.orders import use_cases
 from apps.orders.admission import admission
 from apps.orders.models import Order
@@ -34,6 +20,20 @@ from apps.orders.problems import OrderAlreadyRejected, PaymentRefused
 from apps.orders.schemas import OrderBody, OrderQuery, OrderView
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from apps.orders.watch import changes
+from chassis.web.auth import CurrentUser, User
+from chassis.web.commands import UserCommands, respond
+from chassis.web.idempotency import Answer
+from chassis.web.openapi import located
+from chassis.web.problems import (
+    Invalid,
+    KeyReused,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    documented,
+)
+from chassis.web.routing import StrictRoute, guarded
+from chassis.web.schemas import Page, page_of
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)

@@ -10,8 +10,8 @@ from uuid import UUID
 
 from prometheus_client import Gauge
 
+from chassis.database.transaction import Pool
 from events.base import least_id
-from events.bus.transaction import Pool
 
 MOST: Final = 10_000
 """As far as is counted: more is as bad."""

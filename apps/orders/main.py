@@ -2,12 +2,12 @@
 
 import asyncio
 
-from apps.common.factory import Service, create_app
-from apps.common.gauges import keep_looking
 from apps.orders.api import router
+from apps.orders.consumers import inbox
 from apps.orders.gauges import LateOrders
-from apps.orders.subscribers import inbox
 from apps.orders.watch import changes
+from chassis.runtime.backlog import keep_looking
+from chassis.runtime.service import Service, create_app
 
 
 async def watch_orders(service: Service) -> None:

@@ -6,9 +6,9 @@ from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
-from apps.common.projections import KnownUser
 from apps.orders.problems import OrderAlreadyRejected
-from events.bus.statements import Table
+from chassis.database.projections import KnownUser
+from chassis.database.tables import Table
 from events.money import CURRENCY
 from events.orders import OrderState, OrderStatus
 

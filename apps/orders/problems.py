@@ -1,6 +1,6 @@
 """What orders refuses."""
 
-from apps.common.problems import Problem
+from chassis.web.problems import Problem
 
 
 class OrderAlreadyRejected(Problem):

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from apps.common.schemas import Body, PageQuery, View
 from apps.orders.models import Order
+from chassis.web.schemas import Body, PageQuery, View
 from events.base import Moment
 from events.money import CURRENCY, Amount, Money
 from events.orders import OrderStatus

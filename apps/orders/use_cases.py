@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from apps.common.problems import NotFound
 from apps.orders.admission import admission
 from apps.orders.models import Customer, Order
 from apps.orders.problems import OrderAlreadyRejected
 from apps.orders.watch import changes
+from chassis.database.transaction import Transaction
+from chassis.web.problems import NotFound
 from events.base import Cause, Heard
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
-from events.bus.transaction import Transaction
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
 

@@ -12,9 +12,9 @@ from typing import Final
 from uuid import UUID
 
 from apps.orders.models import Order
-from events.bus.faults import is_transient
-from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool
+from chassis.database.tables import from_record, statements
+from chassis.database.transaction import Pool
+from chassis.messaging.errors import is_transient
 
 LOOK_SECONDS: Final = 0.05
 

@@ -5,11 +5,6 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Request, Response
 from sqlmodel import select
 
-from apps.common.auth import OwnerId
-from apps.common.commands import KeylessCommands
-from apps.common.openapi import located
-from apps.common.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
-from apps.common.strict import StrictRoute
 from apps.users import use_cases
 from apps.users.limits import count_attempt
 from apps.users.models import User
@@ -25,6 +20,11 @@ from apps.users.schemas import (
 )
 from apps.users.tokens import ring
 from apps.users.use_cases import ChangeUser, RegisterUser
+from chassis.web.auth import OwnerId
+from chassis.web.commands import KeylessCommands
+from chassis.web.openapi import located
+from chassis.web.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
+from chassis.web.routing import StrictRoute
 
 router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
 

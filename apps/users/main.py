@@ -1,9 +1,9 @@
 """Users, wired."""
 
-from apps.common.factory import create_app
 from apps.users.api import router
-from apps.users.subscribers import inbox
+from apps.users.consumers import inbox
 from apps.users.upkeep import keep_signing_keys, prepare
+from chassis.runtime.service import create_app
 
 app = create_app(
     "users",

@@ -8,8 +8,8 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlmodel import Field, String
 
-from apps.common.auth import Role, SigningKey
-from events.bus.statements import Table
+from chassis.database.tables import Table
+from chassis.web.auth import Role, SigningKey
 from events.users import Locale, PublicKey, SigningKeyPublished, UserState
 
 KEY_LIFETIME: Final = timedelta(days=30)

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from pwdlib.hashers.argon2 import Argon2Hasher
 
-from apps.common.problems import Unavailable
+from chassis.web.problems import Unavailable
 
 THREADS: Final = 2
 

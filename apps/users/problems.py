@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from apps.common.problems import Problem, Unauthorized
+from chassis.web.problems import Problem, Unauthorized
 
 
 class EmailTaken(Problem):

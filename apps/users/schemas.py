@@ -7,9 +7,9 @@ from uuid import UUID
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from apps.common.auth import Role
-from apps.common.schemas import Body, View
 from apps.users.models import TOKEN_LIFETIME, User
+from chassis.web.auth import Role
+from chassis.web.schemas import Body, View
 from events.base import Moment
 from events.users import Locale
 

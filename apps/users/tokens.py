@@ -1,4 +1,4 @@
-"""Access tokens, signed with the keys that this process holds in memory. `apps.common.auth` checks them."""
+"""Access tokens, signed with the keys that this process holds in memory. `chassis.web.auth` checks them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,9 +7,9 @@ from typing import Final
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER
-from apps.common.problems import Unavailable
 from apps.users.models import TOKEN_LIFETIME, KeyPair, User
+from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER
+from chassis.web.problems import Unavailable
 
 
 class KeyRing:

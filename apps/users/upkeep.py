@@ -9,8 +9,6 @@ from pydantic import ValidationError
 from sqlmodel import select
 from uuid_utils.compat import uuid7
 
-from apps.common.factory import Service
-from apps.common.settings import Settings
 from apps.users import use_cases
 from apps.users.models import KeyPair, User
 from apps.users.passwords import passwords
@@ -18,8 +16,10 @@ from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody
 from apps.users.tokens import ring
 from apps.users.use_cases import KeepKeys, RegisterUser
+from chassis.database.group_commit import GroupCommitter
+from chassis.runtime.service import Service
+from chassis.runtime.settings import Settings
 from events.base import Cause
-from events.bus.committer import GroupCommitter
 
 log = structlog.get_logger(__name__)
 

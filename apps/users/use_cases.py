@@ -9,13 +9,13 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from apps.common.auth import Role
-from apps.common.problems import NotFound
 from apps.users.models import KEY_RENEWAL, KeyPair, User
 from apps.users.problems import EmailTaken
+from chassis.database.tables import from_record, statements
+from chassis.database.transaction import Transaction
+from chassis.web.auth import Role
+from chassis.web.problems import NotFound
 from events.base import Cause
-from events.bus.statements import from_record, statements
-from events.bus.transaction import Transaction
 from events.users import Locale, UserRegistered, UserUpdated
 
 KEYS_LOCK: Final = "hashtext('key_pairs'), 0"

@@ -18,15 +18,18 @@ import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 
-from apps.cli.main import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
-from apps.common import operations, problems, strict
-from apps.common.auth import Verifier
-from apps.common.database import Database
-from apps.common.factory import Application
-from apps.common.settings import SERVICES, settings
-from apps.common.supervisor import Supervisor
-from apps.common.telemetry import Telemetry, configure_logging
+from apps import SERVICES
+from chassis.database.pool import Database
+from chassis.runtime import health as operations
+from chassis.runtime.service import Application
+from chassis.runtime.settings import settings
+from chassis.runtime.supervisor import Supervisor
+from chassis.runtime.telemetry import Telemetry, configure_logging
+from chassis.web import problems
+from chassis.web import routing as strict
+from chassis.web.auth import Verifier
 from events.base import Cause
+from ops.serve import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
 
 CONNECTIONS: Final = 16
 """To the database, from one process."""

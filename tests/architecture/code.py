@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -74,4 +74,4 @@ def modules(*folders: str) -> tuple[Module, ...]:
 
 def services_code() -> tuple[Module, ...]:
     """Everything that runs inside a service."""
-    return modules("events", "apps/common", *(f"apps/{name}" for name in SERVICES))
+    return modules("events", "chassis", *(f"apps/{name}" for name in SERVICES))

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 from fastapi.routing import APIRoute
 
-from apps.common.settings import SERVICES
-from events.bus.inbox import Inbox
-from events.bus.topology import HEARD_BY
+from apps import SERVICES
+from chassis.messaging.consumer import Inbox
+from chassis.messaging.topology import HEARD_BY
 from events.contracts import language
 from tests.architecture.code import ROOT, modules
 from tests.architecture.pages import section, table
@@ -86,7 +86,7 @@ def test_its_tables_are_the_models_and_the_migrations(service: str, canvas: str)
 def created_by_migrations(service: str) -> Iterator[str]:
     files = [
         *(ROOT / "apps" / service / "migrations").glob("*.py"),
-        *(ROOT / "apps/common/migrations").glob("bus_*.py"),
+        *(ROOT / "chassis/migrations").glob("bus_*.py"),
     ]
     for path in files:
         yield from re.findall(r"\bCREATE TABLE (\w+)", path.read_text())

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.common.settings import SERVICES, Settings
-from events.bus.topology import mermaid, topology
+from apps import SERVICES
+from chassis.messaging.topology import mermaid, topology
+from chassis.runtime.settings import Settings
 from tests.architecture.code import ROOT
 from tests.architecture.pages import anchors, links, section, table
 

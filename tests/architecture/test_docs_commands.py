@@ -10,10 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from apps.cli.main import cli
-from apps.common.settings import SERVICES
-from events.bus.topology import HEARD_BY
+from apps import SERVICES
+from chassis.messaging.topology import HEARD_BY
 from events.contracts import language
+from ops.main import cli
 from tests.architecture.code import ROOT, modules
 from tests.architecture.pages import links, table
 

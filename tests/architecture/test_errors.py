@@ -10,7 +10,7 @@ import pytest
 
 import apps
 import events
-from apps.common.problems import Problem
+from chassis.web.problems import Problem
 
 
 def _ours(base: type[BaseException]) -> Iterator[type[BaseException]]:

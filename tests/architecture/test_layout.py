@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from tests.architecture.code import ROOT, Module, modules
 
 SERVICE = "__init__ api main models schemas subscribers use_cases"
 FILES = {
     "events": "__init__ base billing contracts money notifications orders users",
-    "events/bus": (
+    "chassis/messaging": (
         "__init__ administration committer crash dead faults inbox nodes outbox parking publisher relay statements"
         " topology transaction wire"
     ),
     "apps": "__init__",
-    "apps/audit": (
+    "ops/audit": (
         "__init__ auditor broker copies databases digests facts findings gathering invariants letters money orders"
         " report rights suspects travel"
     ),
-    "apps/common": (
+    "chassis": (
         "__init__ arguments asyncapi auth commands database documents examples factory gauges idempotency messages"
         " openapi operations pages problems projections retention schemas settings strict supervisor telemetry"
     ),
@@ -32,10 +32,10 @@ FILES = {
 }  # fmt: skip
 FOLDERS = {
     "events": {"bus", "published"},
-    "events/bus": set(),
+    "chassis/messaging": set(),
     "apps": {"audit", "billing", "cli", "common", "notifications", "orders", "users"},
-    "apps/audit": set(),
-    "apps/common": {"migrations", "templates"},
+    "ops/audit": set(),
+    "chassis": {"migrations", "templates"},
     "apps/billing": {"migrations"},
     "apps/notifications": {"migrations", "templates"},
     "apps/orders": {"migrations"},

@@ -139,7 +139,7 @@ def test_the_service_can_be_made_and_hears_what_the_topology_says(built: Path) -
         "-c",
         "from apps.loyalty.main import app\n"
         "from apps.loyalty.subscribers import inbox\n"
-        "from events.bus.topology import HEARD_BY, topology\n"
+        "from chassis.messaging.topology import HEARD_BY, topology\n"
         "assert set(inbox.subscribers) == set(HEARD_BY['loyalty'])\n"
         "assert 'loyalty.order-paid' in {queue.name for queue in topology().queues}\n"
         "print(*app.openapi()['paths'])\n",

@@ -8,17 +8,17 @@ import pytest
 
 from tests.architecture.code import Module, modules, services_code
 
-MAY_BEGIN = {"events/bus/committer.py", "events/bus/relay.py"}
-"""Who asks `events.bus.transaction` for a transaction: the group committer, and the relay for the rows it moves."""
+MAY_BEGIN = {"chassis/database/group_commit.py", "chassis/messaging/relay.py"}
+"""Who begins a transaction: the group committer, and the relay for the rows it moves."""
 
 MAY_PUBLISH = {
-    "events/bus/relay.py": "self._publisher",
-    "events/bus/dead.py": "self._publisher",
-    "events/bus/parking.py": "self._publisher",
-    "events/bus/publisher.py": "target",
+    "chassis/messaging/relay.py": "self._publisher",
+    "ops/dead_letters.py": "self._publisher",
+    "chassis/messaging/dead_letters.py": "self._publisher",
+    "chassis/messaging/publisher.py": "target",
 }
-MAKES_PUBLISHERS = {"apps/common/factory.py"}
-ASKS = {"apps/audit/broker.py", "events/bus/nodes.py"}
+MAKES_PUBLISHERS = {"chassis/runtime/service.py"}
+ASKS = {"ops/audit/broker.py", "chassis/messaging/broker.py"}
 """Who asks how many messages lie in a queue: a passive declaration, which makes nothing."""
 
 Rule = Callable[[Iterable[Module]], list[str]]
@@ -33,7 +33,7 @@ def commits_elsewhere(code: Iterable[Module]) -> list[str]:
     ways = ("begin", "begin_nested", "commit", "rollback", "savepoint", "transaction")
     found = []
     for module in code:
-        if module.path == "events/bus/transaction.py":
+        if module.path == "chassis/database/transaction.py":
             continue
         for before, call in module.calls(*ways):
             if before or module.path not in MAY_BEGIN:
@@ -55,7 +55,7 @@ def publishes_elsewhere(code: Iterable[Module]) -> list[str]:
     ] + [
         f"{module.path}: Publisher"
         for module in code
-        if "events.bus.publisher.Publisher" in module.imports()
+        if "chassis.messaging.publisher.Publisher" in module.imports()
         if module.path not in MAKES_PUBLISHERS | MAY_PUBLISH.keys()
     ]
 
@@ -91,7 +91,7 @@ def asks_over_http(code: Iterable[Module]) -> list[str]:
         f"{module.path}: {name}"
         for module in code
         for name in sorted(module.imports() & HTTP_CLIENTS)
-        if module.path != "events/bus/administration.py"
+        if module.path != "ops/management.py"
     ]
 
 
@@ -100,7 +100,7 @@ def administers(code: Iterable[Module]) -> list[str]:
     return [
         module.path
         for module in code
-        if any(name.startswith("events.bus.administration") for name in module.imports())
+        if any(name.startswith("ops.management") for name in module.imports())
     ]
 
 
@@ -122,7 +122,7 @@ def test_no_service_asks_another() -> None:
 
 def test_only_the_command_line_changes_the_topology() -> None:
     assert administers(services_code()) == []
-    assert administers(modules("apps/cli"))
+    assert administers(modules("ops"))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_only_the_command_line_changes_the_topology() -> None:
         (commits_elsewhere, "async def f(self): await self._pool.execute('DELETE FROM inbox')"),
         (publishes_elsewhere, "async def f(broker): await broker.publish({})"),
         (publishes_elsewhere, "async def f(self): await self._publisher.publish([])"),
-        (publishes_elsewhere, "from events.bus.publisher import Publisher"),
+        (publishes_elsewhere, "from chassis.messaging.publisher import Publisher"),
         (declares, "async def f(b): await b.declare_queue('q')"),
         (declares, "async def f(c): await c.exchange_declare('e')"),
         (declares, "q = RabbitQueue('q')"),
@@ -146,7 +146,7 @@ def test_only_the_command_line_changes_the_topology() -> None:
         (asks_over_http, "from aiohttp import ClientSession"),
         (asks_over_http, "import urllib.request"),
         (asks_over_http, "from urllib import request, parse\nfrom http import client"),
-        (administers, "from events.bus.administration import Administration"),
+        (administers, "from ops.management import Administration"),
         (administers, "from events.bus import administration"),
     ],
 )  # fmt: skip
@@ -156,12 +156,12 @@ def test_an_offence_is_found(rule: Rule, offence: str) -> None:
 
 def test_what_is_allowed_is_found_in_its_place() -> None:
     """The rules look at the right names: what the allowed places do is an offence anywhere else."""
-    bus = {module.path: module for module in modules("events/bus")}
+    bus = {module.path: module for module in modules("chassis/messaging")}
     for path, rule in {
-        "events/bus/transaction.py": commits_elsewhere,
-        "events/bus/committer.py": commits_elsewhere,
-        "events/bus/relay.py": publishes_elsewhere,
-        "events/bus/parking.py": publishes_elsewhere,
-        "events/bus/administration.py": asks_over_http,
+        "chassis/database/transaction.py": commits_elsewhere,
+        "chassis/database/group_commit.py": commits_elsewhere,
+        "chassis/messaging/relay.py": publishes_elsewhere,
+        "chassis/messaging/dead_letters.py": publishes_elsewhere,
+        "ops/management.py": asks_over_http,
     }.items():
         assert rule([Module("apps/orders/elsewhere.py", bus[path].tree)])

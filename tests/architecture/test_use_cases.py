@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from tests.architecture.code import Module, modules, services_code
 
 TIME_AND_CHANCE = {
-    "apps/common/auth.py": "a door: is this token still valid",
-    "apps/common/telemetry.py": "a door: the request's correlation and duration",
+    "chassis/web/auth.py": "a door: is this token still valid",
+    "chassis/runtime/telemetry.py": "a door: the request's correlation and duration",
     "apps/notifications/gauges.py": "how long letters have waited, for whoever watches",
     "apps/notifications/mailer.py": "a door: when the mail server answered",
     "apps/notifications/smtp.py": "how long to wait before the next attempt",
@@ -18,10 +18,10 @@ TIME_AND_CHANCE = {
     "apps/users/limits.py": "how long an attempt must wait",
     "apps/users/passwords.py": "a hash that nobody's password has",
     "apps/users/upkeep.py": "a cause for what nobody asked for",
-    "events/bus/inbox.py": "two replicas that retry apart from each other",
-    "events/bus/parking.py": "when a message was set aside",
-    "events/bus/transaction.py": "the time and the ids of everything that use cases do",
-    "events/bus/wire.py": "the id of a pack",
+    "chassis/messaging/consumer.py": "two replicas that retry apart from each other",
+    "chassis/messaging/dead_letters.py": "when a message was set aside",
+    "chassis/database/transaction.py": "the time and the ids of everything that use cases do",
+    "chassis/messaging/message.py": "the id of a pack",
 }
 """Where clocks are read and ids and random numbers are made, and what for. Nowhere else."""
 

@@ -12,8 +12,7 @@ from typing import Any, Final
 import asyncpg
 from aio_pika.exceptions import AMQPError
 
-from apps.cli.children import Child, ChildFailed
-from events.bus.faults import connection_may_be_lost
+from chassis.messaging.errors import connection_may_be_lost
 from events.orders import OrderPlaced
 from tests.chaos.poison import QUEUE, poison
 from tests.chaos.schedule import REPLICAS, Fault
@@ -21,6 +20,7 @@ from tests.chaos.world import World
 from tests.stories.journal import as_told
 from tests.support.alarms import ALARMS
 from tests.support.processes import ServiceProcess
+from tools.children import Child, ChildFailed
 
 COPIES_IN_FLIGHT: Final = 16
 """Letters that may go out a second time when a mailer's server or database fails: 8 connections, and as many answers

@@ -8,9 +8,9 @@ from uuid import UUID
 import aio_pika
 from uuid_utils.compat import uuid7
 
+from chassis.messaging import message as wire
+from chassis.messaging.topology import queue_name
 from events.base import Event, Heard
-from events.bus import wire
-from events.bus.topology import queue_name
 from events.orders import OrderPlaced
 from tests.stories.journal import as_told
 

@@ -9,9 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
-from apps.audit import CannotLook, audit
-from apps.audit.invariants import findings
-from apps.cli.children import ChildFailed
+from ops.audit import CannotLook, audit
+from ops.audit.invariants import findings
 from tests.chaos.faults import Faults, NothingToDoError
 from tests.chaos.schedule import CALM_SECONDS, Fault, schedule
 from tests.chaos.shoppers import Shoppers
@@ -20,6 +19,7 @@ from tests.chaos.world import QUIET_SECONDS, World, running_world
 from tests.stories.facts import gather
 from tests.stories.journal import Journal
 from tests.support.eventually import eventually
+from tools.children import ChildFailed
 
 LOOK_SECONDS: Final = 30.0
 """How often what must hold at every moment is looked at during the run."""

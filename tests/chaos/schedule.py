@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 from typing import Final
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 
 REPLICAS: Final = ("a", "b")
 

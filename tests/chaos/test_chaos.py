@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from apps.cli.children import CannotRun
-from apps.cli.servers.install import install_missing
 from tests.chaos.verdict import GREEN
+from tools.children import CannotRun
+from tools.servers.install import install_missing
 
 MINUTES = 3
 ORDERS_PER_MINUTE = 300

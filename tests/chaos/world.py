@@ -13,10 +13,9 @@ import aio_pika
 import httpx
 from aio_pika.exceptions import AMQPError
 
-from apps.cli.servers import PrivateServers, private_servers
-from apps.common.settings import SERVICES
-from events.bus.faults import connection_may_be_lost
-from events.bus.topology import DEAD, topology
+from apps import SERVICES
+from chassis.messaging.errors import connection_may_be_lost
+from chassis.messaging.topology import DEAD, topology
 from tests.chaos.schedule import REPLICAS
 from tests.stories.journal import Journal
 from tests.stories.stack import Stack
@@ -26,6 +25,7 @@ from tests.support.installation import Installation, install
 from tests.support.processes import Processes, ServiceProcess
 from tests.support.proxy import Proxy
 from tests.support.servers import Servers
+from tools.servers import PrivateServers, private_servers
 
 RESTART_SECONDS: Final = 1.0
 """How long a supervisor waits before it starts again what has died."""

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import asyncpg
 
-from apps.cli.migrate import create_database, upgrade_database
-from apps.cli.servers import private_postgres
-from apps.common.settings import SERVICES
-from events.bus.statements import Table, statements
+from apps import SERVICES
+from chassis.database.tables import Table, statements
+from ops.migrate import create_database, upgrade_database
 from tests.support.tables import models_of
+from tools.servers import private_postgres
 
 FOLDER: Final = Path(__file__).parent / "previous"
 
@@ -77,7 +77,7 @@ def _of_table(table: type[Table]) -> Iterator[str]:
 
 
 def _modules(service: str) -> Iterator[Any]:
-    for name in ("events.bus", "apps.common", f"apps.{service}"):
+    for name in ("chassis", f"apps.{service}"):
         package = importlib.import_module(name)
         for found in pkgutil.iter_modules(package.__path__, f"{name}."):
             if not found.ispkg:

@@ -6,10 +6,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from chassis.messaging import message as wire
+from chassis.messaging import outbox
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import HEARD_BY
 from events.base import Cause, Event, Heard
-from events.bus import outbox, wire
-from events.bus.outbox import Row
-from events.bus.topology import HEARD_BY
 from events.contracts import language
 from tests.contracts.goldens import Golden, goldens, of
 from tests.support.builders import with_body

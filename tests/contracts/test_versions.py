@@ -11,9 +11,10 @@ import pytest
 from pydantic import BaseModel, create_model
 from uuid_utils.compat import uuid7
 
+from chassis.messaging import message as wire
+from chassis.messaging import outbox
 from events import contracts
 from events.base import Event, Heard
-from events.bus import outbox, wire
 from events.contracts import language
 from tests.contracts.goldens import Golden, goldens
 from tests.contracts.test_consumers import CAUSE, MOMENT

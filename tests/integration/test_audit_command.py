@@ -16,13 +16,13 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from apps.cli.servers.ports import private_port
-from apps.common.settings import SERVICES
-from events.bus.topology import DEAD
+from apps import SERVICES
+from chassis.messaging.topology import DEAD
 from tests.support.broker import Broker
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.installation import Installation
+from tools.servers.ports import private_port
 
 INVENTED = UUID("01a21700-0000-7000-8000-000000000001")
 
@@ -41,7 +41,7 @@ def environment(chorus: Installation) -> dict[str, str]:
 async def run(env: Mapping[str, str], *arguments: str) -> tuple[int | None, str, str]:
     """Exit status, standard output and standard error of `chorus audit`."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "apps.cli", "audit", "--patience=0.5", *arguments,
+        sys.executable, "-m", "ops", "audit", "--patience=0.5", *arguments,
         env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()
@@ -136,7 +136,7 @@ async def test_a_parked_message_is_found(chorus: Installation, api: bool) -> Non
 async def test_watching_tells_prometheus_and_stops_when_asked(chorus: Installation) -> None:
     port = private_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "apps.cli", "audit", "--watch=1", "--patience=0.2", f"--port={port}",
+        sys.executable, "-m", "ops", "audit", "--watch=1", "--patience=0.2", f"--port={port}",
         env=environment(chorus), stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -7,12 +7,12 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from apps.billing.use_cases import ViewAccount, view_accounts
+from chassis.database.transaction import Pool, begin
 from events.base import Cause
 from events.billing import (
     AccountOpened,
     PaymentRejected,
 )
-from events.bus.transaction import Pool, begin
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 from tests.support.builders import a_user, an_order

@@ -7,13 +7,11 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from apps.cli.children import CannotRun
-from apps.cli.servers import PrivateRabbitMQ, private_rabbitmq
-from apps.common.factory import create_app
 from apps.orders.api import router
-from apps.orders.subscribers import inbox
-from events.bus import publisher
-from events.bus.relay import FAILED
+from apps.orders.consumers import inbox
+from chassis.messaging import publisher
+from chassis.messaging.relay import FAILED
+from chassis.runtime.service import create_app
 from events.orders import OrderPlaced
 from tests.support.alarms import ALARMS, alarm
 from tests.support.broker import Broker
@@ -23,6 +21,8 @@ from tests.support.harness import RunningService
 from tests.support.installation import Installation, install
 from tests.support.processes import Processes
 from tests.support.servers import Servers
+from tools.children import CannotRun
+from tools.servers import PrivateRabbitMQ, private_rabbitmq
 
 ORDERS = 3
 MANY = 100

@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack
 import pytest
 from fastapi import APIRouter
 
-from apps.common.factory import create_app
+from chassis.database.transaction import Transaction
+from chassis.messaging.consumer import Inbox
+from chassis.runtime.service import create_app
 from events.base import Heard
-from events.bus.inbox import Inbox
-from events.bus.transaction import Transaction
 from events.orders import OrderPlaced
 from tests.support.builders import an_order, told
 from tests.support.fixtures import Install
@@ -93,7 +93,7 @@ async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
 async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     good = [told(OrderPlaced(order=an_order())) for _ in range(20)]
     await service.receives(*good[:10], bad, *good[10:], as_pack=True)
@@ -107,7 +107,7 @@ async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
 async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_has_one_effect(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     await service.receives(bad)
     [parked] = await service.parks(1)

@@ -12,13 +12,13 @@ from faststream.rabbit.subscriber import RabbitSubscriber
 from structlog.testing import CapturingLogger
 
 from apps.billing.api import router
-from apps.billing.subscribers import inbox
-from apps.common.factory import create_app
-from events.bus.administration import Administration
-from events.bus.nodes import _Channel, _Connection
-from events.bus.topology import topology
+from apps.billing.consumers import inbox
+from chassis.messaging.broker import _Channel, _Connection
+from chassis.messaging.topology import topology
+from chassis.runtime.service import create_app
 from events.orders import OrderPlaced
 from events.users import UserRegistered
+from ops.management import Administration
 from tests.support.builders import a_user, an_order
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
@@ -79,7 +79,7 @@ async def channels_are_closed(billing: RunningService, monkeypatch: pytest.Monke
 async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_disturbs_no_other(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.nodes.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("chassis.messaging.broker.LOOK_SECONDS", 0.1)
     rights, transport = topology().permissions("billing"), connection_of(billing).transport
     await billing.is_ready(200)
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
@@ -98,8 +98,8 @@ async def test_a_queue_that_is_deleted_is_not_heard_until_it_is_there_again(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = CapturingLogger()
-    monkeypatch.setattr("events.bus.nodes.log", lines)
-    monkeypatch.setattr("events.bus.nodes.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("chassis.messaging.broker.log", lines)
+    monkeypatch.setattr("chassis.messaging.broker.LOOK_SECONDS", 0.1)
     await billing.is_ready(200)
     await billing.broker.channel.queue_delete("billing.order-placed")
     await billing.is_ready(503)
@@ -125,7 +125,7 @@ def loses_the_connection_between_two_steps(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
     """The next time that a queue is restored, the connection is lost in the middle of it; returns which it was."""
-    monkeypatch.setattr("events.bus.nodes.RESTORE_SECONDS", 1.0)
+    monkeypatch.setattr("chassis.messaging.broker.RESTORE_SECONDS", 1.0)
     connection, restore = connection_of(billing), RobustQueue.restore
     lost: list[str] = []
 

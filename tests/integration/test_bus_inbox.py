@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
+from chassis.messaging import message as wire
+from chassis.messaging.outbox import Row
 from events.billing import PaymentRejected, PaymentSucceeded
-from events.bus import wire
-from events.bus.outbox import Row
 from events.orders import OrderPlaced
 from events.users import UserRegistered, UserState
 from tests.support.builders import a_user, an_order, told, with_body
@@ -23,7 +23,7 @@ DELAYS = (0.01, 0.02, 0.03)
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", DELAYS)
+    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", DELAYS)
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from uuid import UUID
 from aio_pika import DeliveryMode
 from aio_pika.abc import AbstractIncomingMessage
 
+from chassis.messaging import message as wire
 from events.billing import AccountOpened
-from events.bus import wire
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 from tests.support.builders import a_user, an_order, told

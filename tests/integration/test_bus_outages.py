@@ -9,16 +9,17 @@ from uuid import UUID
 import pytest
 
 from apps.billing.api import router
-from apps.billing.subscribers import inbox
-from apps.common import database as databases
-from apps.common import gauges
-from apps.common.database import Database
-from apps.common.factory import create_app
+from apps.billing.consumers import inbox
+from chassis.database import group_commit as committer
+from chassis.database import pool as databases
+from chassis.database import transaction
+from chassis.database.group_commit import GroupCommitter
+from chassis.database.pool import Database
+from chassis.database.transaction import Pool, Transaction
+from chassis.messaging.outbox import Row
+from chassis.runtime import backlog as gauges
+from chassis.runtime.service import create_app
 from events.billing import PaymentSucceeded
-from events.bus import committer, transaction
-from events.bus.committer import GroupCommitter
-from events.bus.outbox import Row
-from events.bus.transaction import Pool, Transaction
 from events.orders import OrderPlaced
 from events.users import UserState
 from tests.support.builders import a_user, an_order, told
@@ -85,7 +86,7 @@ async def all_are_paid_once(billing: RunningService, rows: list[Row]) -> None:
 async def test_events_wait_for_a_database_that_is_away_and_none_is_parked(
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
     more_than_attempts = 3
     billing, user = fragile.billing, a_user()
     await deposit(billing, user)
@@ -135,7 +136,9 @@ async def test_events_are_handled_once_though_the_database_freezes_and_cuts(
 async def test_an_event_whose_commits_go_unanswered_has_one_effect_and_is_not_parked(
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", ())  # one attempt, which this is not
+    monkeypatch.setattr(
+        "chassis.messaging.consumer.ATTEMPT_DELAYS", ()
+    )  # one attempt, which this is not
     billing, user = fragile.billing, a_user()
     await deposit(billing, user)
     await billing.is_quiet()

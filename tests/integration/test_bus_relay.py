@@ -8,13 +8,14 @@ import asyncpg
 import pytest
 from aio_pika.exceptions import DeliveryError
 
-from apps.common.database import Database
-from events.bus import outbox, wire
-from events.bus import relay as relaying
-from events.bus.publisher import Publication, Publisher
-from events.bus.relay import UNROUTABLE, BrokerAwayError, Relay
-from events.bus.topology import JOURNAL
-from events.bus.transaction import begin
+from chassis.database.pool import Database
+from chassis.database.transaction import begin
+from chassis.messaging import message as wire
+from chassis.messaging import outbox
+from chassis.messaging import relay as relaying
+from chassis.messaging.publisher import Publication, Publisher
+from chassis.messaging.relay import UNROUTABLE, BrokerAwayError, Relay
+from chassis.messaging.topology import JOURNAL
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced
 from tests.support.broker import Broker, Tap
 from tests.support.builders import an_order, told
@@ -297,7 +298,7 @@ async def frozen(proxy: Proxy) -> None:
 async def test_a_relay_waits_for_a_broker_that_is_away_and_goes_on_by_itself(
     office: Office, away: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.publisher.CONFIRM_SECONDS", 0.3)
+    monkeypatch.setattr("chassis.messaging.publisher.CONFIRM_SECONDS", 0.3)
     url = office.installation.amqp_url("orders")
     async with Proxy.before(url) as proxy, office.relaying(proxy.url(url)) as relay:
         await office.commits(*placed(1))

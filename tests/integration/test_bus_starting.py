@@ -7,10 +7,10 @@ import pytest
 import stamina
 
 from apps.billing.api import router
-from apps.billing.subscribers import inbox
-from apps.common.factory import create_app
-from events.bus.inbox import PREFETCH_MESSAGES
-from events.bus.topology import queue_name
+from apps.billing.consumers import inbox
+from chassis.messaging.consumer import PREFETCH_MESSAGES
+from chassis.messaging.topology import queue_name
+from chassis.runtime.service import create_app
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService

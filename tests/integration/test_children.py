@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from apps.cli.children import Child, ChildFailed
 from tests.support.eventually import eventually
+from tools.children import Child, ChildFailed
 
 SLEEPER = "import time; time.sleep(60)"
 FAMILY = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}])"
 STARTER = """
 import os, sys
 from pathlib import Path
-from apps.cli.children import Child
+from tools.children import Child
 child = Child("sleeper", [sys.executable, "-c", "import time; time.sleep(60)"], log=Path(sys.argv[1]), environment={})
 child.start()
 print(child.pid, flush=True)

@@ -16,12 +16,12 @@ from uuid import UUID
 import pytest
 from typer.testing import CliRunner, Result
 
-from apps.cli.main import cli
-from events.bus import wire
-from events.bus.outbox import Row
-from events.bus.parking import explained
-from events.bus.topology import DEAD, queue_name
+from chassis.messaging import message as wire
+from chassis.messaging.dead_letters import explained
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import DEAD, queue_name
 from events.orders import OrderPlaced
+from ops.main import cli
 from tests.support.broker import Broker
 from tests.support.builders import a_user, an_order, now, told
 from tests.support.eventually import eventually
@@ -150,7 +150,7 @@ async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> No
     row = an_event()
     await desk.park(row, ValueError())
     died = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "apps.cli", "dead", "replay", "--service", "billing",
+        sys.executable, "-m", "ops", "dead", "replay", "--service", "billing",
         env={**os.environ, "CHORUS_CRASH_AT": "publisher.after_publish"},
         cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip

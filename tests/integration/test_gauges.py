@@ -5,9 +5,9 @@ from datetime import timedelta
 from aio_pika import Message
 from prometheus_client import REGISTRY
 
-from apps.common import gauges
 from apps.orders import gauges as of_orders
-from events.bus.topology import DEAD
+from chassis.messaging.topology import DEAD
+from chassis.runtime import backlog as gauges
 from tests.support.builders import a_user, now, payment_succeeded
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService

@@ -10,11 +10,11 @@ import pytest
 from apps.billing import use_cases
 from apps.billing.schemas import ReceiptView
 from apps.billing.use_cases import MoveFunds
-from apps.common.commands import answer_with
-from apps.common.idempotency import Answer, Asked, answering
+from chassis.database.transaction import begin
+from chassis.web.commands import answer_with
+from chassis.web.idempotency import Answer, Asked, answering
 from events.base import Cause
 from events.billing import FundsDeposited
-from events.bus.transaction import begin
 from events.orders import OrderPlaced
 from events.users import UserState
 from tests.support.builders import a_user, payment_succeeded

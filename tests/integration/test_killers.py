@@ -8,10 +8,9 @@ from typing import Final
 
 import pytest
 
-from apps.cli.children import Child
-from events.bus import topology
-from events.bus.outbox import Row
-from events.bus.topology import DEAD, queue_name
+from chassis.messaging import topology
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import DEAD, queue_name
 from events.money import to_text
 from events.orders import OrderPlaced
 from tests.support import mortal
@@ -20,6 +19,7 @@ from tests.support.builders import an_order, told
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.installation import Installation
+from tools.children import Child
 
 DELIVERIES: Final = 16
 """Instead of a hundred: the same in less time."""

@@ -8,8 +8,8 @@ import aiosmtplib
 import httpx
 import pytest
 
-from apps.cli import mailbox
-from apps.cli.servers.ports import private_port
+from tools import mail_catcher as mailbox
+from tools.servers.ports import private_port
 
 
 class Post:

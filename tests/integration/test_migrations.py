@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Column, Table, UniqueConstraint
 from sqlalchemy.dialects import postgresql
 
-from apps.cli.migrate import upgrade_database
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from ops.migrate import upgrade_database
 from tests.support.fixtures import Install
 from tests.support.installation import Installation
 from tests.support.tables import tables_of

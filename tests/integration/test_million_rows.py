@@ -8,13 +8,13 @@ from typing import Any, Final
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.common import retention
-from apps.common.database import Database
-from events.bus import outbox
-from events.bus.inbox import InboxRow
-from events.bus.relay import TAKE_LIMIT
-from events.bus.statements import statements
-from events.bus.transaction import Pool
+from chassis.database.pool import Database
+from chassis.database.tables import statements
+from chassis.database.transaction import Pool
+from chassis.messaging import outbox
+from chassis.messaging.consumer import InboxRow
+from chassis.messaging.relay import TAKE_LIMIT
+from chassis.runtime import retention
 from tests.support.builders import now
 from tests.support.fixtures import Install
 from tests.support.opened import opened

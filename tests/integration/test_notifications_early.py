@@ -7,9 +7,9 @@ from typing import TypeVar
 from uuid_utils.compat import uuid7
 
 from apps.notifications import use_cases
+from chassis.database.transaction import begin
 from events.base import Cause, Event, Heard
 from events.billing import PaymentSucceeded
-from events.bus.transaction import begin
 from events.users import UserRegistered, UserState, UserUpdated
 from tests.support.builders import a_user, an_order, now, payment_succeeded
 from tests.support.eventually import eventually

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from apps.common.factory import create_app
 from apps.notifications import mailer, use_cases
 from apps.notifications.api import router
+from apps.notifications.consumers import inbox
 from apps.notifications.main import send_letters
 from apps.notifications.models import FIRST_DELAY
-from apps.notifications.subscribers import inbox
+from chassis.runtime.service import create_app
 from events.notifications import NotificationFailed, NotificationSent
 from events.users import UserRegistered, UserState
 from tests.support.builders import a_user, an_order, now, payment_succeeded

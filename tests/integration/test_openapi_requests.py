@@ -15,7 +15,7 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from tests.support.fixtures import Install
 from tests.support.processes import Processes
 

@@ -104,7 +104,7 @@ async def test_an_outcome_that_comes_twice_is_told_once(orders: RunningService) 
 async def test_an_outcome_of_an_order_that_was_never_placed_is_parked(
     orders: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.inbox.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
     order = await place(orders, a_user())
     stray = told(payment_succeeded(order.model_copy(update={"id": uuid7()})))
     good = told(payment_succeeded(order))

@@ -6,9 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from apps.common.database import Database
 from apps.orders import gauges
-from events.bus.transaction import Pool
+from chassis.database.pool import Database
+from chassis.database.transaction import Pool
 from tests.support.fixtures import Install
 from tests.support.opened import opened
 

@@ -2,7 +2,7 @@
 
 import aio_pika
 
-from events.bus.topology import DEAD
+from chassis.messaging.topology import DEAD
 from tests.support.broker import Broker
 from tests.support.fixtures import Install
 

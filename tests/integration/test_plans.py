@@ -2,10 +2,10 @@
 
 from uuid_utils.compat import uuid7
 
-from apps.common.database import Database
 from apps.orders.models import Order
-from events.bus import outbox
-from events.bus.transaction import begin
+from chassis.database.pool import Database
+from chassis.database.transaction import begin
+from chassis.messaging import outbox
 from events.orders import OrderPaid
 from tests.support.builders import an_order, told
 from tests.support.eventually import eventually

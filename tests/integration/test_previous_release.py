@@ -8,9 +8,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from chassis.messaging.topology import HEARD_BY
 from events.base import Event
-from events.bus.topology import HEARD_BY
 from tests.contracts.goldens import Golden, compact, of
 from tests.contracts.release import breaks, previous, schema
 from tests.support.builders import told, with_body

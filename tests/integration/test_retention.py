@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from apps.common import retention
-from events.bus.topology import JOURNAL_AGE, PATIENCE_MILLISECONDS
-from events.bus.transaction import begin
+from chassis.database.transaction import begin
+from chassis.messaging.topology import JOURNAL_AGE, PATIENCE_MILLISECONDS
+from chassis.runtime import retention
 from tests.support.builders import a_user
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService

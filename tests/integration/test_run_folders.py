@@ -3,8 +3,8 @@
 import socket
 from pathlib import Path
 
-from apps.cli.servers.folders import run_folder
-from apps.cli.servers.ports import is_free, port_near, private_port
+from tools.servers.folders import run_folder
+from tools.servers.ports import is_free, port_near, private_port
 
 
 def test_a_run_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import asyncpg
 import httpx
 import pytest
 
+from chassis.database.transaction import Pool
+from chassis.messaging.outbox import Row
 from events.billing import PaymentSucceeded
-from events.bus.outbox import Row
-from events.bus.transaction import Pool
 from events.orders import OrderPlaced
 from events.users import UserState
 from tests.support.broker import Broker, Tap

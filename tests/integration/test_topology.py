@@ -12,12 +12,13 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidStateError
 
-from apps.audit.rights import broker_auditor
-from apps.cli.audit import urls_of
-from apps.cli.migrate import apply_topology, create_database, upgrade_database
-from apps.common.settings import SERVICES, settings
-from events.bus.administration import Administration, TopologyConflictError
-from events.bus.topology import DEAD, JOURNAL, Queue, Topology, topology
+from apps import SERVICES
+from chassis.messaging.topology import DEAD, JOURNAL, Queue, Topology, topology
+from chassis.runtime.settings import settings
+from ops.audit.command import urls_of
+from ops.audit.rights import broker_auditor
+from ops.management import Administration, TopologyConflictError
+from ops.migrate import apply_topology, create_database, upgrade_database
 from tests.support.fixtures import Install
 from tests.support.installation import Installation, environment
 

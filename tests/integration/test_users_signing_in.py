@@ -9,11 +9,11 @@ import pytest
 from limits import RateLimitItemPerMinute
 from uuid_utils.compat import uuid7
 
-from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
 from apps.users import limits, upkeep
 from apps.users.passwords import passwords
 from apps.users.schemas import RegisterBody
 from apps.users.upkeep import ANNOUNCE_AFTER, AT_ONCE
+from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
 from events.users import PublicKey, SigningKeyPublished, UserRegistered
 from tests.support.harness import RunningService
 from tests.support.registering import (

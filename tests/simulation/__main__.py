@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from apps.cli.servers import private_postgres
 from tests.simulation.apart import be_quiet
 from tests.simulation.machine import play
 from tests.simulation.postgres import Postgres
 from tests.support.installation import Installation, install_databases
 from tests.support.servers import Servers
+from tools.servers import private_postgres
 
 
 def main(

@@ -17,12 +17,12 @@ from unittest.mock import patch
 import structlog
 from hypothesis import Phase
 
-from apps.cli.children import die_with_parent
 from tests.simulation.broken import broken
 from tests.simulation.crowded import Crowded, crowded
 from tests.simulation.machine import Played, play
 from tests.simulation.postgres import Postgres
 from tests.support.installation import Installation
+from tools.children import die_with_parent
 
 T = TypeVar("T")
 

@@ -4,11 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
-from events.bus import inbox, outbox
-from events.bus.inbox import Listener
-from events.bus.publisher import Publisher
-from events.bus.statements import Statements
-from events.bus.transaction import Transaction
+from chassis.database.tables import Statements
+from chassis.database.transaction import Transaction
+from chassis.messaging import consumer as inbox
+from chassis.messaging import outbox
+from chassis.messaging.consumer import Listener
+from chassis.messaging.publisher import Publisher
 from tests.simulation.postgres import Postgres
 from tests.support import mutants
 

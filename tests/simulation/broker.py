@@ -18,11 +18,11 @@ from aiormq.abc import DeliveredMessage
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
+from chassis.messaging import message as wire
+from chassis.messaging.consumer import PREFETCH_MESSAGES
+from chassis.messaging.publisher import CONFIRM_SECONDS, Publisher
+from chassis.messaging.topology import DEAD, topology
 from events.base import Event, Heard
-from events.bus import wire
-from events.bus.inbox import PREFETCH_MESSAGES
-from events.bus.publisher import CONFIRM_SECONDS, Publisher
-from events.bus.topology import DEAD, topology
 from tests.simulation.loop import SimulatedLoop, resolve
 
 if TYPE_CHECKING:

@@ -55,12 +55,12 @@ def decided_by(loop: SimulatedLoop) -> Iterator[None]:
     bell, ids = Bells(), Ids(loop)
     with contextlib.ExitStack() as stack:
         for name, value in {
-            "events.bus.transaction.datetime": SimulatedDatetime,
-            "events.bus.parking.datetime": SimulatedDatetime,
+            "chassis.database.transaction.datetime": SimulatedDatetime,
+            "chassis.messaging.dead_letters.datetime": SimulatedDatetime,
             "apps.notifications.mailer.datetime": SimulatedDatetime,
-            "events.bus.transaction.uuid_utils": SimpleNamespace(uuid7=ids),
-            "events.bus.wire.uuid7": ids,
-            "events.bus.inbox.random": loop.dice,
+            "chassis.database.transaction.uuid_utils": SimpleNamespace(uuid7=ids),
+            "chassis.messaging.message.uuid7": ids,
+            "chassis.messaging.consumer.random": loop.dice,
             "apps.notifications.mailer.random": loop.dice,
             "apps.notifications.mailer.bell": bell,
             "apps.notifications.use_cases.bell": bell,

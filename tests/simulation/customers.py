@@ -12,20 +12,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from apps.audit.facts import Attempt, Facts, by
 from apps.billing import use_cases as billing
 from apps.billing.schemas import ReceiptView
 from apps.billing.use_cases import MoveFunds
-from apps.common.commands import answer_with
-from apps.common.idempotency import Answer, Asked
 from apps.orders import use_cases as orders
 from apps.orders.schemas import OrderView
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from apps.users import use_cases as users
 from apps.users.schemas import RegisteredView, UserView
 from apps.users.use_cases import ChangeUser, RegisterUser
+from chassis.database.group_commit import Work
+from chassis.web.commands import answer_with
+from chassis.web.idempotency import Answer, Asked
 from events.base import Cause
-from events.bus.committer import Work
+from ops.audit.facts import Attempt, Facts, by
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

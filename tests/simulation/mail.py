@@ -13,9 +13,9 @@ from email.parser import BytesHeaderParser
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
-from apps.audit.facts import Mail
 from apps.notifications.conversation import Reply
 from apps.notifications.smtp import ConnectionLostError
+from ops.audit.facts import Mail
 from tests.simulation.loop import SimulatedLoop, resolve
 from tests.stories.post_office import notification_id_of, subject_of
 

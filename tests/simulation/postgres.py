@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import asyncpg
 
-from apps.common.database import BY_KEY
+from chassis.database.pool import BY_KEY
 from tests.simulation.loop import resolve
 from tests.support.installation import Installation
 

@@ -10,13 +10,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from apps.common.factory import PATIENCE_SECONDS
-from apps.common.idempotency import Answer, Asked, answering
-from apps.common.settings import Settings
 from apps.notifications import mailer
-from events.bus.committer import GroupCommitter, Work
-from events.bus.parking import Parking
-from events.bus.relay import Relay
+from chassis.database.group_commit import GroupCommitter, Work
+from chassis.messaging.dead_letters import Parking
+from chassis.messaging.relay import Relay
+from chassis.runtime.service import PATIENCE_SECONDS
+from chassis.runtime.settings import Settings
+from chassis.web.idempotency import Answer, Asked, answering
 from tests.simulation.broker import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
 from tests.simulation.mail import Posted, SimulatedMailServer

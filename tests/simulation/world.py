@@ -7,16 +7,16 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from apps.audit.databases import Database
-from apps.audit.facts import Facts, History
-from apps.audit.gathering import gather
-from apps.audit.invariants import findings
-from apps.audit.suspects import Scope
-from apps.common.idempotency import Answer, Asked
 from apps.notifications.mailer import RENEW_SECONDS
-from events.bus.committer import OverloadedError, UnavailableError, Work
-from events.bus.faults import CommitUnknownError
+from chassis.database.group_commit import OverloadedError, UnavailableError, Work
+from chassis.messaging.errors import CommitUnknownError
+from chassis.web.idempotency import Answer, Asked
 from events.orders import OrderPlaced
+from ops.audit.databases import Database
+from ops.audit.facts import Facts, History
+from ops.audit.gathering import gather
+from ops.audit.invariants import findings
+from ops.audit.suspects import Scope
 from tests.simulation.broker import Broker
 from tests.simulation.clock import decided_by
 from tests.simulation.customers import Customers

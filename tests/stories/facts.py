@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from apps.audit.databases import reading
-from apps.audit.facts import Facts, Mail
-from apps.audit.gathering import gather as gather_rows
-from apps.audit.suspects import Scope
 from events.orders import OrderPlaced
+from ops.audit.databases import reading
+from ops.audit.facts import Facts, Mail
+from ops.audit.gathering import gather as gather_rows
+from ops.audit.suspects import Scope
 
 if TYPE_CHECKING:
     from tests.stories.stack import Stack

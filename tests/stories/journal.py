@@ -9,10 +9,10 @@ from uuid import UUID
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from chassis.messaging import outbox
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import JOURNAL
 from events.base import Event, Heard
-from events.bus import outbox
-from events.bus.outbox import Row
-from events.bus.topology import JOURNAL
 from tests.support.broker import opened
 
 E = TypeVar("E", bound=Event)

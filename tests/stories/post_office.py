@@ -12,7 +12,7 @@ from typing import Any
 
 from aiosmtpd import smtp
 
-from apps.cli.mailbox import Letter
+from tools.mail_catcher import Letter
 
 OK = "250 OK"
 

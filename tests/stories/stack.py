@@ -13,14 +13,14 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from uuid_utils.compat import uuid7
 
-from apps.audit import Attempt, History, Urls, audit
-from apps.audit.invariants import findings
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from chassis.messaging import message as wire
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import HEARD_BY, JOURNAL, queue_name, topology
 from events.base import Event, Heard
-from events.bus import wire
-from events.bus.outbox import Row
-from events.bus.topology import HEARD_BY, JOURNAL, queue_name, topology
 from events.users import Locale
+from ops.audit import Attempt, History, Urls, audit
+from ops.audit.invariants import findings
 from tests.stories.customers import Customer
 from tests.stories.facts import Rows, gather
 from tests.stories.journal import Journal, as_told

@@ -11,9 +11,9 @@ from typing import Any, Final, TypeVar
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.audit.facts import Facts, History, Mail, Waiting
-from apps.audit.invariants import findings
 from events.orders import OrderPaid, OrderPlaced
+from ops.audit.facts import Facts, History, Mail, Waiting
+from ops.audit.invariants import findings
 from tests.stories.conftest import Stacks
 from tests.stories.facts import gather
 

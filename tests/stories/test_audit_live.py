@@ -15,9 +15,9 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from apps.audit import Attempt, CannotLook, History, Urls, audit, auditor, suspects
-from apps.audit.findings import Finding
-from apps.audit.invariants import judge
+from ops.audit import Attempt, CannotLook, History, Urls, audit, auditor, suspects
+from ops.audit.findings import Finding
+from ops.audit.invariants import judge
 from tests.stories.load import Load
 from tests.stories.spoiling import SPOILED
 from tests.stories.stack import Stack

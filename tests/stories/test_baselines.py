@@ -15,17 +15,17 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.audit import Urls
-from apps.audit import audit as look
-from apps.cli.children import Child, ChildFailed
-from apps.cli.servers.ports import private_port
-from apps.cli.story import Story
-from apps.cli.system import Addresses, Login
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from ops.audit import Urls
+from ops.audit import audit as look
 from tests.stories.facts import Rows
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.installation import Installation
+from tools.children import Child, ChildFailed
+from tools.servers.ports import private_port
+from tools.story import Story
+from tools.system import Addresses, Login
 
 ROOT = Path(__file__).parents[2]
 IN_FLIGHT = 64
@@ -59,7 +59,7 @@ class Baseline:
         self.children = {service: self._service(service) for service in SERVICES}
         self.children["mail"] = self._child(
             "mail",
-            "apps.cli",
+            "ops",
             "mailbox",
             f"--smtp-port={self._smtp_port}",
             f"--http-port={self._port('mail')}",

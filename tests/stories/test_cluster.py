@@ -7,10 +7,8 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from aio_pika.exceptions import AMQPError
 
-from apps.cli.children import CannotRun
-from apps.cli.servers.install import install_missing
-from events.bus.faults import connection_may_be_lost
-from events.bus.topology import queue_name
+from chassis.messaging.errors import connection_may_be_lost
+from chassis.messaging.topology import queue_name
 from events.orders import OrderPlaced
 from tests.chaos.world import Witness
 from tests.stories.load import Load
@@ -22,6 +20,8 @@ from tests.support.forked import ForkedService
 from tests.support.installation import install
 from tests.support.processes import Processes
 from tests.support.servers import Servers
+from tools.children import CannotRun
+from tools.servers.install import install_missing
 
 pytestmark = pytest.mark.timeout(300)  # seconds, where a machine has much else to do
 

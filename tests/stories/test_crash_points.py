@@ -11,10 +11,10 @@ import aio_pika
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from chassis.messaging.topology import HEARD_BY, queue_name
+from chassis.runtime.crash_points import POINTS
 from events.base import Event
-from events.bus.crash import POINTS
-from events.bus.topology import HEARD_BY, queue_name
 from events.contracts import language
 from events.notifications import NotificationKind
 from events.users import SigningKeyPublished

@@ -5,8 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from events.bus import wire
-from events.bus.topology import queue_name
+from chassis.messaging import message as wire
+from chassis.messaging.topology import queue_name
 from events.orders import OrderPlaced
 from tests.stories.customers import Customer
 from tests.stories.journal import as_told

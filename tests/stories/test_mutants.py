@@ -9,10 +9,10 @@ from typing import Final
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.audit import audit
-from apps.audit.invariants import findings
 from events.billing import FundsDeposited, PaymentSucceeded
 from events.users import UserRegistered
+from ops.audit import audit
+from ops.audit.invariants import findings
 from tests.stories.facts import gather
 from tests.stories.journal import as_told
 from tests.stories.stack import Stack

@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import HEARD_BY, queue_name
 from events.base import Event, Heard
-from events.bus.outbox import Row
-from events.bus.topology import HEARD_BY, queue_name
 from events.contracts import language
 from events.users import SigningKeyPublished
 from tests.stories.customers import Customer

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from tests.stories.customers import Customer
 from tests.stories.load import Load
 from tests.stories.stack import Stack

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from apps.cli.servers import PrivateRabbitMQ
+from tools.servers import PrivateRabbitMQ
 
 ALARMS: Final = {
     "memory": (

@@ -9,10 +9,10 @@ from typing import Final
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from chassis.messaging import message as wire
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import DEAD
 from events.base import Event, Heard
-from events.bus import wire
-from events.bus.outbox import Row
-from events.bus.topology import DEAD
 from tests.support.builders import told
 from tests.support.eventually import eventually
 

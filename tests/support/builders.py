@@ -5,6 +5,8 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
+from chassis.messaging import outbox
+from chassis.messaging.outbox import Row
 from events.base import Cause, Event
 from events.billing import (
     AccountState,
@@ -15,8 +17,6 @@ from events.billing import (
     RefundState,
     RejectionReason,
 )
-from events.bus import outbox
-from events.bus.outbox import Row
 from events.money import CURRENCY, to_minor
 from events.orders import OrderState, OrderStatus
 from events.users import Locale, UserState

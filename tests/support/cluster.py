@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import httpx
 
-from apps.cli.children import ChildFailed
-from apps.cli.servers import PrivateRabbitMQ
-from apps.cli.servers.folders import run_folder
 from tests.support.eventually import eventually
 from tests.support.servers import Servers
+from tools.children import ChildFailed
+from tools.servers import PrivateRabbitMQ
+from tools.servers.folders import run_folder
 
 NODES: Final = 3
 HEAL_SECONDS: Final = 120.0

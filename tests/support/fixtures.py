@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from tests.support.forked import ForkedService
 from tests.support.harness import RunningService
 from tests.support.installation import Installation, install

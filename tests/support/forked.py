@@ -1,7 +1,7 @@
 """Services that start in moments: real processes, forked from one that has all their code loaded already.
 
 A start costs a second of a processor otherwise, nearly all of it for loading code, and the tests start services by the
-hundred. Such a process can be told where to die, by the names of `events/bus/crash.py`.
+hundred. Such a process can be told where to die, by the names of `chassis/runtime/crash_points.py`.
 """
 
 import importlib
@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from apps.cli.children import Child, die_with_parent
-from apps.cli.main import main
-from events.bus import crash
+from chassis.runtime import crash_points as crash
+from ops.main import main
 from tests.support import mutants
 from tests.support.processes import ServiceProcess
+from tools.children import Child, die_with_parent
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["tests.support.loaded"])
@@ -68,7 +68,7 @@ class ForkedService(ServiceProcess):
         return Fork(self.name, command, log=log, environment=environment)
 
     def launch(self, crash_at: str = "") -> None:
-        """Start it without waiting, perhaps to die at a point of `events/bus/crash.py`."""
+        """Start it without waiting, perhaps to die at a point of `chassis/runtime/crash_points.py`."""
         self.child.crash_at = crash_at
         super().launch()
 

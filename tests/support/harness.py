@@ -10,11 +10,11 @@ import httpx
 from aio_pika.abc import AbstractIncomingMessage
 from fastapi import FastAPI
 
-from apps.common.auth import Role
-from apps.common.factory import Service
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import DEAD
+from chassis.runtime.service import Service
+from chassis.web.auth import Role
 from events.base import Event
-from events.bus.outbox import Row
-from events.bus.topology import DEAD
 from events.users import UserState
 from tests.support.broker import Broker, Tap
 from tests.support.eventually import eventually

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
-from apps.audit.rights import auditor_url, broker_auditor
-from apps.cli.migrate import create_database, let_the_auditor_read, upgrade_database
-from apps.common.settings import SERVICES, settings
-from events.bus.administration import Administration
-from events.bus.topology import topology
+from apps import SERVICES
+from chassis.messaging.topology import topology
+from chassis.runtime.settings import settings
+from ops.audit.rights import auditor_url, broker_auditor
+from ops.management import Administration
+from ops.migrate import create_database, let_the_auditor_read, upgrade_database
 from tests.support.servers import Servers
 
 

@@ -4,7 +4,7 @@ import gc
 import importlib
 from typing import Final
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 
 LATE: Final = (
     "anyio._backends._asyncio",

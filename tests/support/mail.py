@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from aiosmtpd import smtp
 
-from apps.cli.mailbox import Letter
 from tests.support.eventually import eventually
+from tools.mail_catcher import Letter
 
 OK: Final = "250 OK"
 

@@ -13,13 +13,13 @@ from typing import Final
 
 from faststream.rabbit import RabbitBroker
 
-from apps.common.database import Database
-from apps.common.settings import settings
+from chassis.database.pool import Database
+from chassis.database.transaction import Transaction
+from chassis.messaging.consumer import Inbox
+from chassis.messaging.dead_letters import Parking
+from chassis.messaging.publisher import Publisher
+from chassis.runtime.settings import settings
 from events.base import Heard
-from events.bus.inbox import Inbox
-from events.bus.parking import Parking
-from events.bus.publisher import Publisher
-from events.bus.transaction import Transaction
 from events.orders import OrderPlaced
 
 VARIABLE: Final = "TESTS_SECONDS_EACH"

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from events.bus import inbox, outbox
-from events.bus.inbox import Listener
-from events.bus.publisher import Publication, Publisher
-from events.bus.statements import Statements
-from events.bus.transaction import Transaction
+from chassis.database.tables import Statements
+from chassis.database.transaction import Transaction
+from chassis.messaging import consumer as inbox
+from chassis.messaging import outbox
+from chassis.messaging.consumer import Listener
+from chassis.messaging.publisher import Publication, Publisher
 
 VARIABLE: Final = "TESTS_MUTANT"
 

@@ -4,10 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from chassis.database.transaction import Pool, begin
+from chassis.messaging.publisher import Publisher
+from chassis.messaging.relay import Relay
 from events.base import Cause, Event
-from events.bus.publisher import Publisher
-from events.bus.relay import Relay
-from events.bus.transaction import Pool, begin
 from events.orders import OrderPlaced
 from tests.support.broker import Broker, Tap
 from tests.support.builders import an_order

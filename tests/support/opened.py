@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from apps.common.database import Database
-from events.bus.transaction import Pool
+from chassis.database.pool import Database
+from chassis.database.transaction import Pool
 from tests.support.installation import Installation
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import httpx
 
-from apps.cli.children import Child, ChildFailed
-from apps.cli.servers.ports import private_port
 from tests.support.eventually import eventually
 from tests.support.installation import Installation
+from tools.children import Child, ChildFailed
+from tools.servers.ports import private_port
 
 START_SECONDS = 60.0
 
@@ -43,7 +43,7 @@ class ServiceProcess:
     def _child(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Child:
         return Child(
             self.name,
-            [sys.executable, "-m", "apps.cli", *command],
+            [sys.executable, "-m", "ops", *command],
             log=log,
             environment=environment,
             folder=Path(__file__).parents[2],

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from apps.cli.servers.install import ServersMissing, install_packages, may_install
+from tools.servers.install import ServersMissing, install_packages, may_install
 
 
 def program(name: str, package: str) -> str:

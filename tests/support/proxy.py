@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
-from apps.cli.servers.ports import private_port
+from tools.servers.ports import private_port
 
 _CHUNK = 65_536
 

@@ -9,9 +9,9 @@ import httpx
 from uuid_utils.compat import uuid7
 
 from apps.users.use_cases import ChangeUser, RegisterUser
+from chassis.database.group_commit import Work
+from chassis.database.transaction import begin
 from events.base import Cause
-from events.bus.committer import Work
-from events.bus.transaction import begin
 from tests.support.harness import RunningService
 
 PASSWORD = "correct horse"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from apps.cli.servers import private_servers
+from tools.servers import private_servers
 
 if TYPE_CHECKING:
     from docker import DockerClient

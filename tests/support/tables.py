@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from sqlalchemy import Table as SqlTable
 
-from events.bus.statements import Table
+from chassis.database.tables import Table
 
-_EVERYBODY_S = ("apps.common.", "events.bus.")
+_EVERYBODY_S = ("chassis.",)
 
 
 def tables_of(service: str) -> dict[str, SqlTable]:

@@ -10,7 +10,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER, Role
+from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER, Role
 from events.users import PublicKey, SigningKeyPublished
 
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
+from chassis.database.tables import T, Table, from_record, statements
+from chassis.database.transaction import Transaction
 from events.base import Cause, Event
-from events.bus.statements import T, Table, from_record, statements
-from events.bus.transaction import Transaction
 
 Result = TypeVar("Result")
 Rows = dict[type[Table], dict[Any, dict[str, Any]]]

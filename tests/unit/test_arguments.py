@@ -10,12 +10,12 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
 from fastapi.routing import APIRoute
 
-from apps.common.arguments import Arguments
-from apps.common.factory import create_app
-from apps.common.problems import Unauthorized
-from apps.common.schemas import Body
-from apps.common.strict import StrictRoute
-from events.bus.inbox import Inbox
+from chassis.messaging.consumer import Inbox
+from chassis.runtime.service import create_app
+from chassis.web.arguments import Arguments
+from chassis.web.problems import Unauthorized
+from chassis.web.routing import StrictRoute
+from chassis.web.schemas import Body
 from events.money import Amount
 
 

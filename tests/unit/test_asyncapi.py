@@ -13,12 +13,12 @@ import httpx
 import jsonschema_rs
 import pytest
 
-from apps.common.asyncapi import Described, asyncapi
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from chassis.messaging import message as wire
+from chassis.messaging.dead_letters import explained
+from chassis.messaging.topology import HEARD_BY, topology
 from events.base import Event, Heard
-from events.bus import wire
-from events.bus.parking import explained
-from events.bus.topology import HEARD_BY, topology
+from tools.asyncapi.document import Described, asyncapi
 
 Document = dict[str, Any]
 
@@ -194,8 +194,8 @@ async def test_the_page_tells_every_message_and_loads_nothing_from_elsewhere(ser
 
 
 def test_what_the_page_shows_is_escaped() -> None:
-    from apps.common.documents import _templates
-    from apps.common.pages import sections
+    from chassis.web.documents import _templates
+    from chassis.web.pages import sections
 
     hears = {HEARD_BY["billing"][0]: "<script>alert(1)</script>"}
     document = asyncapi(Described("billing", "<img src=x>", hears))

@@ -8,15 +8,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from events.base import Cause
-from events.bus.committer import (
+from chassis.database.group_commit import (
     BATCH_LIMIT,
     GroupCommitter,
     OverloadedError,
     UnavailableError,
 )
-from events.bus.faults import CommitUnknownError, is_transient
-from events.bus.transaction import Transaction
+from chassis.database.transaction import Transaction
+from chassis.messaging.errors import CommitUnknownError, is_transient
+from events.base import Cause
 from events.users import UserRegistered
 from tests.support.builders import a_user
 from tests.unit.server import Server

@@ -15,10 +15,10 @@ from pamqp.commands import Connection
 from pamqp.common import FieldTable
 from pamqp.exceptions import UnmarshalingException
 
-from apps.audit.broker import queue_depths
-from events.bus.dead import DeadLetters
-from events.bus.nodes import Consumers, Nodes, connect
-from events.bus.publisher import Publisher
+from chassis.messaging.broker import Consumers, Nodes, connect
+from chassis.messaging.publisher import Publisher
+from ops.audit.broker import queue_depths
+from ops.dead_letters import DeadLetters
 from tests.support.eventually import eventually
 
 ATTEMPTS = 30
@@ -121,7 +121,7 @@ async def test_an_audit_goes_on_without_the_broker(url: str) -> None:
 async def test_who_is_cancelled_while_a_start_is_given_up_does_not_try_again(
     silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.bus.nodes.RESTORE_SECONDS", 0.1)
+    monkeypatch.setattr("chassis.messaging.broker.RESTORE_SECONDS", 0.1)
     consumers = Consumers(Nodes(silent, "test"))
     starting = asyncio.create_task(consumers.start())
 

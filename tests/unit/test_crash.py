@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from events.bus import crash
-from events.bus.crash import POINTS, VARIABLE, Crash
+from chassis.runtime import crash_points as crash
+from chassis.runtime.crash_points import POINTS, VARIABLE, Crash
 
 
 def python(code: str, crash_at: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", f"from events.bus import crash\n{code}"],
+        [sys.executable, "-c", f"from chassis.runtime import crash_points as crash\n{code}"],
         env=os.environ | {VARIABLE: crash_at},
         capture_output=True,
         text=True,

@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 from aio_pika.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
 
-from events.bus.faults import CommitUnknownError, connection_may_be_lost, is_transient
+from chassis.messaging.errors import CommitUnknownError, connection_may_be_lost, is_transient
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import httpx
 import pytest
 from fastapi import APIRouter, Response
 
-from apps.common.factory import create_app
-from apps.common.problems import Unavailable
-from apps.common.schemas import Body
-from apps.common.strict import StrictRoute, guarded
-from events.bus.inbox import Inbox
+from chassis.messaging.consumer import Inbox
+from chassis.runtime.service import create_app
+from chassis.web.problems import Unavailable
+from chassis.web.routing import StrictRoute, guarded
+from chassis.web.schemas import Body
 
 FULL = Unavailable("It is full.")
 refusals: list[Unavailable] = []

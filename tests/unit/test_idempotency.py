@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.common.idempotency import Answer, Asked, IdempotentAnswer, answering, problem_answer
-from apps.common.problems import NotFound, Problem
-from events.bus.transaction import Transaction
+from chassis.database.transaction import Transaction
+from chassis.web.idempotency import Answer, Asked, IdempotentAnswer, answering, problem_answer
+from chassis.web.problems import NotFound, Problem
 from tests.unit.memory import Memory, at_once
 
 ADA, BOB = UUID(int=1), UUID(int=2)

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+from chassis.database.transaction import Transaction
 from events.billing import AccountState
-from events.bus.transaction import Transaction
 
 
 def _ids(count: int) -> list[UUID]:

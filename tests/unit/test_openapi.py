@@ -11,7 +11,7 @@ import pytest
 import schemathesis
 from fastapi import FastAPI
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
 from tests.unit.test_asyncapi import at, fetched, references
 
 Document = dict[str, Any]

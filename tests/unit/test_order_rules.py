@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from apps.common.problems import NotFound
 from apps.orders import use_cases
 from apps.orders.models import Customer, Order
 from apps.orders.problems import OrderAlreadyRejected
 from apps.orders.use_cases import CancelOrder, PlaceOrder
+from chassis.web.problems import NotFound
 from events.base import Cause, Event, Heard
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated

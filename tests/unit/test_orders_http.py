@@ -6,9 +6,9 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from apps.common.schemas import page_of
 from apps.orders.api import _wait
 from apps.orders.schemas import OrderQuery
+from chassis.web.schemas import page_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import Final
 
 import pytest
 
-from apps.common.settings import Settings
 from apps.notifications.conversation import ANSWER_LIMIT, Reply
 from apps.notifications.smtp import (
     Connection,
@@ -15,6 +14,7 @@ from apps.notifications.smtp import (
     ServerAwayError,
     WornConnectionError,
 )
+from chassis.runtime.settings import Settings
 
 LETTER: Final = b"Subject: dots\r\n\r\n.\r\n..two\r\nend.\r\n"
 STUFFED: Final = b"Subject: dots\r\n\r\n..\r\n...two\r\nend.\r\n.\r\n"

@@ -5,7 +5,7 @@ from uuid import UUID
 import pytest
 from sqlmodel import BigInteger, Field, SQLModel, col, select
 
-from events.bus.statements import (
+from chassis.database.tables import (
     Statements,
     Table,
     Write,

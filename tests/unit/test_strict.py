@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from apps.common.factory import create_app
-from apps.common.problems import Invalid
-from apps.common.schemas import Body, PageQuery
-from apps.common.strict import BODY_LIMIT, StrictRoute, strict_json
-from apps.common.telemetry import REQUESTS
-from events.bus.committer import OverloadedError, UnavailableError
-from events.bus.faults import CommitUnknownError
-from events.bus.inbox import Inbox
+from chassis.database.group_commit import OverloadedError, UnavailableError
+from chassis.messaging.consumer import Inbox
+from chassis.messaging.errors import CommitUnknownError
+from chassis.runtime.service import create_app
+from chassis.runtime.telemetry import REQUESTS
+from chassis.web.problems import Invalid
+from chassis.web.routing import BODY_LIMIT, StrictRoute, strict_json
+from chassis.web.schemas import Body, PageQuery
 from events.money import Amount
 
 router = APIRouter(prefix="/thing", tags=["things"], route_class=StrictRoute)

@@ -11,9 +11,9 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from apps.common import auth
-from apps.common.auth import User, Verifier, remember_signing_keys
-from apps.common.problems import Unauthorized
+from chassis.web import auth
+from chassis.web.auth import User, Verifier, remember_signing_keys
+from chassis.web.problems import Unauthorized
 from events.base import Cause, Heard
 from tests.support.tokens import Signer
 from tests.unit.memory import Memory

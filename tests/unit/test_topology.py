@@ -5,9 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from apps.common.settings import SERVICES
+from apps import SERVICES
+from chassis.messaging.topology import HEARD_BY, Queue, mermaid, queue_name, topology
 from events.base import Event
-from events.bus.topology import HEARD_BY, Queue, mermaid, queue_name, topology
 from events.contracts import language
 from events.orders import OrderPlaced
 

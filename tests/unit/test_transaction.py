@@ -8,10 +8,10 @@ import asyncpg
 import pytest
 
 from apps.orders.models import Customer, Order
+from chassis.database.tables import statements
+from chassis.database.transaction import begin
+from chassis.messaging.errors import CommitUnknownError
 from events.base import Cause
-from events.bus.faults import CommitUnknownError
-from events.bus.statements import statements
-from events.bus.transaction import begin
 from events.users import UserRegistered
 from tests.support.builders import a_user, now
 from tests.unit.server import Server

@@ -10,14 +10,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
-from apps.common.auth import ALGORITHM, AUDIENCE, ISSUER
-from apps.common.problems import Unavailable
-from apps.common.settings import Settings
 from apps.users.models import KEY_LIFETIME, KeyPair, User
 from apps.users.passwords import Passwords
 from apps.users.schemas import Email, LoginBody, Name, PatchBody, RegisterBody
 from apps.users.tokens import KeyRing
 from apps.users.upkeep import wanted_operator
+from chassis.runtime.settings import Settings
+from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER
+from chassis.web.problems import Unavailable
 from events.users import UserState
 
 NOW = datetime(2026, 11, 22, 13, 5, 12, tzinfo=UTC)

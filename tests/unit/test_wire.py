@@ -13,10 +13,11 @@ from aio_pika import DeliveryMode, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.messaging import message as wire
+from chassis.messaging import outbox
+from chassis.messaging.message import PACK_LIMIT, Poison
+from chassis.messaging.outbox import Row
 from events.base import Cause, Heard
-from events.bus import outbox, wire
-from events.bus.outbox import Row
-from events.bus.wire import PACK_LIMIT, Poison
 from events.orders import OrderPaid, OrderPlaced
 from events.users import UserUpdated
 from tests.support.builders import a_user, an_order, told

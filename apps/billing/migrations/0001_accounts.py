@@ -1,6 +1,6 @@
 """Accounts, charges, transfers, holders, and the tables that every service has."""
 
-from apps.common.migrations import bus_0001, grant, run
+from chassis.database.migrations import chassis_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -58,7 +58,7 @@ CREATE VIEW ledger_entries AS
 
 def upgrade() -> None:
     """Create everything; the ledger can be read and added to, never changed."""
-    bus_0001.upgrade()
+    chassis_0001.upgrade()
     run(SQL)
     grant("SELECT, INSERT, UPDATE", "holders", "accounts", "charges")
     grant("SELECT, INSERT", "transfers")

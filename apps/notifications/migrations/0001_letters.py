@@ -1,6 +1,6 @@
 """Letters, recipients, and the tables that every service has."""
 
-from apps.common.migrations import bus_0001, grant, run
+from chassis.database.migrations import chassis_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -50,6 +50,6 @@ CREATE INDEX letters_failed ON letters (id DESC) WHERE status = 'failed';
 
 def upgrade() -> None:
     """Create everything."""
-    bus_0001.upgrade()
+    chassis_0001.upgrade()
     run(SQL)
     grant("SELECT, INSERT, UPDATE", "recipients", "letters")

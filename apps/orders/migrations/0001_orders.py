@@ -1,6 +1,6 @@
 """Orders, customers, and the tables that every service has."""
 
-from apps.common.migrations import bus_0001, grant, run
+from chassis.database.migrations import chassis_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -31,6 +31,6 @@ CREATE INDEX orders_of_user ON orders (user_id, id DESC);
 
 def upgrade() -> None:
     """Create everything."""
-    bus_0001.upgrade()
+    chassis_0001.upgrade()
     run(SQL)
     grant("SELECT, INSERT, UPDATE", "customers", "orders")

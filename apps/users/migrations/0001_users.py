@@ -1,6 +1,6 @@
 """Users, key pairs, and the tables that every service has."""
 
-from apps.common.migrations import bus_0001, grant, run
+from chassis.database.migrations import chassis_0001, grant, run
 
 revision = "0001"
 down_revision = None
@@ -28,7 +28,7 @@ CREATE TABLE key_pairs (
 
 def upgrade() -> None:
     """Create everything."""
-    bus_0001.upgrade()
+    chassis_0001.upgrade()
     run(SQL)
     grant("SELECT, INSERT, UPDATE", "users")
     grant("SELECT, INSERT, UPDATE, DELETE", "key_pairs")

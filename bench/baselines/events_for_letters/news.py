@@ -15,10 +15,10 @@ from aio_pika.abc import AbstractChannel, AbstractRobustConnection
 from aio_pika.connection import make_url
 from pamqp.common import FieldTable
 
-from apps.common.database import START_SECONDS
 from bench.baselines.common import Service
+from chassis.database.pool import START_SECONDS
+from chassis.messaging.errors import connection_may_be_lost
 from events.base import State
-from events.bus.faults import connection_may_be_lost
 
 EXCHANGE: Final = "events_for_letters.orders"
 ROUTING_KEY: Final = "order-settled"

@@ -20,8 +20,8 @@ from bench.baselines.parts import keys, letters
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.mailer import sending
+from chassis.messaging.errors import is_transient
 from events.base import Cause
-from events.bus.faults import is_transient
 from events.orders import OrderState
 
 log = structlog.get_logger(__name__)

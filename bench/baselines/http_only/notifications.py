@@ -6,12 +6,12 @@ orders asks again.
 
 from fastapi import APIRouter, Request
 
-from apps.common.problems import Unavailable
 from bench.baselines.common import cause_of, create_app, service_of
 from bench.baselines.parts import keys, letters
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import LetterWish
 from bench.baselines.parts.mailer import sending
+from chassis.web.problems import Unavailable
 
 internal = APIRouter(prefix="/internal")
 

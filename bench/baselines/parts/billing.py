@@ -13,18 +13,18 @@ from uuid_utils.compat import uuid7
 
 from apps.billing.models import REVENUE, Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
-from apps.common.auth import OwnerId
-from apps.common.commands import answer_with
-from apps.common.idempotency import Answer
-from apps.common.problems import NotFound
-from apps.common.strict import StrictRoute
 from bench.baselines.common import service_of
 from bench.baselines.parts import sql
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.once import Connection, Once, answered
+from chassis.database.tables import from_record, statements
+from chassis.database.transaction import Pool
+from chassis.web.auth import OwnerId
+from chassis.web.commands import answer_with
+from chassis.web.idempotency import Answer
+from chassis.web.problems import NotFound
+from chassis.web.routing import StrictRoute
 from events.billing import AccountState
-from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool
 from events.money import CURRENCY
 from events.orders import OrderState
 

@@ -13,8 +13,8 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from apps.common.telemetry import CORRELATION_HEADER
 from bench.baselines.common import Service
+from chassis.runtime.telemetry import CORRELATION_HEADER
 from events.base import Cause
 
 POOL: Final = 256

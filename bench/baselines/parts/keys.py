@@ -15,17 +15,17 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 from uuid_utils.compat import uuid7
 
-from apps.common.auth import SigningKey
-from apps.common.database import START_SECONDS
 from apps.users.models import KEY_RENEWAL, KeyPair
 from apps.users.tokens import ring
 from bench.baselines.common import Service, service_of
 from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
+from chassis.database.pool import START_SECONDS
+from chassis.database.tables import from_record, statements
+from chassis.database.transaction import Pool
+from chassis.messaging.errors import is_transient
+from chassis.web.auth import SigningKey
 from events.base import Cause
-from events.bus.faults import is_transient
-from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool
 from events.users import SigningKeyPublished
 
 CHECK_SECONDS: Final = 3600.0

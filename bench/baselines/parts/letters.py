@@ -12,15 +12,15 @@ from uuid import UUID
 from fastapi import APIRouter
 from uuid_utils.compat import uuid7
 
-from apps.common.strict import StrictRoute
 from apps.notifications.api import list_notifications, view_notification
 from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
 from bench.baselines.parts import sql
 from bench.baselines.parts.callees import callees
 from bench.baselines.parts.documents import Decision
+from chassis.database.transaction import Pool
+from chassis.web.routing import StrictRoute
 from events.base import Cause
-from events.bus.transaction import Pool
 from events.orders import OrderState
 from events.users import UserState
 

@@ -24,9 +24,9 @@ from apps.notifications.smtp import (
     WornConnectionError,
 )
 from bench.baselines.common import Service
-from events.bus.faults import is_transient
-from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool
+from chassis.database.tables import from_record, statements
+from chassis.database.transaction import Pool
+from chassis.messaging.errors import is_transient
 
 CONNECTIONS: Final = 8
 TAKE_LIMIT: Final = 64

@@ -11,11 +11,11 @@ from uuid import UUID
 import asyncpg
 from fastapi import Depends, Request, Response
 
-from apps.common.auth import CurrentUser
-from apps.common.commands import respond
-from apps.common.idempotency import REPLAYED, Answer, IdempotencyKey
-from apps.common.problems import KeyReused
 from bench.baselines.common import service_of
+from chassis.web.auth import CurrentUser
+from chassis.web.commands import respond
+from chassis.web.idempotency import REPLAYED, Answer, IdempotencyKey
+from chassis.web.problems import KeyReused
 
 if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]

@@ -19,11 +19,6 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
-from apps.common.auth import CurrentUser
-from apps.common.commands import answer_with, respond
-from apps.common.idempotency import REPLAYED, Answer
-from apps.common.problems import RETRY_AFTER_SECONDS, NotFound, Problem
-from apps.common.strict import StrictRoute
 from apps.orders.api import list_orders, view_order
 from apps.orders.models import Order
 from apps.orders.schemas import OrderBody, OrderView
@@ -32,10 +27,15 @@ from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.once import Connection, Key, Once, Stored, claim, store
+from chassis.database.tables import from_record, statements
+from chassis.database.transaction import Pool
+from chassis.messaging.errors import is_transient
+from chassis.web.auth import CurrentUser
+from chassis.web.commands import answer_with, respond
+from chassis.web.idempotency import REPLAYED, Answer
+from chassis.web.problems import RETRY_AFTER_SECONDS, NotFound, Problem
+from chassis.web.routing import StrictRoute
 from events.base import Cause, least_id
-from events.bus.faults import is_transient
-from events.bus.statements import from_record, statements
-from events.bus.transaction import Pool
 
 log = structlog.get_logger(__name__)
 

@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any
 
-from events.bus.statements import Table, statements
+from chassis.database.tables import Table, statements
 
 
 @cache

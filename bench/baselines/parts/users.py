@@ -11,8 +11,6 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
-from apps.common.problems import NotFound
-from apps.common.strict import StrictRoute
 from apps.users.api import login, view_user
 from apps.users.models import User
 from apps.users.passwords import passwords
@@ -21,7 +19,9 @@ from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, service_of
 from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
-from events.bus.statements import from_record
+from chassis.database.tables import from_record
+from chassis.web.problems import NotFound
+from chassis.web.routing import StrictRoute
 
 log = structlog.get_logger(__name__)
 

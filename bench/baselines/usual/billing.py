@@ -11,16 +11,16 @@ from uuid_utils.compat import uuid7
 
 from apps.billing.models import Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
-from apps.common.auth import OwnerId
-from apps.common.commands import answer_with
-from apps.common.idempotency import Answer
-from apps.common.strict import StrictRoute
 from bench.baselines.common import create_app
 from bench.baselines.parts import keys
 from bench.baselines.parts.callees import callees
 from bench.baselines.parts.once import Once
 from bench.baselines.usual.session import Session, answered, sessions_of
 from bench.baselines.usual.wiring import because, broker_of, subscription, working
+from chassis.web.auth import OwnerId
+from chassis.web.commands import answer_with
+from chassis.web.idempotency import Answer
+from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced
 from events.users import UserRegistered

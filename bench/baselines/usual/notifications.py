@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from faststream.rabbit.annotations import RabbitMessage
 from uuid_utils.compat import uuid7
 
-from apps.common.strict import StrictRoute
 from apps.notifications.api import list_notifications, view_notification
 from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
@@ -17,6 +16,7 @@ from bench.baselines.parts.callees import callees
 from bench.baselines.parts.mailer import sending
 from bench.baselines.usual.session import sessions_of
 from bench.baselines.usual.wiring import NotYetError, because, broker_of, subscription, working
+from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.users import UserRegistered
 

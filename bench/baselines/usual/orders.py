@@ -7,10 +7,6 @@ from fastapi import APIRouter, Request, Response
 from faststream.rabbit.annotations import RabbitMessage
 from uuid_utils.compat import uuid7
 
-from apps.common.auth import CurrentUser
-from apps.common.commands import answer_with
-from apps.common.idempotency import Answer
-from apps.common.strict import StrictRoute
 from apps.orders.api import list_orders, view_order
 from apps.orders.models import Order
 from apps.orders.schemas import OrderBody, OrderView
@@ -20,6 +16,10 @@ from bench.baselines.parts.callees import callees
 from bench.baselines.parts.once import Once
 from bench.baselines.usual.session import Session, answered, sessions_of
 from bench.baselines.usual.wiring import broker_of, subscription, working
+from chassis.web.auth import CurrentUser
+from chassis.web.commands import answer_with
+from chassis.web.idempotency import Answer
+from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced
 

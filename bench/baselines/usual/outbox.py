@@ -19,9 +19,9 @@ from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
-from apps.cli.migrate import quoted
 from bench.baselines.common import Service
 from events.base import Cause, Event
+from ops.migrate import quoted
 
 if TYPE_CHECKING:
     from bench.baselines.usual.session import Sessions

@@ -16,17 +16,17 @@ from sqlalchemy.dialects.postgresql import insert as insert_into
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
-from apps.common.commands import respond
-from apps.common.database import SERVER_SETTINGS
-from apps.common.idempotency import Answer, IdempotentAnswer
-from apps.common.problems import KeyReused
-from apps.common.settings import settings
 from bench.baselines.common import CONNECTIONS
 from bench.baselines.parts.once import Key, Stored
 from bench.baselines.usual.outbox import Waiting
+from chassis.database.pool import SERVER_SETTINGS
+from chassis.database.tables import T, Table
+from chassis.messaging.consumer import InboxRow
+from chassis.runtime.settings import settings
+from chassis.web.commands import respond
+from chassis.web.idempotency import Answer, IdempotentAnswer
+from chassis.web.problems import KeyReused
 from events.base import Cause, Event
-from events.bus.inbox import InboxRow
-from events.bus.statements import T, Table
 
 
 class Row(DeclarativeBase):

@@ -7,8 +7,6 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
-from apps.common.commands import answer_with, respond
-from apps.common.strict import StrictRoute
 from apps.users.api import login, view_user
 from apps.users.models import User
 from apps.users.passwords import passwords
@@ -18,6 +16,8 @@ from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
 from bench.baselines.usual.session import sessions_of
 from bench.baselines.usual.wiring import broker_of, working
+from chassis.web.commands import answer_with, respond
+from chassis.web.routing import StrictRoute
 from events.users import UserRegistered
 
 sessions = sessions_of("users")

@@ -21,14 +21,14 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from pamqp.common import FieldTable
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from apps.common.database import START_SECONDS
-from apps.common.settings import settings
 from bench.baselines.common import Service
 from bench.baselines.usual.outbox import EXCHANGE, Relay, make_table
 from bench.baselines.usual.session import Sessions
+from chassis.database.pool import START_SECONDS
+from chassis.messaging.errors import connection_may_be_lost, is_transient
+from chassis.runtime.settings import settings
 from events.base import Cause, Event
 from events.billing import PaymentRejected, PaymentSucceeded
-from events.bus.faults import connection_may_be_lost, is_transient
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 

@@ -1,5 +1,0 @@
-"""`python -m apps.cli` is `chorus`."""
-
-from apps.cli.main import main
-
-main()

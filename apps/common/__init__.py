@@ -1,1 +1,0 @@
-"""What every service gets, and nothing of any one service. A closed list of files."""

@@ -1,5 +1,0 @@
-"""Door 2: what users hears. Only its own SigningKeyPublished, which every service hears in the same way."""
-
-from events.bus.inbox import Inbox
-
-inbox = Inbox("users")

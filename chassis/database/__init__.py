@@ -1,0 +1,1 @@
+"""PostgreSQL: transactions over sets of rows, group commit, tables, migrations."""

@@ -1,0 +1,191 @@
+"""The group committer: many items, one transaction.
+
+Round trips and commits are what an order costs, not the work on its rows. So the two doors of a service, HTTP and
+subscribers, submit single items and await single results, while the use case behind them gets a list. The committer
+starts at once when it is idle; what arrives while a transaction is in flight forms the next batch. There is no timer:
+an item that comes alone is never delayed, and under load up to 256 share a BEGIN, a COMMIT and a publish.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, Generic, TypeVar
+
+import structlog
+from prometheus_client import Histogram
+
+from chassis.database.transaction import Pool, Transaction, begin
+from chassis.messaging.errors import CommitUnknownError, is_transient
+from chassis.runtime import crash_points as crash
+from events.base import Heard
+
+log = structlog.get_logger(__name__)
+
+BATCH_LIMIT: Final = 256
+"""The most items in one transaction; bounds how long its locks are held."""
+
+WAITING_LIMIT: Final = 4096
+"""The most items that wait; more is refused with OverloadedError, early instead of late."""
+
+BATCH_SIZE = Histogram(
+    "chorus_batch_size",
+    "Items per transaction.",
+    ["work"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Work = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
+"""A use case: results stand in the order of the items. A refusal is a result; an exception is a fault."""
+
+
+class OverloadedError(Exception):
+    """More items wait than can be handled in reasonable time."""
+
+
+class UnavailableError(Exception):
+    """The database stayed away longer than the caller's patience. Nothing has happened."""
+
+
+class GroupCommitter(Generic[Item, Result]):
+    """Runs one use case over batches of items, each batch in one transaction.
+
+    If a batch raises, it is split and tried again, down to single items: the bad one fails alone. If the fault lies
+    with the server, the batch is tried again as it is, for `patience` seconds: for ever on behalf of messages, which
+    wait unacknowledged and may be done twice; shortly on behalf of a person, who gets UnavailableError, or
+    CommitUnknownError if the connection was lost during COMMIT, or the one statement that stands for it.
+
+    `work` may be a quick way that does not know everything: `after_failure`, if given, is how a batch is worked on that
+    has failed for whatever reason, before it is split.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        work: Work[Item, Result],
+        *,
+        name: str,
+        published: Callable[[], None],
+        after_failure: Work[Item, Result] | None = None,
+        patience: float = math.inf,
+        waiting_limit: float = WAITING_LIMIT,
+    ) -> None:
+        self._pool = pool
+        self._work = work
+        self._after_failure = after_failure or work
+        self._name = name
+        self._published = published
+        self._patience = patience
+        self._waiting_limit = waiting_limit
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+        self._batch_size = BATCH_SIZE.labels(name)
+
+    def submit(self, item: Item) -> asyncio.Future[Result]:
+        """Hand in one item; the future is done once the item's transaction is durable.
+
+        Raises OverloadedError if too many items wait.
+        """
+        if len(self._waiting) >= self._waiting_limit:
+            raise OverloadedError(self._name)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name=f"committer {self._name}")
+        return future
+
+    async def _run(self) -> None:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        try:
+            while self._waiting:
+                # Whoever has gone away in the meantime is left out: nothing has been done for him yet.
+                take = min(len(self._waiting), BATCH_LIMIT)
+                batch = [self._waiting.popleft() for _ in range(take)]
+                await self._commit([(item, future) for item, future in batch if not future.done()])
+        finally:
+            self._running = None
+            for _, future in (*batch, *self._waiting):
+                future.cancel()  # no effect on one that is done
+            self._waiting.clear()
+
+    async def _commit(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+        if not batch:
+            return
+        try:
+            results = await self._transact([item for item, _ in batch])
+        except UnavailableError as error:
+            # Whoever waits behind would wait for the same server, and longer.
+            self._fail((*batch, *self._waiting), error)
+        except CommitUnknownError as error:
+            self._fail(batch, error)
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch, error)
+                return
+            log.warning("committer.splitting", work=self._name, items=len(batch), error=repr(error))
+            middle = len(batch) // 2
+            await self._commit(batch[:middle])
+            if crash.ARMED:
+                crash.reached("committer.between_halves", _types(item for item, _ in batch))
+            await self._commit(batch[middle:])
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+    def _fail(self, batch: Iterable[tuple[Item, asyncio.Future[Result]]], error: Exception) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)
+
+    async def _transact(self, items: Sequence[Item]) -> Sequence[Result]:
+        work = self._work
+        deadline = asyncio.get_running_loop().time() + self._patience
+        failures = 0
+        while True:
+            try:
+                return await self._once(items, work)
+            except Exception as error:
+                first, work = work is not self._after_failure, self._after_failure
+                if first and not is_transient(error):
+                    log.info("committer.again", work=self._name, error=repr(error))
+                    continue
+                if not is_transient(error):
+                    raise
+                if isinstance(error, CommitUnknownError) and math.isfinite(self._patience):
+                    raise
+                failures += 1
+                delay = min(0.05 * 2 ** min(failures, 6), 2.0)
+                if asyncio.get_running_loop().time() + delay > deadline:
+                    raise UnavailableError(repr(error)) from error
+                log.warning("committer.waiting", work=self._name, error=repr(error), delay=delay)
+                await asyncio.sleep(delay)
+
+    async def _once(self, items: Sequence[Item], work: Work[Item, Result]) -> Sequence[Result]:
+        async with begin(self._pool) as tx:
+            self._reached("after_begin", items, tx)
+            results = await work(tx, items)
+            self._reached("before_commit", items, tx)
+            if len(results) != len(items):
+                raise RuntimeError(f"{self._name}: {len(results)} results for {len(items)} items")
+        self._reached("after_commit", items, tx)
+        self._batch_size.observe(len(items))
+        if tx.outbox:
+            self._published()
+        return results
+
+    def _reached(self, point: str, items: Sequence[Item], tx: Transaction) -> None:
+        if crash.ARMED:
+            told = {row.attributes["type"] for row in tx.outbox}
+            crash.reached(f"committer.{point}", told | _types(items))
+
+    async def drain(self) -> None:
+        """Wait until everything that was handed in is done."""
+        while self._running is not None:
+            await asyncio.wait([self._running])
+
+
+def _types(items: Iterable[object]) -> set[str]:
+    return {type(item.event).__name__ for item in items if isinstance(item, Heard)}

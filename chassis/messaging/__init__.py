@@ -1,0 +1,8 @@
+"""How an event travels, in the order of travel.
+
+`outbox` (a row of the business transaction) -> `relay` (publishes rows) -> `publisher` (a connection with confirms)
+-> `message` (the form on the broker) -> `topology` (exchanges and queues) -> `consumer` (one queue at work)
+-> `inbox` (deduplication) -> `dead_letters` (what cannot be processed).
+
+Beside them: `broker` (addresses of nodes, connections that restore themselves) and `errors`.
+"""

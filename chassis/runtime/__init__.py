@@ -1,0 +1,1 @@
+"""The process: settings, start and stop, supervised tasks, logs, metrics, health, retention."""

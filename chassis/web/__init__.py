@@ -1,0 +1,1 @@
+"""HTTP: routing, problems, authentication, idempotent requests, pagination, documents."""

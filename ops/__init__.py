@@ -1,0 +1,1 @@
+"""What the operator of a running system uses: the `chorus` command of the image."""

@@ -1,0 +1,5 @@
+"""`python -m ops` is `chorus`."""
+
+from ops.main import main
+
+main()

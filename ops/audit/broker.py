@@ -1,0 +1,56 @@
+"""How many messages lie in each queue, asked of whatever the audit may ask."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import aio_pika
+import httpx
+import structlog
+
+from chassis.messaging.broker import connect
+from chassis.messaging.errors import connection_may_be_lost
+from chassis.messaging.topology import JOURNAL, topology
+from ops.management import Administration
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_SECONDS: Final = 10.0
+
+
+async def queue_depths(
+    amqp: Mapping[str, str], api_url: str | None, vhost: str
+) -> dict[str, int] | None:
+    """Messages that are ready in each queue, by its name; None if the broker cannot be asked.
+
+    Through AMQP, with the login of the service that reads the queue, the number is of this moment; the management API's
+    may be five seconds old, and counts what is in a consumer's hands as well.
+    """
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            if amqp:
+                with connection_may_be_lost():
+                    return await _asked(amqp)
+            if api_url is not None:
+                return await asyncio.to_thread(_shown, api_url, vhost)
+    except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, httpx.HTTPError) as error:
+        log.warning("audit.broker_away", error=repr(error))
+    return None
+
+
+async def _asked(amqp: Mapping[str, str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for service, address in amqp.items():
+        async with await connect(address) as connection:
+            channel = await connection.channel()
+            for queue in topology().queues:
+                if queue.service == service:
+                    declared = await channel.get_queue(queue.name)
+                    found[queue.name] = declared.declaration_result.message_count or 0
+    return found
+
+
+def _shown(api_url: str, vhost: str) -> dict[str, int]:
+    ours = {queue.name for queue in topology().queues if queue.name != JOURNAL}
+    with Administration(api_url) as broker:
+        return {name: n for name, n in broker.depths(vhost).items() if name in ours}

@@ -1,0 +1,66 @@
+"""Runs one service in uvicorn until SIGTERM."""
+
+import contextlib
+import importlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from apps import SERVICES
+
+GRACEFUL_SECONDS = 4
+"""How long uvicorn waits for open answers, before the service itself may stop. Part of its STOP_SECONDS."""
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than the pools of usual clients and proxies keep an idle connection: who closes first must be the client, or
+its next request may meet a connection that is just being closed."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, except that a signal which has been obeyed is not raised again: SIGTERM ends with status 0."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM for as long as the server runs."""
+        before = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; long answers are told, so that they do not hold the stop up."""
+        super().handle_exit(sig, frame)
+        if isinstance(app := self.config.app, FastAPI) and hasattr(app.state, "service"):
+            app.state.service.ask_to_stop()
+
+
+def serve(service: str, host: str, port: int | None) -> bool:
+    """Run a service, on its own port if none is given. Returns whether it started and no background task died."""
+    app = importlib.import_module(f"apps.{service}.main").app
+    server = Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port or 8001 + SERVICES.index(service),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            log_level="warning",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=GRACEFUL_SECONDS,
+        )
+    )
+    server.run()
+    started = getattr(app.state, "service", None)
+    return server.started and started is not None and not started.supervisor.failed
