@@ -25,7 +25,7 @@ SOON_SECONDS: Final = 3.0
 LOOK_SECONDS: Final = 0.1
 
 SETTLED: Final = "SELECT count(*) FROM orders WHERE user_id = $1 AND status <> 'pending'"
-WRITTEN: Final = "SELECT count(*) FROM letters WHERE user_id = $1"
+WRITTEN: Final = "SELECT count(*) FROM notifications WHERE user_id = $1"
 
 QUESTIONS: Final = {
     "register": "somebody registers",

@@ -24,7 +24,7 @@ from bench.settled import (
 from bench.tables import Outcome, Table
 
 PLACED: Final = "SELECT id, placed_at FROM orders WHERE id = ANY($1::uuid[])"
-SENT: Final = "SELECT order_id, sent_at FROM letters WHERE order_id = ANY($1::uuid[])"
+SENT: Final = "SELECT order_id, sent_at FROM notifications WHERE order_id = ANY($1::uuid[])"
 
 
 async def mail(bench: Bench) -> Outcome:

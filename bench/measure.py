@@ -35,19 +35,19 @@ OPEN_ORDERS: Final = """
 SELECT count(*) FILTER (WHERE status = 'pending') AS open, count(*) AS "all" FROM orders WHERE id >= $1
 """
 LETTERS: Final = """
-SELECT count(*) AS written, count(*) FILTER (WHERE status = 'sent') AS sent FROM letters WHERE order_id >= $1
+SELECT count(*) AS written, count(*) FILTER (WHERE status = 'sent') AS sent FROM notifications WHERE order_id >= $1
 """
 SETTLED: Final = """
 SELECT id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM orders
 WHERE id >= $1 AND status <> 'pending'
 """
 WRITTEN: Final = """
-SELECT order_id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM letters WHERE order_id >= $1
+SELECT order_id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM notifications WHERE order_id >= $1
 """
 """Where no mail is sent, nothing touches a letter after it was written."""
 
 CREATED: Final = """
-SELECT order_id::text, extract(epoch FROM created_at)::float8 FROM letters WHERE order_id >= $1
+SELECT order_id::text, extract(epoch FROM created_at)::float8 FROM notifications WHERE order_id >= $1
 """
 """Where mail is sent, the last transaction on a letter recorded that; this was noted at the end of the first one."""
 

@@ -65,7 +65,7 @@ UPDATE accounts a SET balance = last.balance, version = last.version
 FROM (SELECT id, min(balance) AS balance, max(version) AS version FROM wanted GROUP BY id) AS last WHERE last.id = a.id
 """
 WRITTEN: Final = """
-INSERT INTO letters (id, user_id, order_id, kind, amount, balance, currency, address, locale, subject, body, status,
+INSERT INTO notifications (id, user_id, order_id, kind, amount, balance, currency, address, locale, subject, body, status,
                      attempts, created_at, sent_at, correlation_id, causation_id)
 SELECT pg_temp.made('7003', n), r.id, pg_temp.made('7001', n), 'joy', $2, 0, 'EUR', r.email, 'en',
     'Your order is paid: 1.00 EUR',
@@ -74,7 +74,7 @@ SELECT pg_temp.made('7003', n), r.id, pg_temp.made('7001', n), 'joy', $2, 0, 'EU
     'sent', 0, pg_temp.at(n), pg_temp.at(n), pg_temp.made('7004', n)::text, pg_temp.made('7005', n)
 FROM generate_series(0, $3::bigint - 1) AS n JOIN recipients r ON r.id = ($1::uuid[])[n % cardinality($1) + 1]
 """
-HEARD: Final = """
+PROCESSED: Final = """
 INSERT INTO inbox (event_id, received_at) SELECT pg_temp.made('7005', n), now()
 FROM generate_series(0, $1::bigint - 1) AS n
 """
@@ -86,7 +86,7 @@ async def fill(
     """Write so many settled orders of these users, as if they had been placed one by one."""
     for service in ("orders", "billing", "notifications"):
         await databases[service].execute(HELPERS)
-        await databases[service].execute(HEARD, orders)
+        await databases[service].execute(PROCESSED, orders)
     await databases["orders"].execute(PLACED, user_ids, PRICE, orders)
     await databases["billing"].execute(DECIDED, user_ids, PRICE, orders, REVENUE)
     await databases["notifications"].execute(WRITTEN, user_ids, PRICE, orders)

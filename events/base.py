@@ -85,7 +85,7 @@ class Event(State):
         return f"urn:chorus:{cls.exchange}:{cls.key.replace('.', ':')}"
 
 
-class Cause(NamedTuple):
+class Causation(NamedTuple):
     """Why something happens: the flow that it belongs to and the message that caused it.
 
     `correlation_id` is one text for a whole flow, end to end, at most 128 characters. `causation_id` is the id of
@@ -97,17 +97,17 @@ class Cause(NamedTuple):
     traceparent: str | None = None
 
 
-class Heard(NamedTuple, Generic[E_co]):
+class Envelope(NamedTuple, Generic[E_co]):
     """An event as a service hears it: the fact, its identity, its time and its cause."""
 
     id: UUID
     event: E_co
     time: datetime
-    cause: Cause
+    cause: Causation
 
-    def because(self) -> Cause:
+    def causation(self) -> Causation:
         """The cause of whatever this event leads to."""
-        return Cause(self.cause.correlation_id, self.id, self.cause.traceparent)
+        return Causation(self.cause.correlation_id, self.id, self.cause.traceparent)
 
 
 Version = Annotated[int, Field(ge=1, description="Grows by one with every change of the state.")]

@@ -214,7 +214,7 @@ def _whole(letter: "DeadLetter") -> dict[str, Any]:
     headers = {
         name: value
         for name, value in (letter.message.headers or {}).items()
-        if name != "parked_traceback"
+        if name != "dead_letter_traceback"
     }
     return {
         **letter.as_json(),

@@ -20,9 +20,9 @@ from chassis.messaging import message as wire
 from chassis.messaging.broker import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.publisher import Publisher
-from chassis.messaging.topology import DEAD, HEARD_BY, queue_name
+from chassis.messaging.topology import DEAD, SUBSCRIPTIONS, queue_name
 
-PARKED_PREFIX: Final = "parked_"
+HEADER_PREFIX: Final = "dead_letter_"
 """Headers that parking adds, and that a replay leaves out."""
 
 BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-delivery-count", "x-last-death-")
@@ -53,28 +53,28 @@ class DeadLetter:
     @property
     def origin(self) -> str:
         """The queue in which it was heard; empty if nobody has noted that."""
-        return str(self._header("parked_queue") or self._death().get("queue", ""))
+        return str(self._header("dead_letter_queue") or self._death().get("queue", ""))
 
     @property
     def reason(self) -> str:
         """What went wrong, in a line."""
-        return str(self._header("parked_error") or self._death().get("reason", "unknown"))
+        return str(self._header("dead_letter_error") or self._death().get("reason", "unknown"))
 
     @property
     def traceback(self) -> str:
         """Where it went wrong; empty if the broker set it aside, and not the service."""
-        return str(self._header("parked_traceback") or "")
+        return str(self._header("dead_letter_traceback") or "")
 
     @property
     def attempts(self) -> int | None:
         """How often it was tried; None if the broker set it aside."""
-        attempts = self._header("parked_attempts")
+        attempts = self._header("dead_letter_attempts")
         return attempts if isinstance(attempts, int) else None
 
     @property
     def since(self) -> datetime | None:
         """When it was set aside, aware; None if nobody has noted that."""
-        at = self._header("parked_at") or self._death().get("time")
+        at = self._header("dead_letter_at") or self._death().get("time")
         if isinstance(at, datetime):
             return at.astimezone(UTC)
         try:
@@ -172,14 +172,14 @@ def _as_published(message: AbstractIncomingMessage) -> aio_pika.Message:
     copy.headers = {
         name: value
         for name, value in copy.headers.items()
-        if not name.startswith((PARKED_PREFIX, *BROKERS_OWN))
+        if not name.startswith((HEADER_PREFIX, *BROKERS_OWN))
     }
     return copy
 
 
 def _queues_of(service: str) -> set[str]:
     """Where a service hears events."""
-    return {queue_name(service, kind) for kind in HEARD_BY[service]}
+    return {queue_name(service, kind) for kind in SUBSCRIPTIONS[service]}
 
 
 def _why_not(letter: DeadLetter) -> str:

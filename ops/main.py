@@ -42,7 +42,7 @@ def migrate() -> None:
     from ops.migrate import (
         apply_topology,
         create_database,
-        let_the_auditor_read,
+        grant_auditor,
         upgrade_database,
     )
 
@@ -58,7 +58,7 @@ def migrate() -> None:
         upgrade_database(admin_url, service, url)
         if config.auditor_password is not None:
             password = config.auditor_password.get_secret_value()
-            asyncio.run(let_the_auditor_read(admin_url, service, url, password))
+            asyncio.run(grant_auditor(admin_url, service, url, password))
         typer.echo(f"{service}: database ready")
     apply_topology(config, SERVICES)
     typer.echo("broker: topology ready")

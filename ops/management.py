@@ -80,7 +80,7 @@ class Administration:
         path = f"permissions/{quote(vhost_of(url), safe='')}/{quote(name, safe='')}"
         self._put(path, wanted.permissions(service))
 
-    def let_look(self, vhost: str, name: str, password: str) -> None:
+    def create_monitoring_user(self, vhost: str, name: str, password: str) -> None:
         """Make a user who can see a vhost's queues in the management API, and nothing else."""
         user = quote(name, safe="")
         self._put(f"users/{user}", {"password": password, "tags": "management"})

@@ -48,9 +48,7 @@ async def _make_role(connection: asyncpg.Connection, role: str, password: str) -
     await connection.execute(f"ALTER ROLE {role} PASSWORD '{secret}'")
 
 
-async def let_the_auditor_read(
-    admin_url: str, service: str, service_url: str, password: str
-) -> None:
+async def grant_auditor(admin_url: str, service: str, service_url: str, password: str) -> None:
     """Make the role with which `chorus audit` reads a service's database, once the tables are there."""
     database = urlsplit(service_url).path
     login = urlsplit(auditor_url(service_url, password))
@@ -94,4 +92,4 @@ def apply_topology(settings: Settings, services: tuple[str, ...]) -> None:
         if settings.auditor_password is not None:
             for vhost in {vhost_of(url) for url in users.values()}:
                 password = settings.auditor_password.get_secret_value()
-                broker.let_look(vhost, broker_auditor(vhost), password)
+                broker.create_monitoring_user(vhost, broker_auditor(vhost), password)

@@ -96,9 +96,9 @@ class Story:
             "orders", f"/order/{order_id}", _is_settled, "an order that is not pending"
         )
         self._expect("orders", "the settled order", order, status=outcome)
-        heard = "PaymentSucceeded" if outcome == "paid" else "PaymentRejected"
+        received = "PaymentSucceeded" if outcome == "paid" else "PaymentRejected"
         reason = f": {order['reason']}" if order.get("reason") else ""
-        self._tell("orders", f"hears {heard}", f"{outcome}{reason}")
+        self._tell("orders", f"hears {received}", f"{outcome}{reason}")
 
         account = self._ask("billing", "GET", f"/account/{self._user_id}", 200)
         self._expect("billing", "the account after the order", account, balance=balance)

@@ -31,8 +31,8 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 @router.get("/{userId}", response_model=AccountView, responses=READING)
 async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
     """A user's account. It is opened by registration or by first use."""
-    wish = ViewAccount(user_id, commands.because, user.id == user_id)
-    return await commands.run(use_cases.view_accounts, wish, AccountView.of)
+    command = ViewAccount(user_id, commands.cause, user.id == user_id)
+    return await commands.run(use_cases.view_accounts, command, AccountView.of)
 
 
 @router.post(
@@ -45,8 +45,8 @@ async def deposit(
     user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
 ) -> Response:
     """Put money in."""
-    wish = MoveFunds(user_id, body.amount, commands.because, user.id == user_id)
-    return await commands.run(use_cases.deposit, wish, ReceiptView.of, status=201)
+    command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
+    return await commands.run(use_cases.deposit, command, ReceiptView.of, status=201)
 
 
 @router.post(
@@ -59,8 +59,8 @@ async def withdraw(
     user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
 ) -> Response:
     """Take money out, if it is there."""
-    wish = MoveFunds(user_id, body.amount, commands.because, user.id == user_id)
-    return await commands.run(use_cases.withdraw, wish, ReceiptView.of, status=201)
+    command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
+    return await commands.run(use_cases.withdraw, command, ReceiptView.of, status=201)
 
 
 @router.get("/{userId}/transactions", responses=READING)

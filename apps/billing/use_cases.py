@@ -10,7 +10,7 @@ from apps.billing.models import Account, Charge, Holder, Transfer
 from apps.billing.problems import BalanceLimit, InsufficientFunds
 from chassis.database.transaction import Transaction
 from chassis.web.problems import NotFound
-from events.base import Cause, Heard
+from events.base import Causation, Envelope
 from events.billing import (
     AccountOpened,
     FundsDeposited,
@@ -33,7 +33,7 @@ class MoveFunds:
 
     user_id: UUID
     amount: int
-    because: Cause
+    cause: Causation
     by_owner: bool
     """Whether the user himself asks: his token proves that he exists, an operator's proves nobody else."""
 
@@ -43,61 +43,63 @@ class ViewAccount:
     """A wish to see an account. `by_owner` as in MoveFunds."""
 
     user_id: UUID
-    because: Cause
+    cause: Causation
     by_owner: bool
 
 
-async def open_accounts(tx: Transaction, heard: Sequence[Heard[UserRegistered]]) -> None:
+async def open_accounts(tx: Transaction, received: Sequence[Envelope[UserRegistered]]) -> None:
     """Remember new users and open their accounts, unless first use has done so."""
-    await tx.upsert_newer(Holder.copies(e.event.user for e in heard))
-    await _opened(tx, {e.event.user.id: e.because() for e in heard})
+    await tx.upsert_newer(Holder.copies(e.event.user for e in received))
+    await _opened(tx, {e.event.user.id: e.causation() for e in received})
 
 
-async def update_holders(tx: Transaction, heard: Sequence[Heard[UserUpdated]]) -> None:
+async def update_holders(tx: Transaction, received: Sequence[Envelope[UserUpdated]]) -> None:
     """Remember users as they are now."""
-    await tx.upsert_newer(Holder.copies(e.event.user for e in heard))
+    await tx.upsert_newer(Holder.copies(e.event.user for e in received))
 
 
-async def view_accounts(tx: Transaction, wishes: Sequence[ViewAccount]) -> list[Account | NotFound]:
+async def view_accounts(
+    tx: Transaction, commands: Sequence[ViewAccount]
+) -> list[Account | NotFound]:
     """The accounts of users; opened if this is their first use."""
-    accounts = await _asked_for(tx, wishes)
-    return [accounts.get(wish.user_id) or NotFound(NOBODY) for wish in wishes]
+    accounts = await _asked_for(tx, commands)
+    return [accounts.get(command.user_id) or NotFound(NOBODY) for command in commands]
 
 
 async def deposit(
-    tx: Transaction, wishes: Sequence[MoveFunds]
+    tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | BalanceLimit | NotFound]:
     """Put money in."""
     return await _move(
         tx,
-        wishes,
+        commands,
         Account.deposit,
         lambda account, moved: FundsDeposited(account=account.state(), transaction=moved.state()),
     )
 
 
 async def withdraw(
-    tx: Transaction, wishes: Sequence[MoveFunds]
+    tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | InsufficientFunds | NotFound]:
     """Take money out, as far as it is there: each wish in the order of arrival."""
     return await _move(
         tx,
-        wishes,
+        commands,
         Account.withdraw,
         lambda account, moved: FundsWithdrawn(account=account.state(), transaction=moved.state()),
     )
 
 
-async def charge_orders(tx: Transaction, placed: Sequence[Heard[OrderPlaced]]) -> None:
+async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]) -> None:
     """Debit orders in the order of arrival, each once; what does not fit is refused, and what follows may still fit."""
-    accounts = await _opened(tx, {e.event.order.user_id: e.because() for e in placed})
+    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in placed})
     # Read once the accounts are locked: that guards the charges of these users' orders as well.
     decided = await tx.load(Charge, [e.event.order.id for e in placed])
     charges: list[Charge] = []
     transfers: list[Transfer] = []
     too_late: list[Charge] = []
-    for heard in placed:
-        order = heard.event.order
+    for received in placed:
+        order = received.event.order
         account = accounts[order.user_id]
         charge = decided.get(order.id)
         if charge is None:
@@ -110,22 +112,22 @@ async def charge_orders(tx: Transaction, placed: Sequence[Heard[OrderPlaced]]) -
             too_late.append(charge)
         else:
             continue
-        tx.publish(_outcome(heard, charge, account), heard.because())
+        tx.publish(_outcome(received, charge, account), received.causation())
     await tx.insert(charges)
     await tx.update(too_late, "status", "reason")
     await _save(tx, accounts.values(), transfers)
 
 
-async def refund_orders(tx: Transaction, cancelled: Sequence[Heard[OrderCancelled]]) -> None:
+async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCancelled]]) -> None:
     """Give back what was debited for cancelled orders; an order not seen yet gets a tombstone instead of a debit."""
-    accounts = await _opened(tx, {e.event.order.user_id: e.because() for e in cancelled})
+    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in cancelled})
     # Read once the accounts are locked: that guards the charges of these users' orders as well.
     decided = await tx.load(Charge, [e.event.order.id for e in cancelled])
     tombstones: list[Charge] = []
     refunded: list[Charge] = []
     transfers: list[Transfer] = []
-    for heard in cancelled:
-        order = heard.event.order
+    for received in cancelled:
+        order = received.event.order
         account = accounts[order.user_id]
         charge = decided.get(order.id)
         if charge is None:
@@ -141,16 +143,16 @@ async def refund_orders(tx: Transaction, cancelled: Sequence[Heard[OrderCancelle
                 order=order,
                 account=account.state(),
             )
-            tx.publish(event, heard.because())
+            tx.publish(event, received.causation())
     await tx.insert(tombstones)
     await tx.update(refunded, "status", "refund_id", "refunded_at")
     await _save(tx, accounts.values(), transfers)
 
 
 def _outcome(
-    heard: Heard[OrderPlaced], charge: Charge, account: Account
+    received: Envelope[OrderPlaced], charge: Charge, account: Account
 ) -> PaymentSucceeded | PaymentRejected:
-    order = heard.event.order
+    order = received.event.order
     if charge.status == "paid":
         return PaymentSucceeded(payment=charge.payment(), order=order, account=account.state())
     assert charge.reason is not None
@@ -159,38 +161,38 @@ def _outcome(
 
 async def _move(
     tx: Transaction,
-    wishes: Sequence[MoveFunds],
+    commands: Sequence[MoveFunds],
     move: Callable[[Account, int, UUID, datetime], Transfer | Refusal],
     event: Callable[[Account, Transfer], FundsDeposited | FundsWithdrawn],
 ) -> list[Transfer | Refusal | NotFound]:
-    accounts = await _asked_for(tx, wishes)
+    accounts = await _asked_for(tx, commands)
     results: list[Transfer | Refusal | NotFound] = []
-    for wish in wishes:
-        account = accounts.get(wish.user_id)
+    for command in commands:
+        account = accounts.get(command.user_id)
         if account is None:
             results.append(NotFound(NOBODY))
             continue
-        result = move(account, wish.amount, tx.new_id(), tx.now)
+        result = move(account, command.amount, tx.new_id(), tx.now)
         if isinstance(result, Transfer):
-            tx.publish(event(account, result), wish.because)
+            tx.publish(event(account, result), command.cause)
         results.append(result)
     await _save(tx, accounts.values(), [r for r in results if isinstance(r, Transfer)])
     return results
 
 
 async def _asked_for(
-    tx: Transaction, wishes: Sequence[ViewAccount | MoveFunds]
+    tx: Transaction, commands: Sequence[ViewAccount | MoveFunds]
 ) -> dict[UUID, Account]:
     """The accounts that wishes are about, locked; none where somebody else asks for a user of whom nobody has heard."""
-    asked = {wish.user_id: wish.because for wish in wishes}
-    doubtful = asked.keys() - {wish.user_id for wish in wishes if wish.by_owner}
+    asked = {command.user_id: command.cause for command in commands}
+    doubtful = asked.keys() - {command.user_id for command in commands if command.by_owner}
     if doubtful:
         doubtful -= (await tx.load(Account, doubtful, key="user_id")).keys()
         doubtful -= (await tx.load(Holder, doubtful)).keys()
     return await _opened(tx, {id: asked[id] for id in asked if id not in doubtful})
 
 
-async def _opened(tx: Transaction, users: dict[UUID, Cause]) -> dict[UUID, Account]:
+async def _opened(tx: Transaction, users: dict[UUID, Causation]) -> dict[UUID, Account]:
     """The users' accounts, locked, in one statement; opened first where there is none.
 
     Nothing is locked before all are there, and they are opened in the order of users: transactions that open accounts

@@ -46,10 +46,10 @@ NotificationId = Annotated[UUID, Path(alias="notificationId")]
 )
 async def send_message(body: MessageBody, commands: UserCommands) -> Response:
     """Write to a user; operators only. One who is not known yet gets the letter once he is."""
-    wish = SendMessage(body.user_id, body.subject, body.body, commands.because)
+    command = SendMessage(body.user_id, body.subject, body.body, commands.cause)
     return await commands.run(
         use_cases.send_messages,
-        wish,
+        command,
         AcceptedView.of,
         status=202,
         location=lambda letter: f"/notification/{letter.id}",

@@ -14,7 +14,7 @@ class Bell:
         """Say that there may be letters to send."""
         self._rung.set()
 
-    async def heard(self, *, within: float) -> None:
+    async def received(self, *, within: float) -> None:
         """Wait for the next ring, at most `within` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within):

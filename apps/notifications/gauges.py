@@ -7,13 +7,15 @@ from prometheus_client import Gauge
 
 from chassis.database.transaction import Pool
 
-OPEN = Gauge("chorus_letters_open", "Letters that are neither sent nor failed.", ["status"])
+OPEN = Gauge("chorus_notifications_open", "Letters that are neither sent nor failed.", ["status"])
 OLDEST = Gauge(
-    "chorus_letters_oldest_seconds", "Age of the oldest letter that is still open.", ["status"]
+    "chorus_notifications_oldest_seconds",
+    "Age of the oldest letter that is still open.",
+    ["status"],
 )
 
 COUNT: Final = """
-SELECT status, count(*) AS letters, min(created_at) AS oldest FROM letters
+SELECT status, count(*) AS letters, min(created_at) AS oldest FROM notifications
 WHERE status IN ('waiting', 'pending') GROUP BY status
 """
 

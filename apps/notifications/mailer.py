@@ -118,7 +118,7 @@ class Mailer:
             # Whatever becomes of this task: letters that are being taken come into the queue.
             self._taking = asyncio.create_task(self._take_once())
             if await asyncio.shield(self._taking) < TAKE_LIMIT:
-                await bell.heard(within=SWEEP_SECONDS)
+                await bell.received(within=SWEEP_SECONDS)
             await self._room.wait()
 
     async def _take_once(self) -> int:

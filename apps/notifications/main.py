@@ -5,7 +5,7 @@ from apps.notifications.api import router
 from apps.notifications.consumers import inbox
 from apps.notifications.mailer import Mailer
 from apps.notifications.mime import Sender
-from chassis.runtime.backlog import keep_looking
+from chassis.runtime.backlog import poll
 from chassis.runtime.service import Service, create_app
 
 
@@ -21,7 +21,7 @@ async def send_letters(service: Service) -> None:
 
 async def count_letters(service: Service) -> None:
     """Keep the figures of open letters."""
-    await keep_looking(service.database.pool, gauges.look)
+    await poll(service.database.pool, gauges.look)
 
 
 app = create_app(

@@ -9,7 +9,7 @@ from sqlmodel import BigInteger, Field, String
 from apps.notifications import letters
 from chassis.database.projections import KnownUser
 from chassis.database.tables import Table
-from events.base import Cause
+from events.base import Causation
 from events.billing import AccountState
 from events.notifications import (
     NotificationFailed,
@@ -56,7 +56,7 @@ class Letter(Table, table=True):
     or is in a mailer's hands, and is None where there is nothing to do.
     """
 
-    __tablename__ = "letters"
+    __tablename__ = "notifications"
 
     id: UUID = Field(primary_key=True)
     user_id: UUID
@@ -92,7 +92,7 @@ class Letter(Table, table=True):
         account: AccountState,
         *,
         id: UUID,
-        because: Cause,
+        cause: Causation,
         now: datetime,
         reason: str | None = None,
     ) -> Self:
@@ -107,14 +107,14 @@ class Letter(Table, table=True):
             balance=account.balance,
             currency=account.currency,
             created_at=now,
-            correlation_id=because.correlation_id,
-            causation_id=because.causation_id,
-            traceparent=because.traceparent,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.causation_id,
+            traceparent=cause.traceparent,
         )
 
     @classmethod
     def message(
-        cls, user_id: UUID, subject: str, body: str, *, id: UUID, because: Cause, now: datetime
+        cls, user_id: UUID, subject: str, body: str, *, id: UUID, cause: Causation, now: datetime
     ) -> Self:
         """An operator's own words; they wait for their recipient."""
         return cls(
@@ -124,9 +124,9 @@ class Letter(Table, table=True):
             subject=subject,
             body=body,
             created_at=now,
-            correlation_id=because.correlation_id,
-            causation_id=because.causation_id,
-            traceparent=because.traceparent,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.causation_id,
+            traceparent=cause.traceparent,
         )
 
     def write_to(self, recipient: Recipient, now: datetime) -> None:
@@ -163,9 +163,9 @@ class Letter(Table, table=True):
         else:
             self.due_at = at + delay(self.attempts, jitter)
 
-    def because(self) -> Cause:
+    def causation(self) -> Causation:
         """The cause of the letter, and so of what becomes of it."""
-        return Cause(self.correlation_id, self.causation_id, self.traceparent)
+        return Causation(self.correlation_id, self.causation_id, self.traceparent)
 
     def outcome(self) -> NotificationSent | NotificationFailed | None:
         """The event that tells of the letter's end, if it has come."""

@@ -26,7 +26,7 @@ GROUP_LIMIT: Final = 64
 GATHER_SECONDS: Final = 0.03
 """How long an answer waits for others to share its transaction."""
 
-ANSWERED = Counter("chorus_letters_answered_total", "What became of letters.", ["status"])
+ANSWERED = Counter("chorus_notifications_attempts_total", "What became of letters.", ["status"])
 
 
 class Recorder:

@@ -10,7 +10,7 @@ from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
-from events.base import Cause, Heard
+from events.base import Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.notifications import NotificationKind
 from events.users import UserRegistered, UserUpdated
@@ -22,22 +22,22 @@ more time; if the mailer dies, others may take the letters after this time."""
 MEET: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
 
 RELEASE: Final = """
-UPDATE letters SET due_at = $2 WHERE user_id = ANY($1::uuid[]) AND status = 'waiting' AND due_at IS NULL
+UPDATE notifications SET due_at = $2 WHERE user_id = ANY($1::uuid[]) AND status = 'waiting' AND due_at IS NULL
 RETURNING true
 """
 
 TAKE: Final = f"""
-UPDATE letters SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
-    SELECT id FROM letters WHERE status IN ('waiting', 'pending') AND due_at <= now()
+UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
+    SELECT id FROM notifications WHERE status IN ('waiting', 'pending') AND due_at <= now()
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
 RETURNING {", ".join(statements(Letter).columns)}
 """  # noqa: S608 - made of our own names
 
 HOLD: Final = """
-UPDATE letters SET due_at = now() + make_interval(secs => held.seconds)
+UPDATE notifications SET due_at = now() + make_interval(secs => held.seconds)
 FROM unnest($1::uuid[], $2::float8[]) AS held(id, seconds)
-WHERE letters.id = held.id AND letters.id = ANY($1) AND status IN ('waiting', 'pending') AND due_at > now()
-RETURNING letters.id
+WHERE notifications.id = held.id AND notifications.id = ANY($1) AND status IN ('waiting', 'pending') AND due_at > now()
+RETURNING notifications.id
 """
 
 
@@ -48,7 +48,7 @@ class SendMessage:
     user_id: UUID
     subject: str
     body: str
-    because: Cause
+    cause: Causation
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,43 +71,45 @@ class Hold:
 
 
 async def remember_recipients(
-    tx: Transaction, heard: Sequence[Heard[UserRegistered] | Heard[UserUpdated]]
+    tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
     """Remember users as they are now. Letters that waited for them become due: the mailer words and sends them."""
-    users = {e.event.user.id for e in heard}
+    users = {e.event.user.id for e in received}
     await _meet(tx, users)
-    await tx.upsert_newer(Recipient.copies(e.event.user for e in heard))
+    await tx.upsert_newer(Recipient.copies(e.event.user for e in received))
     if await tx.fetch(RELEASE, list(users), tx.now):
         tx.after_commit(bell.ring)
 
 
-async def write_joy(tx: Transaction, heard: Sequence[Heard[PaymentSucceeded]]) -> None:
+async def write_joy(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
     """Write letters of joy: these orders are paid."""
-    await _write(tx, [_about(tx, "joy", e, e.event.payment.amount) for e in heard])
+    await _write(tx, [_about(tx, "joy", e, e.event.payment.amount) for e in received])
 
 
-async def write_sorrow(tx: Transaction, heard: Sequence[Heard[PaymentRejected]]) -> None:
+async def write_sorrow(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
     """Write letters of sorrow: these orders will not be paid."""
-    await _write(tx, [_about(tx, "sorrow", e, e.event.order.total, e.event.reason) for e in heard])
+    await _write(
+        tx, [_about(tx, "sorrow", e, e.event.order.total, e.event.reason) for e in received]
+    )
 
 
-async def write_refund(tx: Transaction, heard: Sequence[Heard[PaymentRefunded]]) -> None:
+async def write_refund(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
     """Write letters of refund: the money for these orders is back."""
-    await _write(tx, [_about(tx, "refund", e, e.event.refund.amount) for e in heard])
+    await _write(tx, [_about(tx, "refund", e, e.event.refund.amount) for e in received])
 
 
-async def send_messages(tx: Transaction, wishes: Sequence[SendMessage]) -> list[Letter]:
+async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> list[Letter]:
     """Accept operators' letters to users."""
     messages = [
         Letter.message(
-            wish.user_id,
-            wish.subject,
-            wish.body,
+            command.user_id,
+            command.subject,
+            command.body,
             id=tx.new_id(),
-            because=wish.because,
+            cause=command.cause,
             now=tx.now,
         )
-        for wish in wishes
+        for command in commands
     ]
     await _write(tx, messages)
     return messages
@@ -140,7 +142,7 @@ async def record_answers(tx: Transaction, answers: Sequence[Answer]) -> list[Let
             continue
         letter.answered(answer.code, answer.text, answer.at, answer.jitter)
         if event := letter.outcome():
-            tx.publish(event, letter.because())
+            tx.publish(event, letter.causation())
     changed = list(letters.values())
     await tx.update(changed, "status", "attempts", "due_at", "answer", "sent_at")
     return [letters[answer.letter_id] for answer in answers]
@@ -149,18 +151,18 @@ async def record_answers(tx: Transaction, answers: Sequence[Answer]) -> list[Let
 def _about(
     tx: Transaction,
     kind: NotificationKind,
-    heard: Heard[PaymentSucceeded] | Heard[PaymentRejected] | Heard[PaymentRefunded],
+    received: Envelope[PaymentSucceeded] | Envelope[PaymentRejected] | Envelope[PaymentRefunded],
     amount: int,
     reason: str | None = None,
 ) -> Letter:
-    event, because = heard.event, heard.because()
+    event, cause = received.event, received.causation()
     return Letter.about(
         kind,
         event.order,
         amount,
         event.account,
         id=tx.new_id(),
-        because=because,
+        cause=cause,
         now=tx.now,
         reason=reason,
     )

@@ -85,10 +85,10 @@ async def create_order(
     prefer: Prefer = None,
 ) -> Response:
     """Place an order. Without `Prefer: wait` the answer comes at once, with status `pending`."""
-    wish = PlaceOrder(user.id, body.total_price, commands.because)
+    command = PlaceOrder(user.id, body.total_price, commands.cause)
     answer = await commands.submit(
         use_cases.place_orders,
-        wish,
+        command,
         OrderView.of,
         status=201,
         location=lambda order: f"/order/{order.id}",
@@ -168,8 +168,8 @@ async def list_orders(
 async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserCommands) -> Response:
     """Cancel an order that is pending or paid; what was debited comes back. Again: the same answer."""
     owner = None if user.role == "operator" else user.id
-    wish = CancelOrder(order_id, owner, commands.because)
-    return await commands.run(use_cases.cancel_orders, wish, OrderView.of)
+    command = CancelOrder(order_id, owner, commands.cause)
+    return await commands.run(use_cases.cancel_orders, command, OrderView.of)
 
 
 async def _visible(order_id: OrderId, user: CurrentUser, request: Request) -> Order:

@@ -6,7 +6,7 @@ from apps.orders.api import router
 from apps.orders.consumers import inbox
 from apps.orders.gauges import LateOrders
 from apps.orders.watch import changes
-from chassis.runtime.backlog import keep_looking
+from chassis.runtime.backlog import poll
 from chassis.runtime.service import Service, create_app
 
 
@@ -17,7 +17,7 @@ async def watch_orders(service: Service) -> None:
 
 async def count_late_orders(service: Service) -> None:
     """Keep the figures of orders that nobody has decided about."""
-    await keep_looking(service.database.pool, LateOrders().look)
+    await poll(service.database.pool, LateOrders().look)
 
 
 async def end_waiting(service: Service) -> None:

@@ -11,7 +11,7 @@ from apps.orders.problems import OrderAlreadyRejected
 from apps.orders.watch import changes
 from chassis.database.transaction import Transaction
 from chassis.web.problems import NotFound
-from events.base import Cause, Heard
+from events.base import Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
@@ -25,7 +25,7 @@ class PlaceOrder:
 
     user_id: UUID
     total: int
-    because: Cause
+    cause: Causation
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,72 +34,72 @@ class CancelOrder:
 
     order_id: UUID
     owner: UUID | None
-    because: Cause
+    cause: Causation
 
 
 async def remember_customers(
-    tx: Transaction, heard: Sequence[Heard[UserRegistered] | Heard[UserUpdated]]
+    tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
     """Remember users as they are now."""
-    await tx.upsert_newer(Customer.copies(e.event.user for e in heard))
+    await tx.upsert_newer(Customer.copies(e.event.user for e in received))
 
 
-async def place_orders(tx: Transaction, wishes: Sequence[PlaceOrder]) -> list[Order]:
+async def place_orders(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[Order]:
     """Accept orders; billing decides about them."""
-    customers = await tx.load(Customer, [wish.user_id for wish in wishes])
+    customers = await tx.load(Customer, [command.user_id for command in commands])
     known = {id: customer.state() for id, customer in customers.items()}
     orders = []
-    for wish in wishes:
-        order = Order.place(tx.new_id(), wish.user_id, wish.total, tx.now)
-        event = OrderPlaced(order=order.state(), customer=known.get(wish.user_id))
-        tx.publish(event, wish.because)
+    for command in commands:
+        order = Order.place(tx.new_id(), command.user_id, command.total, tx.now)
+        event = OrderPlaced(order=order.state(), customer=known.get(command.user_id))
+        tx.publish(event, command.cause)
         orders.append(order)
     await tx.insert(orders)
     return orders
 
 
-async def mark_paid(tx: Transaction, heard: Sequence[Heard[PaymentSucceeded]]) -> None:
+async def mark_paid(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
     """Billing has debited these orders. One that was cancelled meanwhile stays so; billing gives the money back."""
     await _settle(
-        tx, heard, lambda order, _: OrderPaid(order=order.state()) if order.pay(tx.now) else None
+        tx, received, lambda order, _: OrderPaid(order=order.state()) if order.pay(tx.now) else None
     )
 
 
-async def mark_rejected(tx: Transaction, heard: Sequence[Heard[PaymentRejected]]) -> None:
+async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
     """Billing has refused these orders."""
     await _settle(
         tx,
-        heard,
+        received,
         lambda order, event: (
             OrderRejected(order=order.state()) if order.reject(event.reason, tx.now) else None
         ),
     )
 
 
-async def mark_refunded(tx: Transaction, heard: Sequence[Heard[PaymentRefunded]]) -> None:
+async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
     """Billing has given the money back."""
-    orders = await tx.lock(Order, [e.event.order.id for e in heard])
-    for one in heard:
+    orders = await tx.lock(Order, [e.event.order.id for e in received])
+    for one in received:
         orders[one.event.order.id].refunded_at = one.event.refund.created_at
     await tx.update(list(orders.values()), "refunded_at")
 
 
 async def cancel_orders(
-    tx: Transaction, wishes: Sequence[CancelOrder]
+    tx: Transaction, commands: Sequence[CancelOrder]
 ) -> list[Order | NotFound | OrderAlreadyRejected]:
     """Cancel what is pending or paid; cancelling again changes nothing and gives the same answer."""
-    orders = await tx.lock(Order, [wish.order_id for wish in wishes])
+    orders = await tx.lock(Order, [command.order_id for command in commands])
     results: list[Order | NotFound | OrderAlreadyRejected] = []
     changed: dict[UUID, Order] = {}
-    for wish in wishes:
-        order = orders.get(wish.order_id)
-        if order is None or wish.owner not in (None, order.user_id):
+    for command in commands:
+        order = orders.get(command.order_id)
+        if order is None or command.owner not in (None, order.user_id):
             results.append(NotFound("There is no such order."))
             continue
         outcome = order.cancel(tx.now)
         if outcome is True:
             changed[order.id] = order
-            tx.publish(OrderCancelled(order=order.state()), wish.because)
+            tx.publish(OrderCancelled(order=order.state()), command.cause)
         results.append(outcome if isinstance(outcome, OrderAlreadyRejected) else order)
     await _save(tx, changed)
     return results
@@ -107,18 +107,18 @@ async def cancel_orders(
 
 async def _settle(
     tx: Transaction,
-    heard: Sequence[Heard[Outcome]],
+    received: Sequence[Envelope[Outcome]],
     decide: Callable[[Order, Outcome], OrderPaid | OrderRejected | None],
 ) -> None:
-    orders = await tx.lock(Order, [e.event.order.id for e in heard])
+    orders = await tx.lock(Order, [e.event.order.id for e in received])
     changed: dict[UUID, Order] = {}
-    for one in heard:
+    for one in received:
         # An outcome can only come after its order: the order was committed before OrderPlaced left.
         order = orders[one.event.order.id]
         event = decide(order, one.event)
         if event is not None:
             changed[order.id] = order
-            tx.publish(event, one.because())
+            tx.publish(event, one.causation())
     placed = [order.placed_at for order in orders.values()]
     tx.after_commit(lambda: admission.settled(placed, tx.now))
     await _save(tx, changed)

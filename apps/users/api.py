@@ -39,10 +39,10 @@ async def register(body: RegisterBody, commands: KeylessCommands) -> Response:
     """Become a user."""
     await count_attempt("register", body.email)
     password_hash = await passwords.hash(body.password)
-    wish = RegisterUser(body.email, password_hash, body.name, body.locale, commands.because)
+    command = RegisterUser(body.email, password_hash, body.name, body.locale, commands.cause)
     return await commands.run(
         use_cases.register_users,
-        wish,
+        command,
         RegisteredView.of,
         status=201,
         location=lambda user: f"/user/view/{user.id}",
@@ -82,5 +82,5 @@ async def view_user(user_id: OwnerId, request: Request) -> UserView:
 )
 async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
     """Change name, e-mail address or locale. What changes nothing leaves the version as it is."""
-    wish = ChangeUser(user_id, body.name, body.email, body.locale, commands.because)
-    return await commands.run(use_cases.change_users, wish, UserView.of)
+    command = ChangeUser(user_id, body.name, body.email, body.locale, commands.cause)
+    return await commands.run(use_cases.change_users, command, UserView.of)

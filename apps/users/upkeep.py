@@ -19,7 +19,7 @@ from apps.users.use_cases import KeepKeys, RegisterUser
 from chassis.database.group_commit import GroupCommitter
 from chassis.runtime.service import Service
 from chassis.runtime.settings import Settings
-from events.base import Cause
+from events.base import Causation
 
 log = structlog.get_logger(__name__)
 
@@ -34,9 +34,9 @@ AT_ONCE: Final = timedelta(0)
 async def prepare(service: Service) -> None:
     """Nobody can sign in without a key. It is announced at every start, for services that are new."""
     await _keep_keys(service, AT_ONCE)
-    wish = wanted_operator(service.settings)
-    if wish is not None:
-        await _make_operator(service, wish)
+    command = wanted_operator(service.settings)
+    if command is not None:
+        await _make_operator(service, command)
 
 
 async def keep_signing_keys(service: Service) -> None:
@@ -53,7 +53,7 @@ async def _keep_keys(service: Service, announce_after: timedelta) -> None:
         name="users.keep_key_pairs",
         published=service.relay.wake,
     )
-    pairs = await committer.submit(KeepKeys(announce_after, Cause(str(uuid7()))))
+    pairs = await committer.submit(KeepKeys(announce_after, Causation(str(uuid7()))))
     ring.hold(pairs)
     newest = max(pairs, key=lambda pair: pair.valid_until)
     log.info("users.keys_kept", keys=len(pairs), valid_until=newest.valid_until.isoformat())
@@ -81,9 +81,9 @@ def wanted_operator(settings: Settings) -> RegisterBody | None:
         ) from None
 
 
-async def _make_operator(service: Service, wish: RegisterBody) -> None:
+async def _make_operator(service: Service, command: RegisterBody) -> None:
     async with service.database.reading() as session:
-        found = (await session.exec(select(User).where(User.email == wish.email))).first()
+        found = (await session.exec(select(User).where(User.email == command.email))).first()
     if found is None:
         committer: GroupCommitter[RegisterUser, User | EmailTaken] = GroupCommitter(
             service.database.pool,
@@ -91,10 +91,12 @@ async def _make_operator(service: Service, wish: RegisterBody) -> None:
             name="users.make_operator",
             published=service.relay.wake,
         )
-        password_hash = await passwords.hash(wish.password)
-        cause = Cause(str(uuid7()))
+        password_hash = await passwords.hash(command.password)
+        cause = Causation(str(uuid7()))
         made = await committer.submit(
-            RegisterUser(wish.email, password_hash, wish.name, wish.locale, cause, role="operator")
+            RegisterUser(
+                command.email, password_hash, command.name, command.locale, cause, role="operator"
+            )
         )
         if isinstance(made, User):
             log.info("users.operator_made", user_id=str(made.id))

@@ -15,7 +15,7 @@ from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from chassis.web.auth import Role
 from chassis.web.problems import NotFound
-from events.base import Cause
+from events.base import Causation
 from events.users import Locale, UserRegistered, UserUpdated
 
 KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
@@ -30,7 +30,7 @@ class RegisterUser:
     password_hash: str
     name: str
     locale: Locale
-    because: Cause
+    cause: Causation
     role: Role = "user"
 
 
@@ -42,7 +42,7 @@ class ChangeUser:
     name: str | None
     email: str | None
     locale: Locale | None
-    because: Cause
+    cause: Causation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,67 +50,73 @@ class KeepKeys:
     """A wish for a key that lasts. Keys that were not announced for `announce_after` are announced again."""
 
     announce_after: timedelta
-    because: Cause
+    cause: Causation
 
 
 async def register_users(
-    tx: Transaction, wishes: Sequence[RegisterUser]
+    tx: Transaction, commands: Sequence[RegisterUser]
 ) -> list[User | EmailTaken]:
     """Make users; of several with one e-mail address the first one wins."""
-    await _claim(tx, [wish.email for wish in wishes])
+    await _claim(tx, [command.email for command in commands])
     users = [
         User.register(
-            tx.new_id(), wish.email, wish.password_hash, wish.name, wish.locale, wish.role, tx.now
+            tx.new_id(),
+            command.email,
+            command.password_hash,
+            command.name,
+            command.locale,
+            command.role,
+            tx.now,
         )
-        for wish in wishes
+        for command in commands
     ]
     new = await tx.insert_new(users)
     results: list[User | EmailTaken] = []
-    for user, wish in zip(users, wishes, strict=True):
+    for user, command in zip(users, commands, strict=True):
         if user.id in new:
-            tx.publish(UserRegistered(user=user.state()), wish.because)
+            tx.publish(UserRegistered(user=user.state()), command.cause)
         results.append(user if user.id in new else EmailTaken())
     return results
 
 
 async def change_users(
-    tx: Transaction, wishes: Sequence[ChangeUser]
+    tx: Transaction, commands: Sequence[ChangeUser]
 ) -> list[User | NotFound | EmailTaken]:
     """Change users, in the order of arrival. What changes nothing makes no version and no event.
 
     An e-mail address that is given up in this transaction can be taken from the next one on.
     """
-    users = await tx.lock(User, [wish.user_id for wish in wishes])
-    wanted = {wish.email for wish in wishes if wish.email}
+    users = await tx.lock(User, [command.user_id for command in commands])
+    wanted = {command.email for command in commands if command.email}
     await _claim(tx, wanted)
     holders = {email: user.id for email, user in (await tx.load(User, wanted, key="email")).items()}
     results: list[User | NotFound | EmailTaken] = []
     changed: dict[UUID, User] = {}
-    for wish in wishes:
-        user = users.get(wish.user_id)
+    for command in commands:
+        user = users.get(command.user_id)
         if user is None:
             results.append(NotFound("There is no such user."))
-        elif wish.email and holders.setdefault(wish.email, user.id) != user.id:
+        elif command.email and holders.setdefault(command.email, user.id) != user.id:
             results.append(EmailTaken())
         else:
-            if user.change(wish.name, wish.email, wish.locale, tx.now):
+            if user.change(command.name, command.email, command.locale, tx.now):
                 changed[user.id] = user
-                tx.publish(UserUpdated(user=user.state()), wish.because)
+                tx.publish(UserUpdated(user=user.state()), command.cause)
             results.append(user.snapshot())  # the next wish may change him again
     columns = ("name", "email", "locale", "version", "updated_at")
     await tx.update(list(changed.values()), *columns)
     return results
 
 
-async def keep_key_pairs(tx: Transaction, wishes: Sequence[KeepKeys]) -> list[list[KeyPair]]:
+async def keep_key_pairs(tx: Transaction, commands: Sequence[KeepKeys]) -> list[list[KeyPair]]:
     """The valid key pairs, with one among them that lasts; several replicas at once make one."""
     await tx.execute(f"SELECT pg_advisory_xact_lock({KEYS_LOCK})")
     await tx.execute("DELETE FROM key_pairs WHERE valid_until <= $1", tx.now)
     records = await tx.fetch(statements(KeyPair).where("true"))
     pairs = [from_record(KeyPair, record) for record in records]
     results = []
-    for wish in wishes:
-        due = [pair for pair in pairs if pair.announced_at <= tx.now - wish.announce_after]
+    for command in commands:
+        due = [pair for pair in pairs if pair.announced_at <= tx.now - command.announce_after]
         if not any(pair.lasts(KEY_RENEWAL, tx.now) for pair in pairs):
             made = KeyPair.generate(tx.new_id(), Ed25519PrivateKey.generate(), tx.now)
             await tx.insert([made])
@@ -119,7 +125,7 @@ async def keep_key_pairs(tx: Transaction, wishes: Sequence[KeepKeys]) -> list[li
             due.append(made)
         for pair in due:
             pair.announced_at = tx.now
-            tx.publish(pair.announcement(), wish.because)
+            tx.publish(pair.announcement(), command.cause)
         await tx.update(due, "announced_at")
         results.append(list(pairs))
     return results

@@ -28,7 +28,7 @@ from chassis.runtime.telemetry import Telemetry, configure_logging
 from chassis.web import problems
 from chassis.web import routing as strict
 from chassis.web.auth import Verifier
-from events.base import Cause
+from events.base import Causation
 from ops.serve import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
 
 CONNECTIONS: Final = 16
@@ -89,9 +89,9 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def cause_of(request: Request) -> Cause:
+def cause_of(request: Request) -> Causation:
     """The flow that a request belongs to."""
-    cause: Cause = request.scope["chorus.cause"]
+    cause: Causation = request.scope["chorus.cause"]
     return cause
 
 

@@ -18,7 +18,7 @@ from prometheus_client import Histogram
 from chassis.database.transaction import Pool, Transaction, begin
 from chassis.messaging.errors import CommitUnknownError, is_transient
 from chassis.runtime import crash_points as crash
-from events.base import Heard
+from events.base import Envelope
 
 log = structlog.get_logger(__name__)
 
@@ -68,13 +68,13 @@ class GroupCommitter(Generic[Item, Result]):
         *,
         name: str,
         published: Callable[[], None],
-        after_failure: Work[Item, Result] | None = None,
+        fallback: Work[Item, Result] | None = None,
         patience: float = math.inf,
         waiting_limit: float = WAITING_LIMIT,
     ) -> None:
         self._pool = pool
         self._work = work
-        self._after_failure = after_failure or work
+        self._fallback = fallback or work
         self._name = name
         self._published = published
         self._patience = patience
@@ -148,9 +148,9 @@ class GroupCommitter(Generic[Item, Result]):
             try:
                 return await self._once(items, work)
             except Exception as error:
-                first, work = work is not self._after_failure, self._after_failure
+                first, work = work is not self._fallback, self._fallback
                 if first and not is_transient(error):
-                    log.info("committer.again", work=self._name, error=repr(error))
+                    log.info("committer.fallback", work=self._name, error=repr(error))
                     continue
                 if not is_transient(error):
                     raise
@@ -188,4 +188,4 @@ class GroupCommitter(Generic[Item, Result]):
 
 
 def _types(items: Iterable[object]) -> set[str]:
-    return {type(item.event).__name__ for item in items if isinstance(item, Heard)}
+    return {type(item.event).__name__ for item in items if isinstance(item, Envelope)}

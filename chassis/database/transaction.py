@@ -18,7 +18,7 @@ from asyncpg.pgproto import pgproto
 from chassis.database.tables import T, Table, Write, arrays, from_record, statements, together
 from chassis.messaging import outbox
 from chassis.messaging.errors import CommitUnknownError, commit_may_be_lost
-from events.base import Cause, Event
+from events.base import Causation, Event
 
 if TYPE_CHECKING:
     Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
@@ -152,10 +152,10 @@ class Transaction:
         if rows:
             await self._write_rows(Write(type(rows[0]), changed), rows)
 
-    def publish(self, event: Event, because: Cause) -> UUID:
+    def publish(self, event: Event, cause: Causation) -> UUID:
         """Write an event to the outbox; the relay publishes it after COMMIT. Returns the event's id."""
         id = self.new_id()
-        self.outbox.append(outbox.row(id, event, because, self.now))
+        self.outbox.append(outbox.row(id, event, cause, self.now))
         return id
 
     def new_id(self) -> UUID:

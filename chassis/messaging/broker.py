@@ -48,7 +48,7 @@ def node_urls(address: str) -> list[str]:
     return urls
 
 
-class Nodes:
+class BrokerAddresses:
     """Where to connect next; `name` is shown for the connection in RabbitMQ's management page."""
 
     def __init__(self, address: str, name: str) -> None:
@@ -92,7 +92,7 @@ class _Connection(RobustConnection):
 
     CHANNEL_CLASS = _Channel
 
-    def __init__(self, nodes: Nodes, url: Any, **options: Any) -> None:
+    def __init__(self, nodes: BrokerAddresses, url: Any, **options: Any) -> None:
         super().__init__(url, **options)
         self._nodes = nodes
 
@@ -112,18 +112,18 @@ class _Connection(RobustConnection):
             await self.transport.connection.close(ConnectionError("it is not restored in time"))
 
 
-class Consumers(RabbitBroker):
+class RabbitConsumer(RabbitBroker):
     """FastStream's broker, connected to one of several nodes."""
 
     _connection: _Connection | None
 
-    def __init__(self, nodes: Nodes, **options: Any) -> None:
+    def __init__(self, nodes: BrokerAddresses, **options: Any) -> None:
         super().__init__(str(nodes.next()), timeout=CONNECT_SECONDS, **options)
         self._connection_kwargs["connection_class"] = partial(self._make, nodes)
         self._made: _Connection | None = None
         """The latest connection. FastStream holds one only once a channel is open on it."""
 
-    def _make(self, nodes: Nodes, url: Any, **options: Any) -> _Connection:
+    def _make(self, nodes: BrokerAddresses, url: Any, **options: Any) -> _Connection:
         self._made = _Connection(nodes, url, **options)
         return self._made
 
@@ -173,11 +173,11 @@ class Consumers(RabbitBroker):
                 async with asyncio.timeout(ANSWER_SECONDS):
                     channel = await self._connection.channel()
                     await channel.close()
-                    return not await self._unheard()
+                    return not await self._not_consuming()
         except Exception:
             return False
 
-    async def keep_hearing(self) -> None:
+    async def keep_consuming(self) -> None:
         """See to it that every queue is heard, until cancelled.
 
         A broker may close one channel and let the connection stand. aio-pika tries once to open it again; if that
@@ -191,32 +191,32 @@ class Consumers(RabbitBroker):
             if connection is None or connection.close_called or not connection.connected.is_set():
                 before = set()
                 continue
-            unheard = await self._unheard()
-            for queue in before & unheard.keys():
-                await self._hear_again(queue, unheard[queue])
-            before = set(unheard)
+            stopped = await self._not_consuming()
+            for queue in before & stopped.keys():
+                await self._restore(queue, stopped[queue])
+            before = set(stopped)
 
-    async def _hear_again(self, queue: str, subscriber: Any) -> None:
+    async def _restore(self, queue: str, subscriber: Any) -> None:
         try:
             with connection_may_be_lost():
                 async with asyncio.timeout(RESTORE_SECONDS):
                     await subscriber._queue_obj.channel.restore()  # noqa: SLF001
         except Exception as error:
-            log.warning("inbox.unheard", queue=queue, error=repr(error))
+            log.warning("consumer.stopped", queue=queue, error=repr(error))
         else:
-            if await _hears(subscriber):
-                log.info("inbox.heard_again", queue=queue)
+            if await _is_consuming(subscriber):
+                log.info("consumer.restored", queue=queue)
             else:
                 # Its channel stands, and there was nothing to restore: the queue has gone, and aio-pika looks for it.
-                log.warning("inbox.unheard", queue=queue, error="its consumer was cancelled")
+                log.warning("consumer.stopped", queue=queue, error="its consumer was cancelled")
 
-    async def _unheard(self) -> dict[str, Any]:
+    async def _not_consuming(self) -> dict[str, Any]:
         """The subscribers, by their queues, that do not listen on an open channel."""
         subscribers: list[Any] = self.subscribers
-        return {one.queue.name: one for one in subscribers if not await _hears(one)}
+        return {one.queue.name: one for one in subscribers if not await _is_consuming(one)}
 
 
-async def _hears(subscriber: Any) -> bool:
+async def _is_consuming(subscriber: Any) -> bool:
     # FastStream and aio-pika say only whether somebody wanted to listen.
     queue, tag = subscriber._queue_obj, subscriber._consumer_tag  # noqa: SLF001
     if queue is None:

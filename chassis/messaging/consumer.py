@@ -27,10 +27,10 @@ from chassis.database.group_commit import GroupCommitter
 from chassis.database.tables import Table
 from chassis.database.transaction import Pool, Transaction
 from chassis.messaging import message as wire
-from chassis.messaging.dead_letters import PARKED, Parking, explained
+from chassis.messaging.dead_letters import DEAD_LETTERED, DeadLetterQueue, with_reason
 from chassis.messaging.topology import queue_name
 from chassis.runtime import crash_points as crash
-from events.base import Event, Heard
+from events.base import Envelope, Event
 
 log = structlog.get_logger(__name__)
 
@@ -48,11 +48,13 @@ SUSPECT_DELIVERIES: Final = 3
 """A pack that comes so often again has its events handled one by one: those beside the one that kills us are done
 before the broker sets the whole pack aside."""
 
-HEARD = Counter("chorus_inbox_heard_total", "Events handled.", ["queue"])
-DOUBLED = Counter("chorus_inbox_doubled_total", "Events delivered again and skipped.", ["queue"])
+PROCESSED = Counter("chorus_inbox_processed_total", "Events handled.", ["queue"])
+DUPLICATES = Counter(
+    "chorus_inbox_duplicates_total", "Events delivered again and skipped.", ["queue"]
+)
 
 E = TypeVar("E", bound=Event)
-Subscriber = Callable[[Transaction, Sequence[Heard[E]]], Awaitable[object]]
+Subscriber = Callable[[Transaction, Sequence[Envelope[E]]], Awaitable[object]]
 """Handles events that have not been handled before. May publish; must not commit."""
 
 
@@ -65,20 +67,20 @@ class InboxRow(Table, table=True):
     received_at: datetime
 
 
-async def skip_known(tx: Transaction, heard: Sequence[Heard[E]]) -> list[Heard[E]]:
+async def deduplicate(tx: Transaction, received: Sequence[Envelope[E]]) -> list[Envelope[E]]:
     """The events that are new, each once."""
-    once = {event.id: event for event in heard}
+    once = {event.id: event for event in received}
     known = await tx.load(InboxRow, once)
     return [event for id, event in once.items() if id not in known]
 
 
-async def remember(tx: Transaction, heard: Sequence[Heard[E]]) -> None:
+async def mark_processed(tx: Transaction, received: Sequence[Envelope[E]]) -> None:
     """From this transaction on these events are known. It fails if one was known before.
 
     The inbox is written with the last statement, after every lock, whichever way a batch is handled: so two consumers
     of the same events wait for each other in one order. Among events that is the order of ids.
     """
-    ids = sorted(event.id for event in heard)
+    ids = sorted(event.id for event in received)
     await tx.insert_columns(InboxRow, ids, [tx.now] * len(ids))
 
 
@@ -100,16 +102,20 @@ class Inbox:
         return register
 
     def attach(
-        self, broker: RabbitBroker, pool: Pool, parking: Parking, published: Callable[[], None]
-    ) -> list["Listener[Any]"]:
+        self,
+        broker: RabbitBroker,
+        pool: Pool,
+        dead_letters: DeadLetterQueue,
+        published: Callable[[], None],
+    ) -> list["Consumer[Any]"]:
         """Subscribe to the queues of all registered events; messages arrive once the broker is started."""
         return [
-            Listener(self.service, kind, subscriber, broker, pool, parking, published)
+            Consumer(self.service, kind, subscriber, broker, pool, dead_letters, published)
             for kind, subscriber in self.subscribers.items()
         ]
 
 
-class Listener(Generic[E]):
+class Consumer(Generic[E]):
     """One queue: unpacks messages, commits events in groups, parks what cannot succeed, acknowledges."""
 
     def __init__(
@@ -119,22 +125,22 @@ class Listener(Generic[E]):
         subscriber: Subscriber[E],
         broker: RabbitBroker,
         pool: Pool,
-        parking: Parking,
+        dead_letters: DeadLetterQueue,
         published: Callable[[], None],
     ) -> None:
         self._kind = kind
         self._subscriber = subscriber
-        self._parking = parking
+        self._dead_letters = dead_letters
         self.queue = queue_name(service, kind)
-        self._doubled_total = DOUBLED.labels(self.queue)
-        self._heard_total = HEARD.labels(self.queue)
+        self._duplicates_total = DUPLICATES.labels(self.queue)
+        self._processed_total = PROCESSED.labels(self.queue)
         # There from the start: an alarm on a rise misses a series that begins with 1.
-        PARKED.labels(self.queue)
+        DEAD_LETTERED.labels(self.queue)
         self._redelivered = asyncio.Lock()
-        self.committer: GroupCommitter[Heard[E], None] = GroupCommitter(
+        self.committer: GroupCommitter[Envelope[E], None] = GroupCommitter(
             pool,
             self._handle,
-            after_failure=self._handle_new,
+            fallback=self._handle_new,
             name=self.queue,
             published=published,
             waiting_limit=math.inf,
@@ -149,29 +155,29 @@ class Listener(Generic[E]):
             description=subscriber.__doc__,
         )(self._on_message)
 
-    async def _handle(self, tx: Transaction, heard: Sequence[Heard[E]]) -> list[None]:
+    async def _handle(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
         """Handle events as if none had been handled before; the transaction fails if one was."""
-        await self._have_effects(tx, heard, doubled=0)
-        return [None] * len(heard)
+        await self._have_effects(tx, received, doubled=0)
+        return [None] * len(received)
 
-    async def _handle_new(self, tx: Transaction, heard: Sequence[Heard[E]]) -> list[None]:
+    async def _handle_new(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
         """Handle those events that have not been handled before."""
-        new = await skip_known(tx, heard)
-        await self._have_effects(tx, new, doubled=len(heard) - len(new))
-        return [None] * len(heard)
+        new = await deduplicate(tx, received)
+        await self._have_effects(tx, new, doubled=len(received) - len(new))
+        return [None] * len(received)
 
     async def _have_effects(
-        self, tx: Transaction, new: Sequence[Heard[E]], *, doubled: int
+        self, tx: Transaction, new: Sequence[Envelope[E]], *, doubled: int
     ) -> None:
         if new:
             await self._subscriber(tx, new)
-            await remember(tx, new)
-        self._reached("after_remember")
+            await mark_processed(tx, new)
+        self._reached("after_mark_processed")
         tx.after_commit(lambda: self._count(len(new), doubled))
 
     def _count(self, new: int, doubled: int) -> None:
-        self._heard_total.inc(new)
-        self._doubled_total.inc(doubled)
+        self._processed_total.inc(new)
+        self._duplicates_total.inc(doubled)
 
     async def _on_message(self, message: RabbitMessage) -> None:
         try:
@@ -204,10 +210,12 @@ class Listener(Generic[E]):
             self._reached("after_ack")
 
     async def _attempt(
-        self, found: Sequence[Heard[E] | wire.Poison], *, apart: bool
+        self, found: Sequence[Envelope[E] | wire.MalformedEvent], *, apart: bool
     ) -> dict[int, asyncio.Future[None]]:
         """Handle the events among these, together or one after the other; returns their attempts, all done."""
-        events = [(index, event) for index, event in enumerate(found) if isinstance(event, Heard)]
+        events = [
+            (index, event) for index, event in enumerate(found) if isinstance(event, Envelope)
+        ]
         attempts: dict[int, asyncio.Future[None]] = {}
         if apart:
             random.shuffle(events)
@@ -223,13 +231,13 @@ class Listener(Generic[E]):
         self,
         message: RabbitMessage,
         index: int,
-        event: Heard[E] | wire.Poison,
+        event: Envelope[E] | wire.MalformedEvent,
         attempt: asyncio.Future[None] | None,
     ) -> None:
         """Try an event again after a fault of its own, with backoff; park it once that has no point."""
-        if isinstance(event, wire.Poison) or attempt is None:
-            assert isinstance(event, wire.Poison)
-            await self._park(message, index, event.error, attempts=1)
+        if isinstance(event, wire.MalformedEvent) or attempt is None:
+            assert isinstance(event, wire.MalformedEvent)
+            await self._dead_letter(message, index, event.error, attempts=1)
             return
         for delay in (*ATTEMPT_DELAYS, None):
             try:
@@ -240,15 +248,15 @@ class Listener(Generic[E]):
                     "inbox.failed", queue=self.queue, event_id=str(event.id), exc_info=error
                 )
                 if delay is None:
-                    await self._park(message, index, error, attempts=len(ATTEMPT_DELAYS) + 1)
+                    await self._dead_letter(message, index, error, attempts=len(ATTEMPT_DELAYS) + 1)
                     return
                 await asyncio.sleep(delay)
                 attempt = self.committer.submit(event)
 
-    async def _park(
+    async def _dead_letter(
         self, message: RabbitMessage, index: int, error: Exception, attempts: int
     ) -> None:
-        parked = explained(
+        dead_letter = with_reason(
             wire.alone(message.raw_message, index),
             queue=self.queue,
             exchange=self._kind.exchange,
@@ -256,7 +264,7 @@ class Listener(Generic[E]):
             error=error,
             attempts=attempts,
         )
-        await self._parking.park(parked, self.queue)
+        await self._dead_letters.put(dead_letter, self.queue)
 
 
 def _is_suspect(headers: Any) -> bool:

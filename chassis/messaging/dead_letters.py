@@ -25,10 +25,10 @@ log = structlog.get_logger(__name__)
 TRACEBACK_LIMIT: Final = 8_000
 """Characters of traceback that are kept, from the end."""
 
-PARKED = Counter("chorus_parked_total", "Messages set aside.", ["queue"])
+DEAD_LETTERED = Counter("chorus_dead_lettered_total", "Messages set aside.", ["queue"])
 
 
-def explained(
+def with_reason(
     message: aio_pika.Message,
     *,
     queue: str,
@@ -40,19 +40,19 @@ def explained(
     """The message with the headers that say where it comes from and why it is parked."""
     trace = printable("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
     reason: HeadersType = {
-        "parked_queue": queue,
-        "parked_exchange": exchange,
-        "parked_routing_key": key,
-        "parked_error": printable(f"{type(error).__name__}: {error}")[:1000],
-        "parked_traceback": trace,
-        "parked_attempts": attempts,
-        "parked_at": rfc3339(datetime.now(UTC)),
+        "dead_letter_queue": queue,
+        "dead_letter_exchange": exchange,
+        "dead_letter_routing_key": key,
+        "dead_letter_error": printable(f"{type(error).__name__}: {error}")[:1000],
+        "dead_letter_traceback": trace,
+        "dead_letter_attempts": attempts,
+        "dead_letter_at": rfc3339(datetime.now(UTC)),
     }
     message.headers = {**message.headers, **reason}
     return message
 
 
-class Parking:
+class DeadLetterQueue:
     """Where one service parks messages."""
 
     def __init__(self, service: str, publisher: Publisher) -> None:
@@ -60,21 +60,21 @@ class Parking:
         self._publisher = publisher
         self._one_at_a_time = asyncio.Lock()
 
-    async def park(self, message: aio_pika.Message, queue: str) -> None:
+    async def put(self, message: aio_pika.Message, queue: str) -> None:
         """Publish to the service's dead queue; returns once confirmed, however long the broker is away."""
         failures = 0
         while (error := await self._publish(message)) is not None:
             failures += 1
-            log.warning("parking.waiting", queue=queue, error=repr(error), failures=failures)
+            log.warning("dead_letters.waiting", queue=queue, error=repr(error), failures=failures)
             await asyncio.sleep(min(0.1 * 2 ** min(failures, 6), 5.0))
         if crash.ARMED:
-            crash.reached("parking.after_publish", [message.type or ""])
-        PARKED.labels(queue).inc()
+            crash.reached("dead_letters.after_publish", [message.type or ""])
+        DEAD_LETTERED.labels(queue).inc()
         log.error(
-            "parking.parked",
+            "dead_letters.published",
             queue=queue,
             message_id=message.message_id,
-            error=str(message.headers.get("parked_error")),
+            error=str(message.headers.get("dead_letter_error")),
         )
 
     async def _publish(self, message: aio_pika.Message) -> BaseException | None:

@@ -20,27 +20,27 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
 from chassis.messaging.outbox import JSON, Row
-from events.base import Cause, Event, Heard
+from events.base import Causation, Envelope, Event
 
-PACK_LIMIT: Final = 64
+MESSAGE_BATCH_LIMIT: Final = 64
 """The most events that one message carries."""
 
 BATCH: Final = "application/cloudevents-batch+json"
 
 
-def packs(rows: Sequence[Row]) -> Iterator[list[Row]]:
+def message_batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
     """Group rows by exchange and routing key, in order, into packs of at most PACK_LIMIT."""
     # The sort is stable: ids stay in order.
     by_key = sorted(rows, key=lambda row: (row.exchange, row.routing_key))
     for _, same_key in groupby(by_key, key=lambda row: (row.exchange, row.routing_key)):
         waiting = list(same_key)
-        for start in range(0, len(waiting), PACK_LIMIT):
-            yield waiting[start : start + PACK_LIMIT]
+        for start in range(0, len(waiting), MESSAGE_BATCH_LIMIT):
+            yield waiting[start : start + MESSAGE_BATCH_LIMIT]
 
 
-def to_message(pack: Sequence[Row]) -> Message:
+def to_message(batch: Sequence[Row]) -> Message:
     """One AMQP message for a pack: a plain one where the event is alone."""
-    return _alone(pack[0]) if len(pack) == 1 else _batch(pack)
+    return _alone(batch[0]) if len(batch) == 1 else _batch(batch)
 
 
 def _alone(row: Row) -> Message:
@@ -67,16 +67,16 @@ def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
     return {name: printable(value) for name, value in headers.items()}
 
 
-def _batch(pack: Sequence[Row]) -> Message:
+def _batch(batch: Sequence[Row]) -> Message:
     return Message(
-        b"[" + ",".join([row.cloudevent for row in pack]).encode() + b"]",
-        headers={"batch_size": len(pack)},
+        b"[" + ",".join([row.cloudevent for row in batch]).encode() + b"]",
+        headers={"batch_size": len(batch)},
         content_type=BATCH,
         delivery_mode=DeliveryMode.PERSISTENT,
         message_id=str(uuid7()),
-        timestamp=pack[0].occurred_at,
-        type=pack[0].attributes["type"],
-        app_id=pack[0].exchange,
+        timestamp=batch[0].occurred_at,
+        type=batch[0].attributes["type"],
+        app_id=batch[0].exchange,
     )
 
 
@@ -95,7 +95,7 @@ class Incoming(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Poison:
+class MalformedEvent:
     """Something in a message that is no event of the expected kind, and why."""
 
     error: Exception
@@ -104,7 +104,7 @@ class Poison:
 E = TypeVar("E", bound=Event)
 
 
-class _Packed(BaseModel, Generic[E]):
+class _BatchItem(BaseModel, Generic[E]):
     specversion: Literal["1.0"]
     id: UUID
     type: str
@@ -114,9 +114,9 @@ class _Packed(BaseModel, Generic[E]):
     traceparent: str | None = None
     data: E
 
-    def heard(self) -> Heard[E]:
-        cause = Cause(self.correlationid, self.causationid, self.traceparent)
-        return Heard(self.id, self.data, self.time, cause)
+    def received(self) -> Envelope[E]:
+        cause = Causation(self.correlationid, self.causationid, self.traceparent)
+        return Envelope(self.id, self.data, self.time, cause)
 
 
 class _Identity(BaseModel):
@@ -128,34 +128,36 @@ class _Identity(BaseModel):
 
 
 @cache
-def _adapters(kind: type[E]) -> tuple[TypeAdapter[_Packed[E]], TypeAdapter[list[_Packed[E]]]]:
-    packed = _Packed[kind]  # type: ignore[valid-type]
-    return TypeAdapter(packed), TypeAdapter(Annotated[list[packed], Field(min_length=1)])
+def _adapters(kind: type[E]) -> tuple[TypeAdapter[_BatchItem[E]], TypeAdapter[list[_BatchItem[E]]]]:
+    item = _BatchItem[kind]  # type: ignore[valid-type]
+    return TypeAdapter(item), TypeAdapter(Annotated[list[item], Field(min_length=1)])
 
 
-def from_message(message: Incoming, kind: type[E]) -> list[Heard[E] | Poison]:
+def from_message(message: Incoming, kind: type[E]) -> list[Envelope[E] | MalformedEvent]:
     """The events in a message, in order. What cannot be read comes back as Poison; its neighbours do not."""
     try:
         if message.content_type == BATCH:
-            return [packed.heard() for packed in _adapters(kind)[1].validate_json(message.body)]
+            return [item.received() for item in _adapters(kind)[1].validate_json(message.body)]
         identity = _Identity.model_validate(message.headers)
-        cause = Cause(message.correlation_id or "", identity.causation_id, identity.traceparent)
+        cause = Causation(message.correlation_id or "", identity.causation_id, identity.traceparent)
         event = kind.model_validate_json(message.body)
-        return [Heard(identity.id, event, identity.time, cause)]
+        return [Envelope(identity.id, event, identity.time, cause)]
     except ValidationError as error:
         if message.content_type == BATCH:
             return _one_by_one(message.body, kind, error)
-        return [Poison(error)]
+        return [MalformedEvent(error)]
 
 
-def _one_by_one(body: bytes, kind: type[E], error: ValidationError) -> list[Heard[E] | Poison]:
-    found: list[Heard[E] | Poison] = []
+def _one_by_one(
+    body: bytes, kind: type[E], error: ValidationError
+) -> list[Envelope[E] | MalformedEvent]:
+    found: list[Envelope[E] | MalformedEvent] = []
     for item in _items(body):
         try:
-            found.append(_adapters(kind)[0].validate_json(json.dumps(item)).heard())
+            found.append(_adapters(kind)[0].validate_json(json.dumps(item)).received())
         except ValidationError as item_error:
-            found.append(Poison(item_error))
-    return found or [Poison(error)]
+            found.append(MalformedEvent(item_error))
+    return found or [MalformedEvent(error)]
 
 
 def _items(body: bytes) -> list[Any]:

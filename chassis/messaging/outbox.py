@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlmodel import Field
 
 from chassis.database.tables import Table
-from events.base import SPECVERSION, Cause, Event, rfc3339
+from events.base import SPECVERSION, Causation, Event, rfc3339
 
 if TYPE_CHECKING:
     from chassis.database.transaction import Transaction
@@ -64,15 +64,15 @@ class Outbox(Table, table=True):
     retry_at: datetime | None
 
 
-def row(id: UUID, event: Event, because: Cause, now: datetime) -> Row:
+def row(id: UUID, event: Event, cause: Causation, now: datetime) -> Row:
     """The row of an event that a use case publishes."""
     kind = type(event)
     # Written by hand: the body is JSON already, and only the texts that may come from outside need escaping.
-    causation = f',"causationid":"{because.causation_id}"' if because.causation_id else ""
-    trace = f',"traceparent":{quoted(because.traceparent)}' if because.traceparent else ""
+    causation = f',"causationid":"{cause.causation_id}"' if cause.causation_id else ""
+    trace = f',"traceparent":{quoted(cause.traceparent)}' if cause.traceparent else ""
     cloudevent = (
         f'{{{_constants(kind)},"id":"{id}","time":"{_time(now)}","subject":{quoted(event.subject)},'
-        f'"correlationid":{quoted(because.correlation_id)}{causation}{trace}'
+        f'"correlationid":{quoted(cause.correlation_id)}{causation}{trace}'
         f"{_DATA}{event.model_dump_json()}}}"
     )
     return Row(id, kind.exchange, kind.key, now, cloudevent)

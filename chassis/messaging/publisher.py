@@ -14,7 +14,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError
 from pamqp.commands import Basic
 
-from chassis.messaging.broker import Nodes
+from chassis.messaging.broker import BrokerAddresses
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.runtime import crash_points as crash
 
@@ -29,7 +29,7 @@ class Publisher:
     """Publishes with confirms, `mandatory`, and a time limit."""
 
     def __init__(self, address: str, name: str) -> None:
-        self._nodes = Nodes(address, name)
+        self._nodes = BrokerAddresses(address, name)
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
 

@@ -108,37 +108,48 @@ class Relay:
             if not rows:
                 return 0
             _reached("before_publish", rows)
-            packs = list(wire.packs(rows))
-            results = await self._publisher.publish([_publication(pack) for pack in packs])
+            message_batches = list(wire.message_batches(rows))
+            results = await self._publisher.publish(
+                [_publication(batch) for batch in message_batches]
+            )
             _reached("after_confirm", rows)
-            self._put_back(tx, packs, results)
+            self._put_back(tx, message_batches, results)
             _reached("before_commit", rows)
         _reached("after_commit", rows)
-        for pack, result in zip(packs, results, strict=True):
+        for batch, result in zip(message_batches, results, strict=True):
             if result is None:
-                PUBLISHED.labels(pack[0].exchange).inc(len(pack))
+                PUBLISHED.labels(batch[0].exchange).inc(len(batch))
         return len(rows)
 
     def _put_back(
-        self, tx: Transaction, packs: Sequence[list[Row]], results: Sequence[BaseException | None]
+        self,
+        tx: Transaction,
+        message_batches: Sequence[list[Row]],
+        results: Sequence[BaseException | None],
     ) -> None:
-        failed = [(p, error) for p, error in zip(packs, results, strict=True) if error is not None]
-        for pack, error in failed:
-            FAILED.labels(type(error).__name__).inc(len(pack))
+        failed = [
+            (p, error)
+            for p, error in zip(message_batches, results, strict=True)
+            if error is not None
+        ]
+        for batch, error in failed:
+            FAILED.labels(type(error).__name__).inc(len(batch))
             log.error(
                 "relay.not_confirmed",
                 error=repr(error),
-                events=len(pack),
-                exchange=pack[0].exchange,
-                routing_key=pack[0].routing_key,
+                events=len(batch),
+                exchange=batch[0].exchange,
+                routing_key=batch[0].routing_key,
             )
         UNROUTABLE.set(sum(len(p) for p, error in failed if isinstance(error, PublishError)))
         # A broker that returns or refuses is there; one that says nothing is not.
-        if len(failed) == len(packs) and not all(isinstance(e, DeliveryError) for _, e in failed):
+        if len(failed) == len(message_batches) and not all(
+            isinstance(e, DeliveryError) for _, e in failed
+        ):
             raise BrokerAwayError(repr(failed[0][1]))
         # The others are confirmed and must go; these rest, so that they hold nobody up.
         retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)
-        tx.outbox += [row._replace(retry_at=retry_at) for pack, _ in failed for row in pack]
+        tx.outbox += [row._replace(retry_at=retry_at) for batch, _ in failed for row in batch]
 
 
 def _reached(point: str, rows: Sequence[Row]) -> None:
@@ -146,5 +157,5 @@ def _reached(point: str, rows: Sequence[Row]) -> None:
         crash.reached(f"relay.{point}", {row.attributes["type"] for row in rows})
 
 
-def _publication(pack: Sequence[Row]) -> Publication:
-    return pack[0].exchange, pack[0].routing_key, wire.to_message(pack)
+def _publication(batch: Sequence[Row]) -> Publication:
+    return batch[0].exchange, batch[0].routing_key, wire.to_message(batch)

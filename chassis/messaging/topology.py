@@ -13,7 +13,7 @@ from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.orders import OrderCancelled, OrderPlaced
 from events.users import SigningKeyPublished, UserRegistered, UserUpdated
 
-HEARD_BY: Final[dict[str, tuple[type[Event], ...]]] = {
+SUBSCRIPTIONS: Final[dict[str, tuple[type[Event], ...]]] = {
     "users": (SigningKeyPublished,),
     "billing": (UserRegistered, UserUpdated, SigningKeyPublished, OrderPlaced, OrderCancelled),
     "orders": (
@@ -93,9 +93,11 @@ def queue_name(service: str, kind: type[Event]) -> str:
 
 def topology() -> Topology:
     """The topology that HEARD_BY asks for."""
-    exchanges = tuple(sorted(HEARD_BY))
-    heard = [_event_queue(service, kind) for service, kinds in HEARD_BY.items() for kind in kinds]
-    dead = [_dead_queue(service) for service in HEARD_BY]
+    exchanges = tuple(sorted(SUBSCRIPTIONS))
+    received = [
+        _event_queue(service, kind) for service, kinds in SUBSCRIPTIONS.items() for kind in kinds
+    ]
+    dead = [_dead_queue(service) for service in SUBSCRIPTIONS]
     journal = Queue(
         JOURNAL,
         None,
@@ -107,7 +109,7 @@ def topology() -> Topology:
         },
         tuple((exchange, "#") for exchange in exchanges),
     )
-    return Topology((*exchanges, DEAD), (*heard, *dead, journal))
+    return Topology((*exchanges, DEAD), (*received, *dead, journal))
 
 
 def _event_queue(service: str, kind: type[Event]) -> Queue:

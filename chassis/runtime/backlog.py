@@ -37,7 +37,7 @@ SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting) AS events
 
 async def count_outbox(service: "Service") -> None:
     """Count what waits in the outbox, for as long as the process runs."""
-    await keep_looking(service.database.pool, _count)
+    await poll(service.database.pool, _count)
 
 
 async def _count(pool: Pool) -> None:
@@ -62,7 +62,7 @@ async def look_into_dead(service: "Service") -> None:
         log.warning("gauges.queue_not_counted", queue=queue, error=repr(error))
 
 
-async def keep_looking(pool: Pool, look: Callable[[Pool], Awaitable[None]]) -> None:
+async def poll(pool: Pool, look: Callable[[Pool], Awaitable[None]]) -> None:
     """Look every ten seconds; a database that is away is looked at later."""
     while True:
         try:

@@ -22,7 +22,7 @@ VARIABLE: Final = "CHORUS_CRASH_AT"
 
 POINTS: Final[Mapping[str, str]] = {
     "committer.after_begin": "a batch has a connection, and nothing has been done with it",
-    "inbox.after_remember": "a batch is decided and locked, and its last statement is not sent",
+    "inbox.after_mark_processed": "a batch is decided and locked, and its last statement is not sent",
     "committer.before_commit": "a batch is done, and nothing of it is durable",
     "committer.after_commit": "a batch is durable, as if COMMIT's answer had been lost",
     "committer.between_halves": "one half of a batch that failed is durable, the other is not done",
@@ -34,7 +34,7 @@ POINTS: Final[Mapping[str, str]] = {
     "inbox.on_receive": "a message has come, and nothing has been done about it",
     "inbox.before_ack": "everything about a message is durable, and the broker does not know",
     "inbox.after_ack": "the message's ack is on its way",
-    "parking.after_publish": "a message is set aside, and the original is not acknowledged",
+    "dead_letters.after_publish": "a message is set aside, and the original is not acknowledged",
     "mailer.before_send": "a letter is taken, and the mail server has not heard of it",
     "mailer.after_accept": "the mail server has a letter, and that is not recorded",
     "mailer.after_record": "what the mail server said is recorded",

@@ -34,7 +34,7 @@ AT_A_TIME: Final = 5_000
 PAUSE_SECONDS: Final = 0.25
 """Between two such transactions: 20,000 rows a second at most, however much has become old at once."""
 
-FORGOTTEN = Counter("chorus_forgotten_total", "Rows removed because of their age.", ["table"])
+PURGED = Counter("chorus_purged_total", "Rows removed because of their age.", ["table"])
 
 _INBOX: Final = """
 DELETE FROM inbox WHERE event_id = ANY(ARRAY(
@@ -47,7 +47,7 @@ DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
 TABLES: Final = {"inbox": (_INBOX, INBOX_AGE), "idempotency_keys": (_KEYS, KEYS_AGE)}
 
 
-async def forget(tx: Transaction, tables: Sequence[str]) -> list[int]:
+async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
     """Remove the oldest rows of these tables, up to AT_A_TIME of each; returns how many were removed of each."""
     removed = []
     for table in tables:
@@ -57,18 +57,18 @@ async def forget(tx: Transaction, tables: Sequence[str]) -> list[int]:
     return removed
 
 
-async def keep_forgetting(service: "Service") -> None:
+async def keep_purging(service: "Service") -> None:
     """Remove old rows, a little at a time, for as long as the process runs. Replicas share the work."""
     committer: GroupCommitter[str, int] = GroupCommitter(
-        service.database.pool, forget, name=f"{service.name}.forget", published=service.relay.wake
+        service.database.pool, purge, name=f"{service.name}.forget", published=service.relay.wake
     )
     while True:
         for table in TABLES:
             total = 0
             while removed := await committer.submit(table):
                 total += removed
-                FORGOTTEN.labels(table).inc(removed)
+                PURGED.labels(table).inc(removed)
                 await asyncio.sleep(PAUSE_SECONDS)
             if total:
-                log.info("retention.forgotten", table=table, rows=total)
+                log.info("retention.purged", table=table, rows=total)
         await asyncio.sleep(FORGET_SECONDS)

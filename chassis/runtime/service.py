@@ -18,21 +18,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.database.group_commit import GroupCommitter, Work
 from chassis.database.pool import START_SECONDS, Database
-from chassis.messaging.broker import Consumers, Nodes
-from chassis.messaging.consumer import Inbox, Listener
-from chassis.messaging.dead_letters import Parking
+from chassis.messaging.broker import BrokerAddresses, RabbitConsumer
+from chassis.messaging.consumer import Consumer, Inbox
+from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.relay import Relay
 from chassis.runtime import health as operations
 from chassis.runtime.backlog import count_dead, count_outbox
-from chassis.runtime.retention import keep_forgetting
+from chassis.runtime.retention import keep_purging
 from chassis.runtime.settings import Settings, settings
 from chassis.runtime.supervisor import Supervisor
 from chassis.runtime.telemetry import Telemetry, configure_logging
 from chassis.web import documents, openapi, problems
 from chassis.web import routing as strict
 from chassis.web.auth import Verifier, remember_signing_keys
-from chassis.web.idempotency import Answer, Asked, answering
+from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
 from chassis.web.routing import StrictRoute
 from events.base import Event
 from events.users import SigningKeyPublished
@@ -81,7 +81,7 @@ class Service:
         self._prepare = prepare
         self._background = background
         self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
-        self._listeners: list[Listener[Any]] = []
+        self._consumers: list[Consumer[Any]] = []
 
     async def start(self) -> None:
         """Connect to the servers and prepare, then begin to relay, to hear and to work."""
@@ -92,26 +92,26 @@ class Service:
         self.relay = Relay(self.database.pool, Publisher(broker_url, f"{self.name} relay"))
         await self._prepare(self)
         self.supervisor.start(RELAY, self.relay.run())
-        self._parking_publisher = Publisher(broker_url, f"{self.name} parking")
-        self.broker = Consumers(
-            Nodes(broker_url, f"{self.name} inbox"),
+        self._dead_letter_publisher = Publisher(broker_url, f"{self.name} parking")
+        self.broker = RabbitConsumer(
+            BrokerAddresses(broker_url, f"{self.name} inbox"),
             app_id=self.name,
             graceful_timeout=STOP_SECONDS,
             reconnect_interval=1.0,
             logger=None,
             apply_types=False,
         )
-        parking = Parking(self.name, self._parking_publisher)
-        self._listeners = self.inbox.attach(
-            self.broker, self.database.pool, parking, self.relay.wake
+        dead_letters = DeadLetterQueue(self.name, self._dead_letter_publisher)
+        self._consumers = self.inbox.attach(
+            self.broker, self.database.pool, dead_letters, self.relay.wake
         )
         async for attempt in stamina.retry_context(
             on=OSError, attempts=None, timeout=START_SECONDS
         ):
             with attempt:
                 await self.broker.start()
-        self.supervisor.start("hearing", self.broker.keep_hearing())
-        for work in (keep_forgetting, count_outbox, count_dead, *self._background):
+        self.supervisor.start("hearing", self.broker.keep_consuming())
+        for work in (keep_purging, count_outbox, count_dead, *self._background):
             self.supervisor.start(work.__name__, work(self))
         _settle_memory()
         log.info("service.started")
@@ -138,7 +138,10 @@ class Service:
             log.warning("service.stopped_hard")
 
     async def _finish(self) -> None:
-        committers = [*self._committers.values(), *(heard.committer for heard in self._listeners)]
+        committers = [
+            *self._committers.values(),
+            *(received.committer for received in self._consumers),
+        ]
         await asyncio.gather(
             self.broker.stop(),
             self.supervisor.stop(but=RELAY),
@@ -151,15 +154,15 @@ class Service:
             # What the last transactions have written; the rest waits for the next start.
             await self.relay.move()
         await self.supervisor.stop()
-        await self._parking_publisher.close()
+        await self._dead_letter_publisher.close()
         await self.database.close()
 
-    def committer(self, use_case: Work[Any, Any]) -> GroupCommitter[Asked[Any], Answer]:
+    def committer(self, use_case: Work[Any, Any]) -> GroupCommitter[IdempotentRequest[Any], Answer]:
         """The group committer behind the HTTP door to a use case."""
         if use_case not in self._committers:
             self._committers[use_case] = GroupCommitter(
                 self.database.pool,
-                answering(use_case),
+                idempotent(use_case),
                 name=f"{self.name}.{use_case.__name__}",
                 published=self.relay.wake,
                 patience=PATIENCE_SECONDS,
@@ -266,4 +269,4 @@ def create_app(
 
 def _reactions(inbox: Inbox) -> dict[type[Event], str]:
     """What a service does about each event that it hears, in its own words."""
-    return {kind: inspect.getdoc(heard) or "" for kind, heard in inbox.subscribers.items()}
+    return {kind: inspect.getdoc(received) or "" for kind, received in inbox.subscribers.items()}

@@ -19,7 +19,7 @@ from uuid_utils import uuid7
 from chassis.runtime.settings import Settings
 from chassis.web.problems import failed, given_up
 from chassis.web.routing import HEAD
-from events.base import Cause
+from events.base import Causation
 
 CORRELATION_HEADER: Final = "X-Correlation-Id"
 _CORRELATION_NAME: Final = CORRELATION_HEADER.lower().encode()
@@ -74,7 +74,7 @@ def configure_logging(settings: Settings, service: str) -> None:
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[libraries], force=True)
 
 
-def cause_of(headers: Mapping[bytes, bytes]) -> Cause:
+def cause_of(headers: Mapping[bytes, bytes]) -> Causation:
     """The flow of a request: the client's correlation id and trace, if they are well formed, else new ones."""
     correlation_id = headers.get(_CORRELATION_NAME, b"").decode("latin-1")
     if not _CORRELATION.fullmatch(correlation_id):
@@ -82,7 +82,7 @@ def cause_of(headers: Mapping[bytes, bytes]) -> Cause:
     traceparent = headers.get(b"traceparent", b"").decode("latin-1")
     if not _TRACEPARENT.fullmatch(traceparent):
         traceparent = f"00-{_unique(128):032x}-{_unique(64):016x}-01"
-    return Cause(correlation_id, None, traceparent)
+    return Causation(correlation_id, None, traceparent)
 
 
 _unique = random.Random(secrets.randbits(128)).getrandbits  # noqa: S311

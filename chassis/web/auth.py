@@ -20,7 +20,7 @@ from sqlmodel import Field
 from chassis.database.tables import Table, statements
 from chassis.database.transaction import Pool, Transaction
 from chassis.web.problems import Forbidden, NotFound, Unauthorized
-from events.base import Heard
+from events.base import Envelope
 from events.users import PublicKey, SigningKeyPublished
 
 ISSUER: Final = "chorus/users"
@@ -58,13 +58,13 @@ class User:
 
 
 async def remember_signing_keys(
-    tx: Transaction, heard: Sequence[Heard[SigningKeyPublished]]
+    tx: Transaction, received: Sequence[Envelope[SigningKeyPublished]]
 ) -> None:
     """Keep the keys that users publishes. A key never changes, so the first word stands."""
     await tx.insert_missing(
         [
             SigningKey(key_id=e.event.key_id, x=e.event.jwk.x, valid_until=e.event.valid_until)
-            for e in heard
+            for e in received
         ]
     )
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from chassis.database.group_commit import Work
 from chassis.web.auth import CurrentUser, User
-from chassis.web.idempotency import Answer, Asked, IdempotencyKey, problem_answer
+from chassis.web.idempotency import Answer, IdempotencyKey, IdempotentRequest, problem_answer
 from chassis.web.problems import Problem
-from events.base import Cause
+from events.base import Causation
 
 Command = TypeVar("Command")
 Result = TypeVar("Result")
@@ -39,7 +39,7 @@ class Commands:
     """What a route submits commands with. `because` is the cause of whatever the command leads to."""
 
     def __init__(self, request: Request, user: User | None = None, key: str | None = None) -> None:
-        self.because: Cause = request.scope["chorus.cause"]
+        self.cause: Causation = request.scope["chorus.cause"]
         self._request = request
         self._user = user
         self._key = key
@@ -68,10 +68,12 @@ class Commands:
     ) -> Answer:
         """The same, for a route that has more to do before it answers."""
         told = answer_with(view, status, location)
-        asked = Asked(command, self._request.scope["path"], told)
+        asked = IdempotentRequest(command, self._request.scope["path"], told)
         if self._key and self._user:
             fingerprint = await _fingerprint(self._request)
-            asked = Asked(command, asked.path, told, self._user.id, self._key, fingerprint)
+            asked = IdempotentRequest(
+                command, asked.path, told, self._user.id, self._key, fingerprint
+            )
         committer = self._request.app.state.service.committer(use_case)
         answer: Answer = await committer.submit(asked)
         return answer

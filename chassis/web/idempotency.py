@@ -63,7 +63,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked(Generic[Command]):
+class IdempotentRequest(Generic[Command]):
     """A command and what makes it the same one: who asked, with which key, for what."""
 
     command: Command
@@ -79,10 +79,10 @@ class Asked(Generic[Command]):
         return (self.user_id, self.key) if self.user_id and self.key else None
 
 
-def answering(use_case: Work[Command, Result]) -> Work[Asked[Command], Answer]:
+def idempotent(use_case: Work[Command, Result]) -> Work[IdempotentRequest[Command], Answer]:
     """A use case that answers each key once, each command in its own way."""
 
-    async def work(tx: Transaction, asked: Sequence[Asked[Command]]) -> list[Answer]:
+    async def work(tx: Transaction, asked: Sequence[IdempotentRequest[Command]]) -> list[Answer]:
         first = _first_with_each_key(asked)
         stored = await _claim(tx, list(first.values()))
         fresh = [
@@ -103,15 +103,19 @@ def answering(use_case: Work[Command, Result]) -> Work[Asked[Command], Answer]:
     return work
 
 
-def _first_with_each_key(asked: Sequence[Asked[Any]]) -> dict[Any, Asked[Any]]:
-    first: dict[Any, Asked[Any]] = {}
+def _first_with_each_key(
+    asked: Sequence[IdempotentRequest[Any]],
+) -> dict[Any, IdempotentRequest[Any]]:
+    first: dict[Any, IdempotentRequest[Any]] = {}
     for one in asked:
         if one.identity() is not None:
             first.setdefault(one.identity(), one)
     return first
 
 
-async def _claim(tx: Transaction, asked: Sequence[Asked[Any]]) -> dict[Any, IdempotentAnswer]:
+async def _claim(
+    tx: Transaction, asked: Sequence[IdempotentRequest[Any]]
+) -> dict[Any, IdempotentAnswer]:
     """Take the keys; the answers of those that were taken before."""
     if not asked:
         return {}
@@ -129,7 +133,7 @@ async def _claim(tx: Transaction, asked: Sequence[Asked[Any]]) -> dict[Any, Idem
     return {(r["user_id"], r["key"]): IdempotentAnswer(**dict(r)) for r in records}
 
 
-def _row(one: Asked[Any], given: Answer | None, tx: Transaction) -> IdempotentAnswer:
+def _row(one: IdempotentRequest[Any], given: Answer | None, tx: Transaction) -> IdempotentAnswer:
     assert one.user_id is not None
     assert one.key is not None
     return IdempotentAnswer(
@@ -143,7 +147,7 @@ def _row(one: Asked[Any], given: Answer | None, tx: Transaction) -> IdempotentAn
     )
 
 
-def _again(one: Asked[Any], stored: Mapping[Any, IdempotentAnswer]) -> Answer:
+def _again(one: IdempotentRequest[Any], stored: Mapping[Any, IdempotentAnswer]) -> Answer:
     row = stored[one.identity()]
     if row.fingerprint != one.fingerprint or row.status is None or row.body is None:
         return problem_answer(KeyReused("Send another key with another request."), one.path)

@@ -138,7 +138,9 @@ COUNTS: Final = {
         "orders": "SELECT count(*) FROM orders WHERE id >= $1",
         "in flight": "SELECT count(*) FROM orders WHERE status = 'pending' AND id >= $1",
     },
-    "notifications": {"letters": "SELECT count(*) FROM letters WHERE coalesce(order_id, id) >= $1"},
+    "notifications": {
+        "letters": "SELECT count(*) FROM notifications WHERE coalesce(order_id, id) >= $1"
+    },
 }
 ABOUT: Final = {
     1: ("transfers", "accounts"), 2: ("transfers",), 3: ("orders",), 4: ("orders", "charges"), 5: ("refusals",),

@@ -54,8 +54,8 @@ def _last_told(
 
 def _newest(facts: Facts, name: str) -> dict[UUID, State]:
     newest: dict[UUID, State] = {}
-    for heard in facts.journal or ():
-        state: State | None = getattr(heard.event, name, None)
+    for received in facts.journal or ():
+        state: State | None = getattr(received.event, name, None)
         if state is not None and (
             state.id not in newest or newest[state.id].version < state.version
         ):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple, TypeVar
 from uuid import UUID
 
-from events.base import Event, Heard
+from events.base import Envelope, Event
 
 Kind = Literal["account", "event", "letter", "order", "transfer", "user"]
 """What a finding may be about, so that it can be looked at again."""
@@ -112,7 +112,7 @@ class Letter:
     known_version: int | None
     """The reader's address and version now. An address that he had before is in no table."""
     causation_id: UUID | None
-    heard: bool
+    received: bool
     """Whether the event that caused it stands in the inbox, or is so old that it need not any more."""
 
 
@@ -210,7 +210,7 @@ class Facts:
     queues: dict[str, int] | None = None
     """Messages by queue; None if the broker was not asked."""
     open_letters: int = 0
-    heard: dict[UUID, frozenset[str]] = field(default_factory=dict)
+    received: dict[UUID, frozenset[str]] = field(default_factory=dict)
     """Who has heard each event."""
     counted: dict[str, tuple[int, int]] = field(default_factory=dict)
     """How many events each service has heard, and how many of users, orders and payments it can have heard at most."""
@@ -222,7 +222,7 @@ class Facts:
     """Orders that no attempt of the history names."""
     history: History | None = None
     mail: Mail | None = None
-    journal: list[Heard[Event]] | None = None
+    journal: list[Envelope[Event]] | None = None
     """Everything that was ever published."""
 
     def in_flight(self, *moments: datetime | None) -> bool:

@@ -60,8 +60,8 @@ WHERE $1::uuid[] IS NULL OR id = ANY($1)
 LETTERS: Final = """
 SELECT l.id, user_id, order_id, kind, amount, address, subject, status, created_at, correlation_id,
     r.email AS known_email, r.version AS known_version, causation_id,
-    causation_id IS NULL OR causation_id < $3 OR EXISTS (SELECT FROM inbox WHERE event_id = causation_id) AS heard
-FROM letters l LEFT JOIN recipients r ON r.id = user_id
+    causation_id IS NULL OR causation_id < $3 OR EXISTS (SELECT FROM inbox WHERE event_id = causation_id) AS received
+FROM notifications l LEFT JOIN recipients r ON r.id = user_id
 WHERE $1::uuid[] IS NULL OR l.id = ANY($1) OR order_id = ANY($2)
 """
 USERS: Final = """
@@ -71,7 +71,7 @@ CHANGED: Final = "SELECT id, updated_at FROM users WHERE $1::uuid[] IS NULL OR i
 ORDERS_OF: Final = """
 SELECT DISTINCT order_id FROM {table} WHERE id = ANY($1) AND order_id IS NOT NULL
 """
-HEARD: Final = "SELECT event_id FROM inbox WHERE $1::uuid[] IS NULL OR event_id = ANY($1)"
+PROCESSED: Final = "SELECT event_id FROM inbox WHERE $1::uuid[] IS NULL OR event_id = ANY($1)"
 KEYS: Final = "SELECT key_id, x FROM signing_keys WHERE valid_until > now()"
 TOTALS: Final = """
 SELECT (SELECT coalesce(sum(balance), 0)::bigint FROM accounts) AS wallets,
@@ -81,9 +81,9 @@ SELECT (SELECT coalesce(sum(balance), 0)::bigint FROM accounts) AS wallets,
 OUTBOX: Final = """
 SELECT count(*) AS rows, count(*) FILTER (WHERE $1::interval = '0' OR occurred_at <= now() - $1) AS overdue FROM outbox
 """
-OPEN_LETTERS: Final = "SELECT count(*) FROM letters WHERE status IN ('waiting', 'pending')"
+OPEN_LETTERS: Final = "SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending')"
 FLOWS: Final = """
-SELECT correlation_id, order_id FROM letters WHERE correlation_id = ANY($1) AND kind IN ('joy', 'sorrow')
+SELECT correlation_id, order_id FROM notifications WHERE correlation_id = ANY($1) AND kind IN ('joy', 'sorrow')
 """
 STRANGERS: Final = """
 SELECT id, user_id, total, status, reason, placed_at, settled_at, refunded_at, version FROM orders
@@ -140,7 +140,7 @@ async def _ids(databases: Databases, subjects: Subjects) -> dict[str, list[UUID]
     """The subjects, and the orders that letters and transfers among them are about."""
     found: dict[str, set[UUID]] = defaultdict(set, {k: set(v) for k, v in subjects.ids.items()})
     for kind, service, table in (
-        ("letter", "notifications", "letters"),
+        ("letter", "notifications", "notifications"),
         ("transfer", "billing", "transfers"),
     ):
         sql = ORDERS_OF.format(table=table)
@@ -186,7 +186,7 @@ async def _users(databases: Databases, facts: Facts, ids: Ids) -> None:
 
 
 async def _events(databases: Databases, facts: Facts, ids: Ids, scope: Scope) -> None:
-    heard: dict[UUID, set[str]] = defaultdict(set)
+    received: dict[UUID, set[str]] = defaultdict(set)
     count: dict[str, int] = {}
     for service in SERVICES:
         [count[service]] = await databases[service].column(COUNT_HEARD, scope.remembered)
@@ -199,9 +199,9 @@ async def _events(databases: Databases, facts: Facts, ids: Ids, scope: Scope) ->
     )
     facts.counted |= {service: (count[service], most) for service, most in told.items()}
     for service in SERVICES:
-        for id in await databases[service].column(HEARD, _of(ids, "event")):
-            heard[id].add(service)
-    facts.heard |= {id: frozenset(services) for id, services in heard.items()}
+        for id in await databases[service].column(PROCESSED, _of(ids, "event")):
+            received[id].add(service)
+    facts.received |= {id: frozenset(services) for id, services in received.items()}
 
 
 async def _leftovers(databases: Databases, facts: Facts, scope: Scope) -> None:

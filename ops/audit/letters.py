@@ -57,9 +57,9 @@ def _addresses(facts: Facts) -> dict[UUID, set[str]] | None:
     if facts.journal is None:
         return None
     found: dict[UUID, set[str]] = defaultdict(set)
-    for heard in facts.journal:
-        if isinstance(heard.event, UserRegistered | UserUpdated):
-            found[heard.event.user.id].add(heard.event.user.email)
+    for received in facts.journal:
+        if isinstance(received.event, UserRegistered | UserUpdated):
+            found[received.event.user.id].add(received.event.user.email)
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
-from events.base import Event, Heard
+from events.base import Envelope, Event
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from ops.audit.facts import Attempt, Facts, History, Order, by
 from ops.audit.findings import Findings, wrong
@@ -41,13 +41,13 @@ def told_of(facts: Facts, kind: type[Event]) -> Counter[UUID]:
     """How many different events of a kind there are about each aggregate."""
     retold = facts.history.retold if facts.history else ()
     return Counter(
-        UUID(heard.event.subject)
-        for heard in facts.journal or ()
-        if isinstance(heard.event, kind) and heard.id not in retold
+        UUID(received.event.subject)
+        for received in facts.journal or ()
+        if isinstance(received.event, kind) and received.id not in retold
     )
 
 
-def _told(facts: Facts, journal: Iterable[Heard[Event]]) -> Findings:
+def _told(facts: Facts, journal: Iterable[Envelope[Event]]) -> Findings:
     orders = by("id", facts.orders)
     placed = told_of(facts, OrderPlaced)
     told = [told_of(facts, kind) for kind in (OrderPaid, OrderRejected, OrderCancelled)]
@@ -61,9 +61,12 @@ def _told(facts: Facts, journal: Iterable[Heard[Event]]) -> Findings:
         yield wrong("order", id, "was told of and does not exist")
     if facts.history is not None:
         asked = {attempt.correlation_id for attempt in facts.history.attempts}
-        for heard in journal:
-            if isinstance(heard.event, OrderPlaced) and heard.cause.correlation_id not in asked:
-                yield wrong("order", heard.event.order.id, "was never asked for")
+        for received in journal:
+            if (
+                isinstance(received.event, OrderPlaced)
+                and received.cause.correlation_id not in asked
+            ):
+                yield wrong("order", received.event.order.id, "was never asked for")
 
 
 def _answers(facts: Facts, history: History) -> Findings:

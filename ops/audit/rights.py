@@ -20,7 +20,7 @@ READABLE: Final = {
     "users": ("users (id, email, name, locale, version, created_at, updated_at)",),
     "billing": ("accounts", "transfers", "ledger_entries", "charges", "holders"),
     "orders": ("orders", "customers"),
-    "notifications": (f"letters ({LETTER})", "recipients"),
+    "notifications": (f"notifications ({LETTER})", "recipients"),
 }
 """By service, and in parentheses the columns: never a password's hash, a private key or a letter's body."""
 

@@ -89,7 +89,7 @@ SELECT id FROM orders WHERE id >= $2 AND (
 ORDER BY id LIMIT $1
 """
 LETTERS: Final = """
-SELECT l.id FROM letters l LEFT JOIN recipients r ON r.id = l.user_id
+SELECT l.id FROM notifications l LEFT JOIN recipients r ON r.id = l.user_id
 WHERE coalesce(l.order_id, l.id) >= $2 AND (
     r.version = 1 AND l.address <> r.email
     OR l.causation_id >= $3 AND NOT EXISTS (SELECT FROM inbox WHERE event_id = l.causation_id))
@@ -110,7 +110,7 @@ WRITTEN: Final = (
             ('paid', 'joy'), ('refunded', 'joy'), ('refunded', 'refund'), ('rejected', 'sorrow'))
             AS due (status, kind) USING (status)"""),
     Lines("notifications", """
-        SELECT order_id AS id, ROW(user_id, amount, kind)::text AS line FROM letters WHERE order_id IS NOT NULL"""),
+        SELECT order_id AS id, ROW(user_id, amount, kind)::text AS line FROM notifications WHERE order_id IS NOT NULL"""),
 )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ UNHEARD: Final = """
 SELECT id FROM unnest($1::uuid[]) AS id WHERE NOT EXISTS (SELECT FROM inbox WHERE event_id = id) ORDER BY id LIMIT $2
 """
 _HEARD: Final = "SELECT event_id AS id, '' AS line FROM inbox"
-HEARD: Final = tuple(
+PROCESSED: Final = tuple(
     (Lines(one, _HEARD), Lines(other, _HEARD))
     for one, other in HEARS_AS_WELL
     if one < other and (other, one) in HEARS_AS_WELL
@@ -224,9 +224,9 @@ async def _copies(databases: Databases, _scope: Scope, found: Subjects) -> None:
 
 
 async def _inboxes(databases: Databases, scope: Scope, found: Subjects) -> None:
-    for sides in HEARD:
+    for sides in PROCESSED:
         found.add("event", await differing(databases, *sides, scope.remembered, MOST))
     for one, other in HEARS_AS_WELL:
         if (other, one) not in HEARS_AS_WELL:
-            heard = await databases[one].column(REMEMBERED_EVENTS, scope.remembered)
-            found.add("event", await databases[other].column(UNHEARD, heard, MOST))
+            received = await databases[one].column(REMEMBERED_EVENTS, scope.remembered)
+            found.add("event", await databases[other].column(UNHEARD, received, MOST))

@@ -4,11 +4,11 @@ from itertools import permutations
 from typing import Final
 
 from apps import SERVICES
-from chassis.messaging.topology import DEAD, HEARD_BY
+from chassis.messaging.topology import DEAD, SUBSCRIPTIONS
 from ops.audit.facts import Facts, born
 from ops.audit.findings import Finding, Findings, wrong
 
-HEARS_WHAT: Final = {service: set(HEARD_BY[service]) for service in SERVICES}
+HEARS_WHAT: Final = {service: set(SUBSCRIPTIONS[service]) for service in SERVICES}
 
 HEARS_AS_WELL: Final = [
     (one, other) for one, other in permutations(SERVICES, 2) if HEARS_WHAT[one] <= HEARS_WHAT[other]
@@ -31,13 +31,13 @@ def nothing_is_left_over(facts: Facts) -> Findings:
 
 def what_was_told_was_heard(facts: Facts) -> Findings:
     """By everyone who hears it; and nobody has heard what nobody has told."""
-    for id, services in facts.heard.items():
+    for id, services in facts.received.items():
         for one, other in HEARS_AS_WELL:
             if one in services and other not in services and not facts.in_flight(born(id)):
                 yield wrong("event", id, f"was heard by {one} and not by {other}")
     yield from _invented(facts)
     for letter in facts.letters:
-        if not letter.heard:
+        if not letter.received:
             yield wrong("letter", letter.id, f"tells of event {letter.causation_id}, never heard")
     if facts.journal is not None:
         yield from _by_the_journal(facts)
@@ -50,10 +50,12 @@ def _invented(facts: Facts) -> Findings:
     events is as much as the others have.
     """
     retold = len(facts.history.retold) if facts.history else 0
-    beside = {service: heard - told - retold for service, (heard, told) in facts.counted.items()}
+    beside = {
+        service: received - told - retold for service, (received, told) in facts.counted.items()
+    }
     for service, count in beside.items():
         others = [
-            heard - told for other, (heard, told) in facts.counted.items() if other != service
+            received - told for other, (received, told) in facts.counted.items() if other != service
         ]
         if count > max(others):
             yield Finding(f"{service} has heard {count - max(others)} events that nobody has told")
@@ -61,9 +63,9 @@ def _invented(facts: Facts) -> Findings:
 
 def _by_the_journal(facts: Facts) -> Findings:
     for service in SERVICES:
-        told = {h.id for h in facts.journal or () if isinstance(h.event, HEARD_BY[service])}
-        heard = {id for id, services in facts.heard.items() if service in services}
-        if lost := told - heard:
+        told = {h.id for h in facts.journal or () if isinstance(h.event, SUBSCRIPTIONS[service])}
+        received = {id for id, services in facts.received.items() if service in services}
+        if lost := told - received:
             yield Finding(f"{service} has never heard {lost}")
-        if invented := heard - told:
+        if invented := received - told:
             yield Finding(f"{service} has heard {invented}, which nobody has told")

@@ -42,9 +42,9 @@ def test_an_alarm_says_what_to_do(rule: dict[str, Any]) -> None:
     [
         "chorus_outbox_oldest_seconds",
         "chorus_relay_unroutable",
-        "chorus_parked_total",
+        "chorus_dead_lettered_total",
         "chorus_queue_messages",
-        "chorus_letters_oldest_seconds",
+        "chorus_notifications_oldest_seconds",
         "chorus_orders_late",
     ],
 )

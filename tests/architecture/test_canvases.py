@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 
 from apps import SERVICES
 from chassis.messaging.consumer import Inbox
-from chassis.messaging.topology import HEARD_BY
+from chassis.messaging.topology import SUBSCRIPTIONS
 from events.contracts import language
 from tests.architecture.code import ROOT, modules
 from tests.architecture.pages import section, table
@@ -58,9 +58,9 @@ def test_its_routes_are_the_router_s(service: str, canvas: str) -> None:
 
 
 def test_its_events_in_are_the_inbox_s_and_the_topology_s(service: str, canvas: str) -> None:
-    heard = [kind.__name__ for kind in inbox_of(service).subscribers]
-    assert sorted(heard) == sorted(kind.__name__ for kind in HEARD_BY[service])
-    assert sorted(first_column(canvas, "Events in")) == sorted(heard)
+    received = [kind.__name__ for kind in inbox_of(service).subscribers]
+    assert sorted(received) == sorted(kind.__name__ for kind in SUBSCRIPTIONS[service])
+    assert sorted(first_column(canvas, "Events in")) == sorted(received)
 
 
 def test_its_events_out_are_what_it_makes_and_all_that_its_exchange_carries(
@@ -93,5 +93,5 @@ def created_by_migrations(service: str) -> Iterator[str]:
 
 
 def test_every_service_has_a_canvas_and_a_line_in_the_topology() -> None:
-    assert set(HEARD_BY) == set(SERVICES)
+    assert set(SUBSCRIPTIONS) == set(SERVICES)
     assert {path.parent.name for path in (ROOT / "apps").glob("*/README.md")} == set(SERVICES)

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from apps import SERVICES
-from chassis.messaging.topology import HEARD_BY
+from chassis.messaging.topology import SUBSCRIPTIONS
 from events.contracts import language
 from ops.main import cli
 from tests.architecture.code import ROOT, modules
@@ -118,9 +118,9 @@ def test_every_figure_is_in_the_runbook() -> None:
 def test_every_log_line_that_the_runbook_explains_is_written_somewhere() -> None:
     written = {text for module in modules("events", "apps") for text in module.texts()}
     section = (ROOT / "docs/runbook.md").read_text().split("\n## Logs")[1].split("\n## ")[0]
-    explained = re.findall(r"`([a-z]+\.[a-z_]+)`", section)
-    assert len(explained) > 5
-    assert set(explained) <= written
+    with_reason = re.findall(r"`([a-z]+\.[a-z_]+)`", section)
+    assert len(with_reason) > 5
+    assert set(with_reason) <= written
 
 
 @pages
@@ -176,7 +176,7 @@ def test_the_table_of_events_says_who_says_what_and_who_hears_it() -> None:
     code = {
         kind.__name__: (
             kind.exchange,
-            {service for service, kinds in HEARD_BY.items() if kind in kinds},
+            {service for service, kinds in SUBSCRIPTIONS.items() if kind in kinds},
         )
         for kind in language().values()
     }

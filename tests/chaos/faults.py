@@ -212,7 +212,7 @@ class Faults:
         if len(known) < 50:
             raise NothingToDoError("nothing has been told yet")
         some = [*dice.sample(known, 20), *known[-20:]]
-        rows = [as_told(heard) for heard in some for _ in range(dice.randint(1, 6))]
+        rows = [as_told(received) for received in some for _ in range(dice.randint(1, 6))]
         dice.shuffle(rows)
         await self._speaking(self._world.broker.publish, *rows)
 

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from chassis.messaging import message as wire
 from chassis.messaging.topology import queue_name
-from events.base import Event, Heard
+from events.base import Envelope, Event
 from events.orders import OrderPlaced
 from tests.stories.journal import as_told
 
@@ -19,7 +19,7 @@ QUEUE: Final = queue_name("billing", OrderPlaced)
 
 
 def poison(
-    variety: str, known: Heard[Event], dice: random.Random
+    variety: str, known: Envelope[Event], dice: random.Random
 ) -> tuple[aio_pika.Message, UUID | None]:
     """A message, and the id under which it must be parked; None if it must have no effect at all.
 

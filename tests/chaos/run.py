@@ -134,7 +134,7 @@ async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> 
     report.sort_out(await shoppers.money_that_is_wrong())
     report.events, report.letters = len(told), len(world.mail.letters)
     report.paid = await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'paid'")
-    report.journal_gaps = len({heard.id for heard in told} - await _kept(world))
+    report.journal_gaps = len({received.id for received in told} - await _kept(world))
     report.extra_copies = report.letters - len({m.notification_id for m in world.mail.letters})
 
 
@@ -144,6 +144,6 @@ async def _kept(world: World) -> set[UUID]:
     await journal.open()
     try:
         await journal.up_to_now(within=120)
-        return {heard.id for heard in journal.events()}
+        return {received.id for received in journal.events()}
     finally:
         await journal.close()

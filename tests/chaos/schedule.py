@@ -43,7 +43,7 @@ POINTS: Final = (
     ("relay.before_commit", SERVICES),
     ("publisher.after_publish", SERVICES),
     ("inbox.on_receive", SERVICES[1:]),
-    ("inbox.after_remember", SERVICES[1:]),
+    ("inbox.after_mark_processed", SERVICES[1:]),
     ("inbox.before_ack", SERVICES[1:]),
     ("committer.before_commit", SERVICES),
     ("committer.after_commit", SERVICES),

@@ -76,12 +76,12 @@ class Shoppers:
             # After an interruption the wishes that were missed come a little faster, not all at once.
             due = max(due, loop.time() - 2.0) + SHOPPERS / self._rate
             customer = self._dice.choice(self._customers)
-            wish = self._dice.random()
-            if wish < 0.88:
+            command = self._dice.random()
+            if command < 0.88:
                 await self._order(customer)
-            elif wish < 0.92:
+            elif command < 0.92:
                 await self._deposit(customer)
-            elif wish < 0.94:
+            elif command < 0.94:
                 await self._ask(
                     customer,
                     "billing",
@@ -89,9 +89,9 @@ class Shoppers:
                     f"/account/{customer.id}/withdraw",
                     {"amount": "1.00"},
                 )
-            elif wish < 0.96:
+            elif command < 0.96:
                 await self._cancel(customer)
-            elif wish < 0.98:
+            elif command < 0.98:
                 await self._ask_again(customer)
             else:
                 await self._ask(customer, "orders", "GET", "/order?limit=5")

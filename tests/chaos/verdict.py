@@ -17,7 +17,7 @@ ORDERS_PER_MINUTE: Final = 100_000 / 30
 orders may be asked for; the faults stay."""
 
 LOST: Final = ("is lost", "never heard", "has no letter")
-DOUBLED: Final = ("same wish", "transfers of kind", "letters of", "extra copies", "gave order")
+DUPLICATES: Final = ("same wish", "transfers of kind", "letters of", "extra copies", "gave order")
 """What findings of the audit, and of customers, say of things that are lost or doubled."""
 
 RECOVERY_SECONDS: Final = 30.0
@@ -100,7 +100,7 @@ class Report:
         for finding in findings:
             if any(word in finding for word in LOST):
                 self.lost.append(finding)
-            elif any(word in finding for word in DOUBLED):
+            elif any(word in finding for word in DUPLICATES):
                 self.doubled.append(finding)
             else:
                 self.violations.append(finding)

@@ -9,18 +9,18 @@ import pytest
 from chassis.messaging import message as wire
 from chassis.messaging import outbox
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import HEARD_BY
-from events.base import Cause, Event, Heard
+from chassis.messaging.topology import SUBSCRIPTIONS
+from events.base import Causation, Envelope, Event
 from events.contracts import language
 from tests.contracts.goldens import Golden, goldens, of
 from tests.support.builders import with_body
 
 MOMENT = datetime(2026, 11, 22, 13, 5, 12, 345678, tzinfo=UTC)
-CAUSE = Cause("a flow / кавычка \"'", UUID(int=7), f"00-{'a' * 32}-{'b' * 16}-01")
+CAUSE = Causation("a flow / кавычка \"'", UUID(int=7), f"00-{'a' * 32}-{'b' * 16}-01")
 
 CONSUMERS: list[tuple[str, type[Event], Golden]] = [
     (service, kind, golden)
-    for service, kinds in HEARD_BY.items()
+    for service, kinds in SUBSCRIPTIONS.items()
     for kind in kinds
     for golden in of(kind)
 ]
@@ -33,21 +33,21 @@ def test_a_consumer_reads_it_alone(service: str, kind: type[Event], golden: Gold
     message = wire.to_message([row])
 
     assert message.body.decode() == golden.body
-    assert wire.from_message(message, kind) == [Heard(row.id, golden.event(), MOMENT, CAUSE)]
+    assert wire.from_message(message, kind) == [Envelope(row.id, golden.event(), MOMENT, CAUSE)]
 
 
 @pytest.mark.parametrize(("service", "kind", "golden"), CONSUMERS, ids=IDS)
 def test_a_consumer_reads_it_in_a_pack(service: str, kind: type[Event], golden: Golden) -> None:
     rows = [_row(golden) for _ in range(3)]
 
-    heard = wire.from_message(wire.to_message(rows), kind)
+    received = wire.from_message(wire.to_message(rows), kind)
 
-    assert heard == [Heard(row.id, golden.event(), MOMENT, CAUSE) for row in rows]
+    assert received == [Envelope(row.id, golden.event(), MOMENT, CAUSE) for row in rows]
 
 
 def test_the_consumers_are_those_of_the_design() -> None:
     heard_by = {
-        event: {service for service, kinds in HEARD_BY.items() if event in names(kinds)}
+        event: {service for service, kinds in SUBSCRIPTIONS.items() if event in names(kinds)}
         for event in names(tuple(language().values()))
     }
     four = {"users", "billing", "orders", "notifications"}
@@ -78,10 +78,10 @@ def test_whoever_reads_the_journal_finds_the_same_names_on_the_wire(golden: Gold
     assert message.app_id == golden.kind.exchange
     assert message.headers["cloudEvents_subject"] == golden.event().subject
     assert message.headers["cloudEvents_dataschema"] == golden.kind.dataschema()
-    [packed, _] = json.loads(wire.to_message([_row(golden)] * 2).body)
-    assert packed["type"] == message.type
-    assert packed["subject"] == golden.event().subject
-    assert packed["data"] == json.loads(golden.body)
+    [item, _] = json.loads(wire.to_message([_row(golden)] * 2).body)
+    assert item["type"] == message.type
+    assert item["subject"] == golden.event().subject
+    assert item["data"] == json.loads(golden.body)
 
 
 def names(kinds: tuple[type[Event], ...]) -> set[str]:

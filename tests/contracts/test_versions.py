@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from chassis.messaging import message as wire
 from chassis.messaging import outbox
 from events import contracts
-from events.base import Event, Heard
+from events.base import Envelope, Event
 from events.contracts import language
 from tests.contracts.goldens import Golden, goldens
 from tests.contracts.test_consumers import CAUSE, MOMENT
@@ -73,8 +73,8 @@ def test_today_reads_what_tomorrow_says(tomorrow: type[Tomorrow], golden: Golden
     assert said.model_dump()["gift"] is True
     rows = [with_body(outbox.row(uuid7(), golden.event(), CAUSE, MOMENT), body)]
     for count in (1, 3):
-        heard = wire.from_message(wire.to_message(rows * count), golden.kind)
-        assert [h.event for h in heard if isinstance(h, Heard)] == [golden.event()] * count
+        received = wire.from_message(wire.to_message(rows * count), golden.kind)
+        assert [h.event for h in received if isinstance(h, Envelope)] == [golden.event()] * count
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)

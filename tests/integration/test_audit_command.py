@@ -172,7 +172,7 @@ SECRETS = {
     "users": ["SELECT password_hash FROM users", "SELECT * FROM key_pairs", "SELECT * FROM users"],
     "billing": ["SELECT * FROM idempotency_keys", "SELECT cloudevent FROM outbox"],
     "orders": ["SELECT * FROM idempotency_keys", "SELECT cloudevent FROM outbox"],
-    "notifications": ["SELECT body FROM letters", "SELECT cloudevent FROM outbox"],
+    "notifications": ["SELECT body FROM notifications", "SELECT cloudevent FROM outbox"],
 }
 
 

@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from apps.billing.use_cases import ViewAccount, view_accounts
 from chassis.database.transaction import Pool, begin
-from events.base import Cause
+from events.base import Causation
 from events.billing import (
     AccountOpened,
     PaymentRejected,
@@ -133,5 +133,5 @@ async def _uses(pool: Pool, users: Sequence[UUID]) -> None:
     """First use of accounts, in one transaction."""
     async with begin(pool) as tx:
         await view_accounts(
-            tx, [ViewAccount(user, Cause("a-flow"), by_owner=True) for user in users]
+            tx, [ViewAccount(user, Causation("a-flow"), by_owner=True) for user in users]
         )

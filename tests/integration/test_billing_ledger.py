@@ -41,16 +41,16 @@ async def test_two_accounts_that_pay_in_opposite_order_do_not_deadlock(
     users = [a_user() for _ in range(10)]
     for user in users:
         await open_with(billing, user, "10.00")
-    packs = []
+    message_batches = []
     for start in range(10):
         turned = users[start:] + users[:start]
-        packs.append(
+        message_batches.append(
             [
                 told(OrderPlaced(order=an_order(total="1.00", user=user)))
                 for user in (turned if start % 2 else turned[::-1])
             ]
         )
-    await asyncio.gather(*(billing.hears(*pack, as_pack=True) for pack in packs))
+    await asyncio.gather(*(billing.hears(*batch, as_batch=True) for batch in message_batches))
     assert len(billing.said_of(PaymentSucceeded)) == 100
     for user in users:
         assert await balance(billing, user) == "0.00"

@@ -56,7 +56,7 @@ async def test_a_small_order_behind_a_rejected_large_one_is_paid(billing: Runnin
     await open_with(billing, user, "100.00")
     totals = ["60.00", "50.00", "40.00", "0.01"]
     rows = [told(OrderPlaced(order=an_order(total=total, user=user))) for total in totals]
-    await billing.hears(*rows, as_pack=True)
+    await billing.hears(*rows, as_batch=True)
     first, second, third, fourth = (UUID(row.attributes["subject"]) for row in rows)
     assert [e.order.id for e in billing.said_of(PaymentSucceeded)] == [first, third]
     assert [e.order.id for e in billing.said_of(PaymentRejected)] == [second, fourth]

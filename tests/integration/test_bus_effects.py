@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from chassis.database.transaction import Transaction
 from chassis.messaging.consumer import Inbox
 from chassis.runtime.service import create_app
-from events.base import Heard
+from events.base import Envelope
 from events.orders import OrderPlaced
 from tests.support.builders import an_order, told
 from tests.support.fixtures import Install
@@ -20,11 +20,11 @@ inbox = Inbox("billing")
 
 
 @inbox.hears(OrderPlaced)
-async def count(tx: Transaction, heard: Sequence[Heard[OrderPlaced]]) -> None:
+async def count(tx: Transaction, received: Sequence[Envelope[OrderPlaced]]) -> None:
     """Each call leaves a row per event: twice heard, twice there."""
-    ids = [event.id for event in heard]
+    ids = [event.id for event in received]
     await tx.execute("INSERT INTO effects SELECT unnest($1::uuid[])", ids)
-    if any(event.event.order.total == POISON for event in heard):
+    if any(event.event.order.total == POISON for event in received):
         raise RuntimeError("it disagrees with me")
 
 
@@ -63,7 +63,7 @@ async def test_a_hundred_events_published_six_times_at_once_to_two_replicas_have
     rows = [told(OrderPlaced(order=an_order())) for _ in range(100)]
     await asyncio.gather(
         *(service.receives(*rows) for _ in range(3)),
-        *(service.receives(*rows, as_pack=True) for _ in range(3)),
+        *(service.receives(*rows, as_batch=True) for _ in range(3)),
     )
     await service.has_heard(*rows)
     assert sorted(await effects(service)) == sorted(str(row.id) for row in rows)
@@ -86,7 +86,7 @@ async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
     service: RunningService,
 ) -> None:
     [row] = [told(OrderPlaced(order=an_order()))]
-    await service.hears(row, row, as_pack=True)
+    await service.hears(row, row, as_batch=True)
     assert await effects(service) == [str(row.id)]
 
 
@@ -96,10 +96,10 @@ async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
     monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     good = [told(OrderPlaced(order=an_order())) for _ in range(20)]
-    await service.receives(*good[:10], bad, *good[10:], as_pack=True)
-    [parked] = await service.parks(1)
+    await service.receives(*good[:10], bad, *good[10:], as_batch=True)
+    [dead_letter] = await service.dead_letters(1)
     await service.has_heard(*good)
-    assert parked.message_id == str(bad.id)
+    assert dead_letter.message_id == str(bad.id)
     assert sorted(await effects(service)) == sorted(str(row.id) for row in good)
     assert await service.rows("SELECT 1 FROM inbox WHERE event_id = $1", bad.id) == []
 
@@ -110,11 +110,11 @@ async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_h
     monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     await service.receives(bad)
-    [parked] = await service.parks(1)
+    [dead_letter] = await service.dead_letters(1)
     monkeypatch.setattr("tests.integration.test_bus_effects.POISON", -1)
     for _ in range(2):
         await service.broker.channel.default_exchange.publish(
-            parked, str(parked.headers["parked_queue"])
+            dead_letter, str(dead_letter.headers["dead_letter_queue"])
         )
     await service.has_heard(bad)
     assert await effects(service) == [str(bad.id)]

@@ -109,7 +109,7 @@ async def test_a_queue_that_is_deleted_is_not_heard_until_it_is_there_again(
 
     await eventually(noticed)
     assert {(line.method_name, line.args) for line in lines.calls} == {
-        ("warning", ("inbox.unheard",))
+        ("warning", ("consumer.stopped",))
     }
     await asyncio.to_thread(_migrate, billing.installation)
     await billing.is_ready(200)

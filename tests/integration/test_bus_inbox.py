@@ -82,19 +82,19 @@ async def test_a_poisoned_event_in_a_batch_of_64_is_parked_alone(
 ) -> None:
     rows = orders_of(rich, 64)
     rows[40] = indigestible(rich)
-    await billing.receives(*rows, as_pack=True)
-    [parked] = await billing.parks(1)
+    await billing.receives(*rows, as_batch=True)
+    [dead_letter] = await billing.dead_letters(1)
     await billing.has_heard(*(row for row in rows if row is not rows[40]))
     assert await paid(billing, rich) == 63
     assert len(billing.said_of(PaymentSucceeded)) == 63
-    assert_parked_whole(parked, rows[40])
-    assert parked.headers["parked_queue"] == "billing.order-placed"
-    assert parked.headers["parked_exchange"] == "orders"
-    assert parked.headers["parked_routing_key"] == "order-placed.v1"
-    assert parked.headers["parked_attempts"] == len(DELAYS) + 1
-    assert "CheckViolationError" in str(parked.headers["parked_error"])
-    assert "Traceback (most recent call last)" in str(parked.headers["parked_traceback"])
-    assert "transfers_amount_check" in str(parked.headers["parked_traceback"])
+    assert_parked_whole(dead_letter, rows[40])
+    assert dead_letter.headers["dead_letter_queue"] == "billing.order-placed"
+    assert dead_letter.headers["dead_letter_exchange"] == "orders"
+    assert dead_letter.headers["dead_letter_routing_key"] == "order-placed.v1"
+    assert dead_letter.headers["dead_letter_attempts"] == len(DELAYS) + 1
+    assert "CheckViolationError" in str(dead_letter.headers["dead_letter_error"])
+    assert "Traceback (most recent call last)" in str(dead_letter.headers["dead_letter_traceback"])
+    assert "transfers_amount_check" in str(dead_letter.headers["dead_letter_traceback"])
 
 
 async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbours_are_not(
@@ -102,13 +102,13 @@ async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbour
 ) -> None:
     rows = orders_of(rich, 64)
     rows[0] = with_body(rows[0], '{"order":{"id":"not-an-id"}}')
-    await billing.receives(*rows, as_pack=True)
-    [parked] = await billing.parks(1)
+    await billing.receives(*rows, as_batch=True)
+    [dead_letter] = await billing.dead_letters(1)
     await billing.has_heard(*rows[1:])
     assert await paid(billing, rich) == 63
-    assert_parked_whole(parked, rows[0])
-    assert parked.headers["parked_attempts"] == 1
-    assert "ValidationError" in str(parked.headers["parked_error"])
+    assert_parked_whole(dead_letter, rows[0])
+    assert dead_letter.headers["dead_letter_attempts"] == 1
+    assert "ValidationError" in str(dead_letter.headers["dead_letter_error"])
 
 
 async def test_an_event_that_always_fails_is_parked_after_its_attempts_while_others_pass(
@@ -116,9 +116,9 @@ async def test_an_event_that_always_fails_is_parked_after_its_attempts_while_oth
 ) -> None:
     before, bad, after = [orders_of(rich, 5), [indigestible(rich)], orders_of(rich, 5)]
     await billing.receives(*before, *bad, *after)
-    [parked] = await billing.parks(1)
-    assert_parked_whole(parked, bad[0])
-    assert parked.headers["parked_attempts"] == 4
+    [dead_letter] = await billing.dead_letters(1)
+    assert_parked_whole(dead_letter, bad[0])
+    assert dead_letter.headers["dead_letter_attempts"] == 4
     await billing.has_heard(*before, *after)
     assert await paid(billing, rich) == 10
 
@@ -202,11 +202,13 @@ async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
     billing: RunningService, message: aio_pika.Message
 ) -> None:
     await billing.broker.send(message, "orders", OrderPlaced.key)
-    [parked] = await billing.parks(1)
-    assert parked.body == message.body or json.loads(message.body) == [json.loads(parked.body)]
-    assert parked.message_id != "None"
-    assert parked.headers["parked_attempts"] == 1
-    assert parked.headers["parked_error"]
+    [dead_letter] = await billing.dead_letters(1)
+    assert dead_letter.body == message.body or json.loads(message.body) == [
+        json.loads(dead_letter.body)
+    ]
+    assert dead_letter.message_id != "None"
+    assert dead_letter.headers["dead_letter_attempts"] == 1
+    assert dead_letter.headers["dead_letter_error"]
     assert await billing.broker.waiting("billing.order-placed") == 0
 
 
@@ -215,9 +217,9 @@ async def test_a_text_that_the_database_cannot_hold_is_parked_after_its_attempts
 ) -> None:
     row = told(UserRegistered(user=a_user(name="Ada\0Lovelace")))
     await billing.receives(row)
-    [parked] = await billing.parks(1)
-    assert_parked_whole(parked, row)
-    assert parked.headers["parked_attempts"] == 4
+    [dead_letter] = await billing.dead_letters(1)
+    assert_parked_whole(dead_letter, row)
+    assert dead_letter.headers["dead_letter_attempts"] == 4
 
 
 async def test_fields_that_are_not_known_are_ignored(billing: RunningService) -> None:
@@ -244,8 +246,8 @@ async def test_a_pack_that_comes_again_is_harmless(
     billing: RunningService, rich: UserState
 ) -> None:
     rows = orders_of(rich, 64)
-    await billing.hears(*rows, as_pack=True)
-    await billing.hears(*reversed(rows), as_pack=True)
+    await billing.hears(*rows, as_batch=True)
+    await billing.hears(*reversed(rows), as_batch=True)
     await billing.hears(*rows[:10])
     assert await paid(billing, rich) == 64
     assert len(billing.said_of(PaymentSucceeded)) == 64

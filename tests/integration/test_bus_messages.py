@@ -99,13 +99,13 @@ async def test_what_waits_together_travels_together_and_each_event_keeps_its_own
         told(OrderPlaced(order=an_order(total="1.00", user=user)), correlation_id=f"story-{n}")
         for n in range(64)
     ]
-    await billing.hears(*rows, as_pack=True)
-    [pack] = [m for m in billing.tap.messages if m.type == "PaymentSucceeded"]
-    assert pack.content_type == wire.BATCH
-    assert pack.headers == {"batch_size": 64}
-    assert pack.app_id == "billing"
-    assert pack.delivery_mode == DeliveryMode.PERSISTENT
-    items = json.loads(pack.body)
+    await billing.hears(*rows, as_batch=True)
+    [batch] = [m for m in billing.tap.messages if m.type == "PaymentSucceeded"]
+    assert batch.content_type == wire.BATCH
+    assert batch.headers == {"batch_size": 64}
+    assert batch.app_id == "billing"
+    assert batch.delivery_mode == DeliveryMode.PERSISTENT
+    items = json.loads(batch.body)
     assert [(i["correlationid"], i["causationid"]) for i in items] == [
         (row.attributes["correlationid"], str(row.id)) for row in rows
     ]

@@ -78,7 +78,7 @@ async def all_are_paid_once(billing: RunningService, rows: list[Row]) -> None:
     )
     assert len(paid) == len(orders)
     assert {row["order_id"] for row in paid} == orders
-    said = {e.id: e.event for e in billing.tap.heard if isinstance(e.event, PaymentSucceeded)}
+    said = {e.id: e.event for e in billing.tap.received if isinstance(e.event, PaymentSucceeded)}
     assert {event.order.id for event in said.values()} == orders
     assert len(said) == len(orders)
 
@@ -238,11 +238,11 @@ async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
     async with Proxy.before(url) as proxy:
         database = Database(proxy.url(url), "billing", size=1)
         await database.open()
-        answering = GroupCommitter(database.pool, _answer, name="silence", published=lambda: None)
+        idempotent = GroupCommitter(database.pool, _answer, name="silence", published=lambda: None)
         try:
-            assert await answering.submit(1) == 1
+            assert await idempotent.submit(1) == 1
             proxy.freeze()
-            waiting = answering.submit(2)
+            waiting = idempotent.submit(2)
             async with asyncio.timeout(20):
                 with pytest.raises(TimeoutError):
                     await database.pool.execute("SELECT true")

@@ -88,10 +88,12 @@ async def test_many_waiting_events_travel_as_packs_of_at_most_64_per_routing_key
     await office.commits(*orders[:100], alone, *orders[100:])
     assert await office.relays_once() == 151
     await office.tap.flush()
-    packs = [m for m in office.tap.messages if m.content_type == wire.BATCH]
+    message_batches = [m for m in office.tap.messages if m.content_type == wire.BATCH]
     [plain] = [m for m in office.tap.messages if m.content_type == outbox.JSON]
-    assert [pack.headers for pack in packs] == [{"batch_size": n} for n in (64, 64, 22)]
-    assert {(p.type, p.app_id, p.delivery_mode) for p in packs} == {("OrderPlaced", "orders", 2)}
+    assert [batch.headers for batch in message_batches] == [{"batch_size": n} for n in (64, 64, 22)]
+    assert {(p.type, p.app_id, p.delivery_mode) for p in message_batches} == {
+        ("OrderPlaced", "orders", 2)
+    }
     assert plain.type == "OrderPaid"
     assert [event for event in office.published if isinstance(event, OrderPlaced)] == orders
 
@@ -114,9 +116,9 @@ async def test_a_commit_that_fails_after_the_confirm_publishes_the_same_event_ag
     assert await office.waiting() == 3
     assert await office.relays_once() == 3
     await office.tap.flush()
-    heard = [(event.id, event.event, event.time) for event in office.tap.heard]
-    assert len(heard) == 6
-    assert heard[:3] == heard[3:]
+    received = [(event.id, event.event, event.time) for event in office.tap.received]
+    assert len(received) == 6
+    assert received[:3] == received[3:]
 
 
 async def test_an_event_that_commits_late_is_published_though_younger_ones_have_left(
@@ -146,8 +148,8 @@ async def nobody_hears(office: Office, exchange: str) -> AsyncIterator[None]:
 async def test_an_unroutable_event_rests_in_the_outbox_and_the_others_go_on(
     office: Office,
 ) -> None:
-    unheard = OrderPaid(order=an_order(status="paid", version=2))
-    await office.commits(unheard, *placed(2))
+    stopped = OrderPaid(order=an_order(status="paid", version=2))
+    await office.commits(stopped, *placed(2))
     async with nobody_hears(office, "orders"), office.broker.tap("orders", OrderPlaced.key) as tap:
         # This test's own ear must be deaf too: it hears everything.
         await deaf(office.tap)
@@ -218,7 +220,7 @@ async def test_two_relays_on_one_database_publish_each_event_once(office: Office
             one.wake()
             other.wake()
         await office.is_empty()
-    ids = [event.id for event in office.tap.heard]
+    ids = [event.id for event in office.tap.received]
     assert len(ids) == len(set(ids)) == 1000
 
 
@@ -313,7 +315,7 @@ async def test_a_relay_waits_for_a_broker_that_is_away_and_goes_on_by_itself(
             await proxy.accept()
         proxy.thaw()
         await office.is_empty()
-    assert len({event.id for event in office.tap.heard}) == 6
+    assert len({event.id for event in office.tap.received}) == 6
 
 
 async def gives_up(relay: Relay) -> None:
@@ -357,4 +359,4 @@ async def test_a_relay_waits_for_a_database_that_cuts_it_off(
             )
             relay.wake()
         await office.is_empty()
-    assert len({event.id for event in office.tap.heard}) == 100
+    assert len({event.id for event in office.tap.received}) == 100

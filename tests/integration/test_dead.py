@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from chassis.messaging import message as wire
-from chassis.messaging.dead_letters import explained
+from chassis.messaging.dead_letters import with_reason
 from chassis.messaging.outbox import Row
 from chassis.messaging.topology import DEAD, queue_name
 from events.orders import OrderPlaced
@@ -50,12 +50,10 @@ class Desk:
         )
         return found
 
-    async def park(
-        self, row: Row, error: Exception, *, copies: int = 1, queue: str = QUEUE
-    ) -> None:
+    async def put(self, row: Row, error: Exception, *, copies: int = 1, queue: str = QUEUE) -> None:
         """Set an event aside as billing does."""
         for _ in range(copies):
-            message = explained(
+            message = with_reason(
                 wire.to_message([row]),
                 queue=queue,
                 exchange="orders",
@@ -99,7 +97,7 @@ def an_event() -> Row:
 async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
     row = an_event()
     before = now() - timedelta(seconds=1)
-    await desk.park(row, ValueError("the cause"))
+    await desk.put(row, ValueError("the cause"))
     [listed] = await desk.listed("--service", "billing")
     since = listed.pop("since")
     assert listed == {
@@ -113,19 +111,19 @@ async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
     }
     assert before.isoformat()[:19] <= since[:19] <= now().isoformat()[:19]
     shown = await desk.run("show", str(row.id), "--service", "billing")
-    assert '"parked_queue": "billing.order-placed"' in shown.stdout
+    assert '"dead_letter_queue": "billing.order-placed"' in shown.stdout
     assert row.attributes["subject"] in shown.stdout
 
 
 async def test_looking_uses_nothing_up(desk: Desk) -> None:
-    await desk.park(an_event(), ValueError())
+    await desk.put(an_event(), ValueError())
     for _ in range(25):  # more than a broker allows by itself
         assert len(await desk.listed("--service", "billing")) == 1
 
 
 async def test_a_dry_run_does_nothing(desk: Desk) -> None:
     row = an_event()
-    await desk.park(row, ValueError())
+    await desk.put(row, ValueError())
     for command in ("replay", "drop"):
         said = await desk.run(command, str(row.id), "--service", "billing", "--dry-run")
         assert "1 would be" in said.stdout
@@ -135,9 +133,9 @@ async def test_a_dry_run_does_nothing(desk: Desk) -> None:
 
 async def test_dead_letters_replayed_twice_have_one_effect(desk: Desk) -> None:
     row = an_event()
-    await desk.park(row, ValueError(), copies=2)
+    await desk.put(row, ValueError(), copies=2)
     assert "2 were replayed" in (await desk.run("replay", "--service", "billing")).stdout
-    await desk.park(row, ValueError())
+    await desk.put(row, ValueError())
     assert (
         "1 were replayed" in (await desk.run("replay", str(row.id), "--service", "billing")).stdout
     )
@@ -148,7 +146,7 @@ async def test_dead_letters_replayed_twice_have_one_effect(desk: Desk) -> None:
 
 async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> None:
     row = an_event()
-    await desk.park(row, ValueError())
+    await desk.put(row, ValueError())
     died = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ops", "dead", "replay", "--service", "billing",
         env={**os.environ, "CHORUS_CRASH_AT": "publisher.after_publish"},
@@ -167,7 +165,7 @@ async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> No
 
 async def test_only_the_consumer_that_parked_it_hears_a_replay(desk: Desk) -> None:
     row = an_event()
-    await desk.park(row, ValueError())
+    await desk.put(row, ValueError())
     async with desk.broker.tap("orders") as tap:
         await desk.run("replay", str(row.id), "--service", "billing")
         await desk.billing.has_heard(row)
@@ -177,8 +175,8 @@ async def test_only_the_consumer_that_parked_it_hears_a_replay(desk: Desk) -> No
 
 async def test_filters_choose(desk: Desk) -> None:
     late, locked = an_event(), an_event()
-    await desk.park(late, TimeoutError("late"))
-    await desk.park(locked, ValueError("locked"), copies=1)
+    await desk.put(late, TimeoutError("late"))
+    await desk.put(locked, ValueError("locked"), copies=1)
     for filters, chosen in {
         ("--reason", "locked"): {locked.id},
         ("--type", "OrderPlaced"): {late.id, locked.id},
@@ -194,8 +192,8 @@ async def test_filters_choose(desk: Desk) -> None:
 
 async def test_what_is_dropped_is_gone(desk: Desk) -> None:
     kept, dropped = an_event(), an_event()
-    await desk.park(kept, ValueError())
-    await desk.park(dropped, ValueError())
+    await desk.put(kept, ValueError())
+    await desk.put(dropped, ValueError())
     await desk.run("drop", str(dropped.id), "--service", "billing")
     assert [letter["id"] for letter in await desk.listed("--service", "billing")] == [str(kept.id)]
     assert await desk.charges(dropped) == 0
@@ -215,8 +213,8 @@ async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_
 ) -> None:
     """Whoever writes its headers by hand must not make anybody else hear it."""
     foreign, own = an_event(), an_event()
-    await desk.park(foreign, ValueError(), queue=queue)
-    await desk.park(own, ValueError())
+    await desk.put(foreign, ValueError(), queue=queue)
+    await desk.put(own, ValueError())
     said = await desk.run("replay", "--service", "billing", status=1)
     assert f"billing does not hear anything in {queue}" in said.stderr
     await desk.billing.has_heard(own)
@@ -226,7 +224,7 @@ async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_
 
 
 async def test_of_a_cluster_any_node_will_do(desk: Desk) -> None:
-    await desk.park(an_event(), ValueError())
+    await desk.put(an_event(), ValueError())
     url = desk.billing.installation.amqp_url("billing")
     away = url.replace(str(urlsplit(url).port), "1")
     with environment(

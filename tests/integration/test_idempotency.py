@@ -12,8 +12,8 @@ from apps.billing.schemas import ReceiptView
 from apps.billing.use_cases import MoveFunds
 from chassis.database.transaction import begin
 from chassis.web.commands import answer_with
-from chassis.web.idempotency import Answer, Asked, answering
-from events.base import Cause
+from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
+from events.base import Causation
 from events.billing import FundsDeposited
 from events.orders import OrderPlaced
 from events.users import UserState
@@ -199,16 +199,20 @@ async def test_a_key_that_is_no_plain_text_is_refused(billing: RunningService, b
 # The mechanism itself: what one transaction sees.
 
 
-def asked(user: UserState, key: str, amount: int, fingerprint: str = "same") -> Asked[MoveFunds]:
-    wish = MoveFunds(user.id, amount, Cause("a-flow"), by_owner=True)
+def asked(
+    user: UserState, key: str, amount: int, fingerprint: str = "same"
+) -> IdempotentRequest[MoveFunds]:
+    command = MoveFunds(user.id, amount, Causation("a-flow"), by_owner=True)
     told = answer_with(ReceiptView.of, 201, None)
-    return Asked(wish, f"/account/{user.id}/deposit", told, user.id, key, fingerprint)
+    return IdempotentRequest(
+        command, f"/account/{user.id}/deposit", told, user.id, key, fingerprint
+    )
 
 
 async def in_one_batch(
-    billing: RunningService, batch: Sequence[Asked[MoveFunds]]
+    billing: RunningService, batch: Sequence[IdempotentRequest[MoveFunds]]
 ) -> Sequence[Answer]:
-    work = answering(use_cases.deposit)
+    work = idempotent(use_cases.deposit)
     async with begin(billing.service.database.pool) as tx:
         return await work(tx, batch)
 
@@ -246,7 +250,7 @@ async def test_two_transactions_with_one_key_wait_for_each_other(billing: Runnin
 
 async def test_a_transaction_that_fails_leaves_the_key_unused(billing: RunningService) -> None:
     user = a_user()
-    work = answering(use_cases.deposit)
+    work = idempotent(use_cases.deposit)
 
     async def fails_at_the_end() -> None:
         async with begin(billing.service.database.pool) as tx:

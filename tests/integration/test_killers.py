@@ -74,10 +74,10 @@ async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
 
     await die_often(chorus, broker, tmp_path, seconds_each=seconds_each)
 
-    [parked] = await broker.parked("billing")
-    assert json.loads(parked.body)["order"]["total"] == FATAL
-    assert parked.headers["x-first-death-queue"] == QUEUE
-    assert parked.headers["x-first-death-reason"] == "delivery_limit"
+    [dead_letter] = await broker.dead_letter("billing")
+    assert json.loads(dead_letter.body)["order"]["total"] == FATAL
+    assert dead_letter.headers["x-first-death-queue"] == QUEUE
+    assert dead_letter.headers["x-first-death-reason"] == "delivery_limit"
     await broker.close()
 
 
@@ -86,13 +86,13 @@ async def test_an_event_that_kills_from_inside_a_pack_leaves_the_others_their_ef
 ) -> None:
     broker = Broker(chorus.amqp_admin_url)
     await broker.open()
-    [*rows] = await broker.publish(*orders(30, fatal=10), as_pack=True)
+    [*rows] = await broker.publish(*orders(30, fatal=10), as_batch=True)
 
     await die_often(chorus, broker, tmp_path)
 
-    pack = await broker.take(f"billing.{DEAD}")
-    assert pack is not None
-    assert pack.headers["batch_size"] == len(rows)
+    batch = await broker.take(f"billing.{DEAD}")
+    assert batch is not None
+    assert batch.headers["batch_size"] == len(rows)
     known = await _inbox(chorus)
     assert known >= {row.id for row in rows} - {rows[10].id}
     assert rows[10].id not in known

@@ -26,7 +26,9 @@ INSERT INTO outbox (id, exchange, routing_key, occurred_at, cloudevent)
 SELECT lpad(to_hex(n), 32, '0')::uuid, 'orders', 'order-placed.v1', now() - random() * interval '1 hour', '{}'
 FROM generate_series($1::int, $2::int) AS n
 """
-HEARD: Final = "INSERT INTO inbox SELECT gen_random_uuid(), now() FROM generate_series(1, $1::int)"
+PROCESSED: Final = (
+    "INSERT INTO inbox SELECT gen_random_uuid(), now() FROM generate_series(1, $1::int)"
+)
 ASKED: Final = """
 INSERT INTO idempotency_keys (user_id, key, fingerprint, created_at)
 SELECT gen_random_uuid(), 'key', '', now() FROM generate_series(1, $1::int)
@@ -45,11 +47,11 @@ class Tables:
         async with self._database.pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()
-            explained = await connection.fetchval(
+            with_reason = await connection.fetchval(
                 f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *values
             )
             await transaction.rollback()
-        plan = json.loads(explained)[0]["Plan"]
+        plan = json.loads(with_reason)[0]["Plan"]
         touched: int = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
         return touched
 
@@ -75,7 +77,7 @@ async def test_what_is_old_is_found_among_a_million_rows_without_reading_them(
     tables: Tables,
 ) -> None:
     await asyncio.gather(
-        tables.owner.execute(HEARD, MILLION, timeout=120),
+        tables.owner.execute(PROCESSED, MILLION, timeout=120),
         tables.owner.execute(ASKED, MILLION, timeout=120),
     )
     for table in retention.TABLES:

@@ -33,11 +33,13 @@ async def test_a_paid_order_makes_one_letter_of_joy_which_is_sent_and_told_of(
     assert arrived.text.replace("\r\n", "\n").strip() == letter["body"]
     assert str(order.id) in arrived.html
     assert arrived.message["Message-ID"] == f"<{letter['notificationId']}@chorus.test>"
-    [heard] = [one for one in notifications.tap.heard if isinstance(one.event, NotificationSent)]
-    assert (heard.cause.correlation_id, heard.cause.causation_id) == ("flow-joy", row.id)
-    assert isinstance(heard.event, NotificationSent)
-    assert str(heard.event.notification.id) == letter["notificationId"]
-    assert heard.event.notification.status == "sent"
+    [received] = [
+        one for one in notifications.tap.received if isinstance(one.event, NotificationSent)
+    ]
+    assert (received.cause.correlation_id, received.cause.causation_id) == ("flow-joy", row.id)
+    assert isinstance(received.event, NotificationSent)
+    assert str(received.event.notification.id) == letter["notificationId"]
+    assert received.event.notification.status == "sent"
 
 
 async def test_each_outcome_has_its_letter(notifications: RunningService, mail: MailSink) -> None:
@@ -67,7 +69,7 @@ async def test_however_often_it_is_told_there_is_one_letter_per_order_and_kind(
     paid = [told(payment_succeeded(order)) for order in orders]
     again = [told(payment_succeeded(order)) for order in orders]  # the same facts, other ids
     await asyncio.gather(
-        notifications.hears(*paid, *reversed(again), as_pack=True),
+        notifications.hears(*paid, *reversed(again), as_batch=True),
         *(notifications.hears(*reversed(paid)) for _ in range(3)),
     )
     await all_sent(notifications, ada, 20)

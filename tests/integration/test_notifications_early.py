@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from apps.notifications import use_cases
 from chassis.database.transaction import begin
-from events.base import Cause, Event, Heard
+from events.base import Causation, Envelope, Event
 from events.billing import PaymentSucceeded
 from events.users import UserRegistered, UserState, UserUpdated
 from tests.support.builders import a_user, an_order, now, payment_succeeded
@@ -48,19 +48,19 @@ async def test_an_update_that_overtakes_the_registration_releases_letters_as_wel
     await mail.gets(newer.email, 3)
 
 
-def heard(event: E) -> Heard[E]:
-    return Heard(uuid7(), event, now(), Cause("flow-race"))
+def received(event: E) -> Envelope[E]:
+    return Envelope(uuid7(), event, now(), Causation("flow-race"))
 
 
 async def _write(notifications: RunningService, events: Sequence[PaymentSucceeded]) -> None:
     async with begin(notifications.service.database.pool) as tx:
-        await use_cases.write_joy(tx, [heard(event) for event in events])
+        await use_cases.write_joy(tx, [received(event) for event in events])
 
 
 async def _remember(notifications: RunningService, *users: UserState) -> None:
     async with begin(notifications.service.database.pool) as tx:
         await use_cases.remember_recipients(
-            tx, [heard(UserRegistered(user=user)) for user in users]
+            tx, [received(UserRegistered(user=user)) for user in users]
         )
 
 
@@ -70,7 +70,7 @@ async def test_a_recipient_who_becomes_known_while_a_letter_is_written_gets_it(
     ada = a_user()
     async with begin(notifications.service.database.pool) as tx:
         paid = payment_succeeded(an_order(user=ada))
-        await use_cases.write_joy(tx, [heard(paid)])
+        await use_cases.write_joy(tx, [received(paid)])
         remembering = asyncio.create_task(_remember(notifications, ada))
         done, _ = await asyncio.wait([remembering], timeout=0.3)
         assert not done, "it must wait for the letter's commit, or it would not see it"
@@ -83,7 +83,7 @@ async def test_a_letter_that_is_written_while_its_recipient_becomes_known_reache
 ) -> None:
     ada = a_user()
     async with begin(notifications.service.database.pool) as tx:
-        await use_cases.remember_recipients(tx, [heard(UserRegistered(user=ada))])
+        await use_cases.remember_recipients(tx, [received(UserRegistered(user=ada))])
         paid = payment_succeeded(an_order(user=ada))
         writing = asyncio.create_task(_write(notifications, [paid]))
         done, _ = await asyncio.wait([writing], timeout=0.3)
@@ -101,7 +101,7 @@ async def test_letters_and_recipients_that_come_at_once_in_any_order_never_miss_
         *(_write(notifications, paid[n::4]) for n in range(4)),
         *(_remember(notifications, *users[::-1][n::4]) for n in range(4)),
     )
-    sent = "SELECT count(*) FROM letters WHERE user_id = ANY($1) AND status = 'sent'"
+    sent = "SELECT count(*) FROM notifications WHERE user_id = ANY($1) AND status = 'sent'"
 
     async def all_arrived() -> None:
         assert await notifications.value(sent, [user.id for user in users]) == 40

@@ -163,7 +163,7 @@ async def test_words_that_are_none_are_refused_and_nothing_is_written(
         )
     assert answer.status_code == 422, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
-    written = "SELECT count(*) FROM letters WHERE user_id = $1"
+    written = "SELECT count(*) FROM notifications WHERE user_id = $1"
     assert await notifications.value(written, UUID(user_id)) == 0
 
 
@@ -185,9 +185,9 @@ async def test_the_figures_tell_of_letters(notifications: RunningService) -> Non
     async with notifications.http() as http:
         figures = (await http.get("/metrics")).text
     for name in (
-        'chorus_letters_open{status="waiting"}',
-        'chorus_letters_oldest_seconds{status="pending"}',
-        'chorus_letters_answered_total{status="sent"}',
+        'chorus_notifications_open{status="waiting"}',
+        'chorus_notifications_oldest_seconds{status="pending"}',
+        'chorus_notifications_attempts_total{status="sent"}',
         "chorus_smtp_seconds_count",
         "chorus_smtp_away 0.0",
     ):

@@ -23,15 +23,15 @@ from tests.support.mail import BREAK_OFF, MailSink
 
 async def recipients(notifications: RunningService, count: int) -> list[UserState]:
     users = [a_user() for _ in range(count)]
-    await notifications.hears(*(UserRegistered(user=user) for user in users), as_pack=True)
+    await notifications.hears(*(UserRegistered(user=user) for user in users), as_batch=True)
     return users
 
 
 async def writes_to(notifications: RunningService, *users: UserState) -> None:
     """One letter of joy to each."""
     events = [payment_succeeded(an_order(user=user)) for user in users]
-    await notifications.receives(*events, as_pack=True)
-    count = "SELECT count(*) FROM letters WHERE user_id = ANY($1)"
+    await notifications.receives(*events, as_batch=True)
+    count = "SELECT count(*) FROM notifications WHERE user_id = ANY($1)"
 
     async def written() -> None:
         assert await notifications.value(count, [user.id for user in users]) == len(users)
@@ -41,7 +41,7 @@ async def writes_to(notifications: RunningService, *users: UserState) -> None:
 
 async def letters(notifications: RunningService, *users: UserState) -> list[Any]:
     return await notifications.rows(
-        "SELECT * FROM letters WHERE user_id = ANY($1)", [user.id for user in users]
+        "SELECT * FROM notifications WHERE user_id = ANY($1)", [user.id for user in users]
     )
 
 

@@ -85,7 +85,7 @@ async def test_a_mailer_that_is_asked_to_end_doubles_nothing_and_leaves_nothing_
                 await eventually(lambda: _arrived(here.sink, 40 * round_))  # noqa: B023
                 assert await process.stop() == 0
                 [held] = await here.rows(
-                    "SELECT count(*) FROM letters WHERE status = 'pending'"
+                    "SELECT count(*) FROM notifications WHERE status = 'pending'"
                     " AND due_at > now() + interval '2 seconds'"
                 )
                 assert held["count"] == 0

@@ -103,7 +103,7 @@ async def test_a_server_that_cannot_be_trusted_or_wants_another_login_gets_nothi
             [process] = await processes.start(here.installation, "notifications", settings=wrongly)
             await eventually(lambda: logged(process, "smtp.trouble"))  # noqa: B023
             await asyncio.sleep(1)
-            found = await here.rows("SELECT status, attempts FROM letters")
+            found = await here.rows("SELECT status, attempts FROM notifications")
             assert {(row["status"], row["attempts"]) for row in found} == {("pending", 0)}
             assert await process.stop() == 0
         assert sink.letters == []

@@ -73,11 +73,11 @@ async def test_an_order_carries_its_customer_as_he_is_now(
 
 async def test_an_order_that_billing_has_debited_is_paid(orders: RunningService) -> None:
     order = await place(orders, a_user())
-    [heard] = await orders.hears(payment_succeeded(order))
+    [received] = await orders.hears(payment_succeeded(order))
     _, paid = orders.said
     assert isinstance(paid, OrderPaid)
     assert paid.order == order.model_copy(update={"status": "paid", "version": 2})
-    assert orders.tap.heard[1].cause.causation_id == heard.id
+    assert orders.tap.received[1].cause.causation_id == received.id
     seen = await view(orders, order)
     assert (seen["status"], seen["version"], seen["reason"]) == ("paid", 2, None)
     assert seen["settledAt"] is not None
@@ -108,10 +108,10 @@ async def test_an_outcome_of_an_order_that_was_never_placed_is_parked(
     order = await place(orders, a_user())
     stray = told(payment_succeeded(order.model_copy(update={"id": uuid7()})))
     good = told(payment_succeeded(order))
-    await orders.receives(stray, good, as_pack=True)
-    [parked] = await orders.parks(1)
+    await orders.receives(stray, good, as_batch=True)
+    [dead_letter] = await orders.dead_letters(1)
     await orders.has_heard(good)
-    assert parked.message_id == str(stray.id)
+    assert dead_letter.message_id == str(stray.id)
     assert (await view(orders, order))["status"] == "paid"
 
 

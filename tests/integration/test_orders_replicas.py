@@ -40,9 +40,9 @@ class Replicas:
         return await eventually(found)
 
 
-async def heard(replica: ServiceProcess) -> int:
+async def received(replica: ServiceProcess) -> int:
     """How many payments a replica has heard of."""
-    series = 'chorus_inbox_heard_total{queue="orders.payment-succeeded"} '
+    series = 'chorus_inbox_processed_total{queue="orders.payment-succeeded"} '
     async with replica.http() as http:
         lines = (await http.get("/metrics")).text.splitlines()
     return int(sum(float(line.removeprefix(series)) for line in lines if line.startswith(series)))
@@ -79,7 +79,7 @@ async def trusts(replicas: Replicas, replica: ServiceProcess) -> None:
 
 async def test_who_waits_at_one_replica_hears_what_the_other_is_told(replicas: Replicas) -> None:
     user = a_user()
-    before = [await heard(replicas.a), await heard(replicas.b)]
+    before = [await received(replicas.a), await received(replicas.b)]
     async with replicas.http(replicas.a, user.id) as ada:
         waiting = [
             asyncio.create_task(
@@ -93,7 +93,7 @@ async def test_who_waits_at_one_replica_hears_what_the_other_is_told(replicas: R
         async with asyncio.timeout(30):
             answers = await asyncio.gather(*waiting)
     assert {(a.status_code, a.json()["status"]) for a in answers} == {(201, "paid")}
-    after = [await heard(replicas.a), await heard(replicas.b)]
+    after = [await received(replicas.a), await received(replicas.b)]
     assert sum(after) - sum(before) == 10
     assert after[1] > before[1], "the other replica has heard of none"
 

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from apps import SERVICES
-from chassis.messaging.topology import HEARD_BY
+from chassis.messaging.topology import SUBSCRIPTIONS
 from events.base import Event
 from tests.contracts.goldens import Golden, compact, of
 from tests.contracts.release import breaks, previous, schema
@@ -88,16 +88,18 @@ async def test_a_migration_that_takes_something_away_is_found(
     assert await refused(administrator, before["statements"])
 
 
-HEARD = [
+PROCESSED = [
     (service, kind, golden)
     for service in SERVICES
-    for kind in HEARD_BY[service]
+    for kind in SUBSCRIPTIONS[service]
     for golden in of(kind)
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "golden"), HEARD, ids=[f"{name} hears {golden}" for name, _, golden in HEARD]
+    ("name", "kind", "golden"),
+    PROCESSED,
+    ids=[f"{name} hears {golden}" for name, _, golden in PROCESSED],
 )
 async def test_a_service_acts_on_what_was_said_in_another_release(
     running_service: Run, name: str, kind: type[Event], golden: Golden
@@ -110,7 +112,7 @@ async def test_a_service_acts_on_what_was_said_in_another_release(
             await _places(service, json.loads(golden.body)["order"])
         rows = [with_body(told(golden.event()), body) for body in (golden.body, later)]
         await service.hears(*rows)
-        await service.hears(*(told(golden.event()) for _ in range(2)), as_pack=True)
+        await service.hears(*(told(golden.event()) for _ in range(2)), as_batch=True)
 
 
 async def _places(orders: RunningService, order: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ ROWS = 1_000_000
 
 async def forgets(service: RunningService, table: str) -> None:
     """Run the service's own task until there is nothing more to forget of a table."""
-    task = asyncio.create_task(retention.keep_forgetting(service.service))
+    task = asyncio.create_task(retention.keep_purging(service.service))
     try:
 
         async def forgotten() -> bool:
@@ -45,7 +45,7 @@ async def test_of_a_million_inbox_rows_only_the_old_are_forgotten(
         "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '34 days' FROM generate_series(1, 1000)"
     )
     async with begin(orders.service.database.pool) as tx:
-        assert await retention.forget(tx, ["inbox"]) == [5_000], "a little at a time"
+        assert await retention.purge(tx, ["inbox"]) == [5_000], "a little at a time"
     await forgets(orders, "inbox")
     assert await orders.value("SELECT count(*) FROM inbox") == known + 1000
 

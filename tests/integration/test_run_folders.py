@@ -39,9 +39,9 @@ def test_somebody_elses_files_stay(tmp_path: Path) -> None:
 
 def test_a_busy_port_is_stepped_over() -> None:
     busy = private_port()
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", busy))
-        listener.listen()
+    with socket.socket() as consumer:
+        consumer.bind(("127.0.0.1", busy))
+        consumer.listen()
 
         assert not is_free(busy)
         assert port_near(busy) > busy

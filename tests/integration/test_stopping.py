@@ -70,7 +70,9 @@ class Fragile:
             assert len(found) == len(orders)
             assert set(found) == orders
             await self.tap.flush()
-            said = {e.id: e.event for e in self.tap.heard if isinstance(e.event, PaymentSucceeded)}
+            said = {
+                e.id: e.event for e in self.tap.received if isinstance(e.event, PaymentSucceeded)
+            }
             assert sorted(event.order.id for event in said.values()) == sorted(orders)
 
         await eventually(paid)
@@ -139,7 +141,7 @@ async def test_a_service_that_is_asked_to_end_finishes_what_it_has_begun(fragile
     assert await fragile.process.ended(within=PATIENCE_SECONDS) == 0
     assert "service.stopped_hard" not in fragile.process.log
     await fragile.tap.flush()
-    said = [e.event.order.id for e in fragile.tap.heard if isinstance(e.event, PaymentSucceeded)]
+    said = [e.event.order.id for e in fragile.tap.received if isinstance(e.event, PaymentSucceeded)]
     orders = [UUID(row.attributes["subject"]) for row in rows]
     done = [record[0] for record in await fragile.rows.fetch(PAID, orders)]
     assert sorted(done) == sorted(said), "what is done is told, before the end"

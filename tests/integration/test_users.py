@@ -12,15 +12,15 @@ from apps.users import use_cases
 from apps.users.models import User
 from apps.users.problems import EmailTaken
 from apps.users.use_cases import ChangeUser
-from events.base import Cause
+from events.base import Causation
 from events.users import UserRegistered, UserUpdated
 from tests.support.harness import RunningService
 from tests.support.registering import (
     PASSWORD,
+    a_command,
     a_registration,
     a_token,
     a_user_of,
-    a_wish,
     an_address,
     id_of,
     problem,
@@ -85,9 +85,9 @@ async def test_inside_one_batch_the_first_gets_the_address_and_no_neighbour_suff
     users: RunningService,
 ) -> None:
     taken, wanted, other = an_address(), an_address(), an_address()
-    await together(users, use_cases.register_users, [a_wish(taken)])
-    wishes = [a_wish(email) for email in (taken, wanted, other, wanted)]
-    results = await together(users, use_cases.register_users, wishes)
+    await together(users, use_cases.register_users, [a_command(taken)])
+    commands = [a_command(email) for email in (taken, wanted, other, wanted)]
+    results = await together(users, use_cases.register_users, commands)
     assert [type(result) for result in results] == [EmailTaken, User, User, EmailTaken]
     assert await users.value("SELECT id FROM users WHERE email = $1", wanted) == results[1].id
     assert [said.user.email for said in users.said_of(UserRegistered)] == [taken, wanted, other]
@@ -97,8 +97,8 @@ async def test_transactions_that_want_the_same_addresses_the_other_way_round_nev
     users: RunningService,
 ) -> None:
     async def register(emails: list[str]) -> int:
-        wishes = [a_wish(email) for email in emails]
-        results = await together(users, use_cases.register_users, wishes)
+        commands = [a_command(email) for email in emails]
+        results = await together(users, use_cases.register_users, commands)
         return sum(isinstance(result, User) for result in results)
 
     for _ in range(10):
@@ -187,12 +187,12 @@ async def test_an_address_that_is_taken_cannot_be_changed_to(users: RunningServi
 
 async def test_inside_one_batch_of_changes_each_is_decided_alone(users: RunningService) -> None:
     taken, free, given_up = an_address(), an_address(), an_address()
-    wishes = [a_wish(email) for email in (taken, given_up, an_address(), an_address())]
-    made = await together(users, use_cases.register_users, wishes)
+    commands = [a_command(email) for email in (taken, given_up, an_address(), an_address())]
+    made = await together(users, use_cases.register_users, commands)
     ada, bob, eve, dan = [user.id for user in made]
 
     def change(user_id: UUID, email: str | None = None, name: str | None = None) -> ChangeUser:
-        return ChangeUser(user_id, name, email, None, Cause(str(uuid7())))
+        return ChangeUser(user_id, name, email, None, Causation(str(uuid7())))
 
     changes = [
         change(eve, taken),  # ada's
@@ -219,16 +219,16 @@ async def test_inside_one_batch_of_changes_each_is_decided_alone(users: RunningS
 async def test_registrations_and_changes_that_race_for_an_address_give_it_to_one(
     users: RunningService,
 ) -> None:
-    wishes = [a_wish(an_address()) for _ in range(8)]
-    ids = [user.id for user in await together(users, use_cases.register_users, wishes)]
+    commands = [a_command(an_address()) for _ in range(8)]
+    ids = [user.id for user in await together(users, use_cases.register_users, commands)]
 
     async def register(emails: list[str]) -> Sequence[Any]:
-        wishes = [a_wish(email) for email in emails]
-        return await together(users, use_cases.register_users, wishes)
+        commands = [a_command(email) for email in emails]
+        return await together(users, use_cases.register_users, commands)
 
     async def change(user_id: UUID, email: str) -> Sequence[Any]:
-        wish = ChangeUser(user_id, None, email, None, Cause(str(uuid7())))
-        return await together(users, use_cases.change_users, [wish])
+        command = ChangeUser(user_id, None, email, None, Causation(str(uuid7())))
+        return await together(users, use_cases.change_users, [command])
 
     for _ in range(10):
         emails = [an_address() for _ in ids]

@@ -121,9 +121,9 @@ async def test_a_user_who_took_the_operators_address_gets_no_role_by_it(
     registration = a_registration()
     async with users.http() as http:
         await http.post("/user/register", json=registration)
-    for wish in (a_registration(email=registration["email"]), a_registration()):
-        await upkeep._make_operator(users.service, RegisterBody.model_validate(wish))
-        await upkeep._make_operator(users.service, RegisterBody.model_validate(wish))
+    for command in (a_registration(email=registration["email"]), a_registration()):
+        await upkeep._make_operator(users.service, RegisterBody.model_validate(command))
+        await upkeep._make_operator(users.service, RegisterBody.model_validate(command))
     _, said = await users.says(2)
     assert isinstance(said, UserRegistered)
     emails = "SELECT role FROM users WHERE email = $1"

@@ -8,14 +8,14 @@ from chassis.database.tables import Statements
 from chassis.database.transaction import Transaction
 from chassis.messaging import consumer as inbox
 from chassis.messaging import outbox
-from chassis.messaging.consumer import Listener
+from chassis.messaging.consumer import Consumer
 from chassis.messaging.publisher import Publisher
 from tests.simulation.postgres import Postgres
 from tests.support import mutants
 
 REPLACED: Final[tuple[tuple[Any, str], ...]] = (
     (inbox, "remember"),
-    (Listener, "_take"),
+    (Consumer, "_take"),
     (Transaction, "lock"),
     (Transaction, "lock_all"),
     (outbox, "take"),

@@ -22,7 +22,7 @@ from chassis.messaging import message as wire
 from chassis.messaging.consumer import PREFETCH_MESSAGES
 from chassis.messaging.publisher import CONFIRM_SECONDS, Publisher
 from chassis.messaging.topology import DEAD, topology
-from events.base import Event, Heard
+from events.base import Envelope, Event
 from tests.simulation.loop import SimulatedLoop, resolve
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Broker:
         """What becomes of the next publishes, one after the other."""
         self.late = 0
         """Answers to publishes that nobody waited for any more."""
-        self.told: dict[Any, Heard[Event]] = {}
+        self.told: dict[Any, Envelope[Event]] = {}
         """Every event that was ever in a queue, by id."""
         self.queues: dict[str, list[Message]] = {}
         self._consumers: dict[str, list[Consumer]] = defaultdict(list)
@@ -178,9 +178,9 @@ class Broker:
         """Into all queues that are bound to the key."""
         if exchange != DEAD:
             self._sent.append((exchange, key, message))
-            for heard in wire.from_message(message, Event.published[key]):
-                assert isinstance(heard, Heard), heard
-                self.told.setdefault(heard.id, heard)
+            for received in wire.from_message(message, Event.published[key]):
+                assert isinstance(received, Envelope), received
+                self.told.setdefault(received.id, received)
         for queue in self._bound[exchange, key]:
             self._offer(queue, Message(message))
 

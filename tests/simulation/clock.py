@@ -45,8 +45,8 @@ class Bells:
     def ring(self) -> None:
         self._bells[OWNER.get()].ring()
 
-    async def heard(self, *, within: float) -> None:
-        await self._bells[OWNER.get()].heard(within=within)
+    async def received(self, *, within: float) -> None:
+        await self._bells[OWNER.get()].received(within=within)
 
 
 @contextlib.contextmanager

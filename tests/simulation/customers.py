@@ -23,8 +23,8 @@ from apps.users.schemas import RegisteredView, UserView
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.database.group_commit import Work
 from chassis.web.commands import answer_with
-from chassis.web.idempotency import Answer, Asked
-from events.base import Cause
+from chassis.web.idempotency import Answer, IdempotentRequest
+from events.base import Causation
 from ops.audit.facts import Attempt, Facts, by
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Customers:
         """Every address that anybody has asked for."""
         self.attempts: list[Attempt] = []
         """Every order that anybody has asked for."""
-        self.wishes: set[asyncio.Task[None]] = set()
+        self.commands: set[asyncio.Task[None]] = set()
         """Those that have not been answered."""
         self._world = world
         self._numbers = itertools.count(1)
@@ -109,11 +109,11 @@ class Customers:
 
     def _wish(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._world.loop.begin(work, name)
-        self.wishes.add(task)
+        self.commands.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        self.wishes.discard(task)
+        self.commands.discard(task)
         if error := task.exception():
             self._wrong(f"a customer was surprised: {error!r}")
 
@@ -124,8 +124,10 @@ class Customers:
 
     async def _register(self, address: str) -> None:
         self.addresses.add(address)
-        wish = RegisterUser(address, "no hash", "Ada", "en", self._because())
-        asked = Asked(wish, "/user/register", answer_with(RegisteredView.of, 201, None))
+        command = RegisterUser(address, "no hash", "Ada", "en", self._because())
+        asked = IdempotentRequest(
+            command, "/user/register", answer_with(RegisteredView.of, 201, None)
+        )
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
             id = UUID(_told(answer, 201)["userId"])
@@ -133,8 +135,10 @@ class Customers:
 
     async def _move_house(self, customer: Customer, address: str) -> None:
         self.addresses.add(address)
-        wish = ChangeUser(customer.id, "Ada King", address, None, self._because())
-        asked = Asked(wish, f"/user/{customer.id}", answer_with(UserView.of, 200, None))
+        command = ChangeUser(customer.id, "Ada King", address, None, self._because())
+        asked = IdempotentRequest(
+            command, f"/user/{customer.id}", answer_with(UserView.of, 200, None)
+        )
         user = _told(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:
             self._wrong(f"customer {customer.id} asked for {address} and was told {user['email']}")
@@ -148,22 +152,24 @@ class Customers:
         self, customer: Customer, amount: int, key: str, times: int, *, out: bool
     ) -> None:
         use_case, what = (billing.withdraw, "withdraw") if out else (billing.deposit, "deposit")
-        wish = MoveFunds(customer.id, amount, self._because(), by_owner=True)
+        command = MoveFunds(customer.id, amount, self._because(), by_owner=True)
         path = f"/account/{customer.id}/{what}"
         told = answer_with(ReceiptView.of, 201, None)
-        asked = Asked(wish, path, told, customer.id, key, f"{path} {amount}")
+        asked = IdempotentRequest(command, path, told, customer.id, key, f"{path} {amount}")
         answer = await self._insist("billing", use_case, asked, times)
         if not (out and answer.status == 403):
             _told(answer, 201)
             customer.paid_in += -amount if out else amount
 
     async def _order(self, customer: Customer, total: int, key: str, times: int) -> None:
-        because = self._because()
-        attempt = Attempt(customer.id, total, key, because.correlation_id)
+        cause = self._because()
+        attempt = Attempt(customer.id, total, key, cause.correlation_id)
         self.attempts.append(attempt)
-        wish = PlaceOrder(customer.id, total, because)
+        command = PlaceOrder(customer.id, total, cause)
         told = answer_with(OrderView.of, 201, None)
-        asked = Asked(wish, "/order/create", told, customer.id, key, f"order {total}")
+        asked = IdempotentRequest(
+            command, "/order/create", told, customer.id, key, f"order {total}"
+        )
         answer = await self._insist("orders", orders.place_orders, asked, times)
         attempt.order_id = UUID(_told(answer, 201)["orderId"])
         customer.placed.append(attempt.order_id)
@@ -172,9 +178,9 @@ class Customers:
     async def _cancel(self, customer: Customer, which: int) -> None:
         await customer.has_placed.wait()
         order_id = customer.placed[which % len(customer.placed)]
-        wish = CancelOrder(order_id, customer.id, self._because())
+        command = CancelOrder(order_id, customer.id, self._because())
         path = f"/order/{order_id}/cancel"
-        asked = Asked(wish, path, answer_with(OrderView.of, 200, None))
+        asked = IdempotentRequest(command, path, answer_with(OrderView.of, 200, None))
         answer = await self._insist("orders", orders.cancel_orders, asked)
         if answer.status == 409:
             customer.too_late.add(order_id)
@@ -186,7 +192,7 @@ class Customers:
             )
 
     async def _insist(
-        self, service: str, use_case: Work[Any, Any], asked: Asked[Any], times: int = 1
+        self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any], times: int = 1
     ) -> Answer:
         """Ask until there is an answer. Everyone who asks at the same time gets the same one."""
         answers = await asyncio.gather(
@@ -197,7 +203,7 @@ class Customers:
         return answers[0]
 
     async def _until_answered(
-        self, service: str, use_case: Work[Any, Any], asked: Asked[Any]
+        self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
     ) -> Answer:
         while True:
             answer = await self._world.ask(service, use_case, replace(asked))
@@ -205,8 +211,8 @@ class Customers:
                 return answer
             await asyncio.sleep(AGAIN_SECONDS)
 
-    def _because(self) -> Cause:
-        return Cause(f"flow{next(self._numbers)}")
+    def _because(self) -> Causation:
+        return Causation(f"flow{next(self._numbers)}")
 
     # The end.
 

@@ -126,10 +126,10 @@ class Connection:
         if sql == "BEGIN":
             sql = f"BEGIN; SET LOCAL simulated.moment = '{self._process.now().isoformat()}'"
         again = partial(self._send, answer, method, sql, values)
-        heard = self._process.loop.create_future() if lost_at == "after" else answer
-        postgres.perform(Statement(service, self.real, method, sql, values, heard, again))
+        received = self._process.loop.create_future() if lost_at == "after" else answer
+        postgres.perform(Statement(service, self.real, method, sql, values, received, again))
         if lost_at == "after":
-            heard.cancel()
+            received.cancel()
             self._lose(answer)
 
     def _lost_at(self, sql: str) -> str:

@@ -54,7 +54,7 @@ class Guard:
 
     before: str
     after: str
-    after_failure: str
+    fallback: str
 
 
 WITHIN: Final = Guard(
@@ -215,7 +215,7 @@ class Postgres:
         if guard is not None:
             error = statement.task.exception()
             if isinstance(error, asyncpg.LockNotAvailableError):
-                self.run(connection.execute(guard.after_failure))
+                self.run(connection.execute(guard.fallback))
                 self._behind[service].append(statement)
                 return
             if error is None or guard is ALONE:

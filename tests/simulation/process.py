@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from apps.notifications import mailer
 from chassis.database.group_commit import GroupCommitter, Work
-from chassis.messaging.dead_letters import Parking
+from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.relay import Relay
 from chassis.runtime.service import PATIENCE_SECONDS
 from chassis.runtime.settings import Settings
-from chassis.web.idempotency import Answer, Asked, answering
+from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
 from tests.simulation.broker import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
 from tests.simulation.mail import Posted, SimulatedMailServer
@@ -68,9 +68,9 @@ class Process:
         self.begin(self.relay.run(), "relay", for_ever=True)
         if self.service == "users":  # hears of nothing but keys, which there are none of
             return
-        parking = Parking(self.service, SimulatedPublisher(self, broker))
+        dead_letters = DeadLetterQueue(self.service, SimulatedPublisher(self, broker))
         inbox = importlib.import_module(f"apps.{self.service}.subscribers").inbox
-        inbox.attach(cast(Any, Subscriptions(self, broker)), pool, parking, self.relay.wake)
+        inbox.attach(cast(Any, Subscriptions(self, broker)), pool, dead_letters, self.relay.wake)
         if self.service == "notifications":
             self.begin(self._send_letters(), "mailer", for_ever=True)
 
@@ -103,15 +103,19 @@ class Process:
         if self.alive and (for_ever or task.cancelled() or task.exception() is not None):
             self._world.findings.append(f"{self.name}: {task.get_name()} has ended: {task}")
 
-    def submit(self, use_case: Work[Any, Any], asked: Asked[Any]) -> "asyncio.Future[Answer]":
+    def submit(
+        self, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
+    ) -> "asyncio.Future[Answer]":
         """What a route does once it has read a request."""
         return self._context.copy().run(self._submit, use_case, asked)
 
-    def _submit(self, use_case: Work[Any, Any], asked: Asked[Any]) -> "asyncio.Future[Answer]":
+    def _submit(
+        self, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
+    ) -> "asyncio.Future[Answer]":
         if use_case not in self._committers:
             self._committers[use_case] = GroupCommitter(
                 cast(Any, self.pool),
-                answering(use_case),
+                idempotent(use_case),
                 name=f"{self.service}.{use_case.__name__}",
                 published=self.relay.wake,
                 patience=PATIENCE_SECONDS,

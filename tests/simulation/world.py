@@ -10,7 +10,7 @@ from uuid import UUID
 from apps.notifications.mailer import RENEW_SECONDS
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work
 from chassis.messaging.errors import CommitUnknownError
-from chassis.web.idempotency import Answer, Asked
+from chassis.web.idempotency import Answer, IdempotentRequest
 from events.orders import OrderPlaced
 from ops.audit.databases import Database
 from ops.audit.facts import Facts, History
@@ -45,13 +45,15 @@ RESTLESS: Final = {
     "billing": "SELECT count(*) FROM outbox",
     "orders": "SELECT count(*) FROM outbox",
     "notifications": "SELECT (SELECT count(*) FROM outbox)"
-    " + (SELECT count(*) FROM letters WHERE status IN ('waiting', 'pending'))",
+    " + (SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending'))",
 }
 PAID_IN: Final = """
 SELECT a.user_id, sum(CASE t.kind WHEN 'deposit' THEN amount ELSE -amount END)::bigint FROM transfers t
 JOIN accounts a ON a.id = t.account_id WHERE t.kind IN ('deposit', 'withdrawal') GROUP BY 1
 """
-UNRECORDED: Final = "SELECT id::text FROM letters WHERE id::text = ANY($1) AND status = 'pending'"
+UNRECORDED: Final = (
+    "SELECT id::text FROM notifications WHERE id::text = ANY($1) AND status = 'pending'"
+)
 
 UNKNOWN: Final = (OverloadedError, UnavailableError, CommitUnknownError, asyncio.CancelledError)
 """What is no outcome: whoever is told so asks again."""
@@ -107,7 +109,9 @@ class World:
             unrecorded = {record[0] for record in records}
             self.office.doubt([one for one in process.handed_over if one.id in unrecorded])
 
-    async def ask(self, service: str, use_case: Work[Any, Any], asked: Asked[Any]) -> Answer | None:
+    async def ask(
+        self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
+    ) -> Answer | None:
         """One request to one of a service's processes; None if there is no answer."""
         alive = [p for p in self.processes.values() if p.service == service and p.alive]
         if not alive:
@@ -146,7 +150,7 @@ class World:
         """How much is left to do, by what it is."""
         queues = self.broker.counts()
         left = {queue: count for queue, count in queues.items() if not queue.endswith(".dead")}
-        left["wishes"] = len(self.customers.wishes)
+        left["wishes"] = len(self.customers.commands)
         left["dead processes"] = sum(not process.alive for process in self.processes.values())
         left["messages in hand"] = sum(process.at_work for process in self.processes.values())
         if not any(left.values()):
@@ -169,9 +173,9 @@ class World:
         facts = await gather(databases, Scope(), history=history, queues=self.broker.counts())
         facts.journal = list(self.broker.told.values())
         facts.flows = {
-            heard.cause.correlation_id: heard.event.order.id
-            for heard in facts.journal
-            if isinstance(heard.event, OrderPlaced)
+            received.cause.correlation_id: received.event.order.id
+            for received in facts.journal
+            if isinstance(received.event, OrderPlaced)
         }
         facts.mail = self.office.seen(self.customers.addresses)
         return facts, dict(await connections["billing"].fetch(PAID_IN))

@@ -22,9 +22,9 @@ async def gather(stack: "Stack") -> Facts:
         )
     facts.journal = stack.journal.events()
     facts.flows = {
-        heard.cause.correlation_id: heard.event.order.id
-        for heard in facts.journal
-        if isinstance(heard.event, OrderPlaced)
+        received.cause.correlation_id: received.event.order.id
+        for received in facts.journal
+        if isinstance(received.event, OrderPlaced)
     }
     facts.mail = Mail(
         [

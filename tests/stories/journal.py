@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from chassis.messaging import outbox
 from chassis.messaging.outbox import Row
 from chassis.messaging.topology import JOURNAL
-from events.base import Event, Heard
+from events.base import Envelope, Event
 from tests.support.broker import opened
 
 E = TypeVar("E", bound=Event)
@@ -30,7 +30,7 @@ class Journal:
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._marks: dict[str, asyncio.Event] = {}
-        self._events: dict[UUID, Heard[Event]] = {}
+        self._events: dict[UUID, Envelope[Event]] = {}
 
     async def open(self) -> None:
         self._connection = await aio_pika.connect(self._url)
@@ -52,8 +52,8 @@ class Journal:
             if message.message_id in self._marks:
                 self._marks[message.message_id].set()
             return
-        for heard in opened(message):
-            self._events.setdefault(heard.id, heard)
+        for received in opened(message):
+            self._events.setdefault(received.id, received)
 
     async def up_to_now(self, *, within: float = 20) -> None:
         """Return once everything has been read that the broker had confirmed before. Raises TimeoutError."""
@@ -65,20 +65,20 @@ class Journal:
         async with asyncio.timeout(within):
             await read.wait()
 
-    def events(self, *kinds: type[Event]) -> list[Heard[Event]]:
+    def events(self, *kinds: type[Event]) -> list[Envelope[Event]]:
         """Every event once, in the order of publishing; only some kinds if any are named."""
         return [e for e in self._events.values() if not kinds or isinstance(e.event, kinds)]
 
-    def flow(self, *correlations: str) -> list[Heard[Event]]:
+    def flow(self, *correlations: str) -> list[Envelope[Event]]:
         """The events of flows whose correlation ids begin so."""
         return [e for e in self._events.values() if e.cause.correlation_id.startswith(correlations)]
 
 
-def of_kind(events: Iterable[Heard[Event]], kind: type[E]) -> list[E]:
+def of_kind(events: Iterable[Envelope[Event]], kind: type[E]) -> list[E]:
     """The facts of one kind among events."""
-    return [heard.event for heard in events if isinstance(heard.event, kind)]
+    return [received.event for received in events if isinstance(received.event, kind)]
 
 
-def as_told(heard: Heard[Event], *, id: UUID | None = None) -> Row:
+def as_told(received: Envelope[Event], *, id: UUID | None = None) -> Row:
     """An event as its publisher's outbox had it: published again, it is the same event again."""
-    return outbox.row(id or heard.id, heard.event, heard.cause, heard.time)
+    return outbox.row(id or received.id, received.event, received.cause, received.time)

@@ -56,5 +56,5 @@ class Lane:
 
 
 _FORGET_LEASES: Final = """
-UPDATE letters SET due_at = now() WHERE status IN ('waiting', 'pending') AND due_at > now() RETURNING id
+UPDATE notifications SET due_at = now() WHERE status IN ('waiting', 'pending') AND due_at > now() RETURNING id
 """

@@ -121,29 +121,31 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
         5,
         {"billing": "UPDATE charges SET reason = 'order_cancelled' WHERE status = 'rejected'"},
     ),
-    "a letter is missing": (6, {"notifications": "DELETE FROM letters WHERE kind = 'joy'"}),
+    "a letter is missing": (6, {"notifications": "DELETE FROM notifications WHERE kind = 'joy'"}),
     "a letter stands there twice": (
         6,
         {
-            "notifications": "DROP INDEX letters_once; CREATE TEMP TABLE more AS SELECT * FROM letters"
-            " WHERE kind = 'sorrow'; UPDATE more SET id = gen_random_uuid(); INSERT INTO letters SELECT * FROM more"
+            "notifications": "DROP INDEX notifications_once; CREATE TEMP TABLE more AS SELECT * FROM notifications"
+            " WHERE kind = 'sorrow'; UPDATE more SET id = gen_random_uuid(); INSERT INTO notifications SELECT * FROM more"
         },
     ),
     "a letter is of the wrong kind": (
         6,
-        {"notifications": "UPDATE letters SET kind = 'joy' WHERE kind = 'sorrow'"},
+        {"notifications": "UPDATE notifications SET kind = 'joy' WHERE kind = 'sorrow'"},
     ),
     "a letter goes to a stranger": (
         6,
-        {"notifications": "UPDATE letters SET address = 'eve@x.test' WHERE kind = 'sorrow'"},
+        {"notifications": "UPDATE notifications SET address = 'eve@x.test' WHERE kind = 'sorrow'"},
     ),
     "a letter tells another amount": (
         6,
-        {"notifications": "UPDATE letters SET amount = 1 WHERE kind = 'refund'"},
+        {"notifications": "UPDATE notifications SET amount = 1 WHERE kind = 'refund'"},
     ),
     "a letter is about nothing": (
         6,
-        {"notifications": "UPDATE letters SET order_id = gen_random_uuid() WHERE kind = 'refund'"},
+        {
+            "notifications": "UPDATE notifications SET order_id = gen_random_uuid() WHERE kind = 'refund'"
+        },
     ),
     "a copy is old": (7, {"notifications": "UPDATE recipients SET version = 0"}),
     "a copy has another name": (7, {"billing": "UPDATE holders SET name = 'Eve'"}),
@@ -164,13 +166,15 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     ),
     "a letter has no end": (
         8,
-        {"notifications": "UPDATE letters SET status = 'pending', sent_at = NULL, due_at = now()"},
+        {
+            "notifications": "UPDATE notifications SET status = 'pending', sent_at = NULL, due_at = now()"
+        },
     ),
     "something was not heard": (
         9,
         {
             "notifications": "DELETE FROM inbox WHERE event_id = (SELECT event_id FROM inbox WHERE event_id NOT IN"
-            " (SELECT causation_id FROM letters) LIMIT 1)"
+            " (SELECT causation_id FROM notifications) LIMIT 1)"
         },
     ),
     "something was heard that nobody told": (
@@ -187,6 +191,8 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     ),
     "a letter's cause was never heard": (
         9,
-        {"notifications": "UPDATE letters SET causation_id = gen_random_uuid() WHERE kind = 'joy'"},
+        {
+            "notifications": "UPDATE notifications SET causation_id = gen_random_uuid() WHERE kind = 'joy'"
+        },
     ),
 }

@@ -16,8 +16,8 @@ from uuid_utils.compat import uuid7
 from apps import SERVICES
 from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import HEARD_BY, JOURNAL, queue_name, topology
-from events.base import Event, Heard
+from chassis.messaging.topology import JOURNAL, SUBSCRIPTIONS, queue_name, topology
+from events.base import Envelope, Event
 from events.users import Locale
 from ops.audit import Attempt, History, Urls, audit
 from ops.audit.invariants import findings
@@ -202,21 +202,21 @@ class Stack:
                     for queue in queues:
                         await self.broker.send(wire.copied(message), "", queue.name)
 
-    async def tell_again(self, events: Iterable[Heard[Event]]) -> list[Row]:
+    async def tell_again(self, events: Iterable[Envelope[Event]]) -> list[Row]:
         """Publish events under new ids, as if no inbox remembered them."""
-        rows = [as_told(heard, id=uuid7()) for heard in events]
+        rows = [as_told(received, id=uuid7()) for received in events]
         self.retold |= {row.id for row in rows}
         return await self.broker.publish(*rows)
 
     async def hears(self, service: str, kind: type[Event], subject: UUID) -> None:
         """Wait until a service has heard an event of a kind about something."""
 
-        async def heard() -> bool:
+        async def received() -> bool:
             await self.journal.up_to_now()
             told = {e.id for e in self.journal.events(kind) if e.event.subject == str(subject)}
             return bool(told & await self.inbox(service))
 
-        await eventually(heard, what=f"{service} does not hear {kind.__name__}")
+        await eventually(received, what=f"{service} does not hear {kind.__name__}")
 
     # Rest.
 
@@ -231,8 +231,8 @@ class Stack:
         await self.journal.up_to_now()
         told = len(self.journal.events())
         for service in SERVICES:
-            unheard = self.to_be_heard(service) - await self.inbox(service)
-            assert not unheard, f"{service} has not heard {len(unheard)} events: {[*unheard][:3]}"
+            stopped = self.to_be_heard(service) - await self.inbox(service)
+            assert not stopped, f"{service} has not heard {len(stopped)} events: {[*stopped][:3]}"
         await self._nothing_is_open()
         for queue, waiting in (await self.queues()).items():
             assert waiting == 0 or queue.endswith(".dead"), f"{waiting} messages wait in {queue}"
@@ -250,7 +250,7 @@ class Stack:
 
     def to_be_heard(self, service: str) -> set[UUID]:
         """The ids of all events that were ever told to a service."""
-        return {heard.id for heard in self.journal.events(*HEARD_BY[service])}
+        return {received.id for received in self.journal.events(*SUBSCRIPTIONS[service])}
 
     async def inbox(self, service: str) -> set[UUID]:
         """The ids of all events that a service has heard."""
@@ -273,4 +273,4 @@ class Stack:
 
 _KNOWN_KEYS = "SELECT count(*) FROM signing_keys"
 _PENDING_ORDERS = "SELECT count(*) FROM orders WHERE status = 'pending'"
-_OPEN_LETTERS = "SELECT count(*) FROM letters WHERE status IN ('waiting', 'pending')"
+_OPEN_LETTERS = "SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending')"

@@ -63,7 +63,9 @@ def change(rows: list[Any], found: Any, **values: Any) -> None:
 def tell_again(facts: Facts, kind: type) -> None:
     """The same news as another event."""
     assert facts.journal is not None
-    last = next(heard for heard in reversed(facts.journal) if isinstance(heard.event, kind))
+    last = next(
+        received for received in reversed(facts.journal) if isinstance(received.event, kind)
+    )
     facts.journal.append(last._replace(id=uuid7()))
 
 
@@ -99,8 +101,8 @@ def remail(facts: Facts, arrived: Any) -> None:
 
 
 def unhear(facts: Facts, service: str) -> None:
-    id = next(id for id, services in reversed(facts.heard.items()) if service in services)
-    facts.heard[id] -= {service}
+    id = next(id for id, services in reversed(facts.received.items()) if service in services)
+    facts.received[id] -= {service}
 
 
 Spoil = Callable[[Facts], object]
@@ -209,12 +211,12 @@ SPOILED: Final[dict[str, tuple[str, Spoil]]] = {
     "something was not heard": ("9", lambda f: unhear(f, "billing")),
     "something was heard that nobody told": (
         "9",
-        lambda f: f.heard.update({uuid7(): frozenset({"billing"})}),
+        lambda f: f.received.update({uuid7(): frozenset({"billing"})}),
     ),
     "more was heard than told": ("9", lambda f: f.counted.update({"billing": (10**6, 0)})),
     "a letter's cause was not heard": (
         "9",
-        lambda f: change(f.letters, the(f.letters), heard=False),
+        lambda f: change(f.letters, the(f.letters), received=False),
     ),
 }
 

@@ -146,7 +146,7 @@ class Baseline:
         async def done() -> None:
             orders = await self.rows("orders", "SELECT id, status FROM orders")
             assert "pending" not in {order["status"] for order in orders}
-            letters = await self.rows("notifications", "SELECT order_id, status FROM letters")
+            letters = await self.rows("notifications", "SELECT order_id, status FROM notifications")
             assert {letter["order_id"] for letter in letters} == {order["id"] for order in orders}
             assert {letter["status"] for letter in letters} <= {"sent"}
 
@@ -206,7 +206,9 @@ async def audit(baseline: Baseline) -> None:
     await baseline.is_quiet()
     report = await look(baseline.databases, at_rest=True, numbers=KEPT, patience=1)
     assert report.lines() == []
-    letters = await baseline.rows("notifications", "SELECT id, order_id, balance FROM letters")
+    letters = await baseline.rows(
+        "notifications", "SELECT id, order_id, balance FROM notifications"
+    )
     charges = await baseline.rows("billing", "SELECT order_id, balance FROM charges")
     assert {row["order_id"]: row["balance"] for row in letters} == {
         row["order_id"]: row["balance"] for row in charges

@@ -1,27 +1,27 @@
 """One correlation id runs through a whole flow, and causation ids say what led to what."""
 
-from events.base import Event, Heard
+from events.base import Envelope, Event
 from tests.stories.customers import Customer
 from tests.stories.stack import Stack
 
 Tree = dict[str, str | None]
 
 
-def tree(events: list[Heard[Event]]) -> Tree:
+def tree(events: list[Envelope[Event]]) -> Tree:
     """Event names, each with the name of the event that caused it."""
-    names = {heard.id: type(heard.event).__name__ for heard in events}
-    causes = [heard.cause.causation_id for heard in events]
+    names = {received.id: type(received.event).__name__ for received in events}
+    causes = [received.cause.causation_id for received in events]
     assert all(cause is None or cause in names for cause in causes), "a cause lies outside"
     assert len(set(names.values())) == len(events)
     caused = zip(events, causes, strict=True)
     return {names[e.id]: names[cause] if cause else None for e, cause in caused}
 
 
-async def flow_of(chorus: Stack, correlation_id: str) -> list[Heard[Event]]:
+async def flow_of(chorus: Stack, correlation_id: str) -> list[Envelope[Event]]:
     await chorus.is_quiet()
     events = chorus.journal.flow(correlation_id)
-    assert {heard.cause.correlation_id for heard in events} == {correlation_id}
-    traces = {(heard.cause.traceparent or "").split("-")[1] for heard in events}
+    assert {received.cause.correlation_id for received in events} == {correlation_id}
+    traces = {(received.cause.traceparent or "").split("-")[1] for received in events}
     assert len(traces) == 1
     return events
 
@@ -34,7 +34,7 @@ async def test_a_registration_and_what_follows_are_one_flow(chorus: Stack) -> No
     }
 
 
-async def order(chorus: Stack, customer: Customer, total: str, flow: str) -> list[Heard[Event]]:
+async def order(chorus: Stack, customer: Customer, total: str, flow: str) -> list[Envelope[Event]]:
     answer = await customer.ask_for_order(total, X_Correlation_Id=flow)
     assert answer.headers["X-Correlation-Id"] == flow
     return await flow_of(chorus, flow)

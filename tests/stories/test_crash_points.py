@@ -12,7 +12,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from apps import SERVICES
-from chassis.messaging.topology import HEARD_BY, queue_name
+from chassis.messaging.topology import SUBSCRIPTIONS, queue_name
 from chassis.runtime.crash_points import POINTS
 from events.base import Event
 from events.contracts import language
@@ -28,9 +28,9 @@ TOLD_BY: Final = {
     for service in SERVICES
 }
 HEARERS: Final = {
-    kind: [service for service in SERVICES if kind in HEARD_BY[service]]
+    kind: [service for service in SERVICES if kind in SUBSCRIPTIONS[service]]
     for kind in language().values()
-    if any(kind in kinds for kinds in HEARD_BY.values())
+    if any(kind in kinds for kinds in SUBSCRIPTIONS.values())
 }
 TELLING: Final = [point for point in POINTS if point.startswith(("relay.", "publisher."))]
 HEARING: Final = [point for point in POINTS if point.startswith("inbox.")]
@@ -43,7 +43,7 @@ async def triggers(mortal: Stack) -> Triggers:
     return await Triggers.of(mortal)
 
 
-_OF_KIND: Final = "SELECT id FROM letters WHERE kind = $1"
+_OF_KIND: Final = "SELECT id FROM notifications WHERE kind = $1"
 
 
 def travellers(service: str, point: str) -> list[type[Event]]:
@@ -52,7 +52,7 @@ def travellers(service: str, point: str) -> list[type[Event]]:
     if point in TELLING or point in DECIDING:
         passing += TOLD_BY[service]
     if point in HEARING or point in DECIDING or point == "committer.after_begin":
-        passing += [kind for kind in HEARD_BY[service] if kind not in passing]
+        passing += [kind for kind in SUBSCRIPTIONS[service] if kind not in passing]
     return passing
 
 
@@ -96,23 +96,23 @@ async def test_a_crash_of_the_mailer_doubles_a_letter_at_most_once(
         assert len({letter.source for letter in letters}) == len(letters) - copies
 
 
-@pytest.mark.parametrize("point", ["parking.after_publish", "publisher.after_publish"])
+@pytest.mark.parametrize("point", ["dead_letters.after_publish", "publisher.after_publish"])
 async def test_a_crash_while_a_message_is_set_aside_leaves_it_there_twice_at_most(
     mortal: Stack, point: str
 ) -> None:
     async def die_for_each(service: str) -> None:
         lane = Lane(mortal, service, point)
         # What the service tells itself passes the publisher at each start.
-        kinds = [kind for kind in HEARD_BY[service] if kind.exchange != service]
+        kinds = [kind for kind in SUBSCRIPTIONS[service] if kind.exchange != service]
         for kind in kinds:
             await lane.armed(kind.__name__)
             bad = aio_pika.Message(b"{", type=kind.__name__, message_id=f"bad {kind.__name__}")
             await mortal.broker.send(bad, "", queue_name(service, kind))
             await lane.died(kind.__name__)
         await lane.restarted()
-        parked = await mortal.broker.parked(service, 2 * len(kinds))
+        dead_letter = await mortal.broker.dead_letter(service, 2 * len(kinds))
         expected = [f"bad {kind.__name__}" for kind in kinds for _ in range(2)]
-        assert sorted(message.message_id or "" for message in parked) == sorted(expected)
+        assert sorted(message.message_id or "" for message in dead_letter) == sorted(expected)
 
     await asyncio.gather(*(die_for_each(service) for service in SERVICES))
 
@@ -135,13 +135,13 @@ async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_d
     for kind, services in HEARERS.items():
         await triggers.make(kind)
         await mortal.is_quiet()
-        [*_, heard] = mortal.journal.events(kind)
-        rows = [as_told(heard, id=uuid7()) for _ in range(8)]
+        [*_, received] = mortal.journal.events(kind)
+        rows = [as_told(received, id=uuid7()) for _ in range(8)]
         mortal.retold |= {row.id for row in rows}
         await asyncio.gather(*(lanes[service].armed(kind.__name__) for service in services))
         for service in services:
             await mortal.rows(service, IN_ONE.format(id=rows[-1].id))
-        await mortal.broker.publish(*rows, as_pack=True)
+        await mortal.broker.publish(*rows, as_batch=True)
         for service in services:
             await lanes[service].died(kind.__name__)
             done = {row.id for row in rows} & await mortal.inbox(service)
@@ -153,5 +153,5 @@ async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_d
 def test_every_point_has_its_test() -> None:
     tested = {*TELLING, *HEARING, *DECIDING, *MAILING}
     assert POINTS.keys() - tested == {
-        "committer.after_begin", "committer.between_halves", "parking.after_publish",
+        "committer.after_begin", "committer.between_halves", "dead_letters.after_publish",
     }  # fmt: skip

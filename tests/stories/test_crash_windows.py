@@ -20,8 +20,8 @@ from tests.support.proxy import Proxy
 PLACED = "OrderPlaced"
 WAITING = "SELECT count(*) FROM outbox WHERE routing_key = 'order-placed.v1'"
 CHARGED = "SELECT count(*) FROM charges WHERE order_id = ANY($1)"
-HEARD = {"name": "chorus_inbox_heard_total", "queue": "billing.order-placed"}
-DOUBLED = {"name": "chorus_inbox_doubled_total", "queue": "billing.order-placed"}
+PROCESSED = {"name": "chorus_inbox_processed_total", "queue": "billing.order-placed"}
+DUPLICATES = {"name": "chorus_inbox_duplicates_total", "queue": "billing.order-placed"}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ async def is_paid_once(ada: Customer, *orders: UUID) -> None:
 
 def copies(tap: Tap, order: UUID) -> list[UUID]:
     """The ids of the events about an order as they came from the broker, one for each copy."""
-    return [heard.id for heard in tap.heard if heard.event.subject == str(order)]
+    return [received.id for received in tap.received if received.event.subject == str(order)]
 
 
 async def test_an_event_that_was_committed_and_not_published_is_published_after_the_restart(
@@ -65,7 +65,7 @@ async def came_again(chorus: Stack, process: ServiceProcess, times: float) -> No
     """Wait until so many events have come to a process that it had heard before. The broker takes its time."""
 
     async def counted() -> None:
-        assert await chorus.metric(process, **DOUBLED) == times
+        assert await chorus.metric(process, **DUPLICATES) == times
 
     await eventually(counted)
 
@@ -74,7 +74,7 @@ async def test_an_event_that_was_confirmed_and_not_noted_comes_again_and_has_one
     mortal: Stack, ada: Customer
 ) -> None:
     lane = Lane(mortal, "orders", "relay.after_confirm")
-    before = await mortal.metric(mortal["billing"], **DOUBLED)
+    before = await mortal.metric(mortal["billing"], **DUPLICATES)
     async with mortal.broker.tap("orders", OrderPlaced.key) as tap:
         await lane.armed(PLACED)
         ordering = asyncio.create_task(ada.order_whatever_happens("1.00"))
@@ -106,7 +106,7 @@ async def test_an_event_that_was_handled_and_not_acknowledged_comes_again_and_ha
     await is_paid_once(ada, order)
     await mortal.is_quiet()
     await came_again(mortal, lane.process, 1)
-    assert await mortal.metric(lane.process, **HEARD) == 0
+    assert await mortal.metric(lane.process, **PROCESSED) == 0
 
 
 async def test_an_order_whose_commits_go_unanswered_is_charged_once(
@@ -124,11 +124,11 @@ async def test_an_order_whose_commits_go_unanswered_is_charged_once(
                 return bool(await mortal.value("billing", CHARGED, [order]) == 1)
 
             await eventually(done_and_nobody_knows)
-            assert await mortal.metric(billing, **HEARD) == 0
+            assert await mortal.metric(billing, **PROCESSED) == 0
             proxy.lose_reply_to(b"COMMIT", times=0)
             assert (await ada.settled(order))["status"] == "paid"
             await mortal.is_quiet()
-            assert await mortal.metric(billing, **HEARD) == 0
+            assert await mortal.metric(billing, **PROCESSED) == 0
             await came_again(mortal, billing, 1)
     await mortal.heal()
     await is_paid_once(ada, order)
@@ -138,7 +138,7 @@ async def test_an_order_whose_commits_go_unanswered_is_charged_once(
     ("point", "done"),
     [
         ("committer.after_begin", False),
-        ("inbox.after_remember", False),
+        ("inbox.after_mark_processed", False),
         ("committer.before_commit", False),
         ("committer.after_commit", True),
     ],
@@ -152,18 +152,18 @@ async def test_a_batch_that_a_crash_interrupts_is_done_as_a_whole_or_not_at_all(
 
         async def told() -> bool:
             await mortal.journal.up_to_now()
-            return len(pack()) == len(orders)
+            return len(batch()) == len(orders)
 
-        def pack() -> list[UUID]:
+        def batch() -> list[UUID]:
             events = mortal.journal.events(OrderPlaced)
             return [event.id for event in events if UUID(event.event.subject) in orders]
 
         await eventually(told)
-        rows = [as_told(e) for e in mortal.journal.events(OrderPlaced) if e.id in pack()]
+        rows = [as_told(e) for e in mortal.journal.events(OrderPlaced) if e.id in batch()]
         await lane.armed(PLACED)
         await mortal.broker.send(wire.to_message(rows), "", queue_name("billing", OrderPlaced))
         await lane.died(PLACED)
-        known = set(pack()) & await mortal.inbox("billing")
+        known = set(batch()) & await mortal.inbox("billing")
         charged = await mortal.value("billing", CHARGED, orders)
         assert (len(known), charged) == ((20, 20) if done else (0, 0))
     await lane.restarted()

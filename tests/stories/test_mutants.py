@@ -86,7 +86,9 @@ async def a_late_commit(chorus: Stack) -> None:
     await ada.settled(await ada.order("30.00"))
     await chorus.journal.up_to_now()
     [deposited] = [
-        heard for heard in chorus.journal.flow(ada.flow) if isinstance(heard.event, FundsDeposited)
+        received
+        for received in chorus.journal.flow(ada.flow)
+        if isinstance(received.event, FundsDeposited)
     ]
     chorus.retold.add(early)
     await chorus.rows("billing", _INTO_OUTBOX, *as_told(deposited, id=early))
@@ -99,7 +101,9 @@ async def stale_news(chorus: Stack) -> None:
     await chorus.hears("orders", UserRegistered, ada.id)
     await eventually(chorus._is_quiet)
     registered = [
-        heard for heard in chorus.journal.flow(ada.flow) if isinstance(heard.event, UserRegistered)
+        received
+        for received in chorus.journal.flow(ada.flow)
+        if isinstance(received.event, UserRegistered)
     ]
     await chorus.tell_again(registered)
 
@@ -139,7 +143,7 @@ async def news_twice(chorus: Stack) -> None:
 
 async def news_twice_without_a_key(chorus: Stack) -> None:
     """The same, where no key keeps letters single."""
-    await chorus.rows("notifications", "DROP INDEX letters_once")
+    await chorus.rows("notifications", "DROP INDEX notifications_once")
     await news_twice(chorus)
 
 

@@ -32,9 +32,9 @@ async def test_what_was_true_before_does_not_come_back_when_it_arrives_late(chor
     await ada.change(name="Ada Lovelace")
     await chorus.is_quiet()
     *old, newest = [
-        heard
-        for heard in chorus.journal.flow(ada.flow)
-        if isinstance(heard.event, UserRegistered | UserUpdated)
+        received
+        for received in chorus.journal.flow(ada.flow)
+        if isinstance(received.event, UserRegistered | UserUpdated)
     ]
     assert isinstance(newest.event, UserUpdated)
     assert newest.event.user.version == 3

@@ -10,8 +10,8 @@ import pytest
 
 from apps import SERVICES
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import HEARD_BY, queue_name
-from events.base import Event, Heard
+from chassis.messaging.topology import SUBSCRIPTIONS, queue_name
+from events.base import Envelope, Event
 from events.contracts import language
 from events.users import SigningKeyPublished
 from tests.stories.customers import Customer
@@ -25,7 +25,7 @@ TABLES: Final = {
     "users": ("users", "signing_keys"),
     "billing": ("holders", "accounts", "transfers", "charges", "signing_keys"),
     "orders": ("customers", "orders", "signing_keys"),
-    "notifications": ("recipients", "letters", "signing_keys"),
+    "notifications": ("recipients", "notifications", "signing_keys"),
 }
 """What services remember, except which events they have heard."""
 
@@ -45,7 +45,7 @@ def told(chorus: Stack) -> set[UUID]:
     return {event.id for event in chorus.journal.events()}
 
 
-async def a_flow_with_every_event(chorus: Stack) -> list[Heard[Event]]:
+async def a_flow_with_every_event(chorus: Stack) -> list[Envelope[Event]]:
     """Two customers do everything that there is to do; the events that tell of it, in order."""
     ada = await chorus.customer("Ada Lovelace", "en", deposit="100.00")
     sofja = await chorus.customer("Софья Ковалевская", "ru", deposit="100.00")
@@ -53,7 +53,7 @@ async def a_flow_with_every_event(chorus: Stack) -> list[Heard[Event]]:
     await chorus.is_quiet()
     events = chorus.journal.flow(ada.flow, sofja.flow)
     events += chorus.journal.events(SigningKeyPublished)
-    assert {type(heard.event) for heard in events} == {*language().values()}
+    assert {type(received.event) for received in events} == {*language().values()}
     return events
 
 
@@ -86,7 +86,7 @@ async def handled(chorus: Stack, *, only_new: bool = False) -> dict[str, float]:
                 for name in (("heard",) if only_new else ("heard", "doubled"))
             ]
         )
-        for service, kinds in HEARD_BY.items()
+        for service, kinds in SUBSCRIPTIONS.items()
         for kind in kinds
     }
 
@@ -95,7 +95,7 @@ def expected(events: Sequence[Row]) -> dict[str, int]:
     """How many deliveries each queue gets when these are published."""
     return {
         queue_name(service, kind): sum(event.routing_key == kind.key for event in events)
-        for service, kinds in HEARD_BY.items()
+        for service, kinds in SUBSCRIPTIONS.items()
         for kind in kinds
     }
 
@@ -128,7 +128,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
     before, said, mail = await remembered(chorus), told(chorus), len(chorus.mail.letters)
     already, known = await handled(chorus), await handled(chorus, only_new=True)
     again = shuffled([as_told(event) for event in events], times=6)
-    await chorus.broker.publish(*again, as_pack=in_packs)
+    await chorus.broker.publish(*again, as_batch=in_packs)
     await has_handled(chorus, already, again)
     assert await handled(chorus, only_new=True) == known, "an inbox took old news for new"
     assert await remembered(chorus) == before
@@ -146,7 +146,7 @@ async def test_what_comes_again_while_services_are_down_changes_nothing_when_the
     assert [await chorus[service].ended() for service in SERVICES] == [0, 0, 0, 0]
     again = shuffled([as_told(event) for event in events], times=6)
     half = len(again) // 2
-    await chorus.broker.publish(*again[:half], as_pack=True)
+    await chorus.broker.publish(*again[:half], as_batch=True)
     await chorus.broker.publish(*again[half:])
     await chorus.heal()
     await has_handled(chorus, dict.fromkeys(await handled(chorus), 0.0), again)

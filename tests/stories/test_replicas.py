@@ -24,8 +24,8 @@ async def a_replica_of_each(chorus: Stack) -> AsyncIterator[dict[str, ServicePro
         yield dict(zip(SERVICES, replicas, strict=True))
 
 
-async def heard(chorus: Stack, process: ServiceProcess, queue: str) -> float:
-    return await chorus.metric(process, "chorus_inbox_heard_total", queue=queue)
+async def received(chorus: Stack, process: ServiceProcess, queue: str) -> float:
+    return await chorus.metric(process, "chorus_inbox_processed_total", queue=queue)
 
 
 async def test_two_replicas_of_each_service_have_one_effect_each(chorus: Stack) -> None:
@@ -38,7 +38,7 @@ async def test_two_replicas_of_each_service_have_one_effect_each(chorus: Stack) 
             "orders": "orders.payment-succeeded",
             "notifications": "notifications.payment-succeeded",
         }.items():
-            assert await heard(chorus, replicas[service], queue), f"{service} did nothing"
+            assert await received(chorus, replicas[service], queue), f"{service} did nothing"
     findings = await chorus.audit()
     assert not findings, "\n".join(findings)
 
@@ -69,7 +69,7 @@ async def test_who_waits_at_one_replica_hears_what_another_one_has_heard(chorus:
             answer = await ada.ask_for_order("1.00", Prefer="wait=20")
             assert (answer.status_code, answer.json()["status"]) == (201, "paid")
             waited += 1
-            return await heard(chorus, other, "orders.payment-succeeded") >= 3
+            return await received(chorus, other, "orders.payment-succeeded") >= 3
 
         await eventually(other_has_heard_some, within=30)
         assert (await ada.ask_for_order("999.00", Prefer="wait=20")).status_code == 403
@@ -86,7 +86,7 @@ async def test_who_follows_an_order_at_one_replica_sees_what_another_one_has_hea
             seen = [change async for change in followed(ada, order_id)]
             assert seen[-1] == ("paid", "2")
             assert len(seen) <= 2
-            return await heard(chorus, other, "orders.payment-succeeded") >= 2
+            return await received(chorus, other, "orders.payment-succeeded") >= 2
 
         await eventually(other_has_heard_some, within=30)
 

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
 from chassis.messaging.topology import DEAD
-from events.base import Event, Heard
+from events.base import Envelope, Event
 from tests.support.builders import told
 from tests.support.eventually import eventually
 
@@ -40,14 +40,16 @@ class Broker:
         assert self._channel is not None
         return self._channel
 
-    async def publish(self, *rows: Event | Row, as_pack: bool = False) -> list[Row]:
+    async def publish(self, *rows: Event | Row, as_batch: bool = False) -> list[Row]:
         """Publish to the events' own exchanges as their publisher's relay does, each alone or all as packs."""
         identified = [row if isinstance(row, Row) else told(row) for row in rows]
-        packs = list(wire.packs(identified)) if as_pack else [[row] for row in identified]
+        message_batches = (
+            list(wire.message_batches(identified)) if as_batch else [[row] for row in identified]
+        )
         await asyncio.gather(
             *(
-                self.send(wire.to_message(pack), pack[0].exchange, pack[0].routing_key)
-                for pack in packs
+                self.send(wire.to_message(batch), batch[0].exchange, batch[0].routing_key)
+                for batch in message_batches
             )
         )
         return identified
@@ -71,7 +73,7 @@ class Broker:
         found = await self.channel.get_queue(queue, ensure=False)
         return await found.get(no_ack=True, fail=False)
 
-    async def parked(self, service: str, count: int = 1) -> list[AbstractIncomingMessage]:
+    async def dead_letter(self, service: str, count: int = 1) -> list[AbstractIncomingMessage]:
         """Wait for `count` messages in a service's dead queue and take them out."""
         found: list[AbstractIncomingMessage] = []
 
@@ -81,7 +83,7 @@ class Broker:
             return len(found) >= count
 
         await eventually(enough, what=f"{len(found)} of {count} parked")
-        assert len(found) == count, [message.headers.get("parked_error") for message in found]
+        assert len(found) == count, [message.headers.get("dead_letter_error") for message in found]
         return found
 
     async def purge(self, queue: str) -> None:
@@ -128,18 +130,18 @@ class Tap:
             await arrived.wait()
 
     @property
-    def heard(self) -> list[Heard[Event]]:
+    def received(self) -> list[Envelope[Event]]:
         """The events in the messages, with their identities and causes."""
         return [event for message in self.messages for event in opened(message)]
 
     @property
     def events(self) -> list[Event]:
-        return [heard.event for heard in self.heard]
+        return [received.event for received in self.received]
 
 
-def opened(message: AbstractIncomingMessage) -> Sequence[Heard[Event]]:
+def opened(message: AbstractIncomingMessage) -> Sequence[Envelope[Event]]:
     """The events in a message; a message that carries anything else is an error."""
     found = wire.from_message(message, Event.published[message.routing_key or ""])
-    events = [event for event in found if isinstance(event, Heard)]
+    events = [event for event in found if isinstance(event, Envelope)]
     assert len(events) == len(found), found
     return events

@@ -7,7 +7,7 @@ from uuid_utils.compat import uuid7
 
 from chassis.messaging import outbox
 from chassis.messaging.outbox import Row
-from events.base import Cause, Event
+from events.base import Causation, Event
 from events.billing import (
     AccountState,
     PaymentRefunded,
@@ -121,8 +121,8 @@ def told(
 ) -> Row:
     """An event with an identity, as it waits in its publisher's outbox. Told twice, it is the same event twice."""
     id = id or uuid7()
-    because = Cause(correlation_id or f"flow-{id}", causation_id, traceparent)
-    return outbox.row(id, event, because, now())
+    cause = Causation(correlation_id or f"flow-{id}", causation_id, traceparent)
+    return outbox.row(id, event, cause, now())
 
 
 def with_body(row: Row, body: str) -> Row:

@@ -71,10 +71,10 @@ class RunningService:
         async with self.broker.tap(self.name) as self.tap:
             yield self
         del self.tap
-        left = [m.headers.get("parked_error") for m in await self._left_parked()]
+        left = [m.headers.get("dead_letter_error") for m in await self._left_dead_letters()]
         assert not left, f"parked without being expected: {left}"
 
-    async def _left_parked(self) -> list[AbstractIncomingMessage]:
+    async def _left_dead_letters(self) -> list[AbstractIncomingMessage]:
         left = []
         while (message := await self.broker.take(f"{self.name}.{DEAD}")) is not None:
             left.append(message)
@@ -96,13 +96,13 @@ class RunningService:
 
     # Its ears.
 
-    async def receives(self, *events: Event | Row, as_pack: bool = False) -> list[Row]:
+    async def receives(self, *events: Event | Row, as_batch: bool = False) -> list[Row]:
         """Publish events to their exchanges, each as a message or as packs; does not wait for their effects."""
-        return await self.broker.publish(*events, as_pack=as_pack)
+        return await self.broker.publish(*events, as_batch=as_batch)
 
-    async def hears(self, *events: Event | Row, as_pack: bool = False) -> list[Row]:
+    async def hears(self, *events: Event | Row, as_batch: bool = False) -> list[Row]:
         """The same, and wait until each has had its effects and what follows from it has been said."""
-        rows = await self.receives(*events, as_pack=as_pack)
+        rows = await self.receives(*events, as_batch=as_batch)
         await self.has_heard(*rows)
         return rows
 
@@ -161,9 +161,9 @@ class RunningService:
         assert len(self.said) == count, self.said
         return self.said
 
-    async def parks(self, count: int = 1) -> list[AbstractIncomingMessage]:
+    async def dead_letters(self, count: int = 1) -> list[AbstractIncomingMessage]:
         """Wait until it has parked `count` messages, and take them out of its dead queue."""
-        return await self.broker.parked(self.name, count)
+        return await self.broker.dead_letter(self.name, count)
 
     # Its door.
 

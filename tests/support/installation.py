@@ -13,7 +13,7 @@ from chassis.messaging.topology import topology
 from chassis.runtime.settings import settings
 from ops.audit.rights import auditor_url, broker_auditor
 from ops.management import Administration
-from ops.migrate import create_database, let_the_auditor_read, upgrade_database
+from ops.migrate import create_database, grant_auditor, upgrade_database
 from tests.support.servers import Servers
 
 
@@ -88,13 +88,13 @@ async def install_databases(made: Installation) -> None:
         # Alembic's environment starts an event loop of its own.
         url = made.database_url(service)
         await asyncio.to_thread(upgrade_database, admin_url, service, url)
-        await let_the_auditor_read(admin_url, service, url, made.password)
+        await grant_auditor(admin_url, service, url, made.password)
 
 
 def _topology(made: Installation) -> None:
     with Administration(made.servers.rabbitmq_api_url) as broker:
         broker.apply(topology(), {service: made.amqp_url(service) for service in made.services})
-        broker.let_look(made.name, broker_auditor(made.name), made.password)
+        broker.create_monitoring_user(made.name, broker_auditor(made.name), made.password)
 
 
 @contextmanager

@@ -38,13 +38,13 @@ class Mailing:
         """News of users and of so many paid orders of theirs."""
         events: list[Event] = [UserRegistered(user=user) for user in users]
         events += [payment_succeeded(an_order(user=users[n % len(users)])) for n in range(count)]
-        await self.broker.publish(*events, as_pack=True)
+        await self.broker.publish(*events, as_batch=True)
 
     async def all_sent(self, count: int, *, within: float = 60) -> None:
         """Wait until there are so many letters, and each is recorded as sent."""
 
         async def so() -> None:
-            by_status = await self.rows("SELECT status, count(*) FROM letters GROUP BY 1")
+            by_status = await self.rows("SELECT status, count(*) FROM notifications GROUP BY 1")
             assert dict(by_status) == {"sent": count}
 
         await eventually(so, within=within)

@@ -16,10 +16,10 @@ from faststream.rabbit import RabbitBroker
 from chassis.database.pool import Database
 from chassis.database.transaction import Transaction
 from chassis.messaging.consumer import Inbox
-from chassis.messaging.dead_letters import Parking
+from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
 from chassis.runtime.settings import settings
-from events.base import Heard
+from events.base import Envelope
 from events.orders import OrderPlaced
 
 VARIABLE: Final = "TESTS_SECONDS_EACH"
@@ -32,9 +32,9 @@ inbox = Inbox("billing")
 
 
 @inbox.hears(OrderPlaced)
-async def live_or_die(tx: Transaction, heard: Sequence[Heard[OrderPlaced]]) -> None:
+async def live_or_die(tx: Transaction, received: Sequence[Envelope[OrderPlaced]]) -> None:
     await asyncio.sleep(float(os.environ.get(VARIABLE, "0")))
-    if any(e.event.order.total == FATAL for e in heard):
+    if any(e.event.order.total == FATAL for e in received):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -43,12 +43,12 @@ async def live() -> None:
     database = Database(settings().database_url("billing"), "mortal")
     await database.open()
     broker = RabbitBroker(url, logger=None, apply_types=False)
-    [listener] = inbox.attach(
-        broker, database.pool, Parking("billing", Publisher(url, "mortal")), lambda: None
+    [consumer] = inbox.attach(
+        broker, database.pool, DeadLetterQueue("billing", Publisher(url, "mortal")), lambda: None
     )
     await broker.start()
     before = -1.0
-    while before != (before := listener._heard_total._value.get()):  # noqa: ASYNC110 - it has no event
+    while before != (before := consumer._processed_total._value.get()):  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(IDLE_SECONDS)
     await broker.stop()
     await database.close()

@@ -12,7 +12,7 @@ from chassis.database.tables import Statements
 from chassis.database.transaction import Transaction
 from chassis.messaging import consumer as inbox
 from chassis.messaging import outbox
-from chassis.messaging.consumer import Listener
+from chassis.messaging.consumer import Consumer
 from chassis.messaging.publisher import Publication, Publisher
 
 VARIABLE: Final = "TESTS_MUTANT"
@@ -31,21 +31,21 @@ ADD CONSTRAINT transfers_account_id_account_version_key UNIQUE (account_id, acco
 def no_inbox() -> None:
     """Everything that is delivered is new."""
 
-    async def forget(tx: Transaction, heard: Sequence[Any]) -> None:
+    async def purge(tx: Transaction, received: Sequence[Any]) -> None:
         """Nothing is noted."""
 
-    inbox.remember = forget
+    inbox.mark_processed = purge
 
 
 def ack_first() -> None:
     """The broker may forget a message before anything has been done about it."""
-    handle = Listener._take
+    handle = Consumer._take
 
-    async def take(self: Listener[Any], message: Any) -> None:
+    async def take(self: Consumer[Any], message: Any) -> None:
         await message.ack()
         await handle(self, message)
 
-    Listener._take = take  # type: ignore[method-assign]
+    Consumer._take = take  # type: ignore[method-assign]
 
 
 def unlocked_balance() -> None:

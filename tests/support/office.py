@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from chassis.database.transaction import Pool, begin
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.relay import Relay
-from events.base import Cause, Event
+from events.base import Causation, Event
 from events.orders import OrderPlaced
 from tests.support.broker import Broker, Tap
 from tests.support.builders import an_order
@@ -35,7 +35,7 @@ class Office:
         """A transaction that publishes."""
         async with begin(self.pool) as tx:
             for event in events:
-                tx.publish(event, Cause("a-flow"))
+                tx.publish(event, Causation("a-flow"))
 
     def relay(self, amqp_url: str | None = None) -> Relay:
         return Relay(

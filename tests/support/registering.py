@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.database.group_commit import Work
 from chassis.database.transaction import begin
-from events.base import Cause
+from events.base import Causation
 from tests.support.harness import RunningService
 
 PASSWORD = "correct horse"
@@ -25,16 +25,16 @@ def a_registration(**fields: Any) -> dict[str, Any]:
     return {"email": an_address(), "password": PASSWORD, "name": "Ada Lovelace"} | fields
 
 
-def a_wish(email: str) -> RegisterUser:
-    return RegisterUser(email, "no hash", "Ada", "en", Cause(str(uuid7())))
+def a_command(email: str) -> RegisterUser:
+    return RegisterUser(email, "no hash", "Ada", "en", Causation(str(uuid7())))
 
 
 async def together(
-    users: RunningService, use_case: Work[Any, Any], wishes: Sequence[RegisterUser | ChangeUser]
+    users: RunningService, use_case: Work[Any, Any], commands: Sequence[RegisterUser | ChangeUser]
 ) -> Sequence[Any]:
     """Have wishes done in one transaction, as when they wait together; what follows from them is said."""
     async with begin(users.service.database.pool) as tx:
-        results = await use_case(tx, wishes)
+        results = await use_case(tx, commands)
     users.service.relay.wake()
     await users.is_quiet()
     return results

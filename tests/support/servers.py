@@ -53,13 +53,15 @@ def running_servers() -> Iterator[Servers]:
 
 
 def _use_docker() -> bool:
-    wish = os.environ.get("CHORUS_TESTS_SERVERS", "")
-    if wish not in ("", "docker", "native"):
-        raise RuntimeError(f"CHORUS_TESTS_SERVERS is docker, native or not set, and not {wish!r}")
-    required = wish == "docker" or os.environ.get("CHORUS_TESTS_REQUIRE_DOCKER") == "1"
-    if required and wish == "native":
+    command = os.environ.get("CHORUS_TESTS_SERVERS", "")
+    if command not in ("", "docker", "native"):
+        raise RuntimeError(
+            f"CHORUS_TESTS_SERVERS is docker, native or not set, and not {command!r}"
+        )
+    required = command == "docker" or os.environ.get("CHORUS_TESTS_REQUIRE_DOCKER") == "1"
+    if required and command == "native":
         raise RuntimeError("CHORUS_TESTS_REQUIRE_DOCKER=1 contradicts CHORUS_TESTS_SERVERS=native")
-    if wish == "native":
+    if command == "native":
         return False
     error = docker_error()
     if error and required:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from chassis.database.tables import T, Table, from_record, statements
 from chassis.database.transaction import Transaction
-from events.base import Cause, Event
+from events.base import Causation, Event
 
 Result = TypeVar("Result")
 Rows = dict[type[Table], dict[Any, dict[str, Any]]]
@@ -26,7 +26,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.tables: Rows = {}
-        self.published: list[tuple[Event, Cause]] = []
+        self.published: list[tuple[Event, Causation]] = []
         self.now = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
         self.ids = 0
         self._read: dict[type[Table], list[Any]] = {}
@@ -84,7 +84,7 @@ class MemoryTransaction(Transaction):
     def __init__(self, memory: Memory) -> None:
         super().__init__(None, memory.now)
         self.memory = memory
-        self.told: list[tuple[Event, Cause]] = []
+        self.told: list[tuple[Event, Causation]] = []
 
     def _table(self, table: type[Table]) -> dict[Any, dict[str, Any]]:
         return self.memory.tables.setdefault(table, {})
@@ -140,8 +140,8 @@ class MemoryTransaction(Transaction):
         table[_key(row)] = columns
         return True
 
-    def publish(self, event: Event, because: Cause) -> UUID:
-        self.told.append((event, because))
+    def publish(self, event: Event, cause: Causation) -> UUID:
+        self.told.append((event, cause))
         return self.new_id()
 
     def new_id(self) -> UUID:

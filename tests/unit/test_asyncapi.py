@@ -15,9 +15,9 @@ import pytest
 
 from apps import SERVICES
 from chassis.messaging import message as wire
-from chassis.messaging.dead_letters import explained
-from chassis.messaging.topology import HEARD_BY, topology
-from events.base import Event, Heard
+from chassis.messaging.dead_letters import with_reason
+from chassis.messaging.topology import SUBSCRIPTIONS, topology
+from events.base import Envelope, Event
 from tools.asyncapi.document import Described, asyncapi
 
 Document = dict[str, Any]
@@ -91,11 +91,11 @@ def test_every_reference_leads_somewhere(document: Document) -> None:
 
 def test_a_service_hears_what_the_topology_says(document: Document) -> None:
     service = service_of(document)
-    received = [op for op in document["operations"].values() if op["action"] == "receive"]
-    heard = {
-        at(document, at(document, op["messages"][0]["$ref"])["$ref"])["name"] for op in received
+    operations = [op for op in document["operations"].values() if op["action"] == "receive"]
+    received = {
+        at(document, at(document, op["messages"][0]["$ref"])["$ref"])["name"] for op in operations
     }
-    assert heard == {kind.__name__ for kind in HEARD_BY[service]}
+    assert received == {kind.__name__ for kind in SUBSCRIPTIONS[service]}
 
 
 def test_a_service_says_every_event_of_its_exchange(document: Document) -> None:
@@ -151,9 +151,9 @@ def test_examples_can_be_heard(document: Document) -> None:
                 content_type=message["contentType"],
                 correlation_id="flow",
             )
-            heard = wire.from_message(travelling, kind)
-            assert heard
-            assert all(isinstance(one, Heard) for one in heard)
+            received = wire.from_message(travelling, kind)
+            assert received
+            assert all(isinstance(one, Envelope) for one in received)
 
 
 def test_headers_are_those_that_the_bus_writes(document: Document) -> None:
@@ -163,12 +163,12 @@ def test_headers_are_those_that_the_bus_writes(document: Document) -> None:
 
 
 def test_a_parked_message_has_the_headers_that_are_described(document: Document) -> None:
-    parked = explained(
+    dead_letter = with_reason(
         aio_pika.Message(b""), queue="q", exchange="e", key="k", error=ValueError("no"), attempts=1
     )
     described = document["components"]["messages"]["Parked"]["headers"]
-    assert set(parked.headers) == set(described["properties"])
-    fits(document, described, dict(parked.headers))
+    assert set(dead_letter.headers) == set(described["properties"])
+    fits(document, described, dict(dead_letter.headers))
 
 
 def test_the_login_of_the_broker_is_not_told() -> None:
@@ -197,7 +197,7 @@ def test_what_the_page_shows_is_escaped() -> None:
     from chassis.web.documents import _templates
     from chassis.web.pages import sections
 
-    hears = {HEARD_BY["billing"][0]: "<script>alert(1)</script>"}
+    hears = {SUBSCRIPTIONS["billing"][0]: "<script>alert(1)</script>"}
     document = asyncapi(Described("billing", "<img src=x>", hears))
     page = _templates().get_template("asyncapi.html")
     html = page.render(document=document, sections=sections(document))
@@ -207,7 +207,7 @@ def test_what_the_page_shows_is_escaped() -> None:
 
 
 def test_the_same_document_is_made_every_time() -> None:
-    hears = dict.fromkeys(HEARD_BY["orders"], "")
+    hears = dict.fromkeys(SUBSCRIPTIONS["orders"], "")
     first, second = (asyncapi(Described("orders", "", hears)) for _ in range(2))
 
     assert first == second

@@ -16,7 +16,7 @@ from chassis.database.group_commit import (
 )
 from chassis.database.transaction import Transaction
 from chassis.messaging.errors import CommitUnknownError, is_transient
-from events.base import Cause
+from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user
 from tests.unit.server import Server
@@ -62,9 +62,9 @@ async def woken() -> list[int]:
 
 @pytest.fixture
 async def committer(server: Server, doubling: Doubling, woken: list[int]) -> Make:
-    def make(work: Any = doubling, **wishes: Any) -> GroupCommitter[int, Any]:
+    def make(work: Any = doubling, **commands: Any) -> GroupCommitter[int, Any]:
         return GroupCommitter(
-            server, work, name="doubling", published=lambda: woken.append(1), **wishes
+            server, work, name="doubling", published=lambda: woken.append(1), **commands
         )
 
     return make
@@ -203,7 +203,7 @@ class TestAQuickWayThatDoesNotKnowEverything:
                 raise OSError("away")
             return [item * 2 for item in items]
 
-        return committer(even_ones, after_failure=doubling)
+        return committer(even_ones, fallback=doubling)
 
     async def test_the_other_way_is_not_gone_without_need(
         self, group: GroupCommitter[int, Any], doubling: Doubling
@@ -371,7 +371,7 @@ async def test_the_relay_is_woken_once_for_a_transaction_with_events(
     async def telling(tx: Transaction, items: Sequence[int]) -> list[int]:
         for item in items:
             if item > 1:
-                tx.publish(UserRegistered(user=a_user()), Cause("flow"))
+                tx.publish(UserRegistered(user=a_user()), Causation("flow"))
         return list(items)
 
     group = committer(telling)

@@ -15,7 +15,7 @@ from pamqp.commands import Connection
 from pamqp.common import FieldTable
 from pamqp.exceptions import UnmarshalingException
 
-from chassis.messaging.broker import Consumers, Nodes, connect
+from chassis.messaging.broker import BrokerAddresses, RabbitConsumer, connect
 from chassis.messaging.publisher import Publisher
 from ops.audit.broker import queue_depths
 from ops.dead_letters import DeadLetters
@@ -80,15 +80,15 @@ def serve(server: socket.socket, says: list[Frame], then: Callable[[socket.socke
 
 def hear(client: socket.socket, count: int) -> None:
     """Wait until so many frames have come."""
-    heard = b""
+    received = b""
     while count:
         if not (some := client.recv(65_536)):
             raise ConnectionResetError
-        heard += some
+        received += some
         with contextlib.suppress(UnmarshalingException):
-            while heard and count:
-                consumed, _, _ = pamqp.frame.unmarshal(heard)
-                heard = heard[consumed:]
+            while received and count:
+                consumed, _, _ = pamqp.frame.unmarshal(received)
+                received = received[consumed:]
                 count -= 1
 
 
@@ -96,7 +96,7 @@ def hear(client: socket.socket, count: int) -> None:
 @pytest.mark.parametrize(
     "attempt",
     [
-        lambda url: Consumers(Nodes(url, "test")).start(),
+        lambda url: RabbitConsumer(BrokerAddresses(url, "test")).start(),
         lambda url: Publisher(url, "test").publish([]),
         lambda url: DeadLetters.of(url).__aenter__(),
     ],
@@ -122,7 +122,7 @@ async def test_who_is_cancelled_while_a_start_is_given_up_does_not_try_again(
     silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.broker.RESTORE_SECONDS", 0.1)
-    consumers = Consumers(Nodes(silent, "test"))
+    consumers = RabbitConsumer(BrokerAddresses(silent, "test"))
     starting = asyncio.create_task(consumers.start())
 
     async def given_up() -> bool:

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from pydantic import ValidationError
 
-from events.base import Cause, Event, Heard, rfc3339
+from events.base import Causation, Envelope, Event, rfc3339
 from events.contracts import language
 from events.orders import OrderPlaced
 from tests.support.builders import a_user, an_order
@@ -40,9 +40,9 @@ def test_an_event_cannot_be_changed() -> None:
 
 
 def test_what_an_event_leads_to_belongs_to_its_flow_and_names_it() -> None:
-    cause = Cause("flow", UUID(int=1), "00-trace")
-    heard = Heard(UUID(int=2), OrderPlaced(order=an_order()), datetime.now(UTC), cause)
-    assert heard.because() == Cause("flow", UUID(int=2), "00-trace")
+    cause = Causation("flow", UUID(int=1), "00-trace")
+    received = Envelope(UUID(int=2), OrderPlaced(order=an_order()), datetime.now(UTC), cause)
+    assert received.causation() == Causation("flow", UUID(int=2), "00-trace")
 
 
 def test_a_naive_time_is_refused() -> None:

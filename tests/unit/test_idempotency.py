@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.database.transaction import Transaction
-from chassis.web.idempotency import Answer, Asked, IdempotentAnswer, answering, problem_answer
+from chassis.web.idempotency import (
+    Answer,
+    IdempotentAnswer,
+    IdempotentRequest,
+    idempotent,
+    problem_answer,
+)
 from chassis.web.problems import NotFound, Problem
 from tests.unit.memory import Memory, at_once
 
@@ -34,13 +40,13 @@ class Counter:
     def __init__(self) -> None:
         self.memory = Memory()
         self.done: list[str] = []
-        self.work = answering(self.count)
+        self.work = idempotent(self.count)
 
-    async def count(self, tx: Transaction, wishes: Sequence[str]) -> list[int | Problem]:
+    async def count(self, tx: Transaction, commands: Sequence[str]) -> list[int | Problem]:
         results: list[int | Problem] = []
-        for wish in wishes:
-            self.done.append(wish)
-            results.append(NotFound("Nothing bad.") if wish == "bad" else len(self.done))
+        for command in commands:
+            self.done.append(command)
+            results.append(NotFound("Nothing bad.") if command == "bad" else len(self.done))
         return results
 
     @staticmethod
@@ -49,15 +55,17 @@ class Counter:
             return problem_answer(result, path)
         return Answer(201, f'{{"count":{result}}}', headers={"Location": f"/count/{result}"})
 
-    def batch(self, *asked: Asked[str]) -> list[Answer]:
+    def batch(self, *asked: IdempotentRequest[str]) -> list[Answer]:
         with self.memory.transaction() as tx:
             tx.fetch = Keys(self.memory).fetch  # type: ignore[method-assign]
             answers: list[Answer] = list(at_once(self.work(tx, asked)))
             return answers
 
 
-def asks(wish: str = "one", key: str | None = "k", user: UUID = ADA) -> Asked[str]:
-    return Asked(wish, "/count", Counter.answer, user, key, f"fingerprint of {wish}")
+def asks(command: str = "one", key: str | None = "k", user: UUID = ADA) -> IdempotentRequest[str]:
+    return IdempotentRequest(
+        command, "/count", Counter.answer, user, key, f"fingerprint of {command}"
+    )
 
 
 @pytest.fixture
@@ -75,21 +83,21 @@ def again(answer: Answer) -> Answer:
     )
 
 
-@pytest.mark.parametrize("wish", ["one", "bad"])
+@pytest.mark.parametrize("command", ["one", "bad"])
 def test_the_same_request_gets_the_same_answer_and_is_done_once(
-    counter: Counter, wish: str
+    counter: Counter, command: str
 ) -> None:
-    [first] = counter.batch(asks(wish))
-    [second] = counter.batch(asks(wish))
+    [first] = counter.batch(asks(command))
+    [second] = counter.batch(asks(command))
     assert second == again(first)
-    assert counter.done == [wish]
+    assert counter.done == [command]
 
 
-@pytest.mark.parametrize("wish", ["one", "bad"])
-def test_fifty_at_the_same_moment_are_one(counter: Counter, wish: str) -> None:
-    first, *others = counter.batch(*[asks(wish) for _ in range(50)])
+@pytest.mark.parametrize("command", ["one", "bad"])
+def test_fifty_at_the_same_moment_are_one(counter: Counter, command: str) -> None:
+    first, *others = counter.batch(*[asks(command) for _ in range(50)])
     assert others == [again(first)] * 49
-    assert counter.done == [wish]
+    assert counter.done == [command]
 
 
 def test_a_refusal_is_replayed_as_a_problem(counter: Counter) -> None:
@@ -130,10 +138,10 @@ requests = st.builds(
 
 @given(st.lists(st.lists(requests, max_size=6), max_size=6))
 def test_in_any_company_each_key_is_done_once_and_answered_alike(
-    batches: list[list[Asked[str]]],
+    batches: list[list[IdempotentRequest[str]]],
 ) -> None:
     counter = Counter()
-    first: dict[Any, tuple[Asked[str], Answer]] = {}
+    first: dict[Any, tuple[IdempotentRequest[str], Answer]] = {}
     keyless = 0
     for batch in batches:
         for one, answer in zip(batch, counter.batch(*batch), strict=True):

@@ -17,7 +17,7 @@ from apps.billing import use_cases
 from apps.billing.models import CASH, REVENUE, Account, Charge, Transfer
 from apps.billing.problems import InsufficientFunds
 from apps.billing.use_cases import MoveFunds, ViewAccount
-from events.base import Cause, Event, Heard
+from events.base import Causation, Envelope, Event
 from events.billing import (
     AccountOpened,
     FundsDeposited,
@@ -32,7 +32,7 @@ from events.users import UserRegistered
 from tests.support.builders import a_user, an_order, cancelled, now
 from tests.unit.memory import Memory
 
-CAUSE = Cause("flow")
+CAUSE = Causation("flow")
 USERS = [UUID(int=n) for n in (1, 2, 3)]
 
 users = st.sampled_from(USERS)
@@ -120,8 +120,8 @@ class Ledger(RuleBasedStateMachine):
     @rule(numbers=numbers)
     def orders_are_cancelled(self, numbers: list[int]) -> None:
         before = len(self.memory.published)
-        heard = [_heard(OrderCancelled(order=cancelled(self.orders[n]))) for n in numbers]
-        self.memory.run(use_cases.refund_orders, heard)
+        received = [_heard(OrderCancelled(order=cancelled(self.orders[n]))) for n in numbers]
+        self.memory.run(use_cases.refund_orders, received)
         expected = [(self.orders[n], self.expected.cancel(self.orders[n])) for n in numbers]
         told = [(id, outcome) for id, outcome, _ in _outcomes(self.memory.published[before:])]
         assert told == [(order.id, outcome) for order, outcome in expected if outcome]
@@ -199,11 +199,11 @@ def _wishes(wanted: list[tuple[UUID, int]]) -> list[MoveFunds]:
     return [MoveFunds(user, amount, CAUSE, by_owner=True) for user, amount in wanted]
 
 
-def _heard(event: Any) -> Heard[Any]:
-    return Heard(UUID(int=9), event, now(), CAUSE)
+def _heard(event: Any) -> Envelope[Any]:
+    return Envelope(UUID(int=9), event, now(), CAUSE)
 
 
-def _outcomes(published: list[tuple[Event, Cause]]) -> list[tuple[UUID, str, UUID]]:
+def _outcomes(published: list[tuple[Event, Causation]]) -> list[tuple[UUID, str, UUID]]:
     """Order, outcome and user of each event that tells one."""
     found = []
     for event, cause in published:

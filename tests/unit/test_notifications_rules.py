@@ -17,14 +17,14 @@ from apps.notifications.models import (
     delay,
 )
 from apps.notifications.smtp import LONGEST_PAUSE, pause
-from events.base import Cause
+from events.base import Causation
 from events.notifications import NotificationFailed, NotificationSent
 from events.users import Locale
 from tests.support.builders import an_account, an_order, now
 
 NOW = now()
 USER = UUID("0193af00-0000-7000-8000-000000000001")
-BECAUSE = Cause("flow-1", uuid7(), "00-1-2-01")
+BECAUSE = Causation("flow-1", uuid7(), "00-1-2-01")
 
 
 def a_recipient(locale: Locale = "en") -> Recipient:
@@ -34,11 +34,11 @@ def a_recipient(locale: Locale = "en") -> Recipient:
 def a_letter() -> Letter:
     order = an_order(user=USER, total="30.00")
     account = an_account(user=USER, balance="70.00")
-    return Letter.about("joy", order, order.total, account, id=uuid7(), because=BECAUSE, now=NOW)
+    return Letter.about("joy", order, order.total, account, id=uuid7(), cause=BECAUSE, now=NOW)
 
 
 def a_message() -> Letter:
-    return Letter.message(USER, "Hello", "Words", id=uuid7(), because=BECAUSE, now=NOW)
+    return Letter.message(USER, "Hello", "Words", id=uuid7(), cause=BECAUSE, now=NOW)
 
 
 def a_pending_letter() -> Letter:
@@ -77,7 +77,7 @@ def test_yes_is_the_end_and_is_told() -> None:
     letter.answered(250, "OK queued", NOW, 0.5)
     assert (letter.status, letter.sent_at, letter.due_at) == ("sent", NOW, None)
     assert letter.outcome() == NotificationSent(notification=letter.state())
-    assert letter.because() == BECAUSE
+    assert letter.causation() == BECAUSE
 
 
 @pytest.mark.parametrize("code", [500, 550, 554, 599])

@@ -15,7 +15,7 @@ from apps.orders.models import Customer, Order
 from apps.orders.problems import OrderAlreadyRejected
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from chassis.web.problems import NotFound
-from events.base import Cause, Event, Heard
+from events.base import Causation, Envelope, Event
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
 from tests.support.builders import (
@@ -29,7 +29,7 @@ from tests.unit.memory import Memory
 
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
-CAUSE = Cause("flow")
+CAUSE = Causation("flow")
 USER, OTHER = UUID(int=1), UUID(int=2)
 
 Step = Callable[[Order, datetime], bool | OrderAlreadyRejected]
@@ -134,8 +134,8 @@ class Orders(RuleBasedStateMachine):
 
     @rule(totals=st.lists(st.integers(1, 10**14), min_size=1, max_size=3))
     def place(self, totals: list[int]) -> None:
-        wishes = [PlaceOrder(USER, total, CAUSE) for total in totals]
-        placed = self.memory.run(use_cases.place_orders, wishes)
+        commands = [PlaceOrder(USER, total, CAUSE) for total in totals]
+        placed = self.memory.run(use_cases.place_orders, commands)
         assert [order.total for order in placed] == totals
         self.ids += [order.id for order in placed]
 
@@ -147,31 +147,31 @@ class Orders(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def payments_succeed(self, data: st.DataObject) -> None:
-        heard = [_heard(payment_succeeded(order.state())) for order in self.some(data)]
-        self.memory.run(use_cases.mark_paid, heard)
+        received = [_heard(payment_succeeded(order.state())) for order in self.some(data)]
+        self.memory.run(use_cases.mark_paid, received)
 
     @rule(data=st.data())
     def payments_are_rejected(self, data: st.DataObject) -> None:
-        heard = [_heard(payment_rejected(order.state())) for order in self.some(data)]
-        self.memory.run(use_cases.mark_rejected, heard)
+        received = [_heard(payment_rejected(order.state())) for order in self.some(data)]
+        self.memory.run(use_cases.mark_rejected, received)
 
     @rule(data=st.data())
     def money_comes_back(self, data: st.DataObject) -> None:
-        heard = [_heard(payment_refunded(order.state())) for order in self.some(data)]
-        self.memory.run(use_cases.mark_refunded, heard)
+        received = [_heard(payment_refunded(order.state())) for order in self.some(data)]
+        self.memory.run(use_cases.mark_refunded, received)
         refunded = {order.id: order.refunded_at for order in self.memory.rows(Order)}
-        assert all(refunded[one.event.order.id] for one in heard)
+        assert all(refunded[one.event.order.id] for one in received)
 
     @rule(data=st.data(), owner=st.sampled_from([USER, OTHER, None]))
     def customers_cancel(self, data: st.DataObject, owner: UUID | None) -> None:
         before = {order.id: order.status for order in self.memory.rows(Order)}
-        wishes = [CancelOrder(order.id, owner, CAUSE) for order in self.some(data)]
-        wishes.append(CancelOrder(UUID(int=404), owner, CAUSE))
-        results = self.memory.run(use_cases.cancel_orders, wishes)
-        for wish, result in zip(wishes, results, strict=True):
-            if owner == OTHER or wish.order_id not in before:
+        commands = [CancelOrder(order.id, owner, CAUSE) for order in self.some(data)]
+        commands.append(CancelOrder(UUID(int=404), owner, CAUSE))
+        results = self.memory.run(use_cases.cancel_orders, commands)
+        for command, result in zip(commands, results, strict=True):
+            if owner == OTHER or command.order_id not in before:
                 assert isinstance(result, NotFound)
-            elif before[wish.order_id] == "rejected":
+            elif before[command.order_id] == "rejected":
                 assert isinstance(result, OrderAlreadyRejected)
             else:
                 assert isinstance(result, Order)
@@ -220,5 +220,5 @@ def test_an_order_carries_its_customer_once_he_is_known() -> None:
     assert [customer.state() for customer in memory.rows(Customer)] == [ada]
 
 
-def _heard(event: Any) -> Heard[Any]:
-    return Heard(UUID(int=9), event, now(), CAUSE)
+def _heard(event: Any) -> Envelope[Any]:
+    return Envelope(UUID(int=9), event, now(), CAUSE)

@@ -18,15 +18,15 @@ class TestDockerError:
         path = tmp_path / "docker.sock"
         monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
         with (
-            socket.socket(socket.AF_UNIX) as listener,
+            socket.socket(socket.AF_UNIX) as consumer,
             warnings.catch_warnings(record=True) as seen,
         ):
             warnings.simplefilter("always", ResourceWarning)
             if engine != "absent":
-                listener.bind(str(path))
+                consumer.bind(str(path))
             if engine == "hanging up":
-                listener.listen(0)
-                listener.shutdown(socket.SHUT_RDWR)
+                consumer.listen(0)
+                consumer.shutdown(socket.SHUT_RDWR)
             assert docker_error()
             gc.collect()
         assert [str(warning.message) for warning in seen] == []

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from chassis.web import auth
 from chassis.web.auth import User, Verifier, remember_signing_keys
 from chassis.web.problems import Unauthorized
-from events.base import Cause, Heard
+from events.base import Causation, Envelope
 from tests.support.tokens import Signer
 from tests.unit.memory import Memory
 
@@ -191,8 +191,8 @@ async def test_a_new_key_is_found_and_unknown_ones_do_not_hammer_the_database(
 def test_the_first_word_about_a_key_stands(signer: Signer) -> None:
     memory, imposter = Memory(), Signer(signer.key_id)
     for one in (signer, imposter, Signer("tests-2")):
-        heard = Heard(UUID(int=9), one.published(), datetime.now(UTC), Cause("flow"))
-        memory.run(remember_signing_keys, [heard, heard])
+        received = Envelope(UUID(int=9), one.published(), datetime.now(UTC), Causation("flow"))
+        memory.run(remember_signing_keys, [received, received])
     assert [(row.key_id, row.x) for row in memory.rows(auth.SigningKey)][:1] == [
         (signer.key_id, signer.x)
     ]

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from apps import SERVICES
-from chassis.messaging.topology import HEARD_BY, Queue, mermaid, queue_name, topology
+from chassis.messaging.topology import SUBSCRIPTIONS, Queue, mermaid, queue_name, topology
 from events.base import Event
 from events.contracts import language
 from events.orders import OrderPlaced
@@ -23,7 +23,7 @@ def test_an_exchange_per_publisher_and_one_for_the_dead() -> None:
 def test_a_queue_per_consumer_and_event() -> None:
     assert queue_name("billing", OrderPlaced) == "billing.order-placed"
     assert {queue.name for queue in HEARING} == {
-        queue_name(service, kind) for service, kinds in HEARD_BY.items() for kind in kinds
+        queue_name(service, kind) for service, kinds in SUBSCRIPTIONS.items() for kind in kinds
     }
     assert QUEUES["billing.order-placed"].bindings == (("orders", "order-placed.v1"),)
     assert QUEUES["notifications.payment-succeeded"].bindings == (
@@ -39,7 +39,7 @@ def test_versions_of_an_event_are_heard_side_by_side(monkeypatch: pytest.MonkeyP
 
         order_id: UUID
 
-    monkeypatch.setitem(HEARD_BY, "billing", (OrderPlaced, OrderPlacedV2))
+    monkeypatch.setitem(SUBSCRIPTIONS, "billing", (OrderPlaced, OrderPlacedV2))
     queues = {queue.name: queue.bindings for queue in topology().queues}
     assert queues["billing.order-placed"] == (("orders", "order-placed.v1"),)
     assert queues["billing.order-placed.v2"] == (("orders", "order-placed.v2"),)

@@ -11,7 +11,7 @@ from apps.orders.models import Customer, Order
 from chassis.database.tables import statements
 from chassis.database.transaction import begin
 from chassis.messaging.errors import CommitUnknownError
-from events.base import Cause
+from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user, now
 from tests.unit.server import Server
@@ -40,7 +40,7 @@ class TestRoundTrips:
             await tx.lock(Customer, [ADA.id])
             await tx.insert([ORDER])
             await tx.update([CUSTOMER], "name")
-            tx.publish(UserRegistered(user=ADA), Cause("flow"))
+            tx.publish(UserRegistered(user=ADA), Causation("flow"))
         assert [said(sql) for sql in server.executed] == [
             "SELECT FROM customers",
             "INSERT INTO orders, UPDATE customers, INSERT INTO outbox",
@@ -51,7 +51,7 @@ class TestRoundTrips:
         async with begin(server) as tx:
             await tx.load(Customer, [ADA.id])
             await tx.insert([ORDER])
-            tx.publish(UserRegistered(user=ADA), Cause("flow"))
+            tx.publish(UserRegistered(user=ADA), Causation("flow"))
         assert [said(sql) for sql in server.executed] == [
             "SELECT FROM customers",
             "INSERT INTO orders, INSERT INTO outbox",
@@ -66,7 +66,7 @@ class TestRoundTrips:
             await tx.insert([CUSTOMER])
             await tx.update([CUSTOMER], "name")
             await tx.execute("SELECT FROM orders")
-            tx.publish(UserRegistered(user=ADA), Cause("flow"))
+            tx.publish(UserRegistered(user=ADA), Causation("flow"))
         assert [said(sql) for sql in server.executed] == [
             "INSERT INTO orders",
             "SELECT FROM customers",

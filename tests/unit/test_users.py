@@ -227,9 +227,9 @@ def settings(email: str | None, password: str | None) -> Settings:
 
 def test_the_first_operator_stands_in_the_settings() -> None:
     assert wanted_operator(settings(None, None)) is None
-    wish = wanted_operator(settings("Boss@Example.org", "correct horse"))
-    assert wish is not None
-    assert (wish.email, wish.password) == ("boss@example.org", "correct horse")
+    command = wanted_operator(settings("Boss@Example.org", "correct horse"))
+    assert command is not None
+    assert (command.email, command.password) == ("boss@example.org", "correct horse")
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from chassis.messaging import message as wire
 from chassis.messaging import outbox
-from chassis.messaging.message import PACK_LIMIT, Poison
+from chassis.messaging.message import MESSAGE_BATCH_LIMIT, MalformedEvent
 from chassis.messaging.outbox import Row
-from events.base import Cause, Heard
+from events.base import Causation, Envelope
 from events.orders import OrderPaid, OrderPlaced
 from events.users import UserUpdated
 from tests.support.builders import a_user, an_order, told
@@ -26,23 +26,23 @@ NOW = datetime(2026, 11, 22, 13, 5, 12, 345678, tzinfo=UTC)
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
 
 causes = st.builds(
-    Cause,
+    Causation,
     st.text(st.characters(exclude_categories=["Cs"]), max_size=128),
     st.none() | st.uuids(),
     st.none() | st.just(TRACE),
 )
 
 
-def a_row(number: int = 1, because: Cause | None = None) -> Row:
+def a_row(number: int = 1, cause: Causation | None = None) -> Row:
     event = UserUpdated(user=a_user(name=f'"{number}" \\ Žofie\n'))
-    return outbox.row(UUID(int=number), event, because or Cause("flow"), NOW)
+    return outbox.row(UUID(int=number), event, cause or Causation("flow"), NOW)
 
 
-def heard(row: Row) -> Heard[UserUpdated]:
+def received(row: Row) -> Envelope[UserUpdated]:
     told = row.attributes
     causation_id = UUID(told["causationid"]) if "causationid" in told else None
-    cause = Cause(told["correlationid"], causation_id, told.get("traceparent"))
-    return Heard(row.id, UserUpdated.model_validate_json(row.data), row.occurred_at, cause)
+    cause = Causation(told["correlationid"], causation_id, told.get("traceparent"))
+    return Envelope(row.id, UserUpdated.model_validate_json(row.data), row.occurred_at, cause)
 
 
 class TestAlone:
@@ -79,9 +79,9 @@ class TestAlone:
         assert "traceparent" not in headers
 
     @given(causes)
-    def test_it_is_heard_as_it_was_told(self, because: Cause) -> None:
-        row = a_row(because=because)
-        assert wire.from_message(wire.to_message([row]), UserUpdated) == [heard(row)]
+    def test_it_is_heard_as_it_was_told(self, cause: Causation) -> None:
+        row = a_row(cause=cause)
+        assert wire.from_message(wire.to_message([row]), UserUpdated) == [received(row)]
 
 
 class TestPacked:
@@ -97,7 +97,7 @@ class TestPacked:
         assert message.message_id not in {None, *(str(UUID(int=n)) for n in (1, 2, 3))}
 
     def test_each_event_inside_is_a_whole_cloudevent(self) -> None:
-        row = a_row(1, Cause("flow", UUID(int=7), TRACE))
+        row = a_row(1, Causation("flow", UUID(int=7), TRACE))
         first, second = json.loads(wire.to_message([row, a_row(2)]).body)
 
         assert first == {
@@ -116,48 +116,50 @@ class TestPacked:
         }
         assert first.keys() - second.keys() == {"causationid", "traceparent"}
 
-    @given(st.lists(causes, min_size=2, max_size=PACK_LIMIT))
-    def test_all_are_heard_in_their_order(self, because: list[Cause]) -> None:
-        rows = [a_row(number, cause) for number, cause in enumerate(because, 1)]
+    @given(st.lists(causes, min_size=2, max_size=MESSAGE_BATCH_LIMIT))
+    def test_all_are_heard_in_their_order(self, cause: list[Causation]) -> None:
+        rows = [a_row(number, cause) for number, cause in enumerate(cause, 1)]
         message = wire.to_message(rows)
-        assert wire.from_message(message, UserUpdated) == [heard(row) for row in rows]
+        assert wire.from_message(message, UserUpdated) == [received(row) for row in rows]
 
-    @pytest.mark.parametrize("size", range(1, PACK_LIMIT + 1))
+    @pytest.mark.parametrize("size", range(1, MESSAGE_BATCH_LIMIT + 1))
     def test_a_pack_of_any_size_arrives_whole(self, size: int) -> None:
         rows = [a_row(number) for number in range(1, size + 1)]
-        [pack] = wire.packs(rows)
-        assert wire.from_message(wire.to_message(pack), UserUpdated) == [heard(row) for row in rows]
+        [batch] = wire.message_batches(rows)
+        assert wire.from_message(wire.to_message(batch), UserUpdated) == [
+            received(row) for row in rows
+        ]
 
 
 routes = st.tuples(st.sampled_from(["orders", "users"]), st.sampled_from(["a.v1", "a.v2", "b.v1"]))
 
 
-@given(st.lists(routes, max_size=3 * PACK_LIMIT))
+@given(st.lists(routes, max_size=3 * MESSAGE_BATCH_LIMIT))
 def test_rows_are_packed_by_routing_key_in_their_order(wanted: list[tuple[str, str]]) -> None:
     row = a_row()
     rows = [
         row._replace(id=UUID(int=number), exchange=exchange, routing_key=key)
         for number, (exchange, key) in enumerate(wanted)
     ]
-    packs = list(wire.packs(rows))
+    message_batches = list(wire.message_batches(rows))
 
-    assert sorted(row for pack in packs for row in pack) == rows
-    for pack in packs:
-        assert 1 <= len(pack) <= PACK_LIMIT
-        assert len({(row.exchange, row.routing_key) for row in pack}) == 1
+    assert sorted(row for batch in message_batches for row in batch) == rows
+    for batch in message_batches:
+        assert 1 <= len(batch) <= MESSAGE_BATCH_LIMIT
+        assert len({(row.exchange, row.routing_key) for row in batch}) == 1
     for route, count in Counter(wanted).items():
-        of_route = [pack for pack in packs if pack[0][1:3] == route]
-        assert len(of_route) == math.ceil(count / PACK_LIMIT)
-        ids = [row.id for pack in of_route for row in pack]
+        of_route = [batch for batch in message_batches if batch[0][1:3] == route]
+        assert len(of_route) == math.ceil(count / MESSAGE_BATCH_LIMIT)
+        ids = [row.id for batch in of_route for row in batch]
         assert ids == sorted(ids)
 
 
 def test_a_pack_holds_sixty_four_events() -> None:
-    sizes = [len(pack) for pack in wire.packs([a_row(number) for number in range(130)])]
+    sizes = [len(batch) for batch in wire.message_batches([a_row(number) for number in range(130)])]
     assert sizes == [64, 64, 2]
 
 
-ROWS = [a_row(number) for number in range(1, PACK_LIMIT + 1)]
+ROWS = [a_row(number) for number in range(1, MESSAGE_BATCH_LIMIT + 1)]
 ITEMS = json.loads(wire.to_message(ROWS).body)
 
 Break = Callable[[dict[str, Any]], Any]
@@ -180,33 +182,33 @@ BREAKS: dict[str, Break] = {
 class TestPoison:
     """What cannot be read comes back as poison in its place; its neighbours are heard."""
 
-    def pack(self, position: int, item: Any) -> Message:
+    def batch(self, position: int, item: Any) -> Message:
         items = [*ITEMS[:position], item, *ITEMS[position + 1 :]]
         return _message(json.dumps(items).encode())
 
-    @pytest.mark.parametrize("position", range(PACK_LIMIT))
+    @pytest.mark.parametrize("position", range(MESSAGE_BATCH_LIMIT))
     def test_it_is_found_at_every_position(self, position: int) -> None:
         broken = json.loads(json.dumps(ITEMS[position]))
         broken["data"]["user"].pop("version")
 
-        found = wire.from_message(self.pack(position, broken), UserUpdated)
+        found = wire.from_message(self.batch(position, broken), UserUpdated)
 
-        assert isinstance(found.pop(position), Poison)
-        assert found == [heard(row) for row in ROWS if row.id != UUID(int=position + 1)]
+        assert isinstance(found.pop(position), MalformedEvent)
+        assert found == [received(row) for row in ROWS if row.id != UUID(int=position + 1)]
 
     @pytest.mark.parametrize("what", BREAKS)
     def test_it_may_be_anything_about_an_event(self, what: str) -> None:
         broken = json.loads(json.dumps(ITEMS[30]))
         BREAKS[what](broken)
 
-        found = wire.from_message(self.pack(30, broken), UserUpdated)
+        found = wire.from_message(self.batch(30, broken), UserUpdated)
 
-        assert [index for index, one in enumerate(found) if isinstance(one, Poison)] == [30]
+        assert [index for index, one in enumerate(found) if isinstance(one, MalformedEvent)] == [30]
 
     @pytest.mark.parametrize("item", [None, 7, "text", [], {}, [[]], True], ids=repr)
     def test_it_may_be_no_event_at_all(self, item: Any) -> None:
-        found = wire.from_message(self.pack(0, item), UserUpdated)
-        assert [isinstance(one, Poison) for one in found[:2]] == [True, False]
+        found = wire.from_message(self.batch(0, item), UserUpdated)
+        assert [isinstance(one, MalformedEvent) for one in found[:2]] == [True, False]
 
     @pytest.mark.parametrize(
         "body",
@@ -216,7 +218,7 @@ class TestPoison:
     def test_a_pack_that_is_none_is_one_poison(self, body: bytes) -> None:
         message = _message(body)
         [found] = wire.from_message(message, UserUpdated)
-        assert isinstance(found, Poison)
+        assert isinstance(found, MalformedEvent)
         assert wire.alone(message, 0).body == body
 
     @pytest.mark.parametrize("content_type", ["application/json", None, "text/plain", ""])
@@ -227,7 +229,7 @@ class TestPoison:
         message = wire.to_message([a_row()])
         message.body, message.content_type = body, content_type
         [found] = wire.from_message(message, UserUpdated)
-        assert isinstance(found, Poison)
+        assert isinstance(found, MalformedEvent)
 
     @pytest.mark.parametrize(
         "name", ["cloudEvents_specversion", "cloudEvents_id", "cloudEvents_time"]
@@ -236,26 +238,26 @@ class TestPoison:
         message = wire.to_message([a_row()])
         del message.headers[name]
         [found] = wire.from_message(message, UserUpdated)
-        assert isinstance(found, Poison)
+        assert isinstance(found, MalformedEvent)
         assert name in str(found.error)
 
     def test_a_plain_message_of_another_specification_is_poison(self) -> None:
         message = wire.to_message([a_row()])
         message.headers["cloudEvents_specversion"] = "2.0"
         [found] = wire.from_message(message, UserUpdated)
-        assert isinstance(found, Poison)
+        assert isinstance(found, MalformedEvent)
 
     def test_another_kind_of_event_is_poison(self) -> None:
         [found] = wire.from_message(wire.to_message([a_row()]), OrderPaid)
-        assert isinstance(found, Poison)
+        assert isinstance(found, MalformedEvent)
 
     def test_unknown_attributes_and_fields_are_no_poison(self) -> None:
         later = json.loads(json.dumps(ITEMS[0]))
         later |= {"sequence": "1"}
         later["data"] |= {"later": {}}
         later["data"]["user"] |= {"nickname": None}
-        found = wire.from_message(self.pack(0, later), UserUpdated)
-        assert found == [heard(row) for row in ROWS]
+        found = wire.from_message(self.batch(0, later), UserUpdated)
+        assert found == [received(row) for row in ROWS]
 
 
 class TestSetAside:
@@ -263,52 +265,53 @@ class TestSetAside:
 
     @given(st.lists(causes, min_size=1, max_size=5), st.data())
     def test_it_is_heard_as_it_was_in_the_pack(
-        self, because: list[Cause], data: st.DataObject
+        self, cause: list[Causation], data: st.DataObject
     ) -> None:
-        because = [
-            Cause(_as_a_property(c.correlation_id), c.causation_id, c.traceparent) for c in because
+        cause = [
+            Causation(_as_a_property(c.correlation_id), c.causation_id, c.traceparent)
+            for c in cause
         ]
-        rows = [a_row(number, cause) for number, cause in enumerate(because, 1)]
+        rows = [a_row(number, cause) for number, cause in enumerate(cause, 1)]
         index = data.draw(st.integers(0, len(rows) - 1))
 
-        parked = wire.alone(wire.to_message(rows), index)
+        dead_letter = wire.alone(wire.to_message(rows), index)
 
-        assert wire.from_message(parked, UserUpdated) == [heard(rows[index])]
-        assert json.loads(parked.body) == json.loads(rows[index].data)
-        assert parked.message_id == str(rows[index].id)
-        assert (parked.type, parked.app_id) == ("UserUpdated", "users")
-        assert parked.content_type == "application/json"
-        assert parked.delivery_mode == DeliveryMode.PERSISTENT
-        assert parked.headers == wire.to_message([rows[index]]).headers
+        assert wire.from_message(dead_letter, UserUpdated) == [received(rows[index])]
+        assert json.loads(dead_letter.body) == json.loads(rows[index].data)
+        assert dead_letter.message_id == str(rows[index].id)
+        assert (dead_letter.type, dead_letter.app_id) == ("UserUpdated", "users")
+        assert dead_letter.content_type == "application/json"
+        assert dead_letter.delivery_mode == DeliveryMode.PERSISTENT
+        assert dead_letter.headers == wire.to_message([rows[index]]).headers
 
     def test_a_broken_body_is_kept_as_it_came(self) -> None:
         items = json.loads(wire.to_message([a_row(1), a_row(2)]).body)
         items[1]["data"] = {"user": {"id": "ünknown"}, "more": [1.5, None]}
 
-        parked = wire.alone(_message(json.dumps(items).encode()), 1)
+        dead_letter = wire.alone(_message(json.dumps(items).encode()), 1)
 
-        assert json.loads(parked.body) == items[1]["data"]
-        assert parked.message_id == str(UUID(int=2))
+        assert json.loads(dead_letter.body) == items[1]["data"]
+        assert dead_letter.message_id == str(UUID(int=2))
 
     @pytest.mark.parametrize("item", [None, 7, "text", [], {}, {"data": 1}], ids=repr)
     def test_what_is_no_event_is_kept_as_json(self, item: Any) -> None:
         items = [item, *json.loads(wire.to_message([a_row(1), a_row(2)]).body)]
         message = _message(json.dumps(items).encode())
-        parked = wire.alone(message, 0)
-        assert json.loads(parked.body) == item
-        assert parked.headers == message.headers
+        dead_letter = wire.alone(message, 0)
+        assert json.loads(dead_letter.body) == item
+        assert dead_letter.headers == message.headers
 
     def test_a_plain_message_is_kept_whole(self) -> None:
         message = wire.to_message([a_row()])
         message.body = b"\xffno json"
         message.content_encoding = "gzip"
-        parked = wire.alone(message, 0)
-        assert parked.body == message.body
-        assert parked.headers == message.headers
-        assert parked.content_encoding == "gzip"
-        assert parked.message_id == message.message_id
-        assert parked.correlation_id == message.correlation_id
-        assert (parked.type, parked.app_id) == (message.type, message.app_id)
+        dead_letter = wire.alone(message, 0)
+        assert dead_letter.body == message.body
+        assert dead_letter.headers == message.headers
+        assert dead_letter.content_encoding == "gzip"
+        assert dead_letter.message_id == message.message_id
+        assert dead_letter.correlation_id == message.correlation_id
+        assert (dead_letter.type, dead_letter.app_id) == (message.type, message.app_id)
 
 
 def _as_a_property(text: str) -> str:
@@ -336,13 +339,13 @@ def _message(body: bytes) -> Message:
 )
 def test_a_time_that_amqp_cannot_carry_keeps_no_event_from_being_parked(time: object) -> None:
     item = json.loads(a_row().cloudevent) | {"time": time}
-    pack = Message(json.dumps([item, item]).encode(), content_type=wire.BATCH)
-    parked = wire.alone(pack, 0)
-    assert parked.timestamp is None
-    assert parked.properties.marshal()
-    assert parked.message_id == item["id"]
+    batch = Message(json.dumps([item, item]).encode(), content_type=wire.BATCH)
+    dead_letter = wire.alone(batch, 0)
+    assert dead_letter.timestamp is None
+    assert dead_letter.properties.marshal()
+    assert dead_letter.message_id == item["id"]
 
 
 def test_a_parked_event_keeps_its_time() -> None:
-    pack = wire.to_message([a_row(1), a_row(2)])
-    assert wire.alone(pack, 1).timestamp == NOW
+    batch = wire.to_message([a_row(1), a_row(2)])
+    assert wire.alone(batch, 1).timestamp == NOW

@@ -12,14 +12,14 @@ from urllib.parse import unquote, urlsplit
 from pydantic.json_schema import models_json_schema
 
 from chassis.messaging import outbox
-from chassis.messaging.topology import DEAD, HEARD_BY, JOURNAL, Queue, queue_name, topology
+from chassis.messaging.topology import DEAD, JOURNAL, SUBSCRIPTIONS, Queue, queue_name, topology
 from events.base import Event
 from tools.asyncapi.messages import (
     BINDING,
     CORRELATION_IDS,
     Document,
+    dead_letter,
     messages,
-    parked,
     structured,
     told_by,
 )
@@ -67,7 +67,7 @@ def asyncapi(service: Described) -> Document:
         "channels": dict(_channels(service)),
         "operations": dict(_operations(service)),
         "components": {
-            "messages": dict(messages(kinds, definitions)) | {"Parked": parked()},
+            "messages": dict(messages(kinds, definitions)) | {"Parked": dead_letter()},
             "schemas": definitions
             | {f"{kind.__name__}InBatch": structured(kind) for kind in kinds},
             "correlationIds": CORRELATION_IDS,
@@ -164,7 +164,9 @@ def _operations(service: Described) -> Iterator[tuple[str, Document]]:
                 "bindings": {
                     "amqp": {"deliveryMode": 2, "mandatory": True, "timestamp": True, **BINDING}
                 },
-                "x-heard-by": [name for name, heard in HEARD_BY.items() if kind in heard],
+                "x-heard-by": [
+                    name for name, received in SUBSCRIPTIONS.items() if kind in received
+                ],
             },
         )
     for kind, reaction in service.hears.items():

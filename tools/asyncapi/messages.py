@@ -15,7 +15,7 @@ from aio_pika import Message
 from chassis.messaging import message as wire
 from chassis.messaging import outbox
 from chassis.web.examples import TIME, Examples, Schema, example_id
-from events.base import SPECVERSION, Cause, Event
+from events.base import SPECVERSION, Causation, Event
 
 Document = dict[str, Any]
 
@@ -93,17 +93,17 @@ def _batch(kind: type[Event], example: Message) -> Document:
     return {
         "name": f"{name}Batch",
         "title": f"{name}, several at once",
-        "summary": f"2 to {wire.PACK_LIMIT} events that waited for the same routing key, in CloudEvents' JSON "
+        "summary": f"2 to {wire.MESSAGE_BATCH_LIMIT} events that waited for the same routing key, in CloudEvents' JSON "
         "batch format. An event that comes alone is never held back to make a batch.",
         "contentType": wire.BATCH,
         "headers": _object(
-            {"batch_size": {"type": "integer", "minimum": 2, "maximum": wire.PACK_LIMIT}}
+            {"batch_size": {"type": "integer", "minimum": 2, "maximum": wire.MESSAGE_BATCH_LIMIT}}
         ),
         "correlationId": {"$ref": "#/components/correlationIds/batch"},
         "payload": {
             "type": "array",
             "minItems": 2,
-            "maxItems": wire.PACK_LIMIT,
+            "maxItems": wire.MESSAGE_BATCH_LIMIT,
             "items": {"$ref": f"#/components/schemas/{name}InBatch"},
         },
         "bindings": {"amqp": {"messageType": name, **BINDING}},
@@ -134,21 +134,21 @@ def structured(kind: type[Event]) -> Document:
     return {"title": f"{kind.__name__} in a batch", **_object(attributes | extensions, optional)}
 
 
-def parked() -> Document:
+def dead_letter() -> Document:
     """A message that could not be handled, as `chassis/messaging/dead_letters.py` sets it aside."""
     reason = {
-        "parked_queue": "The queue that it was heard from.",
-        "parked_exchange": "The exchange that it was published to.",
-        "parked_routing_key": "Its routing key there.",
-        "parked_error": "Why it could not be handled.",
-        "parked_traceback": "Where in the code.",
-        "parked_attempts": "How often it was tried.",
-        "parked_at": "When it was set aside.",
+        "dead_letter_queue": "The queue that it was heard from.",
+        "dead_letter_exchange": "The exchange that it was published to.",
+        "dead_letter_routing_key": "Its routing key there.",
+        "dead_letter_error": "Why it could not be handled.",
+        "dead_letter_traceback": "Where in the code.",
+        "dead_letter_attempts": "How often it was tried.",
+        "dead_letter_at": "When it was set aside.",
     }
     text: Document = {"type": "string"}
     headers = {name: text | {"description": said} for name, said in reason.items()}
-    headers["parked_attempts"] |= {"type": "integer", "minimum": 1}
-    headers["parked_at"] |= {"format": "date-time"}
+    headers["dead_letter_attempts"] |= {"type": "integer", "minimum": 1}
+    headers["dead_letter_at"] |= {"format": "date-time"}
     return {
         "name": "Parked",
         "title": "Parked",
@@ -206,7 +206,7 @@ def _row(kind: type[Event], schemas: Mapping[str, Schema], number: int) -> outbo
     for field, part in _STORY.get(kind.__name__, {}).items():
         body[field] = {**body[field], **part} if isinstance(part, dict) else part
     event = kind.model_validate_json(json.dumps(body))
-    cause = Cause(FLOW, example_id("cause"), TRACEPARENT)
+    cause = Causation(FLOW, example_id("cause"), TRACEPARENT)
     id = example_id(f"{kind.__name__} {number}")
     return outbox.row(id, event, cause, datetime.fromisoformat(TIME))
 

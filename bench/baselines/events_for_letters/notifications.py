@@ -21,7 +21,7 @@ from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.mailer import sending
 from chassis.messaging.errors import is_transient
-from events.base import Cause
+from events.base import Causation
 from events.orders import OrderState
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ DRAIN_SECONDS: Final = 5.0
 """How long letters that have been begun may take once the process stops."""
 
 
-class Listener:
+class Consumer:
     """Hears of outcomes, many at a time."""
 
     def __init__(self, service: Service) -> None:
@@ -54,11 +54,11 @@ class Listener:
         else:
             await message.ack()
 
-    async def _write(self, settled: news.OrderSettled, because: Cause) -> None:
+    async def _write(self, settled: news.OrderSettled, cause: Causation) -> None:
         """Write the letter; a server that is away is waited for."""
         while True:
             try:
-                await self._ask_and_write(settled.order_id, because)
+                await self._ask_and_write(settled.order_id, cause)
             except Exception as error:
                 if not isinstance(error, CalleeAwayError) and not is_transient(error):
                     raise
@@ -67,16 +67,16 @@ class Listener:
             else:
                 return
 
-    async def _ask_and_write(self, order_id: UUID, because: Cause) -> None:
+    async def _ask_and_write(self, order_id: UUID, cause: Causation) -> None:
         order, decision = await asyncio.gather(
-            callees.get("orders", f"/internal/order/{order_id}", because),
-            callees.get("billing", f"/internal/charge/{order_id}", because),
+            callees.get("orders", f"/internal/order/{order_id}", cause),
+            callees.get("billing", f"/internal/charge/{order_id}", cause),
         )
         await letters.write(
             self._pool,
             OrderState.model_validate_json(order),
             Decision.model_validate_json(decision),
-            because,
+            cause,
         )
 
     async def drain(self) -> None:
@@ -87,9 +87,9 @@ class Listener:
             task.cancel()
 
 
-def _because(message: AbstractIncomingMessage) -> Cause:
+def _because(message: AbstractIncomingMessage) -> Causation:
     traceparent = message.headers.get("traceparent")
-    return Cause(
+    return Causation(
         message.correlation_id or str(uuid7()),
         UUID(message.message_id) if message.message_id else None,
         str(traceparent) if traceparent else None,
@@ -99,15 +99,15 @@ def _because(message: AbstractIncomingMessage) -> Cause:
 @contextlib.asynccontextmanager
 async def hearing(service: Service) -> AsyncIterator[None]:
     """A part of notifications: outcomes are heard."""
-    listener = Listener(service)
+    consumer = Consumer(service)
     async with news.connection(service) as connection:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=PREFETCH)
         queue = await channel.get_queue(news.QUEUE, ensure=False)
-        tag = await queue.consume(listener.hear)
+        tag = await queue.consume(consumer.hear)
         yield
         await queue.cancel(tag)
-        await listener.drain()
+        await consumer.drain()
 
 
 app = create_app("notifications", [letters.router], [callees.open, keys.fetched, sending, hearing])

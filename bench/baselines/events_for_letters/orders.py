@@ -21,7 +21,7 @@ from bench.baselines.events_for_letters import news
 from bench.baselines.parts import keys
 from bench.baselines.parts.callees import callees
 from bench.baselines.parts.orders import Checkout
-from events.base import Cause
+from events.base import Causation
 
 log = structlog.get_logger(__name__)
 
@@ -34,12 +34,12 @@ class WithNews(Checkout):
     def __init__(self) -> None:
         self._exchange: AbstractExchange | None = None
 
-    async def on_settled(self, order: Order, because: Cause) -> None:
+    async def on_settled(self, order: Order, cause: Causation) -> None:
         """Publish, and await the confirm."""
         assert self._exchange is not None
         try:
             async with asyncio.timeout(CONFIRM_SECONDS):
-                await self._exchange.publish(_message(order, because), news.ROUTING_KEY)
+                await self._exchange.publish(_message(order, cause), news.ROUTING_KEY)
         except (AMQPException, OSError, TimeoutError, RuntimeError) as error:
             log.error(  # noqa: TRY400 - no fault of ours
                 "orders.letter_lost", order_id=str(order.id), error=repr(error)
@@ -54,16 +54,16 @@ class WithNews(Checkout):
             yield
 
 
-def _message(order: Order, because: Cause) -> aio_pika.Message:
+def _message(order: Order, cause: Causation) -> aio_pika.Message:
     outcome = news.OrderSettled.model_validate({"order_id": order.id, "outcome": order.status})
-    headers: HeadersType = {"traceparent": because.traceparent} if because.traceparent else {}
+    headers: HeadersType = {"traceparent": cause.traceparent} if cause.traceparent else {}
     return aio_pika.Message(
         outcome.model_dump_json().encode(),
         headers=headers,
         content_type="application/json",
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
         message_id=str(uuid7()),
-        correlation_id=because.correlation_id,
+        correlation_id=cause.correlation_id,
         type="OrderSettled",
         app_id="orders",
     )

@@ -16,7 +16,7 @@ from bench.baselines.parts import keys
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision, LetterWish
 from bench.baselines.parts.orders import Checkout
-from events.base import Cause
+from events.base import Causation
 
 log = structlog.get_logger(__name__)
 
@@ -30,22 +30,22 @@ class WithLetters(Checkout):
     def __init__(self) -> None:
         self._again: set[asyncio.Task[None]] = set()
 
-    async def on_decision(self, order: Order, decision: Decision, because: Cause) -> None:
+    async def on_decision(self, order: Order, decision: Decision, cause: Causation) -> None:
         """Ask for the letter; an outcome does not wait for notifications to come back."""
         wish = LetterWish(order=order.state(), decision=decision).model_dump_json()
         try:
-            await callees.post("notifications", "/internal/letter", wish, because)
+            await callees.post("notifications", "/internal/letter", wish, cause)
         except CalleeAwayError as error:
             log.warning("orders.letter_delayed", order_id=str(order.id), error=str(error))
-            task = asyncio.create_task(self._ask_again(order, wish, because))
+            task = asyncio.create_task(self._ask_again(order, wish, cause))
             self._again.add(task)
             task.add_done_callback(self._again.discard)
 
-    async def _ask_again(self, order: Order, wish: str, because: Cause) -> None:
+    async def _ask_again(self, order: Order, wish: str, cause: Causation) -> None:
         for pause in PAUSES:
             await asyncio.sleep(pause)
             with contextlib.suppress(CalleeAwayError):
-                await callees.post("notifications", "/internal/letter", wish, because)
+                await callees.post("notifications", "/internal/letter", wish, cause)
                 return
         log.error("orders.letter_lost", order_id=str(order.id))
 

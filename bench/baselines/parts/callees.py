@@ -15,7 +15,7 @@ from yarl import URL
 
 from bench.baselines.common import Service
 from chassis.runtime.telemetry import CORRELATION_HEADER
-from events.base import Cause
+from events.base import Causation
 
 POOL: Final = 256
 """Connections from one process, to all that it calls."""
@@ -62,23 +62,23 @@ class Callees:
         finally:
             await self._session.close()
 
-    async def get(self, service: str, path: str, because: Cause) -> bytes:
+    async def get(self, service: str, path: str, cause: Causation) -> bytes:
         """What a GET answers. Raises CalleeAwayError or UnknownError."""
-        return await self._ask("GET", service, path, None, because)
+        return await self._ask("GET", service, path, None, cause)
 
-    async def post(self, service: str, path: str, body: str, because: Cause) -> bytes:
+    async def post(self, service: str, path: str, body: str, cause: Causation) -> bytes:
         """What a POST of a JSON document answers. Raises CalleeAwayError or UnknownError."""
-        return await self._ask("POST", service, path, body.encode(), because)
+        return await self._ask("POST", service, path, body.encode(), cause)
 
     async def _ask(
-        self, method: str, service: str, path: str, body: bytes | None, because: Cause
+        self, method: str, service: str, path: str, body: bytes | None, cause: Causation
     ) -> bytes:
         if service not in self._urls:
             self._urls[service] = _url(service)
         url = self._urls[service].with_path(path)
-        headers = {CORRELATION_HEADER: because.correlation_id}
-        if because.traceparent:
-            headers["traceparent"] = because.traceparent
+        headers = {CORRELATION_HEADER: cause.correlation_id}
+        if cause.traceparent:
+            headers["traceparent"] = cause.traceparent
         if body is not None:
             headers |= _JSON
         try:

@@ -25,7 +25,7 @@ from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.messaging.errors import is_transient
 from chassis.web.auth import SigningKey
-from events.base import Cause
+from events.base import Causation
 from events.users import SigningKeyPublished
 
 CHECK_SECONDS: Final = 3600.0
@@ -105,7 +105,7 @@ async def fetched(service: Service) -> AsyncIterator[None]:
 
 async def _fetch(pool: Pool) -> None:
     for key in _KEYS.validate_json(
-        await callees.get("users", "/internal/keys", Cause(str(uuid7())))
+        await callees.get("users", "/internal/keys", Causation(str(uuid7())))
     ):
         row = SigningKey(key_id=key.key_id, x=key.jwk.x, valid_until=key.valid_until)
         await pool.execute(sql.insert(SigningKey), *sql.values(row))

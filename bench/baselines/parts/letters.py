@@ -20,7 +20,7 @@ from bench.baselines.parts.callees import callees
 from bench.baselines.parts.documents import Decision
 from chassis.database.transaction import Pool
 from chassis.web.routing import StrictRoute
-from events.base import Cause
+from events.base import Causation
 from events.orders import OrderState
 from events.users import UserState
 
@@ -38,11 +38,11 @@ class AddressBook:
     def __init__(self) -> None:
         self._known: dict[UUID, tuple[Recipient, float]] = {}
 
-    async def recipient(self, user_id: UUID, because: Cause) -> Recipient:
+    async def recipient(self, user_id: UUID, cause: Causation) -> Recipient:
         """A user who gets a letter. Raises CalleeAwayError or UnknownError."""
         recipient, until = self._known.get(user_id, (None, 0.0))
         if recipient is None or until < time.monotonic():
-            body = await callees.get("users", f"/internal/user/{user_id}", because)
+            body = await callees.get("users", f"/internal/user/{user_id}", cause)
             [recipient] = Recipient.copies([UserState.model_validate_json(body)])
             self._known.pop(user_id, None)
             while len(self._known) >= REMEMBERED_USERS:
@@ -55,12 +55,12 @@ address_book: Final = AddressBook()
 """One per process."""
 
 
-async def write(pool: Pool, order: OrderState, decision: Decision, because: Cause) -> None:
+async def write(pool: Pool, order: OrderState, decision: Decision, cause: Causation) -> None:
     """Write the letter about what was decided. Written again, it stays as it is.
 
     Raises CalleeAwayError if users must be asked and does not answer.
     """
-    recipient = await address_book.recipient(order.user_id, because)
+    recipient = await address_book.recipient(order.user_id, cause)
     now = datetime.now(UTC)
     letter = Letter.about(
         "joy" if decision.status == "paid" else "sorrow",
@@ -68,7 +68,7 @@ async def write(pool: Pool, order: OrderState, decision: Decision, because: Caus
         decision.amount,
         decision.account,
         id=uuid7(),
-        because=because,
+        cause=cause,
         now=now,
         reason=decision.reason,
     )

@@ -38,18 +38,18 @@ SWEEP_SECONDS: Final = 1.0
 """How often the table is looked at when no letter is written by this process."""
 
 TAKE: Final = f"""
-UPDATE letters SET due_at = now() + make_interval(secs => $2) WHERE id IN (
-    SELECT id FROM letters WHERE status = 'pending' AND due_at <= now()
+UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id IN (
+    SELECT id FROM notifications WHERE status = 'pending' AND due_at <= now()
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING {", ".join(statements(Letter).columns)}
 """  # noqa: S608 - made of our own names
 
 RECORD: Final = """
-UPDATE letters SET status = $2, attempts = $3, due_at = $4, answer = $5, sent_at = $6
+UPDATE notifications SET status = $2, attempts = $3, due_at = $4, answer = $5, sent_at = $6
 WHERE id = $1 AND status = 'pending'
 """
 GIVE_BACK: Final = (
-    "UPDATE letters SET due_at = now() WHERE id = ANY($1::uuid[]) AND status = 'pending'"
+    "UPDATE notifications SET due_at = now() WHERE id = ANY($1::uuid[]) AND status = 'pending'"
 )
 
 
@@ -80,7 +80,7 @@ class Mailer:
                         raise
                     sent = 0
                 if sent < TAKE_LIMIT:
-                    await bell.heard(within=SWEEP_SECONDS)
+                    await bell.received(within=SWEEP_SECONDS)
         finally:
             for connection in self._connections:
                 connection.close()

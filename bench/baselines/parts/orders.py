@@ -35,7 +35,7 @@ from chassis.web.commands import answer_with, respond
 from chassis.web.idempotency import REPLAYED, Answer
 from chassis.web.problems import RETRY_AFTER_SECONDS, NotFound, Problem
 from chassis.web.routing import StrictRoute
-from events.base import Cause, least_id
+from events.base import Causation, least_id
 
 log = structlog.get_logger(__name__)
 
@@ -65,10 +65,10 @@ class Undecided(Problem):
 class Checkout:
     """Sees orders through. A baseline says what else happens, before and after an outcome is stored."""
 
-    async def on_decision(self, order: Order, decision: Decision, because: Cause) -> None:
+    async def on_decision(self, order: Order, decision: Decision, cause: Causation) -> None:
         """Billing has decided; the order is still pending. Must not raise for a service that is away."""
 
-    async def on_settled(self, order: Order, because: Cause) -> None:
+    async def on_settled(self, order: Order, cause: Causation) -> None:
         """The outcome is stored. Must not raise for a server that is away."""
 
     def router(self) -> APIRouter:
@@ -100,36 +100,38 @@ class Checkout:
         return router
 
     async def _placed(
-        self, service: Service, order: Order, because: Cause, key: Key | None
+        self, service: Service, order: Order, cause: Causation, key: Key | None
     ) -> Answer:
         pool = service.database.pool
         if key is None:
             await pool.execute(sql.insert(Order), *sql.values(order))
-            return _answer(await self._decided(service, order, because))
+            return _answer(await self._decided(service, order, cause))
         async with pool.acquire() as connection, connection.transaction():
             stored = await claim(connection, key, f"/order/{order.id}")
             if stored is None:
                 await connection.execute(sql.insert(Order), *sql.values(order))
         if stored is None:
-            return _answer(await self._decided(service, order, because, key))
-        return stored.answer() or await self._resumed(service, stored, because, key)
+            return _answer(await self._decided(service, order, cause, key))
+        return stored.answer() or await self._resumed(service, stored, cause, key)
 
-    async def _resumed(self, service: Service, stored: Stored, because: Cause, key: Key) -> Answer:
+    async def _resumed(
+        self, service: Service, stored: Stored, cause: Causation, key: Key
+    ) -> Answer:
         """Another request with this key has placed the order, and has not been answered yet."""
         assert stored.location is not None
         order = await _read(service.database.pool, UUID(stored.location.rpartition("/")[2]))
         if order.pending:
-            order = await self._decided(service, order, because, key)
+            order = await self._decided(service, order, cause, key)
         answer = _answer(order)
         return Answer(answer.status, answer.body, headers={**answer.headers, **REPLAYED})
 
     async def _decided(
-        self, service: Service, order: Order, because: Cause, key: Key | None = None
+        self, service: Service, order: Order, cause: Causation, key: Key | None = None
     ) -> Order:
         """The order with its outcome. Raises Undecided if billing does not answer."""
         try:
             asked = order.state().model_dump_json()
-            answer = await callees.post("billing", "/internal/charge", asked, because)
+            answer = await callees.post("billing", "/internal/charge", asked, cause)
         except CalleeAwayError as error:
             log.warning("orders.undecided", order_id=str(order.id), error=str(error))
             raise Undecided(
@@ -138,7 +140,7 @@ class Checkout:
                 orderId=str(order.id),
             ) from None
         decision = Decision.model_validate_json(answer)
-        await self.on_decision(order, decision, because)
+        await self.on_decision(order, decision, cause)
         now = datetime.now(UTC)
         if decision.status == "paid":
             order.pay(now)
@@ -147,7 +149,7 @@ class Checkout:
         pool = service.database.pool
         if not await _settled(pool, order, key):
             return await _read(pool, order.id)
-        await self.on_settled(order, because)
+        await self.on_settled(order, cause)
         return order
 
     @contextlib.asynccontextmanager
@@ -175,7 +177,7 @@ class Checkout:
             for record in records:
                 order = from_record(Order, record)
                 log.warning("orders.left_pending", order_id=str(order.id))
-                await self._decided(service, order, Cause(str(uuid7())))
+                await self._decided(service, order, Causation(str(uuid7())))
         return high
 
 

@@ -16,7 +16,7 @@ from bench.baselines.parts import keys
 from bench.baselines.parts.callees import callees
 from bench.baselines.parts.once import Once
 from bench.baselines.usual.session import Session, answered, sessions_of
-from bench.baselines.usual.wiring import because, broker_of, subscription, working
+from bench.baselines.usual.wiring import broker_of, causation, subscription, working
 from chassis.web.auth import OwnerId
 from chassis.web.commands import answer_with
 from chassis.web.idempotency import Answer
@@ -94,7 +94,7 @@ async def debit(placed: OrderPlaced, message: RabbitMessage) -> None:
         if transfer is not None:
             session.save(account)
             session.insert(transfer)
-        session.say(_outcome(placed, charge, account), because(message))
+        session.say(_outcome(placed, charge, account), causation(message))
 
 
 def _outcome(

@@ -15,7 +15,7 @@ from bench.baselines.parts import keys
 from bench.baselines.parts.callees import callees
 from bench.baselines.parts.mailer import sending
 from bench.baselines.usual.session import sessions_of
-from bench.baselines.usual.wiring import NotYetError, because, broker_of, subscription, working
+from bench.baselines.usual.wiring import NotYetError, broker_of, causation, subscription, working
 from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.users import UserRegistered
@@ -61,7 +61,7 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
             outcome.order.total,
             outcome.account,
             id=uuid7(),
-            because=because(message),
+            cause=causation(message),
             now=now,
             reason=None if isinstance(outcome, PaymentSucceeded) else outcome.reason,
         )

@@ -20,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
 from bench.baselines.common import Service
-from events.base import Cause, Event
+from events.base import Causation, Event
 from ops.migrate import quoted
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Waiting(Base):
     traceparent: Mapped[str | None] = mapped_column(String)
 
     @classmethod
-    def of(cls, event: Event, because: Cause) -> Self:
+    def of(cls, event: Event, cause: Causation) -> Self:
         """The row of an event."""
         return cls(
             id=uuid7(),
@@ -76,9 +76,9 @@ class Waiting(Base):
             type=type(event).__name__,
             body=event.model_dump_json(),
             occurred_at=datetime.now(UTC),
-            correlation_id=because.correlation_id,
-            causation_id=because.causation_id,
-            traceparent=because.traceparent,
+            correlation_id=cause.correlation_id,
+            causation_id=cause.causation_id,
+            traceparent=cause.traceparent,
         )
 
 

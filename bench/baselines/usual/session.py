@@ -26,7 +26,7 @@ from chassis.runtime.settings import settings
 from chassis.web.commands import respond
 from chassis.web.idempotency import Answer, IdempotentAnswer
 from chassis.web.problems import KeyReused
-from events.base import Cause, Event
+from events.base import Causation, Event
 
 
 class Row(DeclarativeBase):
@@ -82,9 +82,9 @@ class Session(AsyncSession):
         row = InboxRow(event_id=UUID(message_id), received_at=datetime.now(UTC))
         return not await self.insert_if_new(row)
 
-    def say(self, event: Event, because: Cause) -> None:
+    def say(self, event: Event, cause: Causation) -> None:
         """Tell of a change, in its own transaction."""
-        self.add(Waiting.of(event, because))
+        self.add(Waiting.of(event, cause))
 
 
 def _values(model: Table) -> dict[str, Any]:

@@ -27,14 +27,14 @@ from bench.baselines.usual.session import Sessions
 from chassis.database.pool import START_SECONDS
 from chassis.messaging.errors import connection_may_be_lost, is_transient
 from chassis.runtime.settings import settings
-from events.base import Cause, Event
+from events.base import Causation, Event
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 
 log = structlog.get_logger(__name__)
 
-HEARD_BY: Final[dict[str, tuple[type[Event], ...]]] = {
+SUBSCRIPTIONS: Final[dict[str, tuple[type[Event], ...]]] = {
     "billing": (UserRegistered, OrderPlaced),
     "orders": (PaymentSucceeded, PaymentRejected),
     "notifications": (UserRegistered, PaymentSucceeded, PaymentRejected),
@@ -105,10 +105,10 @@ def subscription(service: str, kind: type[Event]) -> dict[str, Any]:
     }
 
 
-def because(message: RabbitMessage) -> Cause:
+def causation(message: RabbitMessage) -> Causation:
     """The cause of what a message leads to."""
     traceparent = message.headers.get("traceparent")
-    return Cause(
+    return Causation(
         message.correlation_id, UUID(message.message_id), str(traceparent) if traceparent else None
     )
 
@@ -143,7 +143,7 @@ async def _declare(url: str) -> None:
         channel = await connection.channel()
         exchange = await channel.declare_exchange(EXCHANGE.name, ExchangeType.TOPIC, durable=True)
         await _queue(channel, DEAD, {})
-        for service, kinds in HEARD_BY.items():
+        for service, kinds in SUBSCRIPTIONS.items():
             for kind in kinds:
                 dead: FieldTable = {
                     "x-dead-letter-exchange": "",

@@ -13,7 +13,7 @@ CREATE TABLE recipients (
     locale varchar NOT NULL,
     version integer NOT NULL
 );
-CREATE TABLE letters (
+CREATE TABLE notifications (
     id uuid PRIMARY KEY,
     user_id uuid NOT NULL,
     order_id uuid,
@@ -40,11 +40,11 @@ CREATE TABLE letters (
     CHECK (status <> 'pending' OR due_at IS NOT NULL),
     CHECK ((status = 'sent') = (sent_at IS NOT NULL))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
-CREATE UNIQUE INDEX letters_once ON letters (order_id, kind) WHERE order_id IS NOT NULL;
-CREATE INDEX letters_of_user ON letters (user_id, id DESC);
-CREATE INDEX letters_open ON letters (due_at) WHERE status IN ('waiting', 'pending');
-CREATE INDEX letters_waiting ON letters (user_id) WHERE status = 'waiting';
-CREATE INDEX letters_failed ON letters (id DESC) WHERE status = 'failed';
+CREATE UNIQUE INDEX notifications_once ON notifications (order_id, kind) WHERE order_id IS NOT NULL;
+CREATE INDEX notifications_of_user ON notifications (user_id, id DESC);
+CREATE INDEX notifications_open ON notifications (due_at) WHERE status IN ('waiting', 'pending');
+CREATE INDEX notifications_waiting ON notifications (user_id) WHERE status = 'waiting';
+CREATE INDEX notifications_failed ON notifications (id DESC) WHERE status = 'failed';
 """
 
 
@@ -52,4 +52,4 @@ def upgrade() -> None:
     """Create everything."""
     chassis_0001.upgrade()
     run(SQL)
-    grant("SELECT, INSERT, UPDATE", "recipients", "letters")
+    grant("SELECT, INSERT, UPDATE", "recipients", "notifications")
