@@ -4,9 +4,10 @@ from itertools import permutations
 from typing import Final
 
 from apps import SERVICES
-from chassis.messaging.topology import DEAD, SUBSCRIPTIONS
+from chassis.messaging.topology import DEAD
 from ops.audit.facts import Facts, born
 from ops.audit.findings import Finding, Findings, wrong
+from ops.subscriptions import SUBSCRIPTIONS
 
 HEARS_WHAT: Final = {service: set(SUBSCRIPTIONS[service]) for service in SERVICES}
 
