@@ -26,6 +26,7 @@ async def count_letters(service: Service) -> None:
 
 app = create_app(
     "notifications",
+    __package__,
     description="Letters of joy, of sorrow and about refunds, and the mail that carries them.",
     router=router,
     inbox=inbox,

@@ -29,6 +29,7 @@ async def end_waiting(service: Service) -> None:
 
 app = create_app(
     "orders",
+    __package__,
     description="Orders, from placed to paid, rejected or cancelled.",
     router=router,
     inbox=inbox,

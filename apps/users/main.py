@@ -7,6 +7,7 @@ from chassis.runtime.service import create_app
 
 app = create_app(
     "users",
+    __package__,
     description="Who there is: registration, sign-in, profiles, and the keys of the tokens.",
     router=router,
     inbox=inbox,

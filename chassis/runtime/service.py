@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import inspect
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any
@@ -29,14 +28,12 @@ from chassis.runtime.retention import keep_purging
 from chassis.runtime.settings import Settings, settings
 from chassis.runtime.supervisor import Supervisor
 from chassis.runtime.telemetry import Telemetry, configure_logging
-from chassis.web import documents, openapi, problems
+from chassis.web import documents, problems
 from chassis.web import routing as strict
 from chassis.web.auth import Verifier, remember_signing_keys
 from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
 from chassis.web.routing import StrictRoute
-from events.base import Event
 from events.users import SigningKeyPublished
-from tools.asyncapi.document import Described
 
 log = structlog.get_logger(__name__)
 
@@ -216,6 +213,7 @@ class Application(FastAPI):
 
 def create_app(
     name: str,
+    package: str | None = None,
     *,
     description: str,
     router: APIRouter,
@@ -223,7 +221,10 @@ def create_app(
     prepare: Preparation = _nothing,
     background: Sequence[Background] = (),
 ) -> FastAPI:
-    """The ASGI application of a service. Raises TypeError if one of its routes is not strict."""
+    """The ASGI application of a service. `package` is the one that holds the service's `documents/`.
+
+    Raises TypeError if one of its routes is not strict.
+    """
     if not all(isinstance(route, StrictRoute) for route in router.routes):
         raise TypeError(f"{name}: the router needs route_class=StrictRoute")
     inbox.hears(SigningKeyPublished)(remember_signing_keys)
@@ -259,14 +260,7 @@ def create_app(
     app.add_middleware(Telemetry)
     problems.install(app)
     strict.install(app)
-    openapi.install(app)
-    described = documents.router(Described(name, description, _reactions(inbox)))
-    for part in (router, operations.router, described):
+    for part in (router, operations.router, documents.router(name, package)):
         # As they are: an included router has its routes looked for twice with each request.
         app.routes.extend(part.routes)
     return app
-
-
-def _reactions(inbox: Inbox) -> dict[type[Event], str]:
-    """What a service does about each event that it hears, in its own words."""
-    return {kind: inspect.getdoc(received) or "" for kind, received in inbox.subscribers.items()}
