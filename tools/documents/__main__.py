@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     stale = False
     for path, text in (file for service in SERVICES for file in generated(service).items()):
         if arguments == ["write"]:
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
         elif not path.exists() or path.read_text("utf-8") != text:
             print(f"{path} is not current; run `make documents`", file=sys.stderr)

@@ -15,18 +15,12 @@ from tools.documents.schemas import TRACEPARENT, Document, example, example_id, 
 FASTAPI_DEFAULT: Final = "Successful Response"
 """How FastAPI describes a response without a description."""
 
-
 _FLOW: Final = example_id("flow")
 _HEADERS: Final = {
     "X-Correlation-Id": ("The flow of the request; all its events carry it.", _FLOW, "...", ""),
     "Location": ("The path of what was created.", f"/order/{example_id('order')}", "", ""),
     "Idempotent-Replayed": ("`true`: a stored response.", "true", "2..|40[349]", "Idempotency-Key"),
-    "Preference-Applied": (
-        "The preference followed (RFC 7240).",
-        "wait=10",
-        "20[12]|403",
-        "Prefer",
-    ),
+    "Preference-Applied": ("What was followed (RFC 7240).", "wait=10", "20[12]|403", "Prefer"),
     "Retry-After": ("Seconds to wait before the next attempt.", "1", "429|503", ""),
     "WWW-Authenticate": ("The authentication scheme.", "Bearer", "401", ""),
 }
@@ -72,7 +66,7 @@ def _complete_request(operation: Document, document: Document) -> None:
         parameter["schema"] = _without_null(parameter["schema"])
     parameters += [{"$ref": f"#/components/parameters/{name}"} for name in _PARAMETERS]
     for content in operation.get("requestBody", {}).get("content", {}).values():
-        content["example"] = example(inlined(content["schema"], document))
+        content.setdefault("example", example(inlined(content["schema"], document)))
 
 
 def _without_null(schema: Document) -> Document:
@@ -87,7 +81,7 @@ def _complete_responses(operation: Document, document: Document, path: str) -> N
     parameters = {parameter.get("name"): parameter for parameter in operation["parameters"]}
     for name, parameter in parameters.items():
         if f"{{{name}}}" in path:
-            path = path.replace(f"{{{name}}}", example(parameter["schema"], name))
+            path = path.replace(f"{{{name}}}", str(example(parameter["schema"], name)))
     operation["responses"] = dict(sorted(operation["responses"].items()))
     for status, response in operation["responses"].items():
         response["headers"] = response.get("headers", {}) | {
@@ -101,7 +95,7 @@ def _complete_responses(operation: Document, document: Document, path: str) -> N
                     problem["value"]["instance"] = path
             elif media_type == "application/json":
                 schema = inlined(content["schema"], document)
-                content["example"] = example(schema)
+                content.setdefault("example", example(schema))
                 if response["description"] == FASTAPI_DEFAULT:
                     response["description"] = schema.get("description") or schema["title"]
             else:
