@@ -10,7 +10,7 @@ lock   := .venv/bin/uv --quiet pip compile --universal --generate-hashes --no-he
           --no-annotate --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help bootstrap demo up bench test chaos simulate check format lock events topology
+.PHONY: help bootstrap demo up bench test chaos simulate check format lock events topology documents
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ format: bootstrap  ## write the code as `make check` wants it
 lock: bootstrap  ## pin the newest allowed version of every package, with hashes (ARGS=--upgrade; else only what is new)
 	@$(lock) --extra build $(ARGS) --output-file requirements.lock
 	@$(lock) --extra build --extra demo --extra dev $(ARGS) --constraint requirements.lock --output-file requirements-dev.lock
+
+documents: bootstrap  ## make each service's OpenAPI and AsyncAPI documents from the code
+	@$(python) -m tools.documents write
 
 topology: bootstrap  ## draw the exchanges and queues into the docs
 	@$(chorus) topology --write docs/topology.md

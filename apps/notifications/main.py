@@ -20,6 +20,7 @@ async def compose(service: Service) -> None:
 
 app = create_app(
     "notifications",
+    __package__,
     description="Letters of joy, of sorrow and about refunds, and the mail that carries them.",
     router=router,
     subscriptions=SUBSCRIPTIONS,

@@ -36,10 +36,10 @@ FOLDERS = {
     "apps": {"audit", "billing", "cli", "common", "notifications", "orders", "users"},
     "ops/audit": set(),
     "chassis": {"migrations", "templates"},
-    "apps/billing": {"migrations"},
-    "apps/notifications": {"migrations", "templates"},
-    "apps/orders": {"migrations"},
-    "apps/users": {"migrations"},
+    "apps/billing": {"documents", "migrations"},
+    "apps/notifications": {"documents", "migrations", "templates"},
+    "apps/orders": {"documents", "migrations"},
+    "apps/users": {"documents", "migrations"},
 }
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 45
