@@ -45,7 +45,7 @@ CONTESTANTS: Final = (
     _baseline(
         "events_for_letters",
         "events for letters",
-        "the same, but letters are told of by thin events",
+        "the same, but with thin events for the e-mails",
     ),
     _baseline(
         "usual",
@@ -55,7 +55,7 @@ CONTESTANTS: Final = (
     Contestant(
         "ceiling",
         "ceiling",
-        "FastAPI with one trivial POST, in one process; it stores nothing and tells nobody",
+        "FastAPI with one trivial POST, in one process; it stores and publishes nothing",
         (sys.executable, "-m", "bench.ceiling"),
         services=("orders",),
     ),

@@ -29,7 +29,7 @@ WRITTEN: Final = "SELECT count(*) FROM notifications WHERE user_id = $1"
 
 QUESTIONS: Final = {
     "register": "somebody registers",
-    "login": "he signs in",
+    "login": "the user signs in",
     "deposit": "a customer pays in",
     "accepted": "an order is accepted",
     "settled": "it is settled while the service is away",

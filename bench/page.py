@@ -1,4 +1,4 @@
-"""docs/performance.md and its pictures, as `chorus bench --write` writes them."""
+"""Writes docs/performance.md and its charts, for `chorus bench --write`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -12,40 +12,41 @@ from tools.servers.folders import project_folder
 
 HEAD: Final = """# Performance
 
-This page is written by `chorus bench --write`, never by hand. `make bench` measures on your machine, and shows the same
-tables in the terminal; `make bench ARGS=--quick` gives the first of them within three minutes.
+`chorus bench --write` generates this page; do not edit it. `make bench` measures on your machine and prints the
+same tables; `make bench ARGS=--quick` prints the first of them within three minutes.
 
-Chorus is compared with three other ways to build the same system ([bench/baselines](../bench/baselines/__init__.py)),
-each as well as it can be built, and with a ceiling. They run in turns, on the same machine, behind the same doors,
-under the same load, and everything that they say they have done is checked.
+Chorus is compared with three other builds of the same system ([bench/baselines](../bench/baselines/__init__.py)),
+each as good as it can be made, and with a ceiling. They run in turns, on the same machine, behind the same HTTP
+layer, under the same load, and their results are audited.
 """
 
 HOW_TO_READ: Final = """\
-Take the ratios. Everything that is measured, the servers, the services and the load, shares one machine, which is
-slower or faster than yours, and may have had other things to do: absolute figures hold for it and for that hour.
-Ratios are of one run, round by round. A figure is the median of all rounds, with the least and the most of them in
-brackets."""
+Compare the ratios. Servers, services and load share one machine, which may have had other load: absolute figures
+hold for that machine and that hour. Ratios are of one run, round by round. A figure is the median of all rounds,
+with the minimum and the maximum in brackets."""
 
 HOW: Final = f"""\
-- **In turns.** In each round one contestant runs after the other, on one private PostgreSQL and one RabbitMQ, with
-  databases and a vhost of its own. Before the next one its tables are vacuumed and a checkpoint is made, so that
-  nobody pays for who came before. Each runs warm first.
-- **The load** is {CUSTOMERS} customers on {CONNECTIONS} kept connections, each of whom orders again as soon as he is
-  answered ([load.py](../bench/load.py)). Everybody gets as many orders as keep him busy for the same time.
-- **Settled** is an order when the transaction that stored its outcome was committed, and its letter is written when
-  that transaction was: PostgreSQL remembers both (`track_commit_timestamp`), on the clock that the load goes by. The
-  rate is the number of orders by the time from the first one sent to the last one settled, with its letter.
-- **With mail** every letter goes by SMTP to a server that takes it and throws it away ([sink.py](../bench/sink.py)).
-  Then the rate is up to the last letter that is recorded as sent. Without mail there is no mail server, and letters
-  wait.
-- **By the clock** orders come at random moments, decided by the seed, whatever became of those before. All waits
-  count from when an order was due: late answers hide nothing. The clock of the load may be a millisecond late, which
-  counts too.
-- **Processor time** is what the kernel says that a process and all below it have spent, by the number of orders.
-- **Memory** is proportional set size: a page that several processes share is shared among them.
-- **The audit** ([audited.py](../bench/audited.py)) follows every measurement, and is that of `chorus audit`: what was
-  accepted is stored, decided once, debited once with its total if it is paid, and has one letter; every balance is the
-  sum of its ledger, and follows from the one before. What fails it has no figures."""
+- **In turns.** In each round the contestants run one after the other, on one private PostgreSQL and one RabbitMQ,
+  each with its own databases and vhost. Before the next one its tables are vacuumed and a checkpoint is made. Each
+  has a warm-up.
+- **The load** is {CUSTOMERS} customers on {CONNECTIONS} kept connections, each of whom orders again as soon as they
+  are answered ([load.py](../bench/load.py)). Each contestant gets orders for the same time.
+- **Settled** is an order when the transaction that stored its outcome was committed, and its notification is
+  written when that transaction was: PostgreSQL records both (`track_commit_timestamp`), on the clock of the load.
+  The rate is the number of orders by the time from the first one sent to the last one settled, with its
+  notification.
+- **With mail** every e-mail goes by SMTP to a sink, which accepts and discards it ([sink.py](../bench/sink.py)).
+  The rate is up to the last e-mail that is recorded as sent. Without mail there is no mail server, and
+  notifications wait.
+- **By the clock** (open loop) orders are due at random moments, chosen by the seed, independent of earlier answers.
+  All latencies count from when an order was due, so late answers hide nothing. The load may be a millisecond late,
+  which counts too.
+- **Processor time** is what the kernel counts for a process and its children, by the number of orders.
+- **Memory** is proportional set size: a shared page is divided among its processes.
+- **The audit** ([audited.py](../bench/audited.py)) follows every measurement, with the invariants of `chorus
+  audit`: an accepted order is stored, decided once, debited once with its total if it is paid, and has one
+  notification; every balance is the sum of its ledger, and follows from the one before. A contestant that fails it
+  has no figures."""
 
 
 def write(
@@ -69,12 +70,12 @@ def text(
     sections = [HEAD]
     if findings:
         sections += [
-            "## What was not right\n",
+            "## Findings\n",
             "\n".join(f"- {finding}" for finding in findings) + "\n",
         ]
     sections += ["## Targets\n", targets.table(measured).markdown()]
     if short := list(targets.shortfalls(measured)):
-        sections += ["### What bounds what does not hold\n"]
+        sections += ["### What bounds those that do not hold\n"]
         sections += [f"- {line}" for line in short] + [""]
     sections += ["## How to read it\n", f"{HOW_TO_READ}\n", _contestants().markdown()]
     for outcome in outcomes.values():

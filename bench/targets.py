@@ -1,4 +1,4 @@
-"""What Chorus is meant to reach, and whether it does."""
+"""Performance targets, and whether they hold."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,45 +13,44 @@ class Target:
     """A limit for one figure."""
 
     key: str
-    """What a part calls the figure."""
+    """The figure's name in the parts of the benchmark."""
     what: str
     bound: Literal["at least", "at most"]
     limit: float
     unit: str
     bounded_by: str = ""
-    """What keeps the figure from its limit, where it does not hold."""
+    """What bounds the figure, where the target does not hold."""
 
     def holds(self, value: float) -> bool:
         """Whether a figure is within the limit."""
         return value >= self.limit if self.bound == "at least" else value <= self.limit
 
 
-SAME_DOOR: Final = (
-    "Every contestant stands behind the same front door, and those of HTTP use SQL of the same kind, so what makes"
-    " Chorus faster makes them faster too; the ratio is that of the processor time that an order costs each (below)."
+SAME_HTTP: Final = (
+    "All contestants share the HTTP layer, and those of HTTP the kind of SQL, so what makes Chorus faster makes them"
+    " faster too; the ratio is that of the processor time per order (below)."
 )
-LETTERS: Final = (
-    "The same, and a letter costs each of them its conversation with the mail server and the records of it: half of"
-    " what Chorus spends then (below); [where that goes](profile.md#with-mail)."
+MAIL: Final = (
+    "The same, and each also spends the SMTP session and the records of it: half of what Chorus spends with mail"
+    " (below); [the profile](profile.md#with-mail)."
 )
 PYTHON: Final = (
-    "Both cores are nine tenths busy: the rate is the cores by what an order costs. Three fifths of that is Python,"
-    " evenly spread, most of it in orders, and a third PostgreSQL and RabbitMQ; the last profile is in [Where the time"
-    " of an order goes now](profile.md)."
+    "Both cores are nine tenths busy, so the rate is the cores by the cost of an order. Three fifths of that is Python,"
+    " evenly spread, most of it in orders, and a third PostgreSQL and RabbitMQ; [the profile](profile.md)."
 )
 START: Final = (
-    "A second passes before a supervisor starts it again; then Python imports its libraries on cores that are busy with"
-    " the load, and the backlog is settled beside the new orders."
+    "A second passes before a supervisor restarts it; then Python imports its libraries on cores that are busy with the"
+    " load, and the backlog is settled beside the new orders."
 )
 ALONE: Final = (
-    "An order that comes alone waits for one thing after the other: three COMMITs and two messages of quorum queues,"
-    " each of which is synced to the disk before it goes on. The disk of the machine decides."
+    "A single order waits for three COMMITs and two messages of quorum queues in sequence, each synced to the disk"
+    " before the next. The disk of the machine decides."
 )
 
 TARGETS: Final = (
-    Target("http_only", "settled orders/s against HTTP only, without mail", "at least", 8, "x", SAME_DOOR),
-    Target("http_only_mail", "settled orders/s against HTTP only, with mail", "at least", 4, "x", LETTERS),
-    Target("usual", "settled orders/s against the usual event-driven build", "at least", 25, "x", SAME_DOOR),
+    Target("http_only", "settled orders/s against HTTP only, without mail", "at least", 8, "x", SAME_HTTP),
+    Target("http_only_mail", "settled orders/s against HTTP only, with mail", "at least", 4, "x", MAIL),
+    Target("usual", "settled orders/s against the usual event-driven build", "at least", 25, "x", SAME_HTTP),
     Target("ceiling", "settled orders/s against the ceiling", "at least", 0.5, "x", PYTHON),
     Target("processor", "processor time per settled order, everything counted", "at most", 0.45, "ms", PYTHON),
     Target("accept_p99_at_20", "accepted at 20 orders/s, p99", "at most", 10, "ms"),
@@ -69,7 +68,7 @@ TARGETS: Final = (
 
 
 def table(measured: Mapping[str, float], *, complete: bool = True) -> Table:
-    """Row by row: the target, what was measured, whether it holds; `complete` tells of what was not measured too."""
+    """One row per target: limit, measured value, whether it holds; with `complete` also those not measured."""
     return Table(
         title="Targets",
         head=("what", "target", "measured", "holds"),
@@ -82,7 +81,7 @@ def table(measured: Mapping[str, float], *, complete: bool = True) -> Table:
 
 
 def shortfalls(measured: Mapping[str, float]) -> Iterator[str]:
-    """What does not hold, a line each reason, and what bounds it."""
+    """Targets that do not hold, one line per reason."""
     short: dict[str, list[str]] = {}
     for target in TARGETS:
         value = measured.get(target.key)

@@ -125,7 +125,7 @@ class TestTables:
         short = {"http_only": 3.0, "usual": 20.0, "recovery": 7.0, "hot": 0.5}
         same, unknown, started = targets.shortfalls(short)
         assert "HTTP only, without mail; settled" in same
-        assert "usual event-driven build**: Every contestant" in same
+        assert "usual event-driven build**: All contestants" in same
         assert "supervisor" in started
         assert unknown == "**one hot account against 64 accounts**: not known yet."
 
@@ -137,7 +137,7 @@ class TestTables:
         page = text(
             plan, {"Python": "3.11"}, {"settled": outcome}, ["mail, chorus: a letter is missing"]
         )
-        assert "written by `chorus bench --write`" in page
+        assert "`chorus bench --write` generates this page" in page
         assert "- mail, chorus: a letter is missing" in page
         assert "![Rates & more](images/settled.svg)" in page
         assert TABLE.markdown() in page
