@@ -15,8 +15,8 @@ from typing import Final, Generic, TypeVar
 import structlog
 from prometheus_client import Histogram
 
+from chassis.database.errors import CommitUnknownError, is_transient
 from chassis.database.transaction import Pool, Transaction, begin
-from chassis.messaging.errors import CommitUnknownError, is_transient
 from chassis.runtime import crash_points as crash
 from events.base import Envelope
 

@@ -16,10 +16,11 @@ import structlog
 from aio_pika.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Gauge
 
+from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool, Transaction, begin
 from chassis.messaging import message as wire
 from chassis.messaging import outbox
-from chassis.messaging.errors import is_being_cancelled, is_transient
+from chassis.messaging.errors import is_being_cancelled
 from chassis.messaging.outbox import Row
 from chassis.messaging.publisher import Publication, Publisher
 from chassis.runtime import crash_points as crash

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 from prometheus_client import Gauge
 
+from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool
-from chassis.messaging.errors import is_transient
 from chassis.messaging.topology import DEAD
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import asyncpg
 import pytest
 from aio_pika.exceptions import ChannelInvalidStateError, ChannelNotFoundEntity
 
-from chassis.messaging.errors import CommitUnknownError, connection_may_be_lost, is_transient
+from chassis.database.errors import CommitUnknownError, is_transient
+from chassis.messaging.errors import connection_may_be_lost
 
 
 @pytest.mark.parametrize(
