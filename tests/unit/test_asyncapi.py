@@ -101,7 +101,7 @@ def test_a_service_hears_what_the_topology_says(document: Document) -> None:
 def test_a_service_says_every_event_of_its_exchange(document: Document) -> None:
     service = service_of(document)
     said = {id.removeprefix("say") for id in document["operations"] if id.startswith("say")}
-    events = Event.published.values()
+    events = Event.by_key.values()
     assert said == {kind.__name__ for kind in events if kind.exchange == service}
 
 
@@ -141,7 +141,7 @@ def test_examples_fit_their_schemas(document: Document) -> None:
 
 
 def test_examples_can_be_heard(document: Document) -> None:
-    kinds = {kind.__name__: kind for kind in Event.published.values()}
+    kinds = {kind.__name__: kind for kind in Event.by_key.values()}
     for name, message in document["components"]["messages"].items():
         for example in message.get("examples", ()):
             kind = kinds[name.removesuffix("Batch")]

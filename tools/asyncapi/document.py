@@ -43,7 +43,7 @@ class Described:
     @property
     def says(self) -> list[type[Event]]:
         """The events that it publishes."""
-        return [kind for kind in Event.published.values() if kind.exchange == self.name]
+        return [kind for kind in Event.by_key.values() if kind.exchange == self.name]
 
 
 def asyncapi(service: Described) -> Document:
