@@ -17,7 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from chassis.messaging import message as wire
-from chassis.messaging.broker import connect
+from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD, SUBSCRIPTIONS, queue_name

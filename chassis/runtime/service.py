@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chassis.database.group_commit import GroupCommitter, Work
 from chassis.database.pool import START_SECONDS, Database
-from chassis.messaging.broker import BrokerAddresses, RabbitConsumer
+from chassis.messaging.addresses import BrokerAddresses
+from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.consumer import Consumer, Inbox
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher

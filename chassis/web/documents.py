@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from chassis.messaging.broker import node_urls
+from chassis.messaging.addresses import node_urls
 from chassis.runtime.settings import settings
 from chassis.web.pages import sections
 from chassis.web.problems import NotFound

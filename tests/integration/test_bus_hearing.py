@@ -8,12 +8,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 from aio_pika.robust_queue import RobustQueue
-from faststream.rabbit.subscriber import RabbitSubscriber
 from structlog.testing import CapturingLogger
 
 from apps.billing.api import router
 from apps.billing.consumers import inbox
-from chassis.messaging.broker import _Channel, _Connection
+from chassis.messaging.private_names import RestoringChannel, RestoringConnection
 from chassis.messaging.topology import topology
 from chassis.runtime.service import create_app
 from events.orders import OrderPlaced
@@ -55,23 +54,22 @@ async def channels_are_closed(billing: RunningService, monkeypatch: pytest.Monke
 
     Returns once aio-pika has tried to open each of them again, the only time that it does.
     """
-    tried, restore = [], _Channel.restore
+    tried, restore = [], RestoringChannel.restore
 
-    async def noted(channel: _Channel) -> None:
+    async def noted(channel: RestoringChannel) -> None:
         try:
             await restore(channel)
         finally:
             tried.append(channel)
 
-    monkeypatch.setattr(_Channel, "restore", noted)
-    for subscriber in billing.service.broker.subscribers:
-        assert isinstance(subscriber, RabbitSubscriber)
-        assert subscriber._queue_obj is not None
-        channel = await subscriber._queue_obj.channel.get_underlay_channel()
-        await channel.basic_ack(UNKNOWN_DELIVERY)
+    monkeypatch.setattr(RestoringChannel, "restore", noted)
+    channels = (await billing.service.broker.channels()).values()
+    assert len({*channels}) == len(billing.service.broker.subscribers)
+    for channel in channels:
+        await (await channel.get_underlay_channel()).basic_ack(UNKNOWN_DELIVERY)
 
     async def all_tried() -> None:
-        assert len(tried) == len(billing.service.broker.subscribers)
+        assert len(tried) == len(channels)
 
     await eventually(all_tried)
 
@@ -79,7 +77,7 @@ async def channels_are_closed(billing: RunningService, monkeypatch: pytest.Monke
 async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_disturbs_no_other(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.broker.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("chassis.messaging.broker.CHECK_SECONDS", 0.1)
     rights, transport = topology().permissions("billing"), connection_of(billing).transport
     await billing.is_ready(200)
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
@@ -99,7 +97,7 @@ async def test_a_queue_that_is_deleted_is_not_heard_until_it_is_there_again(
 ) -> None:
     lines = CapturingLogger()
     monkeypatch.setattr("chassis.messaging.broker.log", lines)
-    monkeypatch.setattr("chassis.messaging.broker.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("chassis.messaging.broker.CHECK_SECONDS", 0.1)
     await billing.is_ready(200)
     await billing.broker.channel.queue_delete("billing.order-placed")
     await billing.is_ready(503)
@@ -125,14 +123,14 @@ def loses_the_connection_between_two_steps(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
     """The next time that a queue is restored, the connection is lost in the middle of it; returns which it was."""
-    monkeypatch.setattr("chassis.messaging.broker.RESTORE_SECONDS", 1.0)
+    monkeypatch.setattr("chassis.messaging.private_names.RESTORE_SECONDS", 1.0)
     connection, restore = connection_of(billing), RobustQueue.restore
     lost: list[str] = []
 
     async def restore_a_queue(queue: RobustQueue) -> None:
         if not lost:
             lost.append(queue.name)
-            await connection.begin_anew()
+            await connection.drop()
             assert not connection.connected.is_set()
         await restore(queue)
 
@@ -144,7 +142,7 @@ async def test_a_connection_that_is_lost_between_two_steps_of_its_restoration_is
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = loses_the_connection_between_two_steps(billing, monkeypatch)
-    await connection_of(billing).begin_anew()
+    await connection_of(billing).drop()
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
     await billing.has_heard(*rows)
     assert lost
@@ -165,7 +163,5 @@ async def test_a_connection_that_is_lost_while_one_consumer_is_restored_is_made_
     assert lost
 
 
-def connection_of(billing: RunningService) -> _Connection:
-    connection = billing.service.broker._connection
-    assert connection is not None
-    return connection
+def connection_of(billing: RunningService) -> RestoringConnection:
+    return billing.service.broker.latest_connection

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import stamina
+from aio_pika import RobustChannel
 
 from apps.billing.api import router
 from apps.billing.consumers import inbox
@@ -54,8 +55,8 @@ async def hears_each_queue_once(billing: RunningService) -> None:
             assert found.declaration_result.consumer_count == 1, name
 
     await eventually(by_one)
-    for subscriber in billing.service.broker.subscribers:
-        channel = subscriber._queue_obj.channel  # type: ignore[attr-defined]
+    for channel in (await billing.service.broker.channels()).values():
+        assert isinstance(channel, RobustChannel)
         assert channel._prefetch_count == PREFETCH_MESSAGES
 
 

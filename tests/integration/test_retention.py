@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from chassis.database.transaction import begin
-from chassis.messaging.topology import JOURNAL_AGE, PATIENCE_MILLISECONDS
+from chassis.messaging.topology import CONSUMER_TIMEOUT_MILLISECONDS, JOURNAL_AGE
 from chassis.runtime import retention
 from tests.support.builders import a_user
 from tests.support.eventually import eventually
@@ -68,5 +68,5 @@ async def test_a_key_is_remembered_for_a_week_and_then_free(billing: RunningServ
 
 
 def test_the_inbox_outlives_whatever_may_still_be_delivered() -> None:
-    assert retention.INBOX_AGE.total_seconds() > PATIENCE_MILLISECONDS / 1000
+    assert retention.INBOX_AGE.total_seconds() > CONSUMER_TIMEOUT_MILLISECONDS / 1000
     assert retention.INBOX_AGE.days > int(JOURNAL_AGE.removesuffix("D"))

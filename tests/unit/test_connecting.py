@@ -15,7 +15,8 @@ from pamqp.commands import Connection
 from pamqp.common import FieldTable
 from pamqp.exceptions import UnmarshalingException
 
-from chassis.messaging.broker import BrokerAddresses, RabbitConsumer, connect
+from chassis.messaging.addresses import BrokerAddresses, connect
+from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.publisher import Publisher
 from ops.audit.broker import queue_depths
 from ops.dead_letters import DeadLetters
@@ -126,12 +127,12 @@ async def test_who_is_cancelled_while_a_start_is_given_up_does_not_try_again(
     starting = asyncio.create_task(consumers.start())
 
     async def given_up() -> bool:
-        return consumers._made is not None and consumers._made.close_called
+        return consumers._latest is not None and consumers._latest.close_called
 
     await eventually(given_up)
     await cancelled(starting)
-    assert consumers._made is not None
-    assert consumers._made.is_closed
+    assert consumers._latest is not None
+    assert consumers._latest.is_closed
 
 
 async def test_who_is_cancelled_while_a_publisher_closes_does_not_go_on(silent: str) -> None:

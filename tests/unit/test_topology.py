@@ -32,7 +32,7 @@ def test_a_queue_per_consumer_and_event() -> None:
 
 
 def test_versions_of_an_event_are_heard_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Event, "published", {})
+    monkeypatch.setattr(Event, "by_key", {})
 
     class OrderPlacedV2(Event, exchange="orders", key="order-placed.v2", subject="order_id"):
         """As it may be told one day."""
