@@ -1,4 +1,4 @@
-"""A connection that is lost while a service starts: it tries again, and hears all its queues afterwards, once each."""
+"""A connection that is lost while a service starts: it retries, and then has one consumer for each queue."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ from tests.support.proxy import Proxy
 
 @pytest.fixture(autouse=True)
 def at_once() -> Iterator[None]:
-    """What is tried again is tried again without a pause."""
+    """Retry without a delay."""
     with stamina.set_testing(True, attempts=1_000):
         yield
 
 
-async def test_a_service_starts_whenever_its_connection_is_lost_meanwhile(
+async def test_a_service_starts_although_its_connection_is_lost_at_any_step(
     install_chorus: Install,
 ) -> None:
     installation = await install_chorus("starting", "billing")
     url = installation.amqp_url("billing")
-    replies, others = 0, connections_that_restore_themselves()
+    replies, others = 0, restoring_connections()
     async with Proxy.before(url) as proxy:
         while True:
             replies += 1
@@ -41,13 +41,13 @@ async def test_a_service_starts_whenever_its_connection_is_lost_meanwhile(
                 if not proxy.is_cut:
                     break
                 await billing.is_ready(200)
-                await hears_each_queue_once(billing)
-                ours = connections_that_restore_themselves() - others
+                await has_one_consumer_per_queue(billing)
+                ours = restoring_connections() - others
                 assert (ours, proxy.connections) == (1, 1), f"lost after {replies} replies"
     assert replies > len(inbox.subscribers)
 
 
-async def hears_each_queue_once(billing: RunningService) -> None:
+async def has_one_consumer_per_queue(billing: RunningService) -> None:
     async def by_one() -> None:
         for kind in inbox.subscribers:
             name = queue_name("billing", kind)
@@ -60,6 +60,6 @@ async def hears_each_queue_once(billing: RunningService) -> None:
         assert channel._prefetch_count == PREFETCH_MESSAGES
 
 
-def connections_that_restore_themselves() -> int:
-    """How many aio-pika looks after in this process, in which services of other tests may run as well."""
+def restoring_connections() -> int:
+    """How many connections aio-pika restores in this process; services of other tests may run in it too."""
     return sum("__connection_factory" in repr(task.get_coro()) for task in asyncio.all_tasks())
