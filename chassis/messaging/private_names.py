@@ -1,7 +1,7 @@
 """Every private name of FastStream and aio-pika that Chorus uses, and what for.
 
 Written against faststream 0.7.8, aio-pika 10.2.1 and aiormq 7.2.4. `tests/unit/chassis/messaging/test_private_names.py`
-fails if a release changes one of them, or if another file uses one.
+fails if a release changes one of them, `tests/architecture/test_private_names.py` if another file uses one.
 
 - `RobustConnection.__connect_transport` makes each new connection, always to the same URL and without a timeout for
   restoring the channels. Overridden: it goes to the next node, and has a timeout.
