@@ -95,7 +95,7 @@ def administrator_address() -> str:
 
     Of a cluster every node, separated by commas, as the services' own address has them.
     """
-    from chassis.messaging.broker import node_urls
+    from chassis.messaging.addresses import node_urls
     from ops.management import with_login
 
     api = settings().rabbitmq_api_url

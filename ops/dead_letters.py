@@ -16,9 +16,9 @@ from typing import Any, Final, Self
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
-from chassis.messaging import message as wire
-from chassis.messaging.broker import connect
+from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
+from chassis.messaging.message import copied
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD, queue_name
 from ops.subscriptions import SUBSCRIPTIONS
@@ -169,7 +169,7 @@ class DeadLetters:
 
 
 def _as_published(message: AbstractIncomingMessage) -> aio_pika.Message:
-    copy = wire.copied(message)
+    copy = copied(message)
     copy.headers = {
         name: value
         for name, value in copy.headers.items()

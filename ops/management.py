@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
 
-from chassis.messaging.broker import node_urls
+from chassis.messaging.addresses import node_urls
 from chassis.messaging.topology import Topology
 
 TIMEOUT_SECONDS: Final = 15.0

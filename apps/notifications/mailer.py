@@ -31,9 +31,9 @@ from apps.notifications.smtp import (
     WornConnectionError,
 )
 from apps.notifications.use_cases import LEASE_SECONDS, Answer, Hold
+from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.transaction import Pool, Transaction
-from chassis.runtime import crash_points as crash
 from chassis.runtime.settings import Settings
 from chassis.signal import Signal
 
@@ -196,8 +196,8 @@ class Mailer:
         task = asyncio.current_task()
         self._on_their_way[task] = one
         started = self._loop.time()
-        if crash.ARMED:
-            crash.reached("mailer.before_send", [one.letter.kind])
+        if crash_points.ARMED:
+            crash_points.reached("mailer.before_send", [one.letter.kind])
         try:
             reply = await connection.send(recipient, message, SEND_SECONDS)
         except ConnectionLostError as error:
@@ -205,8 +205,8 @@ class Mailer:
             return Reply(0, f"the connection was lost: {error}")
         finally:
             del self._on_their_way[task]
-        if crash.ARMED and reply.kind == DONE:
-            crash.reached("mailer.after_accept", [one.letter.kind])
+        if crash_points.ARMED and reply.kind == DONE:
+            crash_points.reached("mailer.after_accept", [one.letter.kind])
         SECONDS.observe(self._loop.time() - started)
         self._server.answered()
         return reply

@@ -13,9 +13,9 @@ from prometheus_client import Counter
 from apps.notifications import use_cases
 from apps.notifications.models import Letter
 from apps.notifications.use_cases import Answer
+from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.transaction import Pool
-from chassis.runtime import crash_points as crash
 
 log = structlog.get_logger(__name__)
 
@@ -73,8 +73,8 @@ class Recorder:
                 self.fault.set_exception(error)
             return
         letter = recorded.result()
-        if crash.ARMED:
-            crash.reached("mailer.after_record", [letter.kind])
+        if crash_points.ARMED:
+            crash_points.reached("mailer.after_record", [letter.kind])
         ANSWERED.labels(letter.status).inc()
         if letter.status != "sent":
             log.info(

@@ -17,7 +17,8 @@ from fastapi import APIRouter, FastAPI
 from chassis.database.group_commit import OnCommit
 from chassis.database.pool import START_SECONDS, Database
 from chassis.database.transaction import Transaction
-from chassis.messaging.broker import BrokerAddresses, RabbitConsumer
+from chassis.messaging.addresses import BrokerAddresses
+from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.consumer import Consumer, Subscriptions
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher

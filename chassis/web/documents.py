@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from fastapi import APIRouter, Response
 
-from chassis.messaging.broker import node_urls
+from chassis.messaging.addresses import node_urls
 from chassis.runtime.settings import settings
 from chassis.web.problems import NotFound
 from chassis.web.routing import StrictRoute

@@ -8,7 +8,7 @@ import aio_pika
 import httpx
 import structlog
 
-from chassis.messaging.broker import connect
+from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.topology import JOURNAL
 from ops.management import Administration

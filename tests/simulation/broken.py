@@ -7,7 +7,7 @@ from typing import Any, Final
 from chassis.database.tables import Statements
 from chassis.database.transaction import Transaction
 from chassis.messaging import consumer as inbox
-from chassis.messaging import outbox
+from chassis.messaging import relay
 from chassis.messaging.consumer import Consumer
 from chassis.messaging.publisher import Publisher
 from tests.simulation.postgres import Postgres
@@ -18,7 +18,7 @@ REPLACED: Final[tuple[tuple[Any, str], ...]] = (
     (Consumer, "_take"),
     (Transaction, "lock"),
     (Transaction, "lock_all"),
-    (outbox, "take"),
+    (relay, "take"),
     (Statements, "upsert_newer"),
     (Publisher, "publish"),
 )

@@ -8,8 +8,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from apps.notifications.mailer import RENEW_SECONDS
+from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work
-from chassis.messaging.errors import CommitUnknownError
 from chassis.web.commands import IdempotentRequest, StoredResponse
 from events.orders import OrderPlaced
 from ops.audit.databases import Database

@@ -12,8 +12,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from apps import SERVICES
+from chassis.crash_points import POINTS
 from chassis.messaging.topology import queue_name
-from chassis.runtime.crash_points import POINTS
 from events.base import Event
 from events.contracts import language
 from events.notifications import NotificationKind

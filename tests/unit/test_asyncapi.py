@@ -117,14 +117,14 @@ def test_a_service_publishes_every_event_of_its_exchange(document: Document) -> 
     service = service_of(document)
     operations = document["operations"]
     published = {id.removeprefix("publish") for id in operations if id.startswith("publish")}
-    events = Event.published.values()
+    events = Event.by_key.values()
     assert published == {kind.__name__ for kind in events if kind.exchange == service}
 
 
 def test_a_published_event_names_its_consumers_and_a_received_one_its_publisher(
     document: Document,
 ) -> None:
-    kinds = {kind.__name__: kind for kind in Event.published.values()}
+    kinds = {kind.__name__: kind for kind in Event.by_key.values()}
     for id, operation in document["operations"].items():
         if id.startswith("publish"):
             kind = kinds[id.removeprefix("publish")]
@@ -174,7 +174,7 @@ def test_examples_fit_their_schemas(document: Document) -> None:
 
 
 def test_examples_can_be_consumed(document: Document) -> None:
-    kinds = {kind.__name__: kind for kind in Event.published.values()}
+    kinds = {kind.__name__: kind for kind in Event.by_key.values()}
     for name, message in document["components"]["messages"].items():
         for example in message.get("examples", ()):
             kind = kinds[name.removesuffix("Batch")]

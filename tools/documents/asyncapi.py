@@ -27,7 +27,7 @@ _DURABLE: Final[Document] = {"durable": True, "autoDelete": False, "vhost": VHOS
 
 def asyncapi(service: str, description: str, consumers: Consumers) -> Document:
     """The document, with placeholders for the broker's address. The service publishes the events of its exchange."""
-    published = [kind for kind in Event.published.values() if kind.exchange == service]
+    published = [kind for kind in Event.by_key.values() if kind.exchange == service]
     kinds = list(dict.fromkeys([*published, *consumers]))
     _, bodies = models_json_schema(
         [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"

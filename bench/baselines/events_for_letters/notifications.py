@@ -20,7 +20,7 @@ from bench.baselines.parts import keys, letters
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.mailer import sending
-from chassis.messaging.errors import is_transient
+from chassis.database.errors import is_transient
 from events.base import Causation
 from events.orders import OrderState
 

@@ -22,10 +22,10 @@ from apps.users.tokens import KeyRing
 from bench.baselines.common import Service, service_of
 from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
+from chassis.database.errors import is_transient
 from chassis.database.pool import START_SECONDS
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
-from chassis.messaging.errors import is_transient
 from chassis.web.auth import SigningKey
 from events.base import Causation
 from events.users import SigningKeyPublished

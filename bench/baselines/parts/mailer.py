@@ -23,9 +23,9 @@ from apps.notifications.smtp import (
     WornConnectionError,
 )
 from bench.baselines.common import Service, written
+from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
-from chassis.messaging.errors import is_transient
 
 CONNECTIONS: Final = 8
 TAKE_LIMIT: Final = 64

@@ -27,9 +27,9 @@ from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
 from bench.baselines.parts.documents import Decision
 from bench.baselines.parts.once import Connection, Key, Once, Stored, claim, store
+from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
-from chassis.messaging.errors import is_transient
 from chassis.web.auth import CurrentUser
 from chassis.web.commands import REPLAYED, StoredResponse, rendering
 from chassis.web.problems import RETRY_AFTER_SECONDS, NotFound, Problem

@@ -24,8 +24,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from bench.baselines.common import Service
 from bench.baselines.usual.outbox import EXCHANGE, Relay, make_table
 from bench.baselines.usual.session import Sessions
+from chassis.database.errors import is_transient
 from chassis.database.pool import START_SECONDS
-from chassis.messaging.errors import connection_may_be_lost, is_transient
+from chassis.messaging.errors import connection_may_be_lost
 from chassis.runtime.settings import settings
 from events.base import Causation, Event
 from events.billing import PaymentRejected, PaymentSucceeded

@@ -1,4 +1,4 @@
-"""How events look on the broker, read raw from a queue: names, properties and headers tell the whole story."""
+"""Events on the broker as a service publishes them: names, properties and headers."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from uuid import UUID
 from aio_pika import DeliveryMode
 from aio_pika.abc import AbstractIncomingMessage
 
-from chassis.messaging import message as wire
+from chassis.messaging.message import BATCH
 from events.billing import AccountOpened
 from events.orders import OrderPlaced
 from events.users import UserRegistered
@@ -18,7 +18,7 @@ from tests.support.harness import RunningService
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-async def test_a_lone_order_travels_as_one_plain_message_with_all_its_properties(
+async def test_a_single_order_is_one_plain_message_with_all_properties(
     orders: RunningService,
 ) -> None:
     user = a_user()
@@ -76,7 +76,7 @@ async def test_a_lone_order_travels_as_one_plain_message_with_all_its_properties
     }
 
 
-async def test_what_follows_names_its_cause_and_stays_in_the_flow(billing: RunningService) -> None:
+async def test_following_events_carry_causation_and_correlation(billing: RunningService) -> None:
     placed = told(
         OrderPlaced(order=an_order(total="1.00")), correlation_id="story-2", traceparent=TRACE
     )
@@ -89,7 +89,7 @@ async def test_what_follows_names_its_cause_and_stays_in_the_flow(billing: Runni
     assert (opened.type, rejected.type) == ("AccountOpened", "PaymentRejected")
 
 
-async def test_what_waits_together_travels_together_and_each_event_keeps_its_own_cause(
+async def test_a_batch_keeps_the_causation_of_each_event(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -101,7 +101,7 @@ async def test_what_waits_together_travels_together_and_each_event_keeps_its_own
     ]
     await billing.hears(*rows, as_batch=True)
     [batch] = [m for m in billing.tap.messages if m.type == "PaymentSucceeded"]
-    assert batch.content_type == wire.BATCH
+    assert batch.content_type == BATCH
     assert batch.headers == {"batch_size": 64}
     assert batch.app_id == "billing"
     assert batch.delivery_mode == DeliveryMode.PERSISTENT
@@ -125,7 +125,7 @@ async def test_what_waits_together_travels_together_and_each_event_keeps_its_own
     assert len({item["id"] for item in items}) == 64
 
 
-async def test_the_journal_keeps_everything_that_was_published(billing: RunningService) -> None:
+async def test_the_journal_keeps_all_published_events(billing: RunningService) -> None:
     user = a_user()
     [registered] = await billing.hears(UserRegistered(user=user))
     channel = billing.broker.channel

@@ -1,4 +1,4 @@
-"""A broker that hangs up, or says no, at every step of connecting. aio-pika shows that in half a dozen ways."""
+"""A broker that closes the connection, or refuses, at every step of connecting; aio-pika raises six kinds of errors."""
 
 import asyncio
 import contextlib
@@ -15,14 +15,15 @@ from pamqp.commands import Connection
 from pamqp.common import FieldTable
 from pamqp.exceptions import UnmarshalingException
 
-from chassis.messaging.broker import BrokerAddresses, RabbitConsumer, connect
+from chassis.messaging.addresses import BrokerAddresses, connect
+from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.publisher import Publisher
 from ops.audit.broker import queue_depths
 from ops.dead_letters import DeadLetters
 from tests.support.eventually import eventually
 
 ATTEMPTS = 30
-"""How it is shown depends on what comes together: most ways come in most attempts, none in all."""
+"""Which error aio-pika raises depends on timing: most kinds occur in most attempts, none in all."""
 
 CAN: FieldTable = {"capabilities": {"publisher_confirms": True, "basic.nack": True}}
 START = Connection.Start(server_properties=CAN, mechanisms="PLAIN", locales="en_US")
@@ -32,54 +33,54 @@ STEPS: dict[str, list[Frame]] = {
     "start": [START],
     "tune": [START, TUNE],
     "open": [START, TUNE, Connection.OpenOk()],
-    "no": [START, TUNE, Connection.Close(541, "vhost is down", 10, 40)],
+    "refused": [START, TUNE, Connection.Close(541, "vhost is down", 10, 40)],
 }
-"""What it says before it hangs up."""
+"""What the broker sends before it closes the connection."""
 
-WAITED_FOR = (1, 1, 2)
-"""How many of the client's frames come before each of them."""
+FRAMES_BEFORE = (1, 1, 2)
+"""The number of the client's frames before each of them."""
 
 
 @pytest.fixture(params=STEPS)
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where nobody stays."""
+    """A broker that closes every connection at one step."""
     with serving(STEPS[request.param], socket.socket.close) as url:
         yield url
 
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """Where whoever has been let in hears nothing more."""
-    let_in: list[socket.socket] = []
-    with serving(STEPS["open"], let_in.append) as url:
+    """A broker that accepts connections and then sends nothing more."""
+    accepted: list[socket.socket] = []
+    with serving(STEPS["open"], accepted.append) as url:
         yield url
-    for client in let_in:
+    for client in accepted:
         client.close()
 
 
 @contextlib.contextmanager
-def serving(says: list[Frame], then: Callable[[socket.socket], None]) -> Iterator[str]:
+def serving(sends: list[Frame], then: Callable[[socket.socket], None]) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve, args=[server, says, then])
+        thread = threading.Thread(target=serve, args=[server, sends, then])
         thread.start()
         yield f"amqp://127.0.0.1:{server.getsockname()[1]}/"
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
 
 
-def serve(server: socket.socket, says: list[Frame], then: Callable[[socket.socket], None]) -> None:
+def serve(server: socket.socket, sends: list[Frame], then: Callable[[socket.socket], None]) -> None:
     with contextlib.suppress(OSError):
         while True:
             client, _ = server.accept()
             with contextlib.suppress(ConnectionError):
-                for frame, count in zip(says, WAITED_FOR, strict=False):
-                    hear(client, count)
+                for frame, count in zip(sends, FRAMES_BEFORE, strict=False):
+                    read(client, count)
                     client.sendall(pamqp.frame.marshal(frame, 0))
             then(client)
 
 
-def hear(client: socket.socket, count: int) -> None:
-    """Wait until so many frames have come."""
+def read(client: socket.socket, count: int) -> None:
+    """Wait until this many frames have arrived."""
     received = b""
     while count:
         if not (some := client.recv(65_536)):
@@ -102,7 +103,7 @@ def hear(client: socket.socket, count: int) -> None:
     ],
     ids=["consumers", "publisher", "administrator"],
 )
-def test_whoever_connects_is_told_that_the_connection_is_lost(
+def test_a_lost_connection_is_a_connection_error_for_every_client(
     url: str, attempt: Callable[[str], Awaitable[object]], run: Callable[[Any], None]
 ) -> None:
     async def again_and_again() -> None:
@@ -113,28 +114,28 @@ def test_whoever_connects_is_told_that_the_connection_is_lost(
     run(again_and_again())
 
 
-async def test_an_audit_goes_on_without_the_broker(url: str) -> None:
+async def test_queue_depths_are_none_without_the_broker(url: str) -> None:
     for _ in range(ATTEMPTS):
         assert await queue_depths({"billing": url}, None, "") is None
 
 
-async def test_who_is_cancelled_while_a_start_is_given_up_does_not_try_again(
+async def test_a_start_that_is_cancelled_while_it_closes_does_not_retry(
     silent: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.broker.RESTORE_SECONDS", 0.1)
-    consumers = RabbitConsumer(BrokerAddresses(silent, "test"))
-    starting = asyncio.create_task(consumers.start())
+    consumer = RabbitConsumer(BrokerAddresses(silent, "test"))
+    starting = asyncio.create_task(consumer.start())
 
     async def given_up() -> bool:
-        return consumers._made is not None and consumers._made.close_called
+        return consumer._latest is not None and consumer._latest.close_called
 
     await eventually(given_up)
     await cancelled(starting)
-    assert consumers._made is not None
-    assert consumers._made.is_closed
+    assert consumer._latest is not None
+    assert consumer._latest.is_closed
 
 
-async def test_who_is_cancelled_while_a_publisher_closes_does_not_go_on(silent: str) -> None:
+async def test_a_close_of_a_publisher_that_is_cancelled_does_not_continue(silent: str) -> None:
     publisher = Publisher(silent, "test")
     publisher._connection = connection = await connect(silent)
     closing = asyncio.create_task(publisher.close())

@@ -1,4 +1,4 @@
-"""A consumer that has ended while the connection stands: the service notices, says so, and hears again by itself."""
+"""A consumer that stops while the connection is open: the service detects it, reports it, and restores it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -8,12 +8,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 from aio_pika.robust_queue import RobustQueue
-from faststream.rabbit.subscriber import RabbitSubscriber
 from structlog.testing import CapturingLogger
 
 from apps.billing.api import router
 from apps.billing.consumers import SUBSCRIPTIONS
-from chassis.messaging.broker import _Channel, _Connection
+from chassis.messaging.private_names import RestoringChannel, RestoringConnection
 from chassis.runtime.service import create_app
 from events.orders import OrderPlaced
 from events.users import UserRegistered
@@ -39,8 +38,8 @@ async def billing(install_chorus: Install) -> AsyncIterator[RunningService]:
         yield running
 
 
-async def may(billing: RunningService, rights: Mapping[str, str]) -> None:
-    """An operator changes what the service may do on the broker."""
+async def set_permissions(billing: RunningService, rights: Mapping[str, str]) -> None:
+    """Set the permissions of the service on the broker."""
     made = billing.installation
     async with httpx.AsyncClient(base_url=made.servers.rabbitmq_api_url, trust_env=False) as api:
         path = (
@@ -51,55 +50,54 @@ async def may(billing: RunningService, rights: Mapping[str, str]) -> None:
 
 
 async def channels_are_closed(billing: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The broker closes every channel of the service's consumers, and leaves their connection open.
+    """Have the broker close every channel of the service's consumers, and leave their connection open.
 
-    Returns once aio-pika has tried to open each of them again, the only time that it does.
+    Returns once aio-pika has tried to reopen each of them, which it does once.
     """
-    tried, restore = [], _Channel.restore
+    tried, restore = [], RestoringChannel.restore
 
-    async def noted(channel: _Channel) -> None:
+    async def noted(channel: RestoringChannel) -> None:
         try:
             await restore(channel)
         finally:
             tried.append(channel)
 
-    monkeypatch.setattr(_Channel, "restore", noted)
-    for subscriber in billing.service.broker.subscribers:
-        assert isinstance(subscriber, RabbitSubscriber)
-        assert subscriber._queue_obj is not None
-        channel = await subscriber._queue_obj.channel.get_underlay_channel()
-        await channel.basic_ack(UNKNOWN_DELIVERY)
+    monkeypatch.setattr(RestoringChannel, "restore", noted)
+    channels = (await billing.service.broker.channels()).values()
+    assert len({*channels}) == len(billing.service.broker.subscribers)
+    for channel in channels:
+        await (await channel.get_underlay_channel()).basic_ack(UNKNOWN_DELIVERY)
 
     async def all_tried() -> None:
-        assert len(tried) == len(billing.service.broker.subscribers)
+        assert len(tried) == len(channels)
 
     await eventually(all_tried)
 
 
-async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_disturbs_no_other(
+async def test_a_stopped_consumer_is_restored_without_disturbing_others(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.broker.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("chassis.messaging.broker.CHECK_SECONDS", 0.1)
     rights, transport = TOPOLOGY.permissions("billing"), connection_of(billing).transport
     await billing.is_ready(200)
-    await may(billing, rights | {"read": "^billing\\.user-.*$"})
+    await set_permissions(billing, rights | {"read": "^billing\\.user-.*$"})
     await channels_are_closed(billing, monkeypatch)
     await billing.is_ready(503)
     user = a_user()
     await billing.hears(UserRegistered(user=user))
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=user)))
-    await may(billing, rights)
+    await set_permissions(billing, rights)
     await billing.has_heard(*rows)
     await billing.is_ready(200)
     assert connection_of(billing).transport is transport
 
 
-async def test_a_queue_that_is_deleted_is_not_heard_until_it_is_there_again(
+async def test_a_deleted_queue_is_consumed_again_once_it_exists(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = CapturingLogger()
     monkeypatch.setattr("chassis.messaging.broker.log", lines)
-    monkeypatch.setattr("chassis.messaging.broker.LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("chassis.messaging.broker.CHECK_SECONDS", 0.1)
     await billing.is_ready(200)
     await billing.broker.channel.queue_delete("billing.order-placed")
     await billing.is_ready(503)
@@ -124,15 +122,15 @@ def _migrate(made: Installation) -> None:
 def loses_the_connection_between_two_steps(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """The next time that a queue is restored, the connection is lost in the middle of it; returns which it was."""
-    monkeypatch.setattr("chassis.messaging.broker.RESTORE_SECONDS", 1.0)
+    """Lose the connection while the next queue is restored; returns the queue."""
+    monkeypatch.setattr("chassis.messaging.private_names.RESTORE_SECONDS", 1.0)
     connection, restore = connection_of(billing), RobustQueue.restore
     lost: list[str] = []
 
     async def restore_a_queue(queue: RobustQueue) -> None:
         if not lost:
             lost.append(queue.name)
-            await connection.begin_anew()
+            await connection.drop()
             assert not connection.connected.is_set()
         await restore(queue)
 
@@ -140,32 +138,30 @@ def loses_the_connection_between_two_steps(
     return lost
 
 
-async def test_a_connection_that_is_lost_between_two_steps_of_its_restoration_is_made_anew(
+async def test_a_connection_lost_during_its_restoration_is_replaced(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost = loses_the_connection_between_two_steps(billing, monkeypatch)
-    await connection_of(billing).begin_anew()
+    await connection_of(billing).drop()
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
     await billing.has_heard(*rows)
     assert lost
 
 
-async def test_a_connection_that_is_lost_while_one_consumer_is_restored_is_made_anew(
+async def test_a_connection_lost_while_a_consumer_is_restored_is_replaced(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rights = TOPOLOGY.permissions("billing")
-    await may(billing, rights | {"read": "^billing\\.user-.*$"})
+    await set_permissions(billing, rights | {"read": "^billing\\.user-.*$"})
     await channels_are_closed(billing, monkeypatch)
     await billing.is_ready(503)
-    await may(billing, rights)
+    await set_permissions(billing, rights)
     lost = loses_the_connection_between_two_steps(billing, monkeypatch)
-    connection_of(billing)._request_recovery()  # as a queue does that is deleted
+    connection_of(billing)._request_recovery()  # as when a queue is deleted
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
     await billing.has_heard(*rows)
     assert lost
 
 
-def connection_of(billing: RunningService) -> _Connection:
-    connection = billing.service.broker._connection
-    assert connection is not None
-    return connection
+def connection_of(billing: RunningService) -> RestoringConnection:
+    return billing.service.broker.latest_connection

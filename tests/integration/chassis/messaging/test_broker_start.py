@@ -1,10 +1,11 @@
-"""A connection that is lost while a service starts: it tries again, and hears all its queues afterwards, once each."""
+"""A connection that is lost while a service starts: it retries, and then has one consumer for each queue."""
 
 import asyncio
 from collections.abc import Iterator
 
 import pytest
 import stamina
+from aio_pika import RobustChannel
 
 from apps.billing.api import router
 from apps.billing.consumers import SUBSCRIPTIONS
@@ -19,17 +20,17 @@ from tests.support.proxy import Proxy
 
 @pytest.fixture(autouse=True)
 def at_once() -> Iterator[None]:
-    """What is tried again is tried again without a pause."""
+    """Retry without a delay."""
     with stamina.set_testing(True, attempts=1_000):
         yield
 
 
-async def test_a_service_starts_whenever_its_connection_is_lost_meanwhile(
+async def test_a_service_starts_although_its_connection_is_lost_at_any_step(
     install_chorus: Install,
 ) -> None:
     installation = await install_chorus("starting", "billing")
     url = installation.amqp_url("billing")
-    replies, others = 0, connections_that_restore_themselves()
+    replies, others = 0, restoring_connections()
     async with Proxy.before(url) as proxy:
         while True:
             replies += 1
@@ -40,13 +41,13 @@ async def test_a_service_starts_whenever_its_connection_is_lost_meanwhile(
                 if not proxy.is_cut:
                     break
                 await billing.is_ready(200)
-                await hears_each_queue_once(billing)
-                ours = connections_that_restore_themselves() - others
+                await has_one_consumer_per_queue(billing)
+                ours = restoring_connections() - others
                 assert (ours, proxy.connections) == (1, 1), f"lost after {replies} replies"
     assert replies > len(SUBSCRIPTIONS)
 
 
-async def hears_each_queue_once(billing: RunningService) -> None:
+async def has_one_consumer_per_queue(billing: RunningService) -> None:
     async def by_one() -> None:
         for kind in (one.event for one in SUBSCRIPTIONS):
             name = queue_name("billing", kind)
@@ -54,11 +55,11 @@ async def hears_each_queue_once(billing: RunningService) -> None:
             assert found.declaration_result.consumer_count == 1, name
 
     await eventually(by_one)
-    for subscriber in billing.service.broker.subscribers:
-        channel = subscriber._queue_obj.channel  # type: ignore[attr-defined]
+    for channel in (await billing.service.broker.channels()).values():
+        assert isinstance(channel, RobustChannel)
         assert channel._prefetch_count == PREFETCH_MESSAGES
 
 
-def connections_that_restore_themselves() -> int:
-    """How many aio-pika looks after in this process, in which services of other tests may run as well."""
+def restoring_connections() -> int:
+    """How many connections aio-pika restores in this process; services of other tests may run in it too."""
     return sum("__connection_factory" in repr(task.get_coro()) for task in asyncio.all_tasks())

@@ -1,4 +1,4 @@
-"""The broker's memory or disk is short: orders are taken and told of later, and what waits in queues is heard."""
+"""The broker has a memory or disk alarm: orders are accepted and published later, and queues are consumed."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -27,12 +27,12 @@ from tools.servers import PrivateRabbitMQ, private_rabbitmq
 
 ORDERS = 3
 MANY = 100
-"""Far more than a consumer gets before it has acknowledged any."""
+"""Far more than the prefetch limit of a consumer."""
 
 
 @pytest.fixture(scope="module")
 def rabbitmq() -> Iterator[PrivateRabbitMQ]:
-    """A broker of our own: alarms are about all who are connected."""
+    """A private broker: an alarm affects all its connections."""
     try:
         with private_rabbitmq() as made:
             yield made
@@ -64,7 +64,7 @@ async def orders_here(running: RunningService) -> AsyncIterator[RunningService]:
 
 
 @pytest.mark.parametrize("kind", ALARMS)
-async def test_orders_are_taken_under_an_alarm_of_the_broker_and_told_once_it_ends(
+async def test_orders_are_accepted_under_an_alarm_and_published_after_it(
     orders_here: RunningService,
     rabbitmq: PrivateRabbitMQ,
     kind: str,
@@ -79,19 +79,19 @@ async def test_orders_are_taken_under_an_alarm_of_the_broker_and_told_once_it_en
                 answer = await ada.post("/order/create", json={"totalPrice": "1.00"})
                 assert answer.status_code == 201, answer.text
 
-        async def tried_in_vain() -> bool:
+        async def failed_to_publish() -> bool:
             return bool(failed.get() > before)
 
-        await eventually(tried_in_vain)
+        await eventually(failed_to_publish)
         assert await orders_here.value("SELECT count(*) FROM outbox") == ORDERS
     await orders_here.is_quiet()
     assert len({event.order.id for event in orders_here.said_of(OrderPlaced)}) == ORDERS
 
 
-async def test_events_are_heard_under_an_alarm_of_the_broker(
+async def test_events_are_consumed_under_an_alarm(
     installation: Installation, rabbitmq: PrivateRabbitMQ, processes: Processes
 ) -> None:
-    """Whoever publishes and listens over one connection hears nothing more once it is blocked."""
+    """A connection shared with publishers would be blocked, and stop consuming."""
     rows = [told(OrderPlaced(order=an_order(total="1.00", user=a_user()))) for _ in range(MANY)]
     broker = Broker(installation.amqp_admin_url)
     await broker.open()
