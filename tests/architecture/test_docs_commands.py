@@ -126,7 +126,13 @@ def test_every_log_line_that_the_runbook_explains_is_written_somewhere() -> None
 
 @pages
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    existing = {function.name for module in modules("tests") for function in module.functions()}
+    functions = ast.FunctionDef | ast.AsyncFunctionDef  # of modules and of classes
+    existing = {
+        node.name
+        for module in modules("tests")
+        for node in ast.walk(module.tree)
+        if isinstance(node, functions)
+    }
     named = set(re.findall(r"`(test_\w+)`", page.read_text()))
     assert named <= existing, named - existing
 
