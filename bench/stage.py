@@ -20,7 +20,6 @@ from chassis.messaging.topology import topology
 from ops.management import Administration
 from ops.migrate import create_database, upgrade_database
 from tools.servers import PrivateServers, private_servers
-from tools.servers.folders import project_folder
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ class Stage:
 @contextmanager
 def stage() -> Iterator[Stage]:
     """The servers run; at the end they are gone, with everything on them."""
-    with private_servers(project_folder() / ".chorus") as servers:
+    with private_servers() as servers:
         asyncio.run(_note_times(servers.postgres.url))
         servers.postgres.stop()
         servers.postgres.start()

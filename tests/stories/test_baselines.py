@@ -221,7 +221,7 @@ async def audit(baseline: Baseline) -> None:
 async def test_a_baseline_plays_the_same_story(baseline: Baseline) -> None:
     services = {service: baseline.urls[service] for service in SERVICES}
     addresses = Addresses(services, baseline.urls["mail"], Login("nobody", "nothing"))
-    with STORIES[baseline.name](addresses) as story:
+    with contextlib.closing(STORIES[baseline.name](addresses)) as story:
         await asyncio.to_thread(story.play)
     await audit(baseline)
 
