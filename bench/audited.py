@@ -7,8 +7,8 @@ from typing import Final
 from uuid import UUID
 
 from apps import SERVICES
-from bench.cast import Cast
 from bench.load import Sent
+from bench.processes import Processes
 from ops.audit import Attempt, History, Urls, audit
 
 KEPT_BY_ALL: Final = frozenset({1, 2, 3, 4, 5, 6})
@@ -17,7 +17,7 @@ KEPT_BY_ALL: Final = frozenset({1, 2, 3, 4, 5, 6})
 KEPT: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 9})
 """Those that hold in a measurement. Without mail letters are left over."""
 
-PATIENCE_SECONDS: Final = 5.0
+TIMEOUT_SECONDS: Final = 5.0
 
 
 class FailedAuditError(Exception):
@@ -31,16 +31,16 @@ def history(sent: Sent) -> History:
     return History([*accepted, *(Attempt() for _ in range(unknown))])
 
 
-async def check(cast: Cast, sent: Sent, since: UUID) -> None:
+async def check(processes: Processes, sent: Sent, since: UUID) -> None:
     """Go through all orders since then, every one of which is settled. Raises FailedAuditError."""
-    urls = Urls({service: cast.installation.admin_url(service) for service in SERVICES})
+    urls = Urls({service: processes.installation.admin_url(service) for service in SERVICES})
     report = await audit(
         urls,
         history(sent),
         at_rest=True,
-        patience=PATIENCE_SECONDS,
+        patience=TIMEOUT_SECONDS,
         since=since,
-        numbers=KEPT_BY_ALL if cast.contestant.own_topology else KEPT,
+        numbers=KEPT_BY_ALL if processes.contestant.own_topology else KEPT,
     )
     if not report.clean:
         raise FailedAuditError(*report.lines())

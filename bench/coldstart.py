@@ -5,10 +5,10 @@ import sys
 import time
 from typing import Final
 
-from bench.cast import inherited
 from bench.contestants import CHORUS
 from bench.figures import Spread, spread
 from bench.plan import Bench
+from bench.processes import inherited
 from bench.tables import Outcome, Table
 from tools.children import Child, ChildFailed
 from tools.servers.folders import project_folder
@@ -16,7 +16,7 @@ from tools.servers.folders import project_folder
 PAID: Final = "hears PaymentSucceeded: paid"
 """What the demo says of the first order that is paid."""
 
-LOOK_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 MOST_SECONDS: Final = 120.0
 
 
@@ -24,9 +24,9 @@ async def coldstart(bench: Bench) -> Outcome:
     """The part."""
     found = []
     for turn in range(bench.plan.rounds):
-        with bench.noting(CHORUS):
+        with bench.recording_failures(CHORUS):
             found.append(await _demo(bench, turn))
-            bench.say(f"paid after {found[-1]:.1f} s")
+            bench.report(f"paid after {found[-1]:.1f} s")
     outcome = Outcome("Cold start", data=found)
     if found:
         outcome.measured["coldstart"] = Spread.of(found).median
@@ -41,7 +41,7 @@ async def _demo(bench: Bench, turn: int) -> float:
     child = Child(
         "demo",
         [sys.executable, "-m", "ops", "demo", "--native", "--exit"],
-        log=bench.stage.folder / f"demo-{turn}.log",
+        log=bench.environment.folder / f"demo-{turn}.log",
         environment=inherited(),
         folder=project_folder(),
     )
@@ -51,7 +51,7 @@ async def _demo(bench: Bench, turn: int) -> float:
         while PAID not in (child.log.read_text() if child.log.exists() else ""):
             if not child.running or time.monotonic() > begun + MOST_SECONDS:
                 raise ChildFailed(f"the demo did not come to a paid order\n{child.tail()}")
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
         taken = time.monotonic() - begun
         await asyncio.to_thread(child.finish, within=MOST_SECONDS)
     finally:

@@ -43,7 +43,7 @@ CONTESTANTS: Final = (
         "http_only", "HTTP only", "services that call each other, with a tuned client and tuned SQL"
     ),
     _baseline(
-        "events_for_letters",
+        "events_for_notifications",
         "events for letters",
         "the same, but letters are told of by thin events",
     ),

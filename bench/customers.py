@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import httpx
 
-from bench.cast import Cast
 from bench.client import post
+from bench.processes import Processes
 
 PASSWORD: Final = "correct horse battery"  # noqa: S105 - of customers who are gone in a minute
 DEPOSIT: Final = "1000000000.00"
 PRICE: Final = "1.00"
-PATIENCE_SECONDS: Final = 30.0
+TIMEOUT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ STRANGER: Final = Customer("", "", "")
 """For who asks nobody who he is."""
 
 
-async def make_customers(cast: Cast, count: int) -> list[Customer]:
+async def make_customers(processes: Processes, count: int) -> list[Customer]:
     """Register so many, sign them in, and put money on their accounts. Raises httpx.HTTPError."""
-    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as http:
-        return await asyncio.gather(*(_make(http, cast.urls) for _ in range(count)))
+    async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http:
+        return await asyncio.gather(*(_make(http, processes.urls) for _ in range(count)))
 
 
 async def _make(http: httpx.AsyncClient, urls: dict[str, str]) -> Customer:
     customer = await register(http, urls)
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             if (await deposit(http, urls, customer)).is_success:
                 return customer
@@ -75,7 +75,7 @@ async def deposit(
 
 
 async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, str]) -> Any:
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             answer = await http.post(url, json=body)
             if answer.status_code != 503:

@@ -9,11 +9,11 @@ from uuid import UUID
 import asyncpg
 import httpx
 
-from bench.cast import Cast
 from bench.contestants import LABELS
 from bench.customers import PRICE, Customer, deposit, register, sign_in
 from bench.load import CREATED
 from bench.plan import Bench
+from bench.processes import Processes
 from bench.tables import Outcome, Table
 
 AWAY: Final = ("billing", "notifications")
@@ -22,7 +22,7 @@ LATER_SECONDS: Final = 60.0
 """How long is waited, once the service is back, for what should then happen by itself."""
 
 SOON_SECONDS: Final = 3.0
-LOOK_SECONDS: Final = 0.1
+POLL_SECONDS: Final = 0.1
 
 SETTLED: Final = "SELECT count(*) FROM orders WHERE user_id = $1 AND status <> 'pending'"
 WRITTEN: Final = "SELECT count(*) FROM notifications WHERE user_id = $1"
@@ -49,12 +49,12 @@ async def down(bench: Bench) -> Outcome:
     found: dict[str, dict[str, Answers]] = {service: {} for service in AWAY}
     for contestant in bench.plan.settling:
         for service in AWAY:
-            with bench.noting(contestant):
-                async with bench.cast(contestant) as cast:
-                    found[service][contestant.name] = await _without(cast, service)
+            with bench.recording_failures(contestant):
+                async with bench.running(contestant) as processes:
+                    found[service][contestant.name] = await _without(processes, service)
             answers = found[service].get(contestant.name, {})
             lacks = ", ".join(key for key, yes in answers.items() if not yes) or "nothing"
-            bench.say(f"{contestant.label} without {service} lacks: {lacks}")
+            bench.report(f"{contestant.label} without {service} lacks: {lacks}")
     tables = [_table(service, answers) for service, answers in found.items()]
     return Outcome("What works while a service is away", tables, data=found)
 
@@ -62,27 +62,29 @@ async def down(bench: Bench) -> Outcome:
 class Visitor:
     """A customer, and what he can do, and what becomes of his order."""
 
-    def __init__(self, cast: Cast, http: httpx.AsyncClient, databases: Databases, who: Customer):
-        self._cast = cast
+    def __init__(
+        self, processes: Processes, http: httpx.AsyncClient, databases: Databases, who: Customer
+    ):
+        self._processes = processes
         self._http = http
         self._databases = databases
         self._who = who
 
     async def registers(self) -> bool:
         """Somebody else registers."""
-        return bool(await register(self._http, self._cast.urls))
+        return bool(await register(self._http, self._processes.urls))
 
     async def signs_in(self) -> bool:
         """He signs in again."""
-        return bool(await sign_in(self._http, self._cast.urls, self._who.email))
+        return bool(await sign_in(self._http, self._processes.urls, self._who.email))
 
     async def pays_in(self) -> bool:
         """He puts money on his account."""
-        return (await deposit(self._http, self._cast.urls, self._who)).is_success
+        return (await deposit(self._http, self._processes.urls, self._who)).is_success
 
     async def orders(self) -> bool:
         """His order is accepted."""
-        url = f"{self._cast.urls['orders']}/order/create"
+        url = f"{self._processes.urls['orders']}/order/create"
         headers = {"Authorization": f"Bearer {self._who.token}"}
         answer = await self._http.post(url, json={"totalPrice": PRICE}, headers=headers)
         return answer.status_code == CREATED
@@ -96,19 +98,20 @@ class Visitor:
         return bool(await self._databases["notifications"].fetchval(WRITTEN, UUID(self._who.id)))
 
 
-async def _without(cast: Cast, service: str) -> Answers:
+async def _without(processes: Processes, service: str) -> Answers:
     """Two customers order while the service is away; orders is killed after the second one's."""
     async with (
         httpx.AsyncClient(timeout=REQUEST_SECONDS, trust_env=False) as http,
-        cast.installation.databases() as databases,
+        processes.installation.databases() as databases,
     ):
         first, second = [
-            Visitor(cast, http, databases, await register(http, cast.urls)) for _ in range(2)
+            Visitor(processes, http, databases, await register(http, processes.urls))
+            for _ in range(2)
         ]
         for visitor in (first, second):
             if not await _eventually(visitor.pays_in):
                 raise TimeoutError("nobody can pay in, though everything runs")
-        await asyncio.to_thread(cast.children[service].stop)
+        await asyncio.to_thread(processes.children[service].stop)
         answers = {
             "register": await _works(first.registers),
             "login": await _works(first.signs_in),
@@ -116,22 +119,22 @@ async def _without(cast: Cast, service: str) -> Answers:
             "accepted": await _works(first.orders),
             "settled": await _eventually(first.has_outcome, SOON_SECONDS),
         }
-        await _back(cast, service)
+        await _back(processes, service)
         answers["settled later"] = await _eventually(first.has_outcome)
         answers["letter later"] = await _eventually(first.has_letter)
-        await asyncio.to_thread(cast.children[service].stop)
+        await asyncio.to_thread(processes.children[service].stop)
         await _works(second.orders)
-        await asyncio.to_thread(cast.children["orders"].kill)
-        await _back(cast, "orders")
-        await _back(cast, service)
+        await asyncio.to_thread(processes.children["orders"].kill)
+        await _back(processes, "orders")
+        await _back(processes, service)
         answers["settled after a crash"] = await _eventually(second.has_outcome)
         answers["letter after a crash"] = await _eventually(second.has_letter)
     return answers
 
 
-async def _back(cast: Cast, service: str) -> None:
-    cast.children[service].start()
-    await cast.ready(service)
+async def _back(processes: Processes, service: str) -> None:
+    processes.children[service].start()
+    await processes.ready(service)
 
 
 async def _works(check: Check) -> bool:
@@ -146,7 +149,7 @@ async def _eventually(check: Check, within: float = LATER_SECONDS) -> bool:
     while time.monotonic() < deadline:
         if await _works(check):
             return True
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
     return False
 
 

@@ -65,7 +65,7 @@ async def latency(bench: Bench) -> Outcome:
     waits: Waits = {}
     for _ in range(1 if plan.quick else plan.rounds):
         for contestant in [CHORUS] if plan.quick else plan.settling:
-            with bench.noting(contestant):
+            with bench.recording_failures(contestant):
                 found = await _one_round(bench, contestant)
                 for name, wait in found.items():
                     waits.setdefault(contestant.name, {}).setdefault(name, []).append(wait)
@@ -81,17 +81,17 @@ async def latency(bench: Bench) -> Outcome:
 
 async def _one_round(bench: Bench, contestant: Contestant) -> dict[str, Wait]:
     found = {}
-    async with bench.cast(contestant) as cast:
-        await bench.warm(cast)
+    async with bench.running(contestant) as processes:
+        await bench.warm(processes)
         most = bench.rates[contestant.name]
         asked = {"20": SLOW}
         if not bench.plan.quick:
             asked |= {"half": most / 2, "most": most, "twice": most * 2}
         for name, rate in asked.items():
             seconds = bench.plan.seconds * (SLOW_SECONDS if name == "20" else 1)
-            found[name] = Wait.of(rate, *await bench.tick(cast, rate, seconds))
+            found[name] = Wait.of(rate, *await bench.tick(processes, rate, seconds))
             said = f"accepted {found[name].accept} ms, settled {found[name].settle} ms"
-            bench.say(f"{contestant.label} at {rate:,.0f}/s (p50 / p99 / most): {said}")
+            bench.report(f"{contestant.label} at {rate:,.0f}/s (p50 / p99 / most): {said}")
     return found
 
 

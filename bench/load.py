@@ -140,7 +140,7 @@ class Load(ABC):
         """A connection has nothing on its way any more."""
 
 
-class Waiting(Load):
+class ClosedLoop(Load):
     """A closed loop: everybody orders again as soon as he is answered, until `orders` are sent or it is stopped."""
 
     def __init__(self, url: str, requests: Sequence[bytes], orders: int) -> None:
@@ -174,7 +174,7 @@ class Waiting(Load):
             self._done.set()
 
 
-class Clocked(Load):
+class OpenLoop(Load):
     """An open loop: orders come when they come, whatever became of those before.
 
     An order that finds no free connection waits for one, and its wait counts, because every wait counts from when the

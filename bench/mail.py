@@ -32,7 +32,7 @@ async def mail(bench: Bench) -> Outcome:
     rounds = await run_rounds(bench, mail=True)
     ways: dict[str, Percentiles] = {}
     for contestant in bench.plan.settling:
-        with bench.noting(contestant):
+        with bench.recording_failures(contestant):
             ways[contestant.name] = await _letters(bench, contestant)
     outcome = Outcome("Settled orders, with mail")
     outcome.data = {"rounds": as_json(rounds), "letters": {n: asdict(w) for n, w in ways.items()}}
@@ -51,10 +51,10 @@ async def mail(bench: Bench) -> Outcome:
 
 async def _letters(bench: Bench, contestant: Contestant) -> Percentiles:
     """From when an order was placed to when its letter was sent, at a slow rate."""
-    async with bench.cast(contestant, mail=True) as cast:
-        await bench.warm(cast)
-        _, sent, _ = await bench.tick(cast, SLOW, bench.plan.seconds * SLOW_SECONDS)
-        async with cast.installation.databases() as databases:
+    async with bench.running(contestant, mail=True) as processes:
+        await bench.warm(processes)
+        _, sent, _ = await bench.tick(processes, SLOW, bench.plan.seconds * SLOW_SECONDS)
+        async with processes.installation.databases() as databases:
             ids = [UUID(id) for id in sent.order_ids]
             placed = dict(await databases["orders"].fetch(PLACED, ids))
             arrived = dict(await databases["notifications"].fetch(SENT, ids))

@@ -18,17 +18,17 @@ from uuid import UUID
 import asyncpg
 
 from bench.audited import FailedAuditError, check
-from bench.cast import Cast
+from bench.environment import Environment
 from bench.figures import Percentiles
 from bench.load import Sent
-from bench.processes import machine_seconds, memory_bytes, processor_seconds
-from bench.stage import Stage
+from bench.processes import Processes
+from bench.resources import machine_seconds, memory_bytes, processor_seconds
 from events.base import least_id
 
-LOOK_SECONDS: Final = 0.02
+POLL_SECONDS: Final = 0.02
 """How often is looked whether all is settled, once the load has ended."""
 
-PATIENCE_SECONDS: Final = 30.0
+TIMEOUT_SECONDS: Final = 30.0
 """How long nothing may happen before a run is given up."""
 
 OPEN_ORDERS: Final = """
@@ -124,26 +124,26 @@ class Meter:
 
 
 async def measure(
-    stage: Stage, cast: Cast, load: Coroutine[Any, Any, Sent]
+    environment: Environment, processes: Processes, load: Coroutine[Any, Any, Sent]
 ) -> tuple[Measured, Sent, Times]:
     """Runs a load against a contestant. Raises FailedAuditError, or what the load raises."""
-    roots = {**stage.roots, **cast.roots}
-    if not cast.contestant.settles:
-        return await _measure_answers(cast, roots, load)
-    async with cast.installation.databases() as databases:
+    roots = {**environment.roots, **processes.roots}
+    if not processes.contestant.settles:
+        return await _measure_answers(processes, roots, load)
+    async with processes.installation.databases() as databases:
         since, meter = id_of(time.time()), Meter(roots)
         with undisturbed():
             sent = await load
-            await settled(databases, since, mail=cast.mail)
+            await settled(databases, since, mail=processes.mail)
         spent, machine = meter.read()
-        times = await read_times(databases, since, mail=cast.mail)
-    await check(cast, sent, since)
-    held = (cast.idle, memory_bytes(roots))
+        times = await read_times(databases, since, mail=processes.mail)
+    await check(processes, sent, since)
+    held = (processes.idle, memory_bytes(roots))
     return _summed_up(sent, times, (spent, machine), held), sent, times
 
 
 async def _measure_answers(
-    cast: Cast, roots: dict[str, int], load: Coroutine[Any, Any, Sent]
+    processes: Processes, roots: dict[str, int], load: Coroutine[Any, Any, Sent]
 ) -> tuple[Measured, Sent, Times]:
     """For who has nothing to settle: an order is done when it is answered."""
     meter = Meter(roots)
@@ -151,7 +151,7 @@ async def _measure_answers(
         sent = await load
     done = dict(zip(sent.order_ids, sent.answered, strict=True))
     times = Times(settled=done, written=done, sent={})
-    held = (cast.idle, memory_bytes(roots))
+    held = (processes.idle, memory_bytes(roots))
     return _summed_up(sent, times, meter.read(), held), sent, times
 
 
@@ -178,20 +178,20 @@ def _summed_up(
 async def settled(databases: Mapping[str, asyncpg.Connection], since: UUID, *, mail: bool) -> None:
     """Wait until every order since then is settled, with a letter. Raises FailedAuditError if nothing happens."""
     before: Any = None
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         orders = await databases["orders"].fetchrow(OPEN_ORDERS, since)
         letters = await databases["notifications"].fetchrow(LETTERS, since)
         if orders["open"] == 0 and orders["all"] == letters["sent" if mail else "written"]:
             return
         if before != (before := (tuple(orders), tuple(letters))):
-            deadline = time.monotonic() + PATIENCE_SECONDS
+            deadline = time.monotonic() + TIMEOUT_SECONDS
         if time.monotonic() > deadline:
             raise FailedAuditError(
                 f"of {orders['all']} orders {orders['open']} stay pending, {letters['written']} letters are written "
                 f"and {letters['sent']} sent, and nothing happens any more"
             )
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def read_times(

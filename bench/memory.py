@@ -9,7 +9,7 @@ from apps import SERVICES
 from bench.contestants import CHORUS
 from bench.figures import megabytes
 from bench.plan import Bench
-from bench.processes import memory_bytes
+from bench.resources import memory_bytes
 from bench.tables import Outcome, Table
 
 BATCHES: Final = 5
@@ -23,15 +23,15 @@ Held = dict[str, int]
 async def memory(bench: Bench) -> Outcome:
     """The part."""
     found: dict[int, Held] = {}
-    with bench.noting(CHORUS):
-        async with bench.cast(CHORUS) as cast:
-            found[0] = _of_services(memory_bytes(cast.roots))
-            orders, batch = 0, int(await bench.warm(cast) * bench.plan.seconds * SECONDS_EACH)
+    with bench.recording_failures(CHORUS):
+        async with bench.running(CHORUS) as processes:
+            found[0] = _of_services(memory_bytes(processes.roots))
+            orders, batch = 0, int(await bench.warm(processes) * bench.plan.seconds * SECONDS_EACH)
             for _ in range(BATCHES):
-                measured, _, _ = await bench.order(cast, batch)
+                measured, _, _ = await bench.order(processes, batch)
                 orders += measured.orders
                 found[orders] = _of_services(measured.memory)
-                bench.say(f"after {orders:,} orders {megabytes(sum(found[orders].values()))} MB")
+                bench.report(f"after {orders:,} orders {megabytes(sum(found[orders].values()))} MB")
     outcome = Outcome("Memory", data=found)
     if found:
         outcome.tables = [_table(found)]

@@ -95,19 +95,19 @@ async def fill(
 async def million(bench: Bench) -> Outcome:
     """The part."""
     found: dict[str, list[Measured]] = {EMPTY: [], FULL: []}
-    with bench.noting(CHORUS):
-        async with bench.cast(CHORUS, name=FULL) as cast:
-            customers = await bench.customers(cast)
-            await bench.warm(cast)
-            async with cast.installation.databases() as databases:
+    with bench.recording_failures(CHORUS):
+        async with bench.running(CHORUS, name=FULL) as processes:
+            customers = await bench.customers(processes)
+            await bench.warm(processes)
+            async with processes.installation.databases() as databases:
                 await fill(databases, [customer.id for customer in customers], ORDERS)
-        bench.say(f"{ORDERS:,} orders are written")
+        bench.report(f"{ORDERS:,} orders are written")
         for _ in range(bench.plan.rounds):
             for name, measured in found.items():
-                async with bench.cast(CHORUS, name=name) as cast:
-                    orders = int(await bench.warm(cast) * bench.plan.seconds)
-                    measured.append((await bench.order(cast, orders))[0])
-                bench.say(f"{name}: {measured[-1].settled_rate:,.0f} orders/s")
+                async with bench.running(CHORUS, name=name) as processes:
+                    orders = int(await bench.warm(processes) * bench.plan.seconds)
+                    measured.append((await bench.order(processes, orders))[0])
+                bench.report(f"{name}: {measured[-1].settled_rate:,.0f} orders/s")
     outcome = Outcome(
         "A million orders", data={n: [asdict(m) for m in ms] for n, ms in found.items()}
     )

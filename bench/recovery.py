@@ -12,12 +12,12 @@ from typing import Final
 
 from apps import SERVICES
 from bench.audited import FailedAuditError, check
-from bench.cast import Cast
 from bench.contestants import CHORUS
 from bench.figures import Spread, spread
-from bench.load import Waiting
+from bench.load import ClosedLoop
 from bench.measure import id_of, read_times, settled, undisturbed
 from bench.plan import CONNECTIONS, Bench
+from bench.processes import Processes
 from bench.tables import Outcome, Table
 
 BEFORE_SECONDS: Final = 3.0
@@ -65,12 +65,12 @@ async def recovery(bench: Bench) -> Outcome:
     found: dict[str, list[Recovery]] = {}
     for _ in range(bench.plan.rounds):
         for service in SERVICES:
-            with bench.noting(CHORUS):
-                async with bench.cast(CHORUS) as cast:
-                    await bench.warm(cast)
-                    came = await _kill(bench, cast, service)
+            with bench.recording_failures(CHORUS):
+                async with bench.running(CHORUS) as processes:
+                    await bench.warm(processes)
+                    came = await _kill(bench, processes, service)
                 found.setdefault(service, []).append(came)
-                bench.say(f"{service} killed: back after {came.seconds or 0:.1f} s")
+                bench.report(f"{service} killed: back after {came.seconds or 0:.1f} s")
                 if came.seconds is None:
                     raise FailedAuditError(
                         f"{service} did not come back to {came.before:,.0f} orders/s"
@@ -83,18 +83,18 @@ async def recovery(bench: Bench) -> Outcome:
     return outcome
 
 
-async def _kill(bench: Bench, cast: Cast, service: str) -> Recovery:
-    load = Waiting(cast.urls["orders"], await bench.requests(cast), UNLIMITED)
-    async with cast.installation.databases() as databases:
+async def _kill(bench: Bench, processes: Processes, service: str) -> Recovery:
+    load = ClosedLoop(processes.urls["orders"], await bench.requests(processes), UNLIMITED)
+    async with processes.installation.databases() as databases:
         since = id_of(time.time())
         with undisturbed():
             running = asyncio.create_task(load.run(CONNECTIONS))
             try:
                 await asyncio.sleep(BEFORE_SECONDS)
                 killed = time.time()
-                cast.children[service].kill()
+                processes.children[service].kill()
                 await asyncio.sleep(DOWN_SECONDS)
-                cast.children[service].start()
+                processes.children[service].start()
                 await asyncio.sleep(AFTER_SECONDS - DOWN_SECONDS)
                 load.stop()
                 sent = await running
@@ -102,7 +102,7 @@ async def _kill(bench: Bench, cast: Cast, service: str) -> Recovery:
                 running.cancel()
             await settled(databases, since, mail=False)
         times = await read_times(databases, since, mail=False)
-    await check(cast, sent, since)
+    await check(processes, sent, since)
     done = sorted(at - killed for at in times.complete())
     counted = BEFORE_SECONDS - 1
     before = sum(-counted <= at < 0 for at in done) / counted

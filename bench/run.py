@@ -15,6 +15,7 @@ from bench import page, targets
 from bench.coldstart import coldstart
 from bench.contestants import CONTESTANTS
 from bench.down import down
+from bench.environment import stage
 from bench.hot import hot
 from bench.latency import latency
 from bench.machine import describe
@@ -24,7 +25,6 @@ from bench.million import million
 from bench.plan import Bench, Plan
 from bench.recovery import recovery
 from bench.settled import settled
-from bench.stage import stage
 from bench.tables import Outcome
 from ops.console import console
 from tools.children import CannotRun
@@ -93,7 +93,7 @@ async def _run(work: Bench, wanted: Sequence[str]) -> dict[str, Outcome]:
     outcomes = {}
     for name in wanted:
         work.part = name
-        work.say(f"{name} ...")
+        work.report(f"{name} ...")
         outcomes[name] = await PARTS[name](work)
     return outcomes
 

@@ -50,16 +50,16 @@ async def run_rounds(bench: Bench, *, mail: bool = False) -> Rounds:
             if turn and contestant.name not in rounds:
                 continue
             found: list[Measured] = []
-            with bench.noting(contestant):
-                async with bench.cast(contestant, mail=mail) as cast:
-                    rate = await bench.warm(cast)
-                    found += [(await bench.order(cast, int(rate * bench.plan.seconds)))[0]]
+            with bench.recording_failures(contestant):
+                async with bench.running(contestant, mail=mail) as processes:
+                    rate = await bench.warm(processes)
+                    found += [(await bench.order(processes, int(rate * bench.plan.seconds)))[0]]
             if not found:
                 rounds.pop(contestant.name, None)
                 continue
             rounds.setdefault(contestant.name, []).extend(found)
             said = f"{found[0].settled_rate:,.0f} orders/s"
-            bench.say(f"{contestant.label}, round {turn + 1}: {said}")
+            bench.report(f"{contestant.label}, round {turn + 1}: {said}")
     return rounds
 
 

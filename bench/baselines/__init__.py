@@ -1,7 +1,7 @@
 """What Chorus is compared with: three other ways to build the same order system, each as well as it can be built.
 
 - `http_only`: services that call each other, without a broker.
-- `events_for_letters`: services that call each other for what matters, and tell the rest by thin events.
+- `events_for_notifications`: services that call each other for what matters, and tell the rest by thin events.
 - `usual`: the usual event-driven build, with an ORM session and a transaction for each message.
 
 All three answer the same requests with the same bodies, keep the same tables, obey the same rules and write the same

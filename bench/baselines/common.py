@@ -63,7 +63,7 @@ class Service:
             for part in parts:
                 await stack.enter_async_context(part(self))
             stack.push_async_callback(self.supervisor.stop)
-            _settle_memory()
+            _freeze_heap()
             yield
 
     def ask_to_stop(self) -> None:
@@ -76,7 +76,7 @@ class Service:
         return dict(zip(self.checks, answers, strict=True))
 
 
-def _settle_memory() -> None:
+def _freeze_heap() -> None:
     """As Chorus does it: what was made at start is left out of every later garbage collection."""
     gc.collect()
     gc.freeze()

@@ -44,7 +44,7 @@ class ToldAtOnce(Story):
         super()._expect(part, step, seen, **fields)
 
 
-STORIES = {"http_only": ToldAtOnce, "events_for_letters": ToldAtOnce, "usual": Story}
+STORIES = {"http_only": ToldAtOnce, "events_for_notifications": ToldAtOnce, "usual": Story}
 
 
 class Baseline:

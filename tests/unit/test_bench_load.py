@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from bench.client import AnswerReader, NotUnderstoodError, post
-from bench.load import Clocked, Waiting
-from bench.sink import Conversation
+from bench.load import OpenLoop, ClosedLoop
+from bench.smtp_sink import Conversation
 
 CREATED = b'HTTP/1.1 201 Created\r\ncontent-length: 13\r\n\r\n{"id":"quack"}'[:-1]
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n"
@@ -94,7 +94,7 @@ def created(number: int) -> bytes:
 
 async def test_customers_who_wait_place_as_many_orders_as_asked() -> None:
     async with server(created) as url:
-        sent = await Waiting(url, [ORDER], orders=50).run(connections=4)
+        sent = await ClosedLoop(url, [ORDER], orders=50).run(connections=4)
     assert sent.statuses == {201: 50}
     assert sorted(sent.order_ids) == [f"{n:036d}" for n in range(50)]
     assert len(sent.waits) == 50
@@ -104,21 +104,21 @@ async def test_customers_who_wait_place_as_many_orders_as_asked() -> None:
 
 async def test_refusals_are_counted_and_the_connection_goes_on() -> None:
     async with server(lambda n: REFUSED if n % 10 == 3 else created(n)) as url:
-        sent = await Waiting(url, [ORDER], orders=30).run(connections=2)
+        sent = await ClosedLoop(url, [ORDER], orders=30).run(connections=2)
     assert sent.statuses == {201: 27, 503: 3}
     assert sent.accepted == len(sent.order_ids) == 27
 
 
 async def test_a_lost_connection_comes_back_and_its_order_is_unanswered() -> None:
     async with server(lambda n: None if n == 5 else created(n)) as url:
-        sent = await Waiting(url, [ORDER], orders=30).run(connections=2)
+        sent = await ClosedLoop(url, [ORDER], orders=30).run(connections=2)
     assert sent.unanswered == 1
     assert sent.accepted == 29
 
 
 async def test_a_load_that_is_stopped_ends_with_its_last_answers() -> None:
     async with server(created) as url:
-        load = Waiting(url, [ORDER], orders=10_000_000)
+        load = ClosedLoop(url, [ORDER], orders=10_000_000)
         running = asyncio.create_task(load.run(connections=2))
         while load.sent.accepted < 10:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.001)
@@ -130,7 +130,7 @@ async def test_a_load_that_is_stopped_ends_with_its_last_answers() -> None:
 async def test_orders_by_the_clock_are_all_sent_and_wait_from_when_they_were_due() -> None:
     schedule = [0.0, 0.001, 0.001, 0.02, 0.05]
     async with server(created) as url:
-        sent = await Clocked(url, [ORDER], schedule).run(connections=2)
+        sent = await OpenLoop(url, [ORDER], schedule).run(connections=2)
     assert sent.accepted == 5
     assert sorted(due - sent.begun for due in sent.due) == pytest.approx(schedule, abs=1e-6)
     assert min(sent.waits) >= 0
@@ -142,12 +142,12 @@ async def test_an_order_that_finds_no_connection_waits_for_one_and_its_wait_coun
         return created(number)
 
     async with server(slow) as url:
-        sent = await Clocked(url, [ORDER], [0.0] * 5).run(connections=1)
+        sent = await OpenLoop(url, [ORDER], [0.0] * 5).run(connections=1)
     assert sent.accepted == 5
     assert max(sent.waits) >= 5 * 0.02
 
 
 async def test_by_the_clock_what_is_not_answered_is_not_waited_for() -> None:
     async with server(lambda n: None if n == 1 else created(n)) as url:
-        sent = await Clocked(url, [ORDER], [0.0, 0.01, 0.02, 0.03]).run(connections=1)
+        sent = await OpenLoop(url, [ORDER], [0.0, 0.01, 0.02, 0.03]).run(connections=1)
     assert (sent.accepted, sent.unanswered) == (3, 1)

@@ -2,6 +2,6 @@
 
 from bench.baselines.common import create_app
 from bench.baselines.parts import billing, keys
-from bench.baselines.parts.callees import callees
+from bench.baselines.parts.services import services
 
-app = create_app("billing", [billing.router, billing.internal], [callees.open, keys.fetched])
+app = create_app("billing", [billing.router, billing.internal], [services.open, keys.refreshing])

@@ -13,9 +13,9 @@ import structlog
 from apps.orders.models import Order
 from bench.baselines.common import Service, create_app
 from bench.baselines.parts import keys
-from bench.baselines.parts.callees import CalleeAwayError, callees
-from bench.baselines.parts.documents import Decision, LetterWish
+from bench.baselines.parts.messages import Decision, NotificationRequest
 from bench.baselines.parts.orders import Checkout
+from bench.baselines.parts.services import ServiceUnavailableError, services
 from events.base import Causation
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 """Seconds before a letter is asked for again."""
 
 
-class WithLetters(Checkout):
+class NotifyingCheckout(Checkout):
     """Has a letter written about each decision."""
 
     def __init__(self) -> None:
@@ -32,37 +32,37 @@ class WithLetters(Checkout):
 
     async def on_decision(self, order: Order, decision: Decision, cause: Causation) -> None:
         """Ask for the letter; an outcome does not wait for notifications to come back."""
-        wish = LetterWish(order=order.state(), decision=decision).model_dump_json()
+        request = NotificationRequest(order=order.state(), decision=decision).model_dump_json()
         try:
-            await callees.post("notifications", "/internal/letter", wish, cause)
-        except CalleeAwayError as error:
-            log.warning("orders.letter_delayed", order_id=str(order.id), error=str(error))
-            task = asyncio.create_task(self._ask_again(order, wish, cause))
+            await services.post("notifications", "/internal/notification", request, cause)
+        except ServiceUnavailableError as error:
+            log.warning("orders.notification_delayed", order_id=str(order.id), error=str(error))
+            task = asyncio.create_task(self._ask_again(order, request, cause))
             self._again.add(task)
             task.add_done_callback(self._again.discard)
 
-    async def _ask_again(self, order: Order, wish: str, cause: Causation) -> None:
+    async def _ask_again(self, order: Order, request: str, cause: Causation) -> None:
         for pause in PAUSES:
             await asyncio.sleep(pause)
-            with contextlib.suppress(CalleeAwayError):
-                await callees.post("notifications", "/internal/letter", wish, cause)
+            with contextlib.suppress(ServiceUnavailableError):
+                await services.post("notifications", "/internal/notification", request, cause)
                 return
-        log.error("orders.letter_lost", order_id=str(order.id))
+        log.error("orders.notification_lost", order_id=str(order.id))
 
     @contextlib.asynccontextmanager
-    async def asking(self, _: Service) -> AsyncIterator[None]:
+    async def retrying(self, _: Service) -> AsyncIterator[None]:
         """A part of orders: says at the end how many letters are lost with this process."""
         yield
         if self._again:
-            log.error("orders.letters_lost", letters=len(self._again))
+            log.error("orders.notifications_lost", notifications=len(self._again))
         for task in self._again:
             task.cancel()
 
 
-checkout = WithLetters()
+checkout = NotifyingCheckout()
 
 app = create_app(
     "orders",
     [checkout.router()],
-    [callees.open, keys.fetched, checkout.asking, checkout.swept],
+    [services.open, keys.refreshing, checkout.retrying, checkout.sweeping],
 )

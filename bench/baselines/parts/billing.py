@@ -15,8 +15,8 @@ from apps.billing.models import REVENUE, Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
 from bench.baselines.common import service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.documents import Decision
-from bench.baselines.parts.once import Connection, Once, answered
+from bench.baselines.parts.idempotency import Connection, OptionalKey, respond_once
+from bench.baselines.parts.messages import Decision
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.web.auth import OwnerId
@@ -76,19 +76,27 @@ async def view_account(user_id: OwnerId, request: Request) -> AccountView:
 
 
 @router.post("/{userId}/deposit", status_code=201)
-async def deposit(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+async def deposit(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
     """Put money in."""
     return await _moved(request, user_id, "deposit", body.amount, key)
 
 
 @router.post("/{userId}/withdraw", status_code=201)
-async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+async def withdraw(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
     """Take money out, if it is there."""
     return await _moved(request, user_id, "withdraw", body.amount, key)
 
 
 async def _moved(
-    request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
+    request: Request,
+    user_id: UUID,
+    what: Literal["deposit", "withdraw"],
+    amount: int,
+    key: OptionalKey,
 ) -> Response:
     async def work(connection: Connection) -> Answer:
         account = await _locked(connection, user_id)
@@ -99,7 +107,7 @@ async def _moved(
             await connection.execute(sql.insert(Transfer), *sql.values(result))
         return answer_with(ReceiptView.of, 201, None)(request.scope["path"], result)
 
-    return await answered(request, key, work)
+    return await respond_once(request, key, work)
 
 
 async def _locked(connection: Connection, user_id: UUID) -> Account:

@@ -19,7 +19,7 @@ from apps.users.models import KEY_RENEWAL, KeyPair
 from apps.users.tokens import ring
 from bench.baselines.common import Service, service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.callees import CalleeAwayError, callees
+from bench.baselines.parts.services import ServiceUnavailableError, services
 from chassis.database.pool import START_SECONDS
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
@@ -41,22 +41,22 @@ router = APIRouter(prefix="/internal")
 @router.get("/keys")
 async def list_keys(request: Request) -> Response:
     """The public halves of all valid keys."""
-    pairs = await _keep(service_of(request).database.pool)
+    pairs = await _valid_pairs(service_of(request).database.pool)
     keys = [pair.announcement() for pair in pairs]
     return Response(_KEYS.dump_json(keys, by_alias=True), media_type="application/json")
 
 
 @contextlib.asynccontextmanager
-async def kept(service: Service) -> AsyncIterator[None]:
+async def rotating(service: Service) -> AsyncIterator[None]:
     """A part of users: there is always a key to sign with."""
     pool = service.database.pool
-    ring.hold(await _keep(pool))
+    ring.hold(await _valid_pairs(pool))
 
     async def look_after() -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             try:
-                ring.hold(await _keep(pool))
+                ring.hold(await _valid_pairs(pool))
             except Exception as error:
                 if not is_transient(error):
                     raise
@@ -65,7 +65,7 @@ async def kept(service: Service) -> AsyncIterator[None]:
     yield
 
 
-async def _keep(pool: Pool) -> list[KeyPair]:
+async def _valid_pairs(pool: Pool) -> list[KeyPair]:
     """The valid pairs, with one among them that lasts."""
     now = datetime.now(UTC)
     async with pool.acquire() as connection, connection.transaction():
@@ -81,11 +81,11 @@ async def _keep(pool: Pool) -> list[KeyPair]:
 
 
 @contextlib.asynccontextmanager
-async def fetched(service: Service) -> AsyncIterator[None]:
+async def refreshing(service: Service) -> AsyncIterator[None]:
     """A part of everybody else: waits for users to answer, then asks again from time to time."""
     pool = service.database.pool
     async for attempt in stamina.retry_context(
-        on=CalleeAwayError, attempts=None, timeout=START_SECONDS, wait_max=1.0
+        on=ServiceUnavailableError, attempts=None, timeout=START_SECONDS, wait_max=1.0
     ):
         with attempt:
             await _fetch(pool)
@@ -96,7 +96,7 @@ async def fetched(service: Service) -> AsyncIterator[None]:
             try:
                 await _fetch(pool)
             except Exception as error:
-                if not isinstance(error, CalleeAwayError) and not is_transient(error):
+                if not isinstance(error, ServiceUnavailableError) and not is_transient(error):
                     raise
 
     service.supervisor.start("keys", look_after())
@@ -105,7 +105,7 @@ async def fetched(service: Service) -> AsyncIterator[None]:
 
 async def _fetch(pool: Pool) -> None:
     for key in _KEYS.validate_json(
-        await callees.get("users", "/internal/keys", Causation(str(uuid7())))
+        await services.get("users", "/internal/keys", Causation(str(uuid7())))
     ):
         row = SigningKey(key_id=key.key_id, x=key.jwk.x, valid_until=key.valid_until)
         await pool.execute(sql.insert(SigningKey), *sql.values(row))

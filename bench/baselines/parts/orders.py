@@ -24,9 +24,16 @@ from apps.orders.models import Order
 from apps.orders.schemas import OrderBody, OrderView
 from bench.baselines.common import Service, cause_of, service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.callees import CalleeAwayError, callees
-from bench.baselines.parts.documents import Decision
-from bench.baselines.parts.once import Connection, Key, Once, Stored, claim, store
+from bench.baselines.parts.idempotency import (
+    Connection,
+    Key,
+    OptionalKey,
+    StoredResponse,
+    claim,
+    store,
+)
+from bench.baselines.parts.messages import Decision
+from bench.baselines.parts.services import ServiceUnavailableError, services
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.messaging.errors import is_transient
@@ -77,7 +84,7 @@ class Checkout:
 
         @router.post("/create", status_code=201)
         async def create_order(
-            body: OrderBody, user: CurrentUser, request: Request, key: Once
+            body: OrderBody, user: CurrentUser, request: Request, key: OptionalKey
         ) -> Response:
             """Place an order and have it charged."""
             order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
@@ -92,7 +99,7 @@ class Checkout:
         router = APIRouter(prefix="/internal")
 
         @router.get("/order/{order_id}")
-        async def tell_of_order(order_id: UUID, request: Request) -> Response:
+        async def view_order_state(order_id: UUID, request: Request) -> Response:
             """An order as it is now."""
             order = await _read(service_of(request).database.pool, order_id)
             return Response(order.state().model_dump_json(), media_type="application/json")
@@ -115,7 +122,7 @@ class Checkout:
         return stored.answer() or await self._resumed(service, stored, cause, key)
 
     async def _resumed(
-        self, service: Service, stored: Stored, cause: Causation, key: Key
+        self, service: Service, stored: StoredResponse, cause: Causation, key: Key
     ) -> Answer:
         """Another request with this key has placed the order, and has not been answered yet."""
         assert stored.location is not None
@@ -131,8 +138,8 @@ class Checkout:
         """The order with its outcome. Raises Undecided if billing does not answer."""
         try:
             asked = order.state().model_dump_json()
-            answer = await callees.post("billing", "/internal/charge", asked, cause)
-        except CalleeAwayError as error:
+            answer = await services.post("billing", "/internal/charge", asked, cause)
+        except ServiceUnavailableError as error:
             log.warning("orders.undecided", order_id=str(order.id), error=str(error))
             raise Undecided(
                 "It will be decided as soon as billing answers.",
@@ -153,7 +160,7 @@ class Checkout:
         return order
 
     @contextlib.asynccontextmanager
-    async def swept(self, service: Service) -> AsyncIterator[None]:
+    async def sweeping(self, service: Service) -> AsyncIterator[None]:
         """A part of orders: what was left pending is decided in the end."""
         service.supervisor.start("sweeper", self._sweep(service))
         yield

@@ -18,7 +18,7 @@ from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.callees import CalleeAwayError, callees
+from bench.baselines.parts.services import ServiceUnavailableError, services
 from chassis.database.tables import from_record
 from chassis.web.problems import NotFound
 from chassis.web.routing import StrictRoute
@@ -42,8 +42,8 @@ async def register(body: RegisterBody, request: Request) -> Response:
     if not await pool.fetchval(sql.insert(User), *sql.values(user)):
         raise EmailTaken
     try:
-        await callees.post("billing", f"/internal/account/{user.id}", "", cause_of(request))
-    except CalleeAwayError as error:
+        await services.post("billing", f"/internal/account/{user.id}", "", cause_of(request))
+    except ServiceUnavailableError as error:
         log.warning("users.account_not_opened", user_id=str(user.id), error=str(error))
     return Response(
         RegisteredView.of(user).model_dump_json(),
@@ -54,7 +54,7 @@ async def register(body: RegisterBody, request: Request) -> Response:
 
 
 @internal.get("/user/{user_id}")
-async def tell_of_user(user_id: UUID, request: Request) -> Response:
+async def view_user_state(user_id: UUID, request: Request) -> Response:
     """A user, for other services."""
     record = await service_of(request).database.pool.fetchrow(sql.select(User, "id"), user_id)
     if record is None:

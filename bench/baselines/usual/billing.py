@@ -13,10 +13,10 @@ from apps.billing.models import Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
 from bench.baselines.common import create_app
 from bench.baselines.parts import keys
-from bench.baselines.parts.callees import callees
-from bench.baselines.parts.once import Once
-from bench.baselines.usual.session import Session, answered, sessions_of
-from bench.baselines.usual.wiring import broker_of, causation, subscription, working
+from bench.baselines.parts.idempotency import OptionalKey
+from bench.baselines.parts.services import services
+from bench.baselines.usual.broker import broker_of, causation, messaging, subscription
+from bench.baselines.usual.session import Session, respond_once, sessions_of
 from chassis.web.auth import OwnerId
 from chassis.web.commands import answer_with
 from chassis.web.idempotency import Answer
@@ -38,19 +38,27 @@ async def view_account(user_id: OwnerId) -> AccountView:
 
 
 @router.post("/{userId}/deposit", status_code=201)
-async def deposit(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+async def deposit(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
     """Put money in."""
     return await _moved(request, user_id, "deposit", body.amount, key)
 
 
 @router.post("/{userId}/withdraw", status_code=201)
-async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
+async def withdraw(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
     """Take money out, if it is there."""
     return await _moved(request, user_id, "withdraw", body.amount, key)
 
 
 async def _moved(
-    request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
+    request: Request,
+    user_id: UUID,
+    what: Literal["deposit", "withdraw"],
+    amount: int,
+    key: OptionalKey,
 ) -> Response:
     async def work(session: Session) -> Answer:
         account = await _account(session, user_id, lock=True)
@@ -61,7 +69,7 @@ async def _moved(
             session.insert(result)
         return answer_with(ReceiptView.of, 201, None)(request.scope["path"], result)
 
-    return await answered(sessions, key, work)
+    return await respond_once(sessions, key, work)
 
 
 async def _account(session: Session, user_id: UUID, *, lock: bool = False) -> Account:
@@ -78,7 +86,7 @@ async def _account(session: Session, user_id: UUID, *, lock: bool = False) -> Ac
 async def open_the_account(registered: UserRegistered, message: RabbitMessage) -> None:
     """A user needs an account."""
     async with sessions.begin() as session:
-        if not await session.heard_before(message.message_id):
+        if not await session.is_duplicate(message.message_id):
             await _account(session, registered.user.id)
 
 
@@ -86,7 +94,7 @@ async def open_the_account(registered: UserRegistered, message: RabbitMessage) -
 async def debit(placed: OrderPlaced, message: RabbitMessage) -> None:
     """An order wants to be paid."""
     async with sessions.begin() as session:
-        if await session.heard_before(message.message_id):
+        if await session.is_duplicate(message.message_id):
             return
         account = await _account(session, placed.order.user_id, lock=True)
         charge, transfer = account.charge(placed.order, uuid7(), datetime.now(UTC))
@@ -94,7 +102,7 @@ async def debit(placed: OrderPlaced, message: RabbitMessage) -> None:
         if transfer is not None:
             session.save(account)
             session.insert(transfer)
-        session.say(_outcome(placed, charge, account), causation(message))
+        session.publish(_outcome(placed, charge, account), causation(message))
 
 
 def _outcome(
@@ -109,5 +117,5 @@ def _outcome(
 app = create_app(
     "billing",
     [router],
-    [callees.open, keys.fetched, partial(working, sessions=sessions, broker=broker)],
+    [services.open, keys.refreshing, partial(messaging, sessions=sessions, broker=broker)],
 )

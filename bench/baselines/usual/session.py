@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase
 
 from bench.baselines.common import CONNECTIONS
-from bench.baselines.parts.once import Key, Stored
-from bench.baselines.usual.outbox import Waiting
+from bench.baselines.parts.idempotency import Key, StoredResponse
+from bench.baselines.usual.outbox import OutboxRow
 from chassis.database.pool import SERVER_SETTINGS
 from chassis.database.tables import T, Table
 from chassis.messaging.consumer import InboxRow
@@ -77,14 +77,14 @@ class Session(AsyncSession):
         for name, value in _values(model).items():
             setattr(row, name, value)
 
-    async def heard_before(self, message_id: str) -> bool:
+    async def is_duplicate(self, message_id: str) -> bool:
         """Whether a message has had its effects; from this transaction on it has."""
         row = InboxRow(event_id=UUID(message_id), received_at=datetime.now(UTC))
         return not await self.insert_if_new(row)
 
-    def say(self, event: Event, cause: Causation) -> None:
+    def publish(self, event: Event, cause: Causation) -> None:
         """Tell of a change, in its own transaction."""
-        self.add(Waiting.of(event, cause))
+        self.add(OutboxRow.of(event, cause))
 
 
 def _values(model: Table) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def sessions_of(service: str) -> Sessions:
     return async_sessionmaker(engine, class_=Session, expire_on_commit=False)
 
 
-async def answered(
+async def respond_once(
     sessions: Sessions, key: Key | None, work: Callable[[Session], Awaitable[Answer]]
 ) -> Response:
     """Work that is one transaction, done once for each Idempotency-Key."""
@@ -130,7 +130,7 @@ async def answered(
             stored.location = answer.headers.get("Location")
             session.save(stored)
             return respond(answer)
-        again = Stored(stored.status, stored.body, stored.location).answer()
+        again = StoredResponse(stored.status, stored.body, stored.location).answer()
         if stored.fingerprint != key.fingerprint or again is None:
             raise KeyReused("Send another key with another request.")
         return respond(again)

@@ -14,8 +14,8 @@ from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
+from bench.baselines.usual.broker import broker_of, messaging
 from bench.baselines.usual.session import sessions_of
-from bench.baselines.usual.wiring import broker_of, working
 from chassis.web.commands import answer_with, respond
 from chassis.web.routing import StrictRoute
 from events.users import UserRegistered
@@ -37,7 +37,7 @@ async def register(body: RegisterBody, request: Request) -> Response:
     )
     async with sessions.begin() as session:
         session.insert(user)
-        session.say(UserRegistered(user=user.state()), cause_of(request))
+        session.publish(UserRegistered(user=user.state()), cause_of(request))
         try:
             await session.flush()
         except IntegrityError:
@@ -49,5 +49,5 @@ async def register(body: RegisterBody, request: Request) -> Response:
 app = create_app(
     "users",
     [router, keys.router],
-    [keys.kept, partial(working, sessions=sessions, broker=broker)],
+    [keys.rotating, partial(messaging, sessions=sessions, broker=broker)],
 )

@@ -15,11 +15,11 @@ from aio_pika.abc import AbstractIncomingMessage
 from uuid_utils.compat import uuid7
 
 from bench.baselines.common import Service, create_app
-from bench.baselines.events_for_letters import news
-from bench.baselines.parts import keys, letters
-from bench.baselines.parts.callees import CalleeAwayError, callees
-from bench.baselines.parts.documents import Decision
+from bench.baselines.events_for_notifications import events
+from bench.baselines.parts import keys, notifications
 from bench.baselines.parts.mailer import sending
+from bench.baselines.parts.messages import Decision
+from bench.baselines.parts.services import ServiceUnavailableError, services
 from chassis.messaging.errors import is_transient
 from events.base import Causation
 from events.orders import OrderState
@@ -40,27 +40,27 @@ class Consumer:
         self._pool = service.database.pool
         self._begun: set[asyncio.Task[None]] = set()
 
-    async def hear(self, message: AbstractIncomingMessage) -> None:
+    async def receive(self, message: AbstractIncomingMessage) -> None:
         """One message, until its letter is written or cannot be."""
         if task := asyncio.current_task():
             self._begun.add(task)
             task.add_done_callback(self._begun.discard)
         try:
-            settled = news.OrderSettled.model_validate_json(message.body)
-            await self._write(settled, _because(message))
+            settled = events.OrderSettled.model_validate_json(message.body)
+            await self._write(settled, _causation(message))
         except Exception:
             log.exception("notifications.cannot_write", message=message.message_id)
             await message.reject(requeue=False)
         else:
             await message.ack()
 
-    async def _write(self, settled: news.OrderSettled, cause: Causation) -> None:
+    async def _write(self, settled: events.OrderSettled, cause: Causation) -> None:
         """Write the letter; a server that is away is waited for."""
         while True:
             try:
                 await self._ask_and_write(settled.order_id, cause)
             except Exception as error:
-                if not isinstance(error, CalleeAwayError) and not is_transient(error):
+                if not isinstance(error, ServiceUnavailableError) and not is_transient(error):
                     raise
                 log.warning("notifications.waiting", order=str(settled.order_id), error=repr(error))
                 await asyncio.sleep(RETRY_SECONDS)
@@ -69,10 +69,10 @@ class Consumer:
 
     async def _ask_and_write(self, order_id: UUID, cause: Causation) -> None:
         order, decision = await asyncio.gather(
-            callees.get("orders", f"/internal/order/{order_id}", cause),
-            callees.get("billing", f"/internal/charge/{order_id}", cause),
+            services.get("orders", f"/internal/order/{order_id}", cause),
+            services.get("billing", f"/internal/charge/{order_id}", cause),
         )
-        await letters.write(
+        await notifications.write(
             self._pool,
             OrderState.model_validate_json(order),
             Decision.model_validate_json(decision),
@@ -87,7 +87,7 @@ class Consumer:
             task.cancel()
 
 
-def _because(message: AbstractIncomingMessage) -> Causation:
+def _causation(message: AbstractIncomingMessage) -> Causation:
     traceparent = message.headers.get("traceparent")
     return Causation(
         message.correlation_id or str(uuid7()),
@@ -97,17 +97,19 @@ def _because(message: AbstractIncomingMessage) -> Causation:
 
 
 @contextlib.asynccontextmanager
-async def hearing(service: Service) -> AsyncIterator[None]:
+async def consuming(service: Service) -> AsyncIterator[None]:
     """A part of notifications: outcomes are heard."""
     consumer = Consumer(service)
-    async with news.connection(service) as connection:
+    async with events.connection(service) as connection:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=PREFETCH)
-        queue = await channel.get_queue(news.QUEUE, ensure=False)
-        tag = await queue.consume(consumer.hear)
+        queue = await channel.get_queue(events.QUEUE, ensure=False)
+        tag = await queue.consume(consumer.receive)
         yield
         await queue.cancel(tag)
         await consumer.drain()
 
 
-app = create_app("notifications", [letters.router], [callees.open, keys.fetched, sending, hearing])
+app = create_app(
+    "notifications", [notifications.router], [services.open, keys.refreshing, sending, consuming]
+)

@@ -1,4 +1,4 @@
-"""A mail server that takes every letter and keeps none: `python -m bench.sink --port N`.
+"""A mail server that takes every letter and keeps none: `python -m bench.smtp_sink --port N`.
 
 It speaks as much of SMTP (RFC 5321) as a client needs to hand letters over, and costs a fraction of what a library for
 more than that would: like the load generator, it should take little from what it measures.
@@ -86,7 +86,7 @@ async def take(port: int) -> None:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m bench.sink")
+    parser = argparse.ArgumentParser("python -m bench.smtp_sink")
     parser.add_argument("--port", type=int, required=True)
     uvloop.run(take(parser.parse_args().port))
 

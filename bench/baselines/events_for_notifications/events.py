@@ -1,6 +1,6 @@
 """The thin event, its exchange and its queue, and the connection that both ends use.
 
-A message that cannot be understood goes to the queue `events_for_letters.dead`.
+A message that cannot be understood goes to the queue `events_for_notifications.dead`.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from chassis.database.pool import START_SECONDS
 from chassis.messaging.errors import connection_may_be_lost
 from events.base import State
 
-EXCHANGE: Final = "events_for_letters.orders"
+EXCHANGE: Final = "events_for_notifications.orders"
 ROUTING_KEY: Final = "order-settled"
-QUEUE: Final = "events_for_letters.notifications.order-settled"
-DEAD: Final = "events_for_letters.dead"
+QUEUE: Final = "events_for_notifications.notifications.order-settled"
+DEAD: Final = "events_for_notifications.dead"
 
 DELIVERY_LIMIT: Final = 100
 """Deliveries before the broker itself sets a message aside."""

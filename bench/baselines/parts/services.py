@@ -23,21 +23,21 @@ POOL: Final = 256
 KEPT_SECONDS: Final = 60.0
 """How long an idle connection is kept: less than the callee keeps it."""
 
-PATIENCE_SECONDS: Final = 5.0
+TIMEOUT_SECONDS: Final = 5.0
 """How long a call may take."""
 
 _JSON: Final = {"Content-Type": "application/json"}
 
 
-class CalleeAwayError(Exception):
+class ServiceUnavailableError(Exception):
     """A service does not answer, answers too late, or answers that it cannot. What was asked may have been done."""
 
 
-class UnknownError(Exception):
+class NotFoundError(Exception):
     """The service that owns it does not know it."""
 
 
-class Callees:
+class Services:
     """Calls the other services by name, at the addresses BENCH_URL_<SERVICE>."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Callees:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
             auto_decompress=False,
@@ -63,11 +63,11 @@ class Callees:
             await self._session.close()
 
     async def get(self, service: str, path: str, cause: Causation) -> bytes:
-        """What a GET answers. Raises CalleeAwayError or UnknownError."""
+        """What a GET answers. Raises ServiceUnavailableError or NotFoundError."""
         return await self._ask("GET", service, path, None, cause)
 
     async def post(self, service: str, path: str, body: str, cause: Causation) -> bytes:
-        """What a POST of a JSON document answers. Raises CalleeAwayError or UnknownError."""
+        """What a POST of a JSON document answers. Raises ServiceUnavailableError or NotFoundError."""
         return await self._ask("POST", service, path, body.encode(), cause)
 
     async def _ask(
@@ -87,7 +87,7 @@ class Callees:
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 return await self._once(method, url, body, headers)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise CalleeAwayError(f"{service}: {error!r}") from error
+            raise ServiceUnavailableError(f"{service}: {error!r}") from error
 
     async def _once(
         self, method: str, url: URL, body: bytes | None, headers: dict[str, str]
@@ -95,12 +95,12 @@ class Callees:
         assert self._session is not None
         async with self._session.request(method, url, data=body, headers=headers) as answer:
             if answer.status == 404:
-                raise UnknownError(str(url))
+                raise NotFoundError(str(url))
             answer.raise_for_status()
             return await answer.read()
 
 
-callees: Final = Callees()
+services: Final = Services()
 """One per process."""
 
 

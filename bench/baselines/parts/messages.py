@@ -19,8 +19,8 @@ class Decision(State):
     account: AccountState
 
 
-class LetterWish(State):
-    """A wish for the letter about what was decided."""
+class NotificationRequest(State):
+    """A request for the letter about what was decided."""
 
     order: OrderState
     decision: Decision

@@ -22,7 +22,8 @@ from pamqp.common import FieldTable
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bench.baselines.common import Service
-from bench.baselines.usual.outbox import EXCHANGE, Relay, make_table
+from bench.baselines.usual.outbox import create_table
+from bench.baselines.usual.relay import EXCHANGE, Relay
 from bench.baselines.usual.session import Sessions
 from chassis.database.pool import START_SECONDS
 from chassis.messaging.errors import connection_may_be_lost, is_transient
@@ -50,11 +51,11 @@ FAULT_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 8.0
 
 
-class NotYetError(Exception):
+class UnknownUserError(Exception):
     """Something must be heard of first, and will be."""
 
 
-class Patience(BaseMiddleware[Any, Any]):
+class RetryTransientErrors(BaseMiddleware[Any, Any]):
     """Waits, with the message in hand, for servers that are away; gives back what fails by itself, not too fast."""
 
     async def consume_scope(
@@ -76,7 +77,7 @@ class Patience(BaseMiddleware[Any, Any]):
 def _will_pass(error: BaseException | None) -> bool:
     # SQLAlchemy wraps what the driver raises.
     while error is not None:
-        if is_transient(error) or isinstance(error, NotYetError | PoolTimeoutError):
+        if is_transient(error) or isinstance(error, UnknownUserError | PoolTimeoutError):
             return True
         error = error.__cause__
     return False
@@ -91,7 +92,7 @@ def broker_of(service: str) -> RabbitBroker:
         graceful_timeout=DRAIN_SECONDS,
         reconnect_interval=1.0,
         default_channel=Channel(on_return_raises=True),
-        middlewares=[Patience],
+        middlewares=[RetryTransientErrors],
         logger=None,
     )
 
@@ -114,11 +115,11 @@ def causation(message: RabbitMessage) -> Causation:
 
 
 @contextlib.asynccontextmanager
-async def working(
+async def messaging(
     service: Service, sessions: Sessions, broker: RabbitBroker
 ) -> AsyncIterator[None]:
     """A part of every service: its outbox and queues are there, it hears and it tells."""
-    await make_table(service)
+    await create_table(service)
     async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=START_SECONDS):
         with attempt, connection_may_be_lost():
             await _declare(service.settings.broker_url(service.name))

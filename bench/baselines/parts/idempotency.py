@@ -5,7 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -17,10 +17,7 @@ from chassis.web.commands import respond
 from chassis.web.idempotency import REPLAYED, Answer, IdempotencyKey
 from chassis.web.problems import KeyReused
 
-if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-else:
-    Connection = asyncpg.Connection
+Connection: TypeAlias = asyncpg.Connection
 
 CLAIM: Final = """
 INSERT INTO idempotency_keys (user_id, key, fingerprint, location, created_at) VALUES ($1, $2, $3, $4, $5)
@@ -44,7 +41,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredResponse:
     """What is known of a key that was used before. Without a status its request has not been answered yet."""
 
     status: int | None
@@ -69,11 +66,13 @@ async def _key(request: Request, user: CurrentUser, key: IdempotencyKey = None) 
     return Key(user.id, key, hashlib.sha256(asked.encode()).hexdigest())
 
 
-Once = Annotated[Key | None, Depends(_key)]
+OptionalKey = Annotated[Key | None, Depends(_key)]
 """The key of a request, if it has one."""
 
 
-async def claim(connection: Connection, key: Key, location: str | None = None) -> Stored | None:
+async def claim(
+    connection: Connection, key: Key, location: str | None = None
+) -> StoredResponse | None:
     """Take a key; or, if it was taken before, what is known of it. Raises KeyReused for another request."""
     now = datetime.now(UTC)
     if await connection.fetchval(CLAIM, key.user_id, key.key, key.fingerprint, location, now):
@@ -81,7 +80,7 @@ async def claim(connection: Connection, key: Key, location: str | None = None) -
     fingerprint, *known = await connection.fetchrow(STORED, key.user_id, key.key)
     if fingerprint != key.fingerprint:
         raise KeyReused("Send another key with another request.")
-    return Stored(*known)
+    return StoredResponse(*known)
 
 
 async def store(connection: Connection, key: Key, answer: Answer) -> None:
@@ -90,7 +89,7 @@ async def store(connection: Connection, key: Key, answer: Answer) -> None:
     await connection.execute(STORE, key.user_id, key.key, answer.status, answer.body, location)
 
 
-async def answered(
+async def respond_once(
     request: Request, key: Key | None, work: Callable[[Connection], Awaitable[Answer]]
 ) -> Response:
     """Work that is one transaction, done once for each key."""

@@ -16,8 +16,8 @@ from apps.notifications.api import list_notifications, view_notification
 from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
 from bench.baselines.parts import sql
-from bench.baselines.parts.callees import callees
-from bench.baselines.parts.documents import Decision
+from bench.baselines.parts.messages import Decision
+from bench.baselines.parts.services import services
 from chassis.database.transaction import Pool
 from chassis.web.routing import StrictRoute
 from events.base import Causation
@@ -32,17 +32,17 @@ router.add_api_route("/{notificationId}", view_notification, methods=["GET"])
 router.add_api_route("", list_notifications, methods=["GET"])
 
 
-class AddressBook:
+class RecipientCache:
     """Users as users told of them not long ago."""
 
     def __init__(self) -> None:
         self._known: dict[UUID, tuple[Recipient, float]] = {}
 
     async def recipient(self, user_id: UUID, cause: Causation) -> Recipient:
-        """A user who gets a letter. Raises CalleeAwayError or UnknownError."""
+        """A user who gets a letter. Raises ServiceUnavailableError or NotFoundError."""
         recipient, until = self._known.get(user_id, (None, 0.0))
         if recipient is None or until < time.monotonic():
-            body = await callees.get("users", f"/internal/user/{user_id}", cause)
+            body = await services.get("users", f"/internal/user/{user_id}", cause)
             [recipient] = Recipient.copies([UserState.model_validate_json(body)])
             self._known.pop(user_id, None)
             while len(self._known) >= REMEMBERED_USERS:
@@ -51,16 +51,16 @@ class AddressBook:
         return recipient
 
 
-address_book: Final = AddressBook()
+recipients: Final = RecipientCache()
 """One per process."""
 
 
 async def write(pool: Pool, order: OrderState, decision: Decision, cause: Causation) -> None:
     """Write the letter about what was decided. Written again, it stays as it is.
 
-    Raises CalleeAwayError if users must be asked and does not answer.
+    Raises ServiceUnavailableError if users must be asked and does not answer.
     """
-    recipient = await address_book.recipient(order.user_id, cause)
+    recipient = await recipients.recipient(order.user_id, cause)
     now = datetime.now(UTC)
     letter = Letter.about(
         "joy" if decision.status == "paid" else "sorrow",

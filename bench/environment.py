@@ -57,7 +57,7 @@ class Installation:
             )
         return f"amqp://{self.login(service)}:{self.password}@127.0.0.1:{rabbitmq.port}/{self.name}"
 
-    def environment(self) -> dict[str, str]:
+    def environment_variables(self) -> dict[str, str]:
         """Where its services find their servers."""
         # Baselines make tables and queues of their own when they start.
         urls = {"CHORUS_DATABASE_ADMIN_URL": self.servers.postgres.url} if self.own_topology else {}
@@ -79,7 +79,7 @@ class Installation:
                 await connection.close()
 
 
-class Stage:
+class Environment:
     """The servers, and who has been installed on them."""
 
     def __init__(self, servers: PrivateServers) -> None:
@@ -135,13 +135,13 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
+def stage() -> Iterator[Environment]:
     """The servers run; at the end they are gone, with everything on them."""
     with private_servers() as servers:
         asyncio.run(_note_times(servers.postgres.url))
         servers.postgres.stop()
         servers.postgres.start()
-        yield Stage(servers)
+        yield Environment(servers)
 
 
 async def _note_times(url: str) -> None:
