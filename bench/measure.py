@@ -42,7 +42,8 @@ SELECT id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM
 WHERE id >= $1 AND status <> 'pending'
 """
 WRITTEN: Final = """
-SELECT order_id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM notifications WHERE order_id >= $1
+SELECT order_id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM notifications
+WHERE order_id >= $1
 """
 """Where no mail is sent, nothing touches a letter after it was written."""
 

@@ -65,8 +65,8 @@ UPDATE accounts a SET balance = last.balance, version = last.version
 FROM (SELECT id, min(balance) AS balance, max(version) AS version FROM wanted GROUP BY id) AS last WHERE last.id = a.id
 """
 WRITTEN: Final = """
-INSERT INTO notifications (id, user_id, order_id, kind, amount, balance, currency, address, locale, subject, body, status,
-                     attempts, created_at, sent_at, correlation_id, causation_id)
+INSERT INTO notifications (id, user_id, order_id, kind, amount, balance, currency, address, locale, subject, body,
+                           status, attempts, created_at, sent_at, correlation_id, causation_id)
 SELECT pg_temp.made('7003', n), r.id, pg_temp.made('7001', n), 'joy', $2, 0, 'EUR', r.email, 'en',
     'Your order is paid: 1.00 EUR',
     'Hello ' || r.name || E',\\n\\ngood news: your order is paid. Thank you!\\n\\nOrder: ' || pg_temp.made('7001', n)

@@ -1,4 +1,4 @@
-"""Billing, where events are for letters: it is called by orders, and asked again by notifications."""
+"""Billing, with events for notifications: orders and notifications call it."""
 
 from bench.baselines.common import create_app
 from bench.baselines.parts import billing, keys

@@ -1,7 +1,7 @@
-"""Notifications, where events are for letters: hears of an outcome, asks for all that the letter needs, writes it.
+"""Notifications, with thin events: consumes an outcome, requests the data of the notification, and stores it.
 
-A message is acknowledged once its letter is stored; delivered again, it changes nothing. While a service that must be
-asked is away, or the database is, the message stays in hand and is tried again.
+A message is acknowledged after its notification is stored; a redelivery changes nothing. While the database or a
+service that it calls is unavailable, the message stays unacknowledged and is retried.
 """
 
 import asyncio
@@ -30,21 +30,21 @@ PREFETCH: Final = 100
 RETRY_SECONDS: Final = 0.5
 
 DRAIN_SECONDS: Final = 5.0
-"""How long letters that have been begun may take once the process stops."""
+"""How long started notifications may take when the process stops."""
 
 
 class Consumer:
-    """Hears of outcomes, many at a time."""
+    """Consumes outcomes, up to PREFETCH in parallel."""
 
     def __init__(self, service: Service) -> None:
         self._pool = service.database.pool
-        self._begun: set[asyncio.Task[None]] = set()
+        self._started: set[asyncio.Task[None]] = set()
 
     async def receive(self, message: AbstractIncomingMessage) -> None:
-        """One message, until its letter is written or cannot be."""
+        """Handle one message until its notification is stored or cannot be."""
         if task := asyncio.current_task():
-            self._begun.add(task)
-            task.add_done_callback(self._begun.discard)
+            self._started.add(task)
+            task.add_done_callback(self._started.discard)
         try:
             settled = events.OrderSettled.model_validate_json(message.body)
             await self._write(settled, _causation(message))
@@ -55,10 +55,10 @@ class Consumer:
             await message.ack()
 
     async def _write(self, settled: events.OrderSettled, cause: Causation) -> None:
-        """Write the letter; a server that is away is waited for."""
+        """Store the notification. Retries while a server is unavailable."""
         while True:
             try:
-                await self._ask_and_write(settled.order_id, cause)
+                await self._request_and_write(settled.order_id, cause)
             except Exception as error:
                 if not isinstance(error, ServiceUnavailableError) and not is_transient(error):
                     raise
@@ -67,7 +67,7 @@ class Consumer:
             else:
                 return
 
-    async def _ask_and_write(self, order_id: UUID, cause: Causation) -> None:
+    async def _request_and_write(self, order_id: UUID, cause: Causation) -> None:
         order, decision = await asyncio.gather(
             services.get("orders", f"/internal/order/{order_id}", cause),
             services.get("billing", f"/internal/charge/{order_id}", cause),
@@ -80,10 +80,10 @@ class Consumer:
         )
 
     async def drain(self) -> None:
-        """Wait for what has been begun; what is not done by then is delivered again."""
-        if self._begun:
-            await asyncio.wait(self._begun, timeout=DRAIN_SECONDS)
-        for task in self._begun:
+        """Wait for started messages. Those that take longer are redelivered."""
+        if self._started:
+            await asyncio.wait(self._started, timeout=DRAIN_SECONDS)
+        for task in self._started:
             task.cancel()
 
 
@@ -98,7 +98,7 @@ def _causation(message: AbstractIncomingMessage) -> Causation:
 
 @contextlib.asynccontextmanager
 async def consuming(service: Service) -> AsyncIterator[None]:
-    """A part of notifications: outcomes are heard."""
+    """A part of notifications: it consumes outcomes."""
     consumer = Consumer(service)
     async with events.connection(service) as connection:
         channel = await connection.channel()

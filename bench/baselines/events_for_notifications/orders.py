@@ -1,6 +1,6 @@
-"""Orders, where events are for letters: billing is called, the outcome is stored, and then told.
+"""Orders, with events for notifications: calls billing, stores the outcome, then publishes it.
 
-An event that the broker does not confirm within five seconds is given up; the order stays as it is, and its letter is
+An event that the broker does not confirm within five seconds is lost: the order is settled, and its notification is
 never written.
 """
 
@@ -29,7 +29,7 @@ CONFIRM_SECONDS: Final = 5.0
 
 
 class PublishingCheckout(Checkout):
-    """Tells of each outcome, after COMMIT."""
+    """Publishes each outcome after COMMIT."""
 
     def __init__(self) -> None:
         self._exchange: AbstractExchange | None = None
@@ -41,7 +41,7 @@ class PublishingCheckout(Checkout):
             async with asyncio.timeout(CONFIRM_SECONDS):
                 await self._exchange.publish(_message(order, cause), events.ROUTING_KEY)
         except (AMQPException, OSError, TimeoutError, RuntimeError) as error:
-            log.error(  # noqa: TRY400 - no fault of ours
+            log.error(  # noqa: TRY400 - the traceback would add nothing
                 "orders.notification_lost", order_id=str(order.id), error=repr(error)
             )
 

@@ -1,4 +1,4 @@
-"""Users, where events are for letters: it calls billing, and is asked for addresses."""
+"""Users, with events for notifications: it calls billing, and notifications calls it for addresses."""
 
 from bench.baselines.common import create_app
 from bench.baselines.parts import keys, users

@@ -1,4 +1,4 @@
-"""Billing, over HTTP only. It calls nobody."""
+"""Billing, over HTTP only. It calls users for the signing keys."""
 
 from bench.baselines.common import create_app
 from bench.baselines.parts import billing, keys

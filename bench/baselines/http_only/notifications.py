@@ -1,7 +1,7 @@
-"""Notifications, over HTTP only: writes the letters that orders asks for.
+"""Notifications, over HTTP only: stores the notifications that orders requests.
 
-It has accepted a letter once that is stored, and answers 503 if users, who knows the address, does not answer; then
-orders asks again.
+The response follows after the notification is stored. It is 503 if users, which owns the address, is unavailable;
+orders then retries.
 """
 
 from fastapi import APIRouter, Request
@@ -18,7 +18,7 @@ internal = APIRouter(prefix="/internal")
 
 @internal.post("/letter", status_code=204)
 async def write_notification(request: Request) -> None:
-    """Write a letter about what was decided; asked again, it stays as it is."""
+    """Store the notification about a decision. Idempotent."""
     wanted = NotificationRequest.model_validate_json(await request.body())
     pool = service_of(request).database.pool
     try:

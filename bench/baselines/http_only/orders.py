@@ -1,6 +1,6 @@
-"""Orders, over HTTP only: billing decides about an order, notifications writes the letter, then the outcome is stored.
+"""Orders, over HTTP only: billing decides an order, notifications stores the notification, then the outcome is stored.
 
-A letter that notifications does not take at once is asked for again in the background, more and more rarely.
+A failed request to notifications is retried in the background, at growing intervals.
 """
 
 import asyncio
@@ -21,27 +21,27 @@ from events.base import Causation
 log = structlog.get_logger(__name__)
 
 PAUSES: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
-"""Seconds before a letter is asked for again."""
+"""Seconds before each retry."""
 
 
 class NotifyingCheckout(Checkout):
-    """Has a letter written about each decision."""
+    """Requests a notification about each decision."""
 
     def __init__(self) -> None:
-        self._again: set[asyncio.Task[None]] = set()
+        self._retries: set[asyncio.Task[None]] = set()
 
     async def on_decision(self, order: Order, decision: Decision, cause: Causation) -> None:
-        """Ask for the letter; an outcome does not wait for notifications to come back."""
+        """Request the notification. If notifications is unavailable, retry in the background."""
         request = NotificationRequest(order=order.state(), decision=decision).model_dump_json()
         try:
             await services.post("notifications", "/internal/notification", request, cause)
         except ServiceUnavailableError as error:
             log.warning("orders.notification_delayed", order_id=str(order.id), error=str(error))
-            task = asyncio.create_task(self._ask_again(order, request, cause))
-            self._again.add(task)
-            task.add_done_callback(self._again.discard)
+            task = asyncio.create_task(self._retry(order, request, cause))
+            self._retries.add(task)
+            task.add_done_callback(self._retries.discard)
 
-    async def _ask_again(self, order: Order, request: str, cause: Causation) -> None:
+    async def _retry(self, order: Order, request: str, cause: Causation) -> None:
         for pause in PAUSES:
             await asyncio.sleep(pause)
             with contextlib.suppress(ServiceUnavailableError):
@@ -51,11 +51,11 @@ class NotifyingCheckout(Checkout):
 
     @contextlib.asynccontextmanager
     async def retrying(self, _: Service) -> AsyncIterator[None]:
-        """A part of orders: says at the end how many letters are lost with this process."""
+        """A part of orders: at the end it logs how many notifications are lost with this process."""
         yield
-        if self._again:
-            log.error("orders.notifications_lost", notifications=len(self._again))
-        for task in self._again:
+        if self._retries:
+            log.error("orders.notifications_lost", notifications=len(self._retries))
+        for task in self._retries:
             task.cancel()
 
 

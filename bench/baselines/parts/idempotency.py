@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same key and body have one effect and the same answer, by a row of the business transaction."""
+"""Idempotency-Key: the same key and body have one effect and one response, stored in the business transaction."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ UPDATE idempotency_keys SET status = $3, body = $4, location = $5 WHERE user_id 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who asked, with which key, for what."""
+    """The key of a request, its user, and the hash of what was requested."""
 
     user_id: UUID
     key: str
@@ -42,14 +42,14 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What is known of a key that was used before. Without a status its request has not been answered yet."""
+    """The row of a key that was used before. Without a status its request has no response yet."""
 
     status: int | None
     body: str | None
     location: str | None
 
     def answer(self) -> Answer | None:
-        """The answer that was given, to be given again."""
+        """The stored response, or None if there is none yet."""
         if self.status is None or self.body is None:
             return None
         media_type = "application/json" if self.status < 400 else "application/problem+json"
@@ -62,8 +62,8 @@ async def _key(request: Request, user: CurrentUser, key: IdempotencyKey = None) 
         return None
     body = await request.body()
     canonical = json.dumps(await request.json(), sort_keys=True) if body else ""
-    asked = f"{request.method} {request.scope['path']} {canonical}"
-    return Key(user.id, key, hashlib.sha256(asked.encode()).hexdigest())
+    text = f"{request.method} {request.scope['path']} {canonical}"
+    return Key(user.id, key, hashlib.sha256(text.encode()).hexdigest())
 
 
 OptionalKey = Annotated[Key | None, Depends(_key)]
@@ -73,7 +73,7 @@ OptionalKey = Annotated[Key | None, Depends(_key)]
 async def claim(
     connection: Connection, key: Key, location: str | None = None
 ) -> StoredResponse | None:
-    """Take a key; or, if it was taken before, what is known of it. Raises KeyReused for another request."""
+    """Insert a key; if it exists, return its row. Raises KeyReused if it belongs to another request."""
     now = datetime.now(UTC)
     if await connection.fetchval(CLAIM, key.user_id, key.key, key.fingerprint, location, now):
         return None
@@ -84,7 +84,7 @@ async def claim(
 
 
 async def store(connection: Connection, key: Key, answer: Answer) -> None:
-    """Keep the answer to a key that was taken."""
+    """Store the response for a key."""
     location = answer.headers.get("Location")
     await connection.execute(STORE, key.user_id, key.key, answer.status, answer.body, location)
 
@@ -92,7 +92,7 @@ async def store(connection: Connection, key: Key, answer: Answer) -> None:
 async def respond_once(
     request: Request, key: Key | None, work: Callable[[Connection], Awaitable[Answer]]
 ) -> Response:
-    """Work that is one transaction, done once for each key."""
+    """Do `work` in one transaction, once for each key."""
     pool = service_of(request).database.pool
     async with pool.acquire() as connection, connection.transaction():
         if key is not None and (stored := await claim(connection, key)):

@@ -1,6 +1,6 @@
-"""The keys of tokens. Users makes and keeps a key pair; everybody else fetches the public halves from it over HTTP.
+"""The signing keys of tokens. Users generates key pairs; the other services fetch the public keys from it over HTTP.
 
-They are stored where Chorus' services store those that they have heard of, so that the very same code checks tokens.
+They are stored in the same table as in Chorus, so that the same code verifies tokens.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from events.base import Causation
 from events.users import SigningKeyPublished
 
 CHECK_SECONDS: Final = 3600.0
-"""How often keys are looked after; a new one is made days before it is first used."""
+"""How often the keys are checked. A new key is generated days before its first use."""
 
 ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtext('key_pairs'), 0)"
 
@@ -40,7 +40,7 @@ router = APIRouter(prefix="/internal")
 
 @router.get("/keys")
 async def list_keys(request: Request) -> Response:
-    """The public halves of all valid keys."""
+    """The public keys that are valid."""
     pairs = await _valid_pairs(service_of(request).database.pool)
     keys = [pair.announcement() for pair in pairs]
     return Response(_KEYS.dump_json(keys, by_alias=True), media_type="application/json")
@@ -48,11 +48,11 @@ async def list_keys(request: Request) -> Response:
 
 @contextlib.asynccontextmanager
 async def rotating(service: Service) -> AsyncIterator[None]:
-    """A part of users: there is always a key to sign with."""
+    """A part of users: it generates a new key pair before the current one expires."""
     pool = service.database.pool
     ring.hold(await _valid_pairs(pool))
 
-    async def look_after() -> None:
+    async def check_again() -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             try:
@@ -61,12 +61,12 @@ async def rotating(service: Service) -> AsyncIterator[None]:
                 if not is_transient(error):
                     raise
 
-    service.supervisor.start("keys", look_after())
+    service.supervisor.start("keys", check_again())
     yield
 
 
 async def _valid_pairs(pool: Pool) -> list[KeyPair]:
-    """The valid pairs, with one among them that lasts."""
+    """The valid key pairs. Generates one if all of them expire soon."""
     now = datetime.now(UTC)
     async with pool.acquire() as connection, connection.transaction():
         await connection.execute(ONE_AT_A_TIME)
@@ -82,7 +82,7 @@ async def _valid_pairs(pool: Pool) -> list[KeyPair]:
 
 @contextlib.asynccontextmanager
 async def refreshing(service: Service) -> AsyncIterator[None]:
-    """A part of everybody else: waits for users to answer, then asks again from time to time."""
+    """A part of the other services: it waits for users to respond, then fetches the keys again every hour."""
     pool = service.database.pool
     async for attempt in stamina.retry_context(
         on=ServiceUnavailableError, attempts=None, timeout=START_SECONDS, wait_max=1.0
@@ -90,7 +90,7 @@ async def refreshing(service: Service) -> AsyncIterator[None]:
         with attempt:
             await _fetch(pool)
 
-    async def look_after() -> None:
+    async def check_again() -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             try:
@@ -99,7 +99,7 @@ async def refreshing(service: Service) -> AsyncIterator[None]:
                 if not isinstance(error, ServiceUnavailableError) and not is_transient(error):
                     raise
 
-    service.supervisor.start("keys", look_after())
+    service.supervisor.start("keys", check_again())
     yield
 
 

@@ -1,7 +1,7 @@
-"""Users, for services that call each other: registration has billing open the account.
+"""Users, for services that call each other: a registration has billing open the account.
 
-**When billing does not answer**, registration succeeds all the same: billing opens an account at its first use as
-well. Nothing is tried again, and nothing is lost.
+**If billing does not respond**, the registration succeeds all the same, without a retry: billing also opens an account
+at its first use.
 """
 
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ internal = APIRouter(prefix="/internal")
 
 @router.post("/register", status_code=201)
 async def register(body: RegisterBody, request: Request) -> Response:
-    """Become a user, with an account."""
+    """Register a user, with an account."""
     password_hash = await passwords.hash(body.password)
     user = User.register(
         uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)

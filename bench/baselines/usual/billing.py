@@ -1,4 +1,4 @@
-"""Billing, as usual: opens accounts, moves money, debits orders one by one."""
+"""Billing of the usual build: opens accounts, moves money, debits orders one by one."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/account", route_class=StrictRoute)
 
 @router.get("/{userId}")
 async def view_account(user_id: OwnerId) -> AccountView:
-    """A user's account. It is opened by registration or by first use."""
+    """The account of a user. It is opened by the registration or the first use."""
     async with sessions.begin() as session:
         return AccountView.of(await _account(session, user_id))
 
@@ -41,7 +41,7 @@ async def view_account(user_id: OwnerId) -> AccountView:
 async def deposit(
     user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
 ) -> Response:
-    """Put money in."""
+    """Deposit money."""
     return await _moved(request, user_id, "deposit", body.amount, key)
 
 
@@ -49,7 +49,7 @@ async def deposit(
 async def withdraw(
     user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
 ) -> Response:
-    """Take money out, if it is there."""
+    """Withdraw money, up to the balance."""
     return await _moved(request, user_id, "withdraw", body.amount, key)
 
 
@@ -84,7 +84,7 @@ async def _account(session: Session, user_id: UUID, *, lock: bool = False) -> Ac
 
 @broker.subscriber(**subscription("billing", UserRegistered))
 async def open_the_account(registered: UserRegistered, message: RabbitMessage) -> None:
-    """A user needs an account."""
+    """Open the account of a new user."""
     async with sessions.begin() as session:
         if not await session.is_duplicate(message.message_id):
             await _account(session, registered.user.id)
@@ -92,7 +92,7 @@ async def open_the_account(registered: UserRegistered, message: RabbitMessage) -
 
 @broker.subscriber(**subscription("billing", OrderPlaced))
 async def debit(placed: OrderPlaced, message: RabbitMessage) -> None:
-    """An order wants to be paid."""
+    """Debit an order or reject it."""
     async with sessions.begin() as session:
         if await session.is_duplicate(message.message_id):
             return

@@ -1,4 +1,4 @@
-"""Notifications, as usual: remembers users, and writes a letter about each outcome."""
+"""Notifications of the usual build: stores recipients, and a notification about each outcome."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -35,7 +35,7 @@ router.add_api_route("", list_notifications, methods=["GET"])
 
 @broker.subscriber(**subscription("notifications", UserRegistered))
 async def store_recipient(registered: UserRegistered, message: RabbitMessage) -> None:
-    """A user may get letters."""
+    """Store the recipient."""
     async with sessions.begin() as session:
         if not await session.is_duplicate(message.message_id):
             session.insert(*Recipient.copies([registered.user]))
@@ -43,13 +43,13 @@ async def store_recipient(registered: UserRegistered, message: RabbitMessage) ->
 
 @broker.subscriber(**subscription("notifications", PaymentSucceeded))
 async def notify_of_payment(payment: PaymentSucceeded, message: RabbitMessage) -> None:
-    """The order is paid: a letter of joy."""
+    """The order is paid: a notification of joy."""
     await _write(payment, message)
 
 
 @broker.subscriber(**subscription("notifications", PaymentRejected))
 async def notify_of_rejection(refusal: PaymentRejected, message: RabbitMessage) -> None:
-    """The order will not be paid: a letter of sorrow."""
+    """The order is rejected: a notification of sorrow."""
     await _write(refusal, message)
 
 
@@ -59,7 +59,7 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
             return
         recipient = await session.find(Recipient, id=outcome.order.user_id)
         if recipient is None:
-            raise UnknownUserError(f"nobody has told of user {outcome.order.user_id} yet")
+            raise UnknownUserError(f"UserRegistered of {outcome.order.user_id} is not received yet")
         now = datetime.now(UTC)
         letter = Letter.about(
             "joy" if isinstance(outcome, PaymentSucceeded) else "sorrow",

@@ -1,4 +1,4 @@
-"""Orders, as usual: accepts, tells of it, and hears what became of it."""
+"""Orders of the usual build: accepts an order, publishes it, and consumes its outcome."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/order", route_class=StrictRoute)
 async def create_order(
     body: OrderBody, user: CurrentUser, request: Request, key: OptionalKey
 ) -> Response:
-    """Place an order. The answer comes at once, with status `pending`."""
+    """Place an order. The response has the status `pending`."""
 
     async def work(session: Session) -> Answer:
         order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
@@ -62,7 +62,7 @@ async def mark_as_paid(payment: PaymentSucceeded, message: RabbitMessage) -> Non
 
 @broker.subscriber(**subscription("orders", PaymentRejected))
 async def mark_as_rejected(refusal: PaymentRejected, message: RabbitMessage) -> None:
-    """The order will not be paid."""
+    """The order is rejected."""
     async with sessions.begin() as session:
         if await session.is_duplicate(message.message_id):
             return

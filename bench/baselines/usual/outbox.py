@@ -62,7 +62,7 @@ class OutboxRow(Base):
 
 
 async def create_table(service: Service) -> None:
-    """Create the table as the owner of the database, if it does not exist. Raises LookupError without the owner's URL."""
+    """Create the table as the owner of the database, unless it exists. Raises LookupError without the owner's URL."""
     admin_url = service.settings.database_admin_url
     if admin_url is None:
         raise LookupError("CHORUS_DATABASE_ADMIN_URL is not set")

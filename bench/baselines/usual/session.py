@@ -1,7 +1,7 @@
 """SQLAlchemy's AsyncSession over Chorus' tables: one session is one transaction.
 
-Rows that the session tracks stand for the tables; the rules stand on Chorus' models, which know no session. `find`
-makes a model of a row, `save` writes it back, and SQLAlchemy finds out what has changed.
+The session tracks rows; the rules are on Chorus' models, which are independent of it. `find` makes a model from a row,
+`save` copies it back, and SQLAlchemy detects what has changed.
 """
 
 from collections.abc import Awaitable, Callable
@@ -35,7 +35,7 @@ class Row(DeclarativeBase):
 
 @cache
 def row_of(model: type[Table]) -> Any:
-    """The class of a table's rows."""
+    """The row class of a table."""
     table = model.__table__  # type: ignore[attr-defined]
     return type(f"{model.__name__}Row", (Row,), {"__table__": table})
 
@@ -64,7 +64,7 @@ class Session(AsyncSession):
         self.add_all(row_of(type(model))(**_values(model)) for model in models)
 
     async def insert_if_new(self, model: Table) -> bool:
-        """Insert a row unless it exists. Says whether it is new."""
+        """Insert a row unless it exists. Returns whether it is new."""
         statement = (
             insert_into(row_of(type(model))).values(**_values(model)).on_conflict_do_nothing()
         )
@@ -72,18 +72,18 @@ class Session(AsyncSession):
         return inserted == 1
 
     def save(self, model: Table) -> None:
-        """Write what has changed on a row that was found."""
+        """Copy a model back to the row that it was found in."""
         _, row = self._found[id(model)]
         for name, value in _values(model).items():
             setattr(row, name, value)
 
     async def is_duplicate(self, message_id: str) -> bool:
-        """Whether a message has had its effects; from this transaction on it has."""
+        """Mark a message as processed in this transaction. Returns whether it was processed before."""
         row = InboxRow(event_id=UUID(message_id), received_at=datetime.now(UTC))
         return not await self.insert_if_new(row)
 
     def publish(self, event: Event, cause: Causation) -> None:
-        """Tell of a change, in its own transaction."""
+        """Write an event to the outbox."""
         self.add(OutboxRow.of(event, cause))
 
 
@@ -95,7 +95,7 @@ Sessions = async_sessionmaker[Session]
 
 
 def sessions_of(service: str) -> Sessions:
-    """Makes the sessions of a service; connects when the first one is used."""
+    """The session factory of a service. It connects when the first session is used."""
     url = settings().database_url(service).replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(
         url,
@@ -111,7 +111,7 @@ def sessions_of(service: str) -> Sessions:
 async def respond_once(
     sessions: Sessions, key: Key | None, work: Callable[[Session], Awaitable[Answer]]
 ) -> Response:
-    """Work that is one transaction, done once for each Idempotency-Key."""
+    """Do `work` in one transaction, once for each Idempotency-Key."""
     async with sessions.begin() as session:
         if key is None:
             return respond(await work(session))

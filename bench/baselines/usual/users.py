@@ -1,4 +1,4 @@
-"""Users, as usual: registers, and tells of it."""
+"""Users of the usual build: registers users, and publishes it."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -30,7 +30,7 @@ router.add_api_route("/view/{userId}", view_user, methods=["GET"])
 
 @router.post("/register", status_code=201)
 async def register(body: RegisterBody, request: Request) -> Response:
-    """Become a user."""
+    """Register a user."""
     password_hash = await passwords.hash(body.password)
     user = User.register(
         uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)
