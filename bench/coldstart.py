@@ -1,4 +1,4 @@
-"""From nothing running to the first paid order, as somebody sees it who tries Chorus out: `chorus demo` is timed."""
+"""Cold start: the time from the start of `chorus demo` to the first paid order."""
 
 import asyncio
 import sys
@@ -13,11 +13,11 @@ from bench.tables import Outcome, Table
 from tools.children import Child, ChildFailed
 from tools.servers.folders import project_folder
 
-PAID: Final = "hears PaymentSucceeded: paid"
-"""What the demo says of the first order that is paid."""
+PAID: Final = "receives PaymentSucceeded: paid"
+"""The line of the demo about the first paid order."""
 
 POLL_SECONDS: Final = 0.02
-MOST_SECONDS: Final = 120.0
+TIMEOUT_SECONDS: Final = 120.0
 
 
 async def coldstart(bench: Bench) -> Outcome:
@@ -30,7 +30,7 @@ async def coldstart(bench: Bench) -> Outcome:
     outcome = Outcome("Cold start", data=found)
     if found:
         outcome.measured["coldstart"] = Spread.of(found).median
-        what = "PostgreSQL and RabbitMQ made and started, four services, the first order paid"
+        what = "PostgreSQL and RabbitMQ created and started, four services started, the first order paid"
         outcome.tables = [
             Table("Cold start, seconds", ("", "seconds"), [(what, spread(Spread.of(found)))])
         ]
@@ -49,11 +49,11 @@ async def _demo(bench: Bench, turn: int) -> float:
     try:
         child.start()
         while PAID not in (child.log.read_text() if child.log.exists() else ""):
-            if not child.running or time.monotonic() > begun + MOST_SECONDS:
-                raise ChildFailed(f"the demo did not come to a paid order\n{child.tail()}")
+            if not child.running or time.monotonic() > begun + TIMEOUT_SECONDS:
+                raise ChildFailed(f"the demo did not reach a paid order\n{child.tail()}")
             await asyncio.sleep(POLL_SECONDS)
         taken = time.monotonic() - begun
-        await asyncio.to_thread(child.finish, within=MOST_SECONDS)
+        await asyncio.to_thread(child.finish, within=TIMEOUT_SECONDS)
     finally:
         child.stop()
     return taken

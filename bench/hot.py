@@ -1,4 +1,4 @@
-"""One hot account: all orders are one customer's, who cannot be served side by side, against 64 customers."""
+"""One hot account: all orders of one customer, which cannot be charged in parallel, against 64 customers."""
 
 from dataclasses import asdict
 
@@ -9,7 +9,7 @@ from bench.plan import Bench
 from bench.tables import Outcome, Table
 
 Pair = tuple[Measured, Measured]
-"""Of one round: many accounts, one account."""
+"""The measurements of one round: many accounts, one account."""
 
 
 async def hot(bench: Bench) -> Outcome:

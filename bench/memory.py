@@ -1,6 +1,6 @@
-"""What the four services hold in memory: idle, and after more and more orders at full load.
+"""The memory of the four services: idle, and after each batch of orders at full load.
 
-Proportional set size: a page that several processes share is counted once, shared among them.
+It is the proportional set size: a page that several processes share is divided among them.
 """
 
 from typing import Final
@@ -14,7 +14,7 @@ from bench.tables import Outcome, Table
 
 BATCHES: Final = 5
 SECONDS_EACH: Final = 2
-"""How many times as long a batch takes as any other measurement."""
+"""How many times as long a batch takes as other measurements."""
 
 Held = dict[str, int]
 """Bytes by service."""
@@ -53,4 +53,4 @@ def _table(found: dict[int, Held]) -> Table:
         )
         for orders, held in found.items()
     ]
-    return Table("Memory of Chorus, MB", ("", *SERVICES, "together"), rows)
+    return Table("Memory of Chorus, MB", ("", *SERVICES, "total"), rows)

@@ -1,7 +1,7 @@
 """A million settled orders in the tables, against none: the same load on two installations of Chorus, in turns.
 
-The million is written by SQL, as it would be after a million orders of the same customers: orders, charges, transfers,
-letters that are sent, and what the inboxes remember. The ledger adds up, so the audit is the same as ever.
+The rows are inserted by SQL, as they would be after a million orders of the same customers: orders, charges, transfers,
+sent notifications, and inboxes. The ledger is balanced, so the usual audit applies.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from bench.tables import Outcome, Table
 
 ORDERS: Final = 1_000_000
 FULL: Final = "million"
-"""The installation that has them."""
+"""The installation with them."""
 
 EMPTY: Final = "nothing"
-"""The installation that has none."""
+"""The installation without them."""
 
 PRICE: Final = 100
 FIRST: Final = 1_700_000_000_000
-"""When the first of these orders was placed, in milliseconds since 1970; then there was one every millisecond."""
+"""When the first of these orders was placed, in milliseconds since 1970. One follows every millisecond."""
 
 HELPERS: Final = f"""
 CREATE FUNCTION pg_temp.made(kind text, n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
@@ -36,7 +36,7 @@ CREATE FUNCTION pg_temp.at(n bigint) RETURNS timestamptz LANGUAGE sql IMMUTABLE 
     SELECT to_timestamp(({FIRST} + n) / 1000.0)
 $$;
 """
-"""Ids as UUIDv7 orders them, and moments, by number: the same in every database."""
+"""Functions for ids in the order of UUIDv7, and for times, by number: the same in every database."""
 
 PLACED: Final = """
 INSERT INTO orders (id, user_id, total, currency, status, placed_at, settled_at, version)
@@ -83,7 +83,7 @@ FROM generate_series(0, $1::bigint - 1) AS n
 async def fill(
     databases: Mapping[str, asyncpg.Connection], user_ids: list[str], orders: int
 ) -> None:
-    """Write so many settled orders of these users, as if they had been placed one by one."""
+    """Insert so many settled orders of these users, as if they had been placed one by one."""
     for service in ("orders", "billing", "notifications"):
         await databases[service].execute(HELPERS)
         await databases[service].execute(PROCESSED, orders)
@@ -101,7 +101,7 @@ async def million(bench: Bench) -> Outcome:
             await bench.warm(processes)
             async with processes.installation.databases() as databases:
                 await fill(databases, [customer.id for customer in customers], ORDERS)
-        bench.report(f"{ORDERS:,} orders are written")
+        bench.report(f"{ORDERS:,} orders are inserted")
         for _ in range(bench.plan.rounds):
             for name, measured in found.items():
                 async with bench.running(CHORUS, name=name) as processes:

@@ -1,4 +1,4 @@
-"""The processes of one contestant: its services, and if it sends mail, a mail server."""
+"""The processes of one contestant: its services, and with mail an SMTP sink."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ STOP_SECONDS = 15.0
 
 
 class Processes:
-    """A contestant that runs."""
+    """A running contestant."""
 
     def __init__(
         self, contestant: Contestant, installation: Installation, folder: Path, *, mail: bool
@@ -31,9 +31,9 @@ class Processes:
         self.installation = installation
         self.mail = mail
         self.idle: dict[str, int] = {}
-        """What its processes held in memory right after the start, in bytes."""
+        """The memory of its processes right after the start, in bytes."""
         self.urls = {s: f"http://127.0.0.1:{private_port()}" for s in contestant.services}
-        # Without mail there is nobody at this port: letters are written, and wait.
+        # Without mail nothing listens on this port: notifications are stored, and stay unsent.
         smtp_port = private_port()
         own = {
             **inherited(),
@@ -52,11 +52,11 @@ class Processes:
         }
         if mail:
             command = [sys.executable, "-m", "bench.smtp_sink", f"--port={smtp_port}"]
-            self.children["mail sink"] = _child("sink", command, folder, own)
+            self.children["SMTP sink"] = _child("smtp-sink", command, folder, own)
 
     @property
     def roots(self) -> dict[str, int]:
-        """Its processes."""
+        """The process ids by name."""
         return {name: child.pid for name, child in self.children.items() if child.running}
 
     async def start(self) -> None:
@@ -81,7 +81,7 @@ class Processes:
                 await asyncio.sleep(0.05)
 
     def stop(self) -> None:
-        """Stop everything, in good order if it obeys."""
+        """Stop everything; kill what does not stop in time."""
         for child in self.children.values():
             child.ask_to_stop()
         for child in self.children.values():
@@ -89,7 +89,7 @@ class Processes:
 
 
 def inherited() -> Mapping[str, str]:
-    """The environment without what is meant for somebody else."""
+    """The environment variables of this process, without those of Chorus and the benchmark."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("CHORUS_", "BENCH_"))}
 
 
@@ -114,7 +114,7 @@ async def _answers(http: httpx.AsyncClient, url: str) -> bool:
 async def running(
     environment: Environment, contestant: Contestant, *, mail: bool = False, name: str = ""
 ) -> AsyncIterator[Processes]:
-    """A contestant runs, on databases that it had before if it ran before; `name` gives it others."""
+    """Run a contestant on its databases, which it keeps between runs. `name` selects other databases."""
     installation = await environment.install(contestant, name)
     processes = Processes(contestant, installation, environment.folder, mail=mail)
     try:
@@ -123,4 +123,4 @@ async def running(
     finally:
         processes.stop()
     if contestant.settles:
-        await environment.clear_up(installation)
+        await environment.complete_work(installation)
