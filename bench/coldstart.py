@@ -45,14 +45,14 @@ async def _demo(bench: Bench, turn: int) -> float:
         environment=inherited(),
         folder=project_folder(),
     )
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         child.start()
         while PAID not in (child.log.read_text() if child.log.exists() else ""):
-            if not child.running or time.monotonic() > begun + TIMEOUT_SECONDS:
+            if not child.running or time.monotonic() > started + TIMEOUT_SECONDS:
                 raise ChildFailed(f"the demo did not reach a paid order\n{child.tail()}")
             await asyncio.sleep(POLL_SECONDS)
-        taken = time.monotonic() - begun
+        taken = time.monotonic() - started
         await asyncio.to_thread(child.finish, within=TIMEOUT_SECONDS)
     finally:
         child.stop()

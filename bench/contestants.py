@@ -44,7 +44,7 @@ CONTESTANTS: Final = (
     ),
     _baseline(
         "events_for_notifications",
-        "events for notifications",
+        "thin events",
         "the same, with thin events for notifications",
     ),
     _baseline(

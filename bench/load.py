@@ -29,7 +29,7 @@ _ID_LENGTH: Final = 36
 class Sent:
     """The result of a load. Times are seconds since 1970, comparable with those in the databases."""
 
-    begun: float = 0.0
+    started: float = 0.0
     ended: float = 0.0
     """When the last response arrived."""
     statuses: Counter[int] = field(default_factory=Counter)
@@ -150,7 +150,7 @@ class ClosedLoop(Load):
     async def run(self, connections: int) -> Sent:
         """Send all orders, and wait for all responses. Raises OSError."""
         await self.open(connections)
-        self.sent.begun = time.time()
+        self.sent.started = time.time()
         for connection in list(self._connections.values()):
             self._free(connection)
         try:
@@ -192,7 +192,7 @@ class OpenLoop(Load):
         """Send all orders when they are due, and wait for all responses. Raises OSError, or TimeoutError."""
         await self.open(connections)
         self._idle.extend(self._connections.values())
-        self.sent.begun = time.time()
+        self.sent.started = time.time()
         self._tick()
         try:
             async with asyncio.timeout(self._seconds + LAST_RESPONSE_SECONDS):
@@ -202,17 +202,17 @@ class OpenLoop(Load):
         return self.sent
 
     def _tick(self) -> None:
-        now = time.time() - self.sent.begun
+        now = time.time() - self.sent.started
         while self._schedule and self._schedule[0] <= now:
             self._late.append(self._schedule.popleft())
         while self._late and self._idle:
-            self._send(self._idle.popleft(), self.sent.begun + self._late.popleft())
+            self._send(self._idle.popleft(), self.sent.started + self._late.popleft())
         if self._schedule:
             asyncio.get_running_loop().call_later(self._schedule[0] - now, self._tick)
 
     def _free(self, connection: Connection) -> None:
         if self._late:
-            self._send(connection, self.sent.begun + self._late.popleft())
+            self._send(connection, self.sent.started + self._late.popleft())
         else:
             self._idle.append(connection)
 

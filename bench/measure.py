@@ -165,9 +165,9 @@ def _result(
     count, (processor, machine), (idle, full) = sent.accepted, spent, held
     return Measured(
         orders=count,
-        accepted_rate=count / (sent.ended - sent.begun),
-        settled_rate=count / (max(times.complete()) - sent.begun),
-        sent_rate=count / (max(times.sent.values()) - sent.begun) if times.sent else 0.0,
+        accepted_rate=count / (sent.ended - sent.started),
+        settled_rate=count / (max(times.complete()) - sent.started),
+        sent_rate=count / (max(times.sent.values()) - sent.started) if times.sent else 0.0,
         accept=Percentiles.of(sent.waits),
         processor={name: seconds / count * 1000 for name, seconds in processor.items()},
         machine=machine / count * 1000,

@@ -67,14 +67,14 @@ def bench(
         quick=quick,
         names=names or tuple(one.name for one in CONTESTANTS),
     )
-    begun = time.monotonic()
+    started = time.monotonic()
     console.print(f"\n[bold]Chorus[/] measures: {', '.join(wanted)}.")
     with start_servers() as environment:
         machine = describe(environment.servers)
         work = Bench(plan, environment)
         outcomes = uvloop.run(_run(work, wanted))
     _show(outcomes, work.findings, write=write)
-    console.print(f"  [dim]{seconds(time.monotonic() - begun)}, seed {seed}[/]")
+    console.print(f"  [dim]{seconds(time.monotonic() - started)}, seed {seed}[/]")
     _save(plan, machine, outcomes, work.findings)
     if write:
         page.write(plan, machine, outcomes, work.findings)

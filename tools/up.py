@@ -16,7 +16,7 @@ _GIVEN = ("CHORUS_AMQP_URL", "CHORUS_DATABASE_URL_")
 
 @contextmanager
 def running_system(*, docker: bool, native: bool) -> Iterator[System]:
-    """Start as asked; by default in containers, if Docker answers and the environment names no servers."""
+    """Start in containers by default, if Docker answers and the environment names no servers; else as processes."""
     if docker and native:
         raise CannotRun("--docker or --native, not both")
     if docker and not docker_answers():

@@ -101,7 +101,7 @@ async def test_a_closed_loop_places_as_many_orders_as_requested() -> None:
     assert sorted(sent.order_ids) == [f"{n:036d}" for n in range(50)]
     assert len(sent.waits) == 50
     assert min(sent.waits) >= 0
-    assert sent.begun <= min(sent.due) <= max(sent.answered) == sent.ended
+    assert sent.started <= min(sent.due) <= max(sent.answered) == sent.ended
 
 
 async def test_refusals_are_counted_and_the_connection_continues() -> None:
@@ -134,7 +134,7 @@ async def test_an_open_loop_sends_all_orders_and_measures_from_when_they_were_du
     async with server(created) as url:
         sent = await OpenLoop(url, [ORDER], schedule).run(connections=2)
     assert sent.accepted == 5
-    assert sorted(due - sent.begun for due in sent.due) == pytest.approx(schedule, abs=1e-6)
+    assert sorted(due - sent.started for due in sent.due) == pytest.approx(schedule, abs=1e-6)
     assert min(sent.waits) >= 0
 
 

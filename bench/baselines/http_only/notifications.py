@@ -16,7 +16,7 @@ from chassis.web.problems import Unavailable
 internal = APIRouter(prefix="/internal")
 
 
-@internal.post("/letter", status_code=204)
+@internal.post("/notification", status_code=204)
 async def write_notification(request: Request) -> None:
     """Store the notification about a decision. Idempotent."""
     wanted = NotificationRequest.model_validate_json(await request.body())
