@@ -14,7 +14,7 @@ from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import SMTP
 from email.utils import getaddresses
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import uvicorn
@@ -150,10 +150,7 @@ def page(mailbox: Mailbox) -> FastAPI:
 async def listening(mailbox: Mailbox, host: str, port: int) -> AsyncIterator[None]:
     """Receive e-mails by SMTP in this block."""
     loop = asyncio.get_running_loop()
-
-    def protocol() -> smtp.SMTP:
-        return smtp.SMTP(mailbox, data_size_limit=MAX_BYTES, hostname="chorus", loop=loop)
-
+    protocol = partial(smtp.SMTP, mailbox, data_size_limit=MAX_BYTES, hostname="chorus", loop=loop)
     server = await loop.create_server(protocol, host, port)
     try:
         yield

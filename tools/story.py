@@ -61,37 +61,34 @@ class Story:
         self._account = f"/account/{user['userId']}"
         self._report("users", f"registers {self._email}", f"user {user['userId']}")
         login = {"email": self._email, "password": self._password}
-        token = self._post("users", "/user/login", login, status=200)["accessToken"]
+        token = self._post("users", "/user/login", login, code=200)["accessToken"]
         for part, client in self._http.items():
             if part != "mail":
                 client.headers["Authorization"] = f"Bearer {token}"
         self._report("users", "logs her in", "issues a token that every service can verify")
-        account = self._get("billing", self._account, _is_account, "an account")
-        self._expect("billing", "a new account", account, balance="0.00")
+        self._get("billing", self._account, _is_account, "an account", balance="0.00")
         self._report("billing", "receives UserRegistered", "opens an account, balance 0.00")
 
     def _deposit(self, amount: str) -> None:
-        receipt = self._post("billing", f"{self._account}/deposit", {"amount": amount})
-        self._expect("billing", "the deposit", receipt, amount=amount, balance=amount)
+        body = {"amount": amount}
+        self._post("billing", f"{self._account}/deposit", body, amount=amount, balance=amount)
         self._report("billing", f"accepts a deposit of {amount}", f"balance {amount}")
 
     def _order(self, total: str, *, outcome: str, balance: str, kind: str) -> None:
         placed = time.monotonic()
-        order = self._post("orders", "/order/create", {"totalPrice": total})
-        self._expect("orders", "the new order", order, status="pending", totalPrice=total)
+        body = {"totalPrice": total}
+        order = self._post("orders", "/order/create", body, status="pending", totalPrice=total)
         order_id = order["orderId"]
         self._report("orders", f"accepts an order of {total}", f"pending, order {order_id}")
 
         order = self._get(
-            "orders", f"/order/{order_id}", _is_settled, "an order that is not pending"
+            "orders", f"/order/{order_id}", _is_settled, "a settled order", status=outcome
         )
-        self._expect("orders", "the settled order", order, status=outcome)
         event = "PaymentSucceeded" if outcome == "paid" else "PaymentRejected"
         reason = f": {order['reason']}" if order.get("reason") else ""
         self._report("orders", f"receives {event}", f"{outcome}{reason}")
 
-        account = self._get("billing", self._account, _is_account, "an account")
-        self._expect("billing", "the account after the order", account, balance=balance)
+        self._get("billing", self._account, _is_account, "an account", balance=balance)
         change = "balance decreased" if outcome == "paid" else "balance is unchanged"
         self._report("billing", change, balance)
 
@@ -120,23 +117,25 @@ class Story:
         new = (email for email in emails if email["id"] not in self._read)
         return [email for email in new if self._email in str(email["to"])]
 
-    def _get(self, part: str, path: str, holds: Callable[[Any], bool], wanted: str) -> Any:
-        """Poll until the JSON of the response `holds`. Raises StoryFailed after TIMEOUT_SECONDS."""
+    def _get(
+        self, part: str, path: str, holds: Callable[[Any], bool], wanted: str, **fields: str
+    ) -> Any:
+        """Poll until the body of the response `holds`, then check its fields. Raises StoryFailed."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
             response = self._send(part, "GET", path)
-            if response.status_code == 200 and holds(response.json()):
-                return response.json()
+            if response.status_code == 200 and holds(body := response.json()):
+                return self._expect(part, f"GET {path}", body, **fields)
             if response.status_code not in {200, 404} or time.monotonic() > deadline:
                 raise _failed(part, response, f"{wanted} within {TIMEOUT_SECONDS:.0f} s")
             time.sleep(0.01)
 
-    def _post(self, part: str, path: str, body: Body, status: int = 201) -> Any:
-        """The JSON of the response to one request. Raises StoryFailed for another status or no response."""
+    def _post(self, part: str, path: str, body: Body, *, code: int = 201, **fields: str) -> Any:
+        """Send one request, and check the status code and fields of its response. Raises StoryFailed."""
         response = self._send(part, "POST", path, body)
-        if response.status_code != status:
-            raise _failed(part, response, status)
-        return response.json()
+        if response.status_code != code:
+            raise _failed(part, response, code)
+        return self._expect(part, f"POST {path}", response.json(), **fields)
 
     def _send(self, part: str, method: str, path: str, body: Body | None = None) -> httpx.Response:
         try:
@@ -144,10 +143,11 @@ class Story:
         except httpx.TransportError as error:
             raise StoryFailed(part, f"{method} {path}", "a response", repr(error)) from None
 
-    def _expect(self, part: str, step: str, seen: Body, **fields: str) -> None:
+    def _expect(self, part: str, step: str, body: Any, **fields: str) -> Any:
         for name, value in fields.items():
-            if seen.get(name) != value:
-                raise StoryFailed(part, step, f"{name} {value!r}", seen)
+            if body.get(name) != value:
+                raise StoryFailed(part, step, f"{name} {value!r}", body)
+        return body
 
     def _title(self, text: str) -> None:
         console.print(f"\n  [bold]{text}[/]")

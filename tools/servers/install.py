@@ -6,8 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -73,8 +71,17 @@ def install_packages(*packages: str) -> None:
         file=sys.stderr,
     )
     _apt_get("update")
-    with _services_stay_off():
+    # While this policy exists, Debian starts no server that it installs: it would take the usual port.
+    before = _POLICY.read_bytes() if _POLICY.exists() else None
+    _POLICY.write_text(_NO_STARTS)
+    _POLICY.chmod(0o755)
+    try:
         _apt_get("install", "-y", "--no-install-recommends", *packages)
+    finally:
+        if before is None:
+            _POLICY.unlink()
+        else:
+            _POLICY.write_bytes(before)
     if Path("/run/systemd/system").exists():
         subprocess.run(["systemctl", "disable", *packages], check=False, capture_output=True)
 
@@ -104,18 +111,3 @@ def _apt_get(*arguments: str) -> None:
         raise
     if process.returncode:
         raise ServersMissing(f"apt-get {' '.join(arguments)} failed:\n{output[-4000:]}")
-
-
-@contextmanager
-def _services_stay_off() -> Iterator[None]:
-    """Keep Debian from starting a server while it is installed: it would take the usual port."""
-    before = _POLICY.read_bytes() if _POLICY.exists() else None
-    _POLICY.write_text(_NO_STARTS)
-    _POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        if before is None:
-            _POLICY.unlink()
-        else:
-            _POLICY.write_bytes(before)
