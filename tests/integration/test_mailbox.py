@@ -93,7 +93,7 @@ async def test_the_strangest_letter_is_caught_and_shown(post: Post, source: byte
 
 
 async def test_only_the_last_letters_are_kept(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "MOST_LETTERS", 2)
+    monkeypatch.setattr(mailbox, "MAX_EMAILS", 2)
     for number in range(4):
         await post.send(a_letter(subject=str(number)))
 
@@ -102,7 +102,7 @@ async def test_only_the_last_letters_are_kept(post: Post, monkeypatch: pytest.Mo
 
 async def test_a_letter_that_is_too_large_is_refused(post: Post) -> None:
     with pytest.raises(aiosmtplib.SMTPResponseException, match="exceeds"):
-        await post.send(b"x" * (mailbox.MOST_BYTES + 1))
+        await post.send(b"x" * (mailbox.MAX_BYTES + 1))
 
     assert await post.letters() == []
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiosmtpd import smtp
 
 from tests.support.eventually import eventually
-from tools.mail_catcher import Letter
+from tools.mail_catcher import Email
 
 OK: Final = "250 OK"
 
@@ -21,7 +21,7 @@ class MailSink:
     """Where letters arrive. `options` are aiosmtpd's, such as `tls_context`; `ssl` encrypts from the first byte."""
 
     def __init__(self, *, ssl: Any = None, **options: Any) -> None:
-        self.letters: list[Letter] = []
+        self.letters: list[Email] = []
         self.port = 0
         self.asked: Counter[str] = Counter()
         """How often a letter to each address was begun."""
@@ -36,11 +36,11 @@ class MailSink:
         self._server: asyncio.Server | None = None
         self._open: set[smtp.SMTP] = set()
 
-    def to(self, address: str) -> list[Letter]:
+    def to(self, address: str) -> list[Email]:
         """The letters to an address, as they arrived."""
         return [letter for letter in self.letters if address in letter.recipients]
 
-    async def gets(self, address: str, count: int = 1, *, within: float = 30) -> list[Letter]:
+    async def gets(self, address: str, count: int = 1, *, within: float = 30) -> list[Email]:
         """Wait for so many letters to an address; more are an error."""
 
         async def enough() -> None:
@@ -166,7 +166,7 @@ class MailSink:
     ) -> str:
         reply = self._reply(server, "DATA", envelope.rcpt_tos[0])
         if reply in {OK, BREAK_OFF}:  # a server may break off when it has the letter
-            self.letters.append(Letter(envelope))
+            self.letters.append(Email(envelope))
             self._taken[server] += 1
         await asyncio.sleep(self._delay)
         return reply

@@ -23,7 +23,7 @@ from tests.support.installation import Installation, install
 from tests.support.processes import Processes
 from tests.support.servers import Servers
 from tools.children import CannotRun
-from tools.servers import PrivateRabbitMQ, private_rabbitmq
+from tools.servers import PrivateRabbitMQ, private_server
 
 ORDERS = 3
 MANY = 100
@@ -34,7 +34,7 @@ MANY = 100
 def rabbitmq() -> Iterator[PrivateRabbitMQ]:
     """A private broker: an alarm affects all its connections."""
     try:
-        with private_rabbitmq() as made:
+        with private_server(PrivateRabbitMQ) as made:
             yield made
     except CannotRun as missing:
         pytest.skip(f"RabbitMQ as a process is needed: {missing}")

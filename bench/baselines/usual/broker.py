@@ -1,7 +1,7 @@
-"""The broker of a service: exchange and queues, what its subscribers have in common, and when it runs.
+"""The broker of a service: exchange and queues, the settings of its subscribers, and its lifetime.
 
 There is one exchange, `usual`; a queue per consumer and event, such as `usual.billing.order-placed`; and `usual.dead`
-for what the broker has set aside after DELIVERY_LIMIT deliveries.
+for messages that the broker has dead-lettered after DELIVERY_LIMIT deliveries.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ from pamqp.common import FieldTable
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bench.baselines.common import Service
-from bench.baselines.usual.outbox import EXCHANGE, Relay, make_table
+from bench.baselines.usual.outbox import create_table
+from bench.baselines.usual.relay import EXCHANGE, Relay
 from bench.baselines.usual.session import Sessions
 from chassis.database.errors import is_transient
 from chassis.database.pool import START_SECONDS
@@ -44,19 +45,19 @@ SUBSCRIPTIONS: Final[dict[str, tuple[type[Event], ...]]] = {
 DEAD: Final = "usual.dead"
 DELIVERY_LIMIT: Final = 20
 PREFETCH: Final = 20
-"""Messages of a queue that are handled side by side."""
+"""The messages of a queue that are handled in parallel."""
 
 WAIT_SECONDS: Final = 0.5
 FAULT_SECONDS: Final = 1.0
 DRAIN_SECONDS: Final = 8.0
 
 
-class NotYetError(Exception):
-    """Something must be heard of first, and will be."""
+class UnknownUserError(Exception):
+    """The event about this user is not received yet."""
 
 
-class Patience(BaseMiddleware[Any, Any]):
-    """Waits, with the message in hand, for servers that are away; gives back what fails by itself, not too fast."""
+class RetryTransientErrors(BaseMiddleware[Any, Any]):
+    """Retries an unacknowledged message after transient errors. After other errors it is returned, with a delay."""
 
     async def consume_scope(
         self, call_next: Callable[[Any], Awaitable[Any]], msg: StreamMessage[Any]
@@ -66,7 +67,7 @@ class Patience(BaseMiddleware[Any, Any]):
             try:
                 return await call_next(msg)
             except Exception as error:
-                if not _will_pass(error):
+                if not _is_transient(error):
                     log.exception("subscriber.failed", message_id=msg.message_id)
                     await asyncio.sleep(FAULT_SECONDS)
                     raise
@@ -74,17 +75,17 @@ class Patience(BaseMiddleware[Any, Any]):
                 await asyncio.sleep(WAIT_SECONDS)
 
 
-def _will_pass(error: BaseException | None) -> bool:
+def _is_transient(error: BaseException | None) -> bool:
     # SQLAlchemy wraps what the driver raises.
     while error is not None:
-        if is_transient(error) or isinstance(error, NotYetError | PoolTimeoutError):
+        if is_transient(error) or isinstance(error, UnknownUserError | PoolTimeoutError):
             return True
         error = error.__cause__
     return False
 
 
 def broker_of(service: str) -> RabbitBroker:
-    """The broker as a service knows it; connects when it is started."""
+    """The broker client of a service. It connects when it is started."""
     url = make_url(settings().broker_url(service)).update_query(heartbeat="10", name=service)
     return RabbitBroker(
         str(url),
@@ -92,13 +93,13 @@ def broker_of(service: str) -> RabbitBroker:
         graceful_timeout=DRAIN_SECONDS,
         reconnect_interval=1.0,
         default_channel=Channel(on_return_raises=True),
-        middlewares=[Patience],
+        middlewares=[RetryTransientErrors],
         logger=None,
     )
 
 
 def subscription(service: str, kind: type[Event]) -> dict[str, Any]:
-    """What `broker.subscriber` is told, for each event alike: acknowledged once its function has returned."""
+    """The arguments of `broker.subscriber` for an event. A message is acknowledged after its function has returned."""
     return {
         "queue": RabbitQueue(_queue_name(service, kind), declare=False),
         "channel": Channel(prefetch_count=PREFETCH),
@@ -107,7 +108,7 @@ def subscription(service: str, kind: type[Event]) -> dict[str, Any]:
 
 
 def causation(message: RabbitMessage) -> Causation:
-    """The cause of what a message leads to."""
+    """The causation of what is published because of a message."""
     traceparent = message.headers.get("traceparent")
     return Causation(
         message.correlation_id, UUID(message.message_id), str(traceparent) if traceparent else None
@@ -115,11 +116,11 @@ def causation(message: RabbitMessage) -> Causation:
 
 
 @contextlib.asynccontextmanager
-async def working(
+async def messaging(
     service: Service, sessions: Sessions, broker: RabbitBroker
 ) -> AsyncIterator[None]:
-    """A part of every service: its outbox and queues are there, it hears and it tells."""
-    await make_table(service)
+    """A part of every service: it creates outbox and queues, consumes, and runs the relay."""
+    await create_table(service)
     async for attempt in stamina.retry_context(on=OSError, attempts=None, timeout=START_SECONDS):
         with attempt, connection_may_be_lost():
             await _declare(service.settings.broker_url(service.name))

@@ -1,4 +1,4 @@
-"""What services that call each other say in their calls."""
+"""The bodies of the requests between services."""
 
 from typing import Literal
 from uuid import UUID
@@ -10,7 +10,7 @@ from events.orders import OrderState
 
 
 class Decision(State):
-    """What billing has decided about an order, and the account as it stood after that."""
+    """The decision of billing about an order, and the account after it."""
 
     order_id: UUID
     amount: Money
@@ -19,8 +19,8 @@ class Decision(State):
     account: AccountState
 
 
-class LetterWish(State):
-    """A wish for the letter about what was decided."""
+class NotificationRequest(State):
+    """A request for the notification about a decision."""
 
     order: OrderState
     decision: Decision

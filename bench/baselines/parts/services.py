@@ -1,8 +1,8 @@
-"""The services that a service calls: one aiohttp session with connections that are kept, and short time limits.
+"""The HTTP client between services: one aiohttp session with persistent connections and short timeouts.
 
 aiohttp is the fastest client for asyncio; it sets TCP_NODELAY by itself. Host names are resolved once, and there are
-neither cookies nor compression. A call that meets a connection which the callee has just closed is made again on
-another one: everything that is called here may be called twice.
+neither cookies nor compression. A request on a connection that the server has just closed is retried on another one:
+all internal routes are idempotent.
 """
 
 import contextlib
@@ -18,27 +18,27 @@ from chassis.runtime.telemetry import CORRELATION_HEADER
 from events.base import Causation
 
 POOL: Final = 256
-"""Connections from one process, to all that it calls."""
+"""The connections of one process to all other services."""
 
 KEPT_SECONDS: Final = 60.0
-"""How long an idle connection is kept: less than the callee keeps it."""
+"""How long an idle connection is kept: shorter than the server keeps it."""
 
-PATIENCE_SECONDS: Final = 5.0
-"""How long a call may take."""
+TIMEOUT_SECONDS: Final = 5.0
+"""The timeout of a request."""
 
 _JSON: Final = {"Content-Type": "application/json"}
 
 
-class CalleeAwayError(Exception):
-    """A service does not answer, answers too late, or answers that it cannot. What was asked may have been done."""
+class ServiceUnavailableError(Exception):
+    """A service does not respond in time, or responds with an error. The request may have had its effect."""
 
 
-class UnknownError(Exception):
-    """The service that owns it does not know it."""
+class NotFoundError(Exception):
+    """The service responded with 404."""
 
 
-class Callees:
-    """Calls the other services by name, at the addresses BENCH_URL_<SERVICE>."""
+class Services:
+    """Sends requests to the other services by name, at the addresses in BENCH_URL_<SERVICE>."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
@@ -52,7 +52,7 @@ class Callees:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("User-Agent", "Accept-Encoding"),
             auto_decompress=False,
@@ -63,14 +63,14 @@ class Callees:
             await self._session.close()
 
     async def get(self, service: str, path: str, cause: Causation) -> bytes:
-        """What a GET answers. Raises CalleeAwayError or UnknownError."""
-        return await self._ask("GET", service, path, None, cause)
+        """The body of the response to a GET. Raises ServiceUnavailableError or NotFoundError."""
+        return await self._request("GET", service, path, None, cause)
 
     async def post(self, service: str, path: str, body: str, cause: Causation) -> bytes:
-        """What a POST of a JSON document answers. Raises CalleeAwayError or UnknownError."""
-        return await self._ask("POST", service, path, body.encode(), cause)
+        """The body of the response to a POST of JSON. Raises ServiceUnavailableError or NotFoundError."""
+        return await self._request("POST", service, path, body.encode(), cause)
 
-    async def _ask(
+    async def _request(
         self, method: str, service: str, path: str, body: bytes | None, cause: Causation
     ) -> bytes:
         if service not in self._urls:
@@ -83,24 +83,24 @@ class Callees:
             headers |= _JSON
         try:
             try:
-                return await self._once(method, url, body, headers)
+                return await self._try(method, url, body, headers)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                return await self._once(method, url, body, headers)
+                return await self._try(method, url, body, headers)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise CalleeAwayError(f"{service}: {error!r}") from error
+            raise ServiceUnavailableError(f"{service}: {error!r}") from error
 
-    async def _once(
+    async def _try(
         self, method: str, url: URL, body: bytes | None, headers: dict[str, str]
     ) -> bytes:
         assert self._session is not None
         async with self._session.request(method, url, data=body, headers=headers) as answer:
             if answer.status == 404:
-                raise UnknownError(str(url))
+                raise NotFoundError(str(url))
             answer.raise_for_status()
             return await answer.read()
 
 
-callees: Final = Callees()
+services: Final = Services()
 """One per process."""
 
 

@@ -1,6 +1,6 @@
-"""Where contestants are measured: one PostgreSQL and one RabbitMQ for all, databases and a vhost for each.
+"""The environment of the contestants: one PostgreSQL and one RabbitMQ, with databases and a vhost for each.
 
-One contestant runs at a time. What it leaves behind in the servers is cleared up before the next one comes.
+One contestant runs at a time. After it, VACUUM and CHECKPOINT complete its work in the servers.
 """
 
 import asyncio
@@ -20,7 +20,6 @@ from ops.management import Administration
 from ops.migrate import create_database, upgrade_database
 from ops.subscriptions import TOPOLOGY
 from tools.servers import PrivateServers, private_servers
-from tools.servers.folders import project_folder
 
 
 @dataclass(frozen=True)
@@ -37,20 +36,20 @@ class Installation:
         return f"{service}_{self.name}"
 
     def database_url(self, service: str) -> str:
-        """What a service connects to PostgreSQL with."""
+        """The URL with which a service connects to PostgreSQL."""
         login = self.login(service)
         return (
             f"postgresql://{login}:{self.password}@127.0.0.1:{self.servers.postgres.port}/{login}"
         )
 
     def admin_url(self, service: str) -> str:
-        """A superuser's way into a service's database."""
+        """The URL with which a superuser connects to the database of a service."""
         return urlunsplit(
             urlsplit(self.servers.postgres.url)._replace(path=f"/{self.login(service)}")
         )
 
     def amqp_url(self, service: str) -> str:
-        """What a service connects to RabbitMQ with."""
+        """The URL with which a service connects to RabbitMQ."""
         rabbitmq = self.servers.rabbitmq
         if self.own_topology:
             return (
@@ -58,9 +57,9 @@ class Installation:
             )
         return f"amqp://{self.login(service)}:{self.password}@127.0.0.1:{rabbitmq.port}/{self.name}"
 
-    def environment(self) -> dict[str, str]:
-        """Where its services find their servers."""
-        # Baselines make tables and queues of their own when they start.
+    def environment_variables(self) -> dict[str, str]:
+        """The environment variables with the servers of its services."""
+        # Baselines create their own tables and queues at start.
         urls = {"CHORUS_DATABASE_ADMIN_URL": self.servers.postgres.url} if self.own_topology else {}
         for service in SERVICES:
             urls[f"CHORUS_DATABASE_URL_{service.upper()}"] = self.database_url(service)
@@ -80,8 +79,8 @@ class Installation:
                 await connection.close()
 
 
-class Stage:
-    """The servers, and who has been installed on them."""
+class Environment:
+    """The servers, and the installations on them."""
 
     def __init__(self, servers: PrivateServers) -> None:
         self.servers = servers
@@ -89,27 +88,27 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """For logs."""
+        """The folder for logs."""
         return self.servers.folder
 
     @property
     def roots(self) -> dict[str, int]:
-        """The servers' processes."""
+        """The process ids of the servers."""
         postgres, rabbitmq = self.servers.postgres, self.servers.rabbitmq
         return {"postgres": postgres.process.pid, "rabbitmq": rabbitmq.process.pid}
 
     async def install(self, contestant: Contestant, name: str = "") -> Installation:
-        """Make the databases, tables, logins and the vhost, the first time. `name` makes another, empty one."""
+        """Create the databases, tables, logins and the vhost, once. Another `name` gives another installation."""
         name = name or contestant.name
         if name not in self._installed:
             made = Installation(name, self.servers, secrets.token_hex(12), contestant.own_topology)
             if contestant.settles:
-                await self._make_databases(made)
-                await asyncio.to_thread(self._make_vhost, made)
+                await self._create_databases(made)
+                await asyncio.to_thread(self._create_vhost, made)
             self._installed[name] = made
         return self._installed[name]
 
-    async def _make_databases(self, made: Installation) -> None:
+    async def _create_databases(self, made: Installation) -> None:
         admin_url = self.servers.postgres.url
         for service in SERVICES:
             own_url = made.database_url(service)
@@ -117,7 +116,7 @@ class Stage:
             # Alembic's environment starts an event loop of its own.
             await asyncio.to_thread(upgrade_database, admin_url, service, own_url)
 
-    def _make_vhost(self, made: Installation) -> None:
+    def _create_vhost(self, made: Installation) -> None:
         api_url = self.servers.rabbitmq.api_url
         if made.own_topology:
             httpx.put(
@@ -127,8 +126,8 @@ class Stage:
         with Administration(api_url) as broker:
             broker.apply(TOPOLOGY, {service: made.amqp_url(service) for service in SERVICES})
 
-    async def clear_up(self, installation: Installation) -> None:
-        """Do now what the servers would do later, so that nobody pays for who came before."""
+    async def complete_work(self, installation: Installation) -> None:
+        """Do now what the servers would do later, so that it does not slow down the next contestant."""
         async with installation.databases() as databases:
             for connection in databases.values():
                 await connection.execute("VACUUM (ANALYZE)")
@@ -136,17 +135,17 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
-    """The servers run; at the end they are gone, with everything on them."""
-    with private_servers(project_folder() / ".chorus") as servers:
-        asyncio.run(_note_times(servers.postgres.url))
+def start_servers() -> Iterator[Environment]:
+    """Start the servers. At the end they are removed with their data."""
+    with private_servers() as servers:
+        asyncio.run(_track_commit_times(servers.postgres.url))
         servers.postgres.stop()
         servers.postgres.start()
-        yield Stage(servers)
+        yield Environment(servers)
 
 
-async def _note_times(url: str) -> None:
-    """PostgreSQL remembers when each transaction was committed: what was settled when is read from there."""
+async def _track_commit_times(url: str) -> None:
+    """Make PostgreSQL record when each transaction was committed."""
     connection = await asyncpg.connect(url)
     try:
         await connection.execute("ALTER SYSTEM SET track_commit_timestamp = on")

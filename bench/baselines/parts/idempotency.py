@@ -1,11 +1,11 @@
-"""Idempotency-Key: the same key and body have one effect and the same answer, by a row of the business transaction."""
+"""Idempotency-Key: the same key and body have one effect and one response, stored in the business transaction."""
 
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -16,10 +16,7 @@ from chassis.web.auth import CurrentUser
 from chassis.web.commands import REPLAYED, IdempotencyKey, StoredResponse
 from chassis.web.problems import KeyReused
 
-if TYPE_CHECKING:
-    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-else:
-    Connection = asyncpg.Connection
+Connection: TypeAlias = asyncpg.Connection
 
 CLAIM: Final = """
 INSERT INTO idempotency_keys (user_id, key, fingerprint, location, created_at) VALUES ($1, $2, $3, $4, $5)
@@ -35,7 +32,7 @@ UPDATE idempotency_keys SET status = $3, body = $4, location = $5 WHERE user_id 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who asked, with which key, for what."""
+    """The key of a request, its user, and the hash of what was requested."""
 
     user_id: UUID
     key: str
@@ -43,15 +40,15 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What is known of a key that was used before. Without a status its request has not been answered yet."""
+class StoredKey:
+    """The row of a key that was used before. Without a status its request has no response yet."""
 
     status: int | None
     body: str | None
     location: str | None
 
     def answer(self) -> StoredResponse | None:
-        """The answer that was given, to be given again."""
+        """The stored response, or None if there is none yet."""
         if self.status is None or self.body is None:
             return None
         media_type = "application/json" if self.status < 400 else "application/problem+json"
@@ -64,35 +61,35 @@ async def _key(request: Request, user: CurrentUser, key: IdempotencyKey = None) 
         return None
     body = await request.body()
     canonical = json.dumps(await request.json(), sort_keys=True) if body else ""
-    asked = f"{request.method} {request.scope['path']} {canonical}"
-    return Key(user.id, key, hashlib.sha256(asked.encode()).hexdigest())
+    text = f"{request.method} {request.scope['path']} {canonical}"
+    return Key(user.id, key, hashlib.sha256(text.encode()).hexdigest())
 
 
-Once = Annotated[Key | None, Depends(_key)]
+OptionalKey = Annotated[Key | None, Depends(_key)]
 """The key of a request, if it has one."""
 
 
-async def claim(connection: Connection, key: Key, location: str | None = None) -> Stored | None:
-    """Take a key; or, if it was taken before, what is known of it. Raises KeyReused for another request."""
+async def claim(connection: Connection, key: Key, location: str | None = None) -> StoredKey | None:
+    """Insert a key; if it exists, return its row. Raises KeyReused if it belongs to another request."""
     now = datetime.now(UTC)
     if await connection.fetchval(CLAIM, key.user_id, key.key, key.fingerprint, location, now):
         return None
     fingerprint, *known = await connection.fetchrow(STORED, key.user_id, key.key)
     if fingerprint != key.fingerprint:
         raise KeyReused("Send another key with another request.")
-    return Stored(*known)
+    return StoredKey(*known)
 
 
 async def store(connection: Connection, key: Key, answer: StoredResponse) -> None:
-    """Keep the answer to a key that was taken."""
+    """Store the response for a key."""
     location = answer.headers.get("Location")
     await connection.execute(STORE, key.user_id, key.key, answer.status, answer.body, location)
 
 
-async def answered(
+async def respond_once(
     request: Request, key: Key | None, work: Callable[[Connection], Awaitable[StoredResponse]]
 ) -> Response:
-    """Work that is one transaction, done once for each key."""
+    """Do `work` in one transaction, once for each key."""
     pool = service_of(request).database.pool
     async with pool.acquire() as connection, connection.transaction():
         if key is not None and (stored := await claim(connection, key)):

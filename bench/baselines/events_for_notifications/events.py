@@ -1,6 +1,6 @@
-"""The thin event, its exchange and its queue, and the connection that both ends use.
+"""The thin event, its exchange and queue, and the connection of publisher and consumer.
 
-A message that cannot be understood goes to the queue `events_for_letters.dead`.
+A malformed event is dead-lettered to the queue `events_for_notifications.dead`.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from chassis.database.pool import START_SECONDS
 from chassis.messaging.errors import connection_may_be_lost
 from events.base import State
 
-EXCHANGE: Final = "events_for_letters.orders"
+EXCHANGE: Final = "events_for_notifications.orders"
 ROUTING_KEY: Final = "order-settled"
-QUEUE: Final = "events_for_letters.notifications.order-settled"
-DEAD: Final = "events_for_letters.dead"
+QUEUE: Final = "events_for_notifications.notifications.order-settled"
+DEAD: Final = "events_for_notifications.dead"
 
 DELIVERY_LIMIT: Final = 100
-"""Deliveries before the broker itself sets a message aside."""
+"""Deliveries before the broker dead-letters a message."""
 
 
 class OrderSettled(State):
-    """An order is paid or rejected. Whoever wants to know more asks for it."""
+    """An order is paid or rejected."""
 
     order_id: UUID
     outcome: Literal["paid", "rejected"]
@@ -38,7 +38,7 @@ class OrderSettled(State):
 
 @contextlib.asynccontextmanager
 async def connection(service: Service) -> AsyncIterator[AbstractRobustConnection]:
-    """A connection that comes back by itself; the exchange and the queue are there. Closed at the end of the block."""
+    """A connection that reconnects by itself. Exchange and queue are declared. Closed at the end of the block."""
     url = make_url(service.settings.broker_url(service.name)).update_query(
         heartbeat="10", name=service.name
     )

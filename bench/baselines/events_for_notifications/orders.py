@@ -1,6 +1,6 @@
-"""Orders, where events are for letters: billing is called, the outcome is stored, and then told.
+"""Orders, with events for notifications: calls billing, stores the outcome, then publishes it.
 
-An event that the broker does not confirm within five seconds is given up; the order stays as it is, and its letter is
+An event that the broker does not confirm within five seconds is lost: the order is settled, and its notification is
 never written.
 """
 
@@ -17,10 +17,10 @@ from uuid_utils.compat import uuid7
 
 from apps.orders.models import Order
 from bench.baselines.common import Service, create_app
-from bench.baselines.events_for_letters import news
+from bench.baselines.events_for_notifications import events
 from bench.baselines.parts import keys
-from bench.baselines.parts.callees import callees
 from bench.baselines.parts.orders import Checkout
+from bench.baselines.parts.services import services
 from events.base import Causation
 
 log = structlog.get_logger(__name__)
@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 CONFIRM_SECONDS: Final = 5.0
 
 
-class WithNews(Checkout):
-    """Tells of each outcome, after COMMIT."""
+class PublishingCheckout(Checkout):
+    """Publishes each outcome after COMMIT."""
 
     def __init__(self) -> None:
         self._exchange: AbstractExchange | None = None
@@ -39,23 +39,23 @@ class WithNews(Checkout):
         assert self._exchange is not None
         try:
             async with asyncio.timeout(CONFIRM_SECONDS):
-                await self._exchange.publish(_message(order, cause), news.ROUTING_KEY)
+                await self._exchange.publish(_message(order, cause), events.ROUTING_KEY)
         except (AMQPException, OSError, TimeoutError, RuntimeError) as error:
-            log.error(  # noqa: TRY400 - no fault of ours
-                "orders.letter_lost", order_id=str(order.id), error=repr(error)
+            log.error(  # noqa: TRY400 - the traceback would add nothing
+                "orders.notification_lost", order_id=str(order.id), error=repr(error)
             )
 
     @contextlib.asynccontextmanager
-    async def telling(self, service: Service) -> AsyncIterator[None]:
+    async def publishing(self, service: Service) -> AsyncIterator[None]:
         """A part of orders: a connection to the broker."""
-        async with news.connection(service) as connection:
+        async with events.connection(service) as connection:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-            self._exchange = await channel.get_exchange(news.EXCHANGE, ensure=False)
+            self._exchange = await channel.get_exchange(events.EXCHANGE, ensure=False)
             yield
 
 
 def _message(order: Order, cause: Causation) -> aio_pika.Message:
-    outcome = news.OrderSettled.model_validate({"order_id": order.id, "outcome": order.status})
+    outcome = events.OrderSettled.model_validate({"order_id": order.id, "outcome": order.status})
     headers: HeadersType = {"traceparent": cause.traceparent} if cause.traceparent else {}
     return aio_pika.Message(
         outcome.model_dump_json().encode(),
@@ -69,10 +69,10 @@ def _message(order: Order, cause: Causation) -> aio_pika.Message:
     )
 
 
-checkout = WithNews()
+checkout = PublishingCheckout()
 
 app = create_app(
     "orders",
     [checkout.router(), checkout.internal()],
-    [callees.open, keys.fetched, checkout.telling, checkout.swept],
+    [services.open, keys.refreshing, checkout.publishing, checkout.sweeping],
 )

@@ -1,7 +1,7 @@
-"""Letters, for notifications: written once per order and kind, listed as Chorus lists them, sent by `mailer`.
+"""Notifications: stored once per order and kind, listed by Chorus' own routes, sent by `mailer`.
 
-A letter needs its recipient, whom users knows. An address book remembers users for a minute, so that hardly a letter
-has to ask; whoever changes his address within that minute may get one more letter at the old one.
+A notification needs its recipient, which users owns. Recipients are cached for a minute, so that few notifications need
+a request; after a change of the address, notifications may go to the old one for a minute.
 """
 
 import time
@@ -16,51 +16,51 @@ from apps.notifications.api import list_notifications, view_notification
 from apps.notifications.models import Letter, Recipient
 from bench.baselines.common import written
 from bench.baselines.parts import sql
-from bench.baselines.parts.callees import callees
-from bench.baselines.parts.documents import Decision
+from bench.baselines.parts.messages import Decision
+from bench.baselines.parts.services import services
 from chassis.database.transaction import Pool
 from chassis.web.routing import StrictRoute
 from events.base import Causation
 from events.orders import OrderState
 from events.users import UserState
 
-REMEMBERED_SECONDS: Final = 60.0
-REMEMBERED_USERS: Final = 50_000
+CACHE_SECONDS: Final = 60.0
+CACHED_USERS: Final = 50_000
 
 router = APIRouter(prefix="/notification", route_class=StrictRoute)
 router.add_api_route("/{notificationId}", view_notification, methods=["GET"])
 router.add_api_route("", list_notifications, methods=["GET"])
 
 
-class AddressBook:
-    """Users as users told of them not long ago."""
+class RecipientCache:
+    """Recipients, cached for CACHE_SECONDS."""
 
     def __init__(self) -> None:
         self._known: dict[UUID, tuple[Recipient, float]] = {}
 
     async def recipient(self, user_id: UUID, cause: Causation) -> Recipient:
-        """A user who gets a letter. Raises CalleeAwayError or UnknownError."""
+        """The recipient for a user. Raises ServiceUnavailableError or NotFoundError."""
         recipient, until = self._known.get(user_id, (None, 0.0))
         if recipient is None or until < time.monotonic():
-            body = await callees.get("users", f"/internal/user/{user_id}", cause)
+            body = await services.get("users", f"/internal/user/{user_id}", cause)
             [recipient] = Recipient.copies([UserState.model_validate_json(body)])
             self._known.pop(user_id, None)
-            while len(self._known) >= REMEMBERED_USERS:
+            while len(self._known) >= CACHED_USERS:
                 del self._known[next(iter(self._known))]
-            self._known[user_id] = (recipient, time.monotonic() + REMEMBERED_SECONDS)
+            self._known[user_id] = (recipient, time.monotonic() + CACHE_SECONDS)
         return recipient
 
 
-address_book: Final = AddressBook()
+recipients: Final = RecipientCache()
 """One per process."""
 
 
 async def write(pool: Pool, order: OrderState, decision: Decision, cause: Causation) -> None:
-    """Write the letter about what was decided. Written again, it stays as it is.
+    """Store the notification about a decision. Idempotent.
 
-    Raises CalleeAwayError if users must be asked and does not answer.
+    Raises ServiceUnavailableError if the recipient is not cached and users does not respond.
     """
-    recipient = await address_book.recipient(order.user_id, cause)
+    recipient = await recipients.recipient(order.user_id, cause)
     now = datetime.now(UTC)
     letter = Letter.about(
         "joy" if decision.status == "paid" else "sorrow",
