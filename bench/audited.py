@@ -17,7 +17,7 @@ KEPT_BY_ALL: Final = frozenset({1, 2, 3, 4, 5, 6})
 KEPT: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 9})
 """Those that hold in a measurement. Without mail letters are left over."""
 
-PATIENCE_SECONDS: Final = 5.0
+TIMEOUT_SECONDS: Final = 5.0
 
 
 class FailedAuditError(Exception):
@@ -38,7 +38,7 @@ async def check(cast: Cast, sent: Sent, since: UUID) -> None:
         urls,
         history(sent),
         at_rest=True,
-        patience=PATIENCE_SECONDS,
+        timeout_seconds=TIMEOUT_SECONDS,
         since=since,
         numbers=KEPT_BY_ALL if cast.contestant.own_topology else KEPT,
     )
