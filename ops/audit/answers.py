@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from ops.audit.digests import Ids
 from ops.audit.findings import Finding, about
-from ops.audit.rules import Ids, View
+from ops.audit.rules import View
 
 NAMED: Final = "SELECT id, user_id, total FROM orders WHERE id = ANY($1)"
 UNNAMED: Final = """

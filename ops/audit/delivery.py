@@ -8,9 +8,9 @@ from typing import Final
 from apps import SERVICES
 from chassis.messaging.topology import DEAD, SUBSCRIPTIONS
 from events.users import SigningKeyPublished
-from ops.audit.digests import Lines
+from ops.audit.digests import Ids, Lines
 from ops.audit.findings import Finding
-from ops.audit.rules import REMEMBERED, Comparison, Ids, View, WholeCheck
+from ops.audit.rules import REMEMBERED, Comparison, View, WholeCheck
 
 OUTBOX: Final = """
 SELECT count(*) AS rows, count(*) FILTER (WHERE $1::interval = '0' OR occurred_at <= now() - $1) AS overdue FROM outbox

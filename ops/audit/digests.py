@@ -6,7 +6,9 @@ over each table and a few hundred rows of traffic. This is a filter and states n
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Mapping
+from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -26,11 +28,36 @@ DIGEST: Final = "sum(hashtextextended(id || line, 0))::text"
 Servers that hash differently only make more rows be read."""
 
 
+Ids = Collection[UUID] | None
+"""What a query is limited to; None: all."""
+
+
+class Line(NamedTuple):
+    """What one database has about an id, and since when."""
+
+    text: str
+    at: datetime | None
+
+
 class Lines(NamedTuple):
     """One side: a query of a service's database with columns `id`, `line` and `at`, when the line became true."""
 
     service: str
     sql: str
+
+
+async def read(
+    databases: Databases, side: Lines, ids: Ids, low: UUID, high: UUID = HIGHEST
+) -> Mapping[UUID, list[Line]]:
+    """One side's lines by id, of ids between two bounds, included."""
+    found: dict[UUID, list[Line]] = defaultdict(list)
+    for id, text, at in await databases[side.service].rows(
+        f"SELECT id, line, at FROM ({side.sql}) AS lines"
+        " WHERE ($1::uuid[] IS NULL OR id = ANY($1)) AND id BETWEEN $2 AND $3",
+        ids, low, high,
+    ):  # fmt: skip
+        found[id].append(Line(text, at))
+    return found
 
 
 async def differing_spans(

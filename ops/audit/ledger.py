@@ -19,15 +19,12 @@ WALLETS: Final = Check(
     LEFT JOIN (SELECT account_id AS id, sum(amount) AS entries FROM ledger_entries GROUP BY 1) AS by_side USING (id)
     """,
     (
-        Rule(
-            1,
-            "balance IS DISTINCT FROM entries OR balance IS DISTINCT FROM moved",
-            "has {balance}, its entries sum to {entries}, its transfers to {moved}",
-        ),
+        Rule(1, "balance IS DISTINCT FROM entries OR balance IS DISTINCT FROM moved",
+             "has {balance}, its entries sum to {entries}, its transfers to {moved}"),
         Rule(2, "balance < 0", "has {balance}"),
         Rule(2, "version <> transfers + 1", "is in version {version} after {transfers} transfers"),
     ),
-)
+)  # fmt: skip
 """Every balance is the sum of the wallet's entries and of its transfers, so all wallets add up. None is missing."""
 
 TRANSFERS: Final = Check(
@@ -45,20 +42,14 @@ TRANSFERS: Final = Check(
     ) AS moved WINDOW wallet AS (PARTITION BY account_id ORDER BY account_version)
     """,
     (
-        Rule(
-            1,
-            "(debit_account, credit_account) IS DISTINCT FROM (due_debit, due_credit)",
-            "is a {kind} between other accounts",
-        ),
+        Rule(1, "(debit_account, credit_account) IS DISTINCT FROM (due_debit, due_credit)",
+             "is a {kind} between other accounts"),
         Rule(1, "(order_id IS NOT NULL) <> for_order", "is a {kind} about order {order_id}"),
-        Rule(
-            2,
-            "balance < 0 OR (balance, account_version) IS DISTINCT FROM (due_balance, due_version)",
-            "left account {account_id} with {balance} in version {account_version}, which should be {due_balance}"
-            " in version {due_version}",
-        ),
+        Rule(2, "balance < 0 OR (balance, account_version) IS DISTINCT FROM (due_balance, due_version)",
+             "left account {account_id} with {balance} in version {account_version}, which should be {due_balance}"
+             " in version {due_version}"),
     ),
-)
+)  # fmt: skip
 """Every transfer stands between the accounts of its kind, and follows the wallet's transfer before it without a gap."""
 
 TRANSACTIONS: Final = Check(
@@ -85,14 +76,11 @@ CHARGES: Final = Check(
     ) AS moved USING (id)
     """,
     (
-        Rule(
-            4,
-            "repeated IS NOT TRUE AND (status IS NULL OR coalesce(moved, '') <> due)",
-            "of {amount} was charged as {status}: the ledger has '{moved}', which should be '{due}'",
-        ),
+        Rule(4, "repeated IS NOT TRUE AND (status IS NULL OR coalesce(moved, '') <> due)",
+             "of {amount} was charged as {status}: the ledger has '{moved}', which should be '{due}'"),
         Rule(4, "repeated", "has transfers of kind twice: {moved}"),
     ),
-)
+)  # fmt: skip
 """A paid charge has one payment of its amount from its account, a refunded one has it back, others move nothing."""
 
 REFUSALS: Final = Check(
@@ -104,13 +92,10 @@ REFUSALS: Final = Check(
     FROM charges c LEFT JOIN transfers t USING (account_id, account_version) WHERE status = 'rejected'
     """,
     (
-        Rule(
-            5,
-            "reason IS DISTINCT FROM 'order_cancelled' AND (balance >= amount OR balance IS DISTINCT FROM ledger)",
-            "of {amount} was refused with {balance} on the account, by the ledger {ledger}",
-        ),
+        Rule(5, "reason IS DISTINCT FROM 'order_cancelled' AND (balance >= amount OR balance IS DISTINCT FROM ledger)",
+             "of {amount} was refused with {balance} on the account, by the ledger {ledger}"),
     ),
-)
+)  # fmt: skip
 """A refusal for want of money is true of the balance that the ledger had at that version of the account."""
 
 CHECKS: Final = (WALLETS, TRANSFERS, TRANSACTIONS, CHARGES, REFUSALS)

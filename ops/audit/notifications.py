@@ -9,20 +9,16 @@ NOTIFICATIONS: Final = Check(
     "notification",
     "notifications",
     """
-    SELECT n.id, user_id, causation_id, address, email, version,
-        EXISTS (SELECT FROM inbox WHERE event_id = causation_id) AS received
-    FROM notifications n LEFT JOIN recipients r ON r.id = user_id
+    SELECT n.id, user_id, causation_id, address, email, version, event_id IS NOT NULL AS received
+    FROM notifications n LEFT JOIN recipients r ON r.id = user_id LEFT JOIN inbox ON event_id = causation_id
     """,
     (
         # Former addresses are in no table: of a user who has changed something this cannot be judged.
         Rule(6, "version = 1 AND address <> email", "for user {user_id} has another's address"),
-        Rule(
-            9,
-            "causation_id >= $4 AND NOT received",
-            "was caused by event {causation_id}, which was never received",
-        ),
+        Rule(9, "causation_id >= $4 AND NOT received",
+             "was caused by event {causation_id}, which was never received"),
     ),
-)
+)  # fmt: skip
 
 OUTCOMES_NOTIFIED: Final = Comparison(
     6,

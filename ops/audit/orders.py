@@ -10,24 +10,15 @@ OUTCOMES: Final = Check(
     "orders",
     "SELECT id, status, placed_at, settled_at, refunded_at, version FROM orders",
     (
-        Rule(
-            3,
-            "status = 'pending' AND placed_at NOT BETWEEN now() - $3::interval AND now() + $3::interval",
-            "is pending since {placed_at:%Y-%m-%d %H:%M:%S}",
-        ),
-        Rule(
-            3,
-            "(status = 'pending') <> (settled_at IS NULL) OR NOT CASE status WHEN 'pending' THEN version = 1"
-            " WHEN 'cancelled' THEN version IN (2, 3) ELSE version = 2 END",
-            "is {status} in version {version}, settled at {settled_at}",
-        ),
-        Rule(
-            3,
-            "refunded_at IS NOT NULL AND status <> 'cancelled'",
-            "is {status} and was refunded",
-        ),
+        Rule(3, "status = 'pending' AND placed_at NOT BETWEEN now() - $3::interval AND now() + $3::interval",
+             "is pending since {placed_at:%Y-%m-%d %H:%M:%S}"),
+        Rule(3, "(status = 'pending') <> (settled_at IS NULL) OR NOT CASE status WHEN 'pending' THEN version = 1"
+             " WHEN 'cancelled' THEN version IN (2, 3) ELSE version = 2 END",
+             "is {status} in version {version}, settled at {settled_at}"),
+        Rule(3, "refunded_at IS NOT NULL AND status <> 'cancelled'",
+             "is {status} and was refunded"),
     ),
-)
+)  # fmt: skip
 """An outcome is one step, a new version; only a paid order may take a second one, when it is cancelled."""
 
 DECISIONS: Final = Comparison(

@@ -88,11 +88,12 @@ class Report:
         queues = "queues not available"
         if left.queues is not None:
             queues = f"{sum(left.queues.values()):,} messages in queues"
-        waiting = sum(left.outboxes.values())
+        waiting = (
+            f"{left.unsent:,} notifications, {sum(left.outboxes.values()):,} events in outboxes"
+        )
         lines += [
             "",
-            f"in flight: {self.in_flight:,} orders, {left.unsent:,} notifications, "
-            + f"{waiting:,} events in outboxes, {queues}",
+            f"in flight: {self.in_flight:,} orders, {waiting}, {queues}",
             f"took: {self.seconds:.1f} s; rounds: {self.rounds}; candidates in the first round: {self.candidates:,}",
         ]
         if self.more:

@@ -4,8 +4,16 @@ Each rule is stated once, in SQL. The database evaluates it over all rows and re
 that name them. The same query, limited to ids, evaluates the rule again for what was found before.
 """
 
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -13,7 +21,7 @@ from uuid import UUID
 
 from events.base import least_id
 from ops.audit.databases import Databases
-from ops.audit.digests import HIGHEST, LOWEST, Lines, differing_spans
+from ops.audit.digests import LOWEST, Ids, Line, Lines, differing_spans, read
 from ops.audit.findings import INVARIANTS, Finding, Kind, about
 
 MOST: Final = 20_000
@@ -23,9 +31,6 @@ REMEMBERED: Final = timedelta(days=30)
 """The age up to which received events are compared; services purge them after 35 days."""
 
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
-
-Ids = Collection[UUID] | None
-"""The subjects a rule is limited to; None: all."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +119,8 @@ class Check:
         ]
 
 
-Moments = dict[str, list[datetime | None]]
-"""The lines of one id, with the moments at which each became true."""
+Sides = tuple[Mapping[UUID, list[Line]], Mapping[UUID, list[Line]]]
+"""What two databases have, by id."""
 
 
 @dataclass(frozen=True)
@@ -134,35 +139,31 @@ class Comparison:
     async def find(self, view: View, ids: Ids = None) -> list[Finding]:
         found: list[Finding] = []
         if self.number in view.numbers:
-            async for one, other in self._read(view, ids):
-                found += self._differences(view, one, other)
+            async for sides in self._read(view, ids):
+                found += self._differences(view, sides)
                 if len(found) >= MOST:
                     break
         return found
 
-    async def _read(
-        self, view: View, ids: Ids
-    ) -> AsyncIterator[tuple[dict[UUID, Moments], dict[UUID, Moments]]]:
+    async def _read(self, view: View, ids: Ids) -> AsyncIterator[Sides]:
         low = view.lowest(self.kind)
         if self.subset or ids is not None:
-            one = await _lines(view, self.one, ids, low, HIGHEST)
+            one = await read(view.databases, self.one, ids, low)
             # The second is read later: what it must hold was there before the first one's lines.
-            yield one, await _lines(view, self.other, ids or [*one], low, HIGHEST)
+            yield one, await read(view.databases, self.other, ids or [*one], low)
             return
         async for span in differing_spans(view.databases, self.one, self.other, low):
-            one = await _lines(view, self.one, None, *span)
-            yield one, await _lines(view, self.other, None, *span)
+            one = await read(view.databases, self.one, None, *span)
+            yield one, await read(view.databases, self.other, None, *span)
 
-    def _differences(
-        self, view: View, one: dict[UUID, Moments], other: dict[UUID, Moments]
-    ) -> Iterator[Finding]:
+    def _differences(self, view: View, sides: Sides) -> Iterator[Finding]:
+        one, other = sides
         for id in sorted(one if self.subset else one.keys() | other.keys()):
-            mine, theirs = one.get(id, {}), other.get(id, {})
-            odd = [line for line in {*mine, *theirs} if _times(mine, line) != _times(theirs, line)]
-            if odd and not (self.subset and theirs):
-                moments = [
-                    at for line in odd for side in (mine, theirs) for at in side.get(line, [])
-                ]
+            mine, theirs = one.get(id, []), other.get(id, [])
+            surplus = Counter(line.text for line in mine)
+            surplus.subtract(line.text for line in theirs)
+            moments = [line.at for line in (*mine, *theirs) if surplus[line.text]]
+            if moments and not (self.subset and theirs):
                 yield about(
                     self.number, self.kind, id,
                     f"differs: {self.one.service} has {_words(mine)}, {self.other.service} has {_words(theirs)}",
@@ -183,23 +184,6 @@ class WholeCheck:
         return [Finding(self.number, text) for text in await self.violations(view)]
 
 
-async def _lines(view: View, side: Lines, ids: Ids, low: UUID, high: UUID) -> dict[UUID, Moments]:
-    found: dict[UUID, Moments] = defaultdict(lambda: defaultdict(list))
-    for row in await view.databases[side.service].rows(
-        f"SELECT id, line, at FROM ({side.sql}) AS lines"
-        " WHERE ($1::uuid[] IS NULL OR id = ANY($1)) AND id BETWEEN $2 AND $3",
-        ids, low, high,
-    ):  # fmt: skip
-        found[row["id"]][row["line"]].append(row["at"])
-    return found
-
-
-def _times(side: Moments, line: str) -> int:
-    return len(side.get(line, ()))
-
-
-def _words(side: Moments) -> str:
-    lines = [
-        line if len(at) == 1 else f"{len(at)} times {line}" for line, at in sorted(side.items())
-    ]
-    return " and ".join(lines) or "nothing"
+def _words(lines: Sequence[Line]) -> str:
+    counted = sorted(Counter(line.text for line in lines).items())
+    return " and ".join(text if n == 1 else f"{n} times {text}" for text, n in counted) or "nothing"

@@ -1,6 +1,7 @@
 """`chorus audit --watch`: audits at an interval, and serves the results to Prometheus."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from typing import Final
@@ -54,20 +55,14 @@ async def watch(
 ) -> None:
     """Audit every so many seconds and serve /metrics, until SIGINT or SIGTERM. Raises OSError for a busy port."""
     configure_logging(settings(), "audit")
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     urls, metrics = urls_of(settings()), Metrics()
     server, thread = start_http_server(address[1], address[0], metrics.registry)
+    auditing = asyncio.create_task(_repeat(urls, metrics, every, timeout_seconds, at_rest))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, auditing.cancel)
     try:
-        auditing = asyncio.create_task(_repeat(urls, metrics, every, timeout_seconds, at_rest))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([auditing, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not stop.is_set():
-            auditing.result()  # it only ends by a fault, which is raised here
-        auditing.cancel()
-        await asyncio.wait([auditing])
+        with contextlib.suppress(asyncio.CancelledError):
+            await auditing  # it only ends by a signal, or by a fault, which is raised here
     finally:
         server.shutdown()
         server.server_close()
