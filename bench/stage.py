@@ -16,9 +16,9 @@ import httpx
 
 from apps import SERVICES
 from bench.contestants import Contestant
-from chassis.messaging.topology import topology
 from ops.management import Administration
 from ops.migrate import create_database, upgrade_database
+from ops.subscriptions import TOPOLOGY
 from tools.servers import PrivateServers, private_servers
 from tools.servers.folders import project_folder
 
@@ -125,7 +125,7 @@ class Stage:
             ).raise_for_status()
             return
         with Administration(api_url) as broker:
-            broker.apply(topology(), {service: made.amqp_url(service) for service in SERVICES})
+            broker.apply(TOPOLOGY, {service: made.amqp_url(service) for service in SERVICES})
 
     async def clear_up(self, installation: Installation) -> None:
         """Do now what the servers would do later, so that nobody pays for who came before."""

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from events.base import Event, Moment, State, Version
 from events.money import Money
-from events.users import UserState
 
 OrderStatus = Literal["pending", "paid", "rejected", "cancelled"]
 
@@ -24,13 +23,9 @@ class OrderState(State):
 
 
 class OrderPlaced(Event, exchange="orders", key="order-placed.v1", subject="order.id"):
-    """A customer's order exists, and its total will not change.
-
-    `customer` is None where orders has not heard of the user yet: his token proved who he is.
-    """
+    """A customer's order exists, and its total will not change."""
 
     order: OrderState
-    customer: UserState | None = None
 
 
 class OrderPaid(Event, exchange="orders", key="order-paid.v1", subject="order.id"):

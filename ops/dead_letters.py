@@ -19,7 +19,8 @@ from chassis.messaging import message as wire
 from chassis.messaging.broker import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.publisher import Publisher
-from chassis.messaging.topology import DEAD, SUBSCRIPTIONS, queue_name
+from chassis.messaging.topology import DEAD, queue_name
+from ops.subscriptions import SUBSCRIPTIONS
 
 HEADER_PREFIX: Final = "dead_letter_"
 """Headers that dead-lettering adds and a replay omits."""

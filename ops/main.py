@@ -114,9 +114,9 @@ def topology(
 ) -> None:
     """Show the topology as a mermaid flowchart."""
     from chassis.messaging.topology import mermaid
-    from chassis.messaging.topology import topology as wanted
+    from ops.subscriptions import TOPOLOGY
 
-    picture = mermaid(wanted())
+    picture = mermaid(TOPOLOGY)
     if write is None:
         typer.echo(picture, nl=False)
     else:

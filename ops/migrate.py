@@ -11,10 +11,10 @@ from alembic.config import Config
 
 import apps
 import chassis.database
-from chassis.messaging.topology import topology
 from chassis.runtime.settings import Settings
 from ops.audit.rights import auditor_url, broker_auditor, grants
 from ops.management import Administration, vhost_of
+from ops.subscriptions import TOPOLOGY
 
 APPS = Path(apps.__file__).parent
 
@@ -88,7 +88,7 @@ def apply_topology(settings: Settings, services: tuple[str, ...]) -> None:
         raise LookupError("CHORUS_RABBITMQ_API_URL is not set; docs/settings.md lists the settings")
     users: dict[str, Any] = {service: settings.broker_url(service) for service in services}
     with Administration(settings.rabbitmq_api_url.get_secret_value()) as broker:
-        broker.apply(topology(), users)
+        broker.apply(TOPOLOGY, users)
         if settings.auditor_password is not None:
             for vhost in {vhost_of(url) for url in users.values()}:
                 password = settings.auditor_password.get_secret_value()

@@ -1,8 +1,8 @@
-"""Door 1: billing's HTTP routes."""
+"""The HTTP API of billing."""
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from sqlmodel import col, select
 
 from apps.billing import use_cases
@@ -18,6 +18,7 @@ from apps.billing.schemas import (
 from apps.billing.use_cases import MoveFunds, ViewAccount
 from chassis.web.auth import CurrentUser, OwnerId
 from chassis.web.commands import KeylessCommands, UserCommands
+from chassis.web.dependencies import ReadDatabase
 from chassis.web.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
 from chassis.web.schemas import Page
@@ -32,7 +33,8 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
     """A user's account. It is opened by registration or by first use."""
     command = ViewAccount(user_id, commands.cause, user.id == user_id)
-    return await commands.run(use_cases.view_accounts, command, AccountView.of)
+    answer = await commands.execute(use_cases.view_accounts, command, AccountView.of)
+    return answer.response()
 
 
 @router.post(
@@ -46,7 +48,8 @@ async def deposit(
 ) -> Response:
     """Put money in."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    return await commands.run(use_cases.deposit, command, ReceiptView.of, status=201)
+    answer = await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
+    return answer.response()
 
 
 @router.post(
@@ -60,12 +63,13 @@ async def withdraw(
 ) -> Response:
     """Take money out, if it is there."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    return await commands.run(use_cases.withdraw, command, ReceiptView.of, status=201)
+    answer = await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
+    return answer.response()
 
 
 @router.get("/{userId}/transactions", responses=READING)
 async def list_transactions(
-    user_id: OwnerId, query: Annotated[StatementQuery, Query()], request: Request
+    user_id: OwnerId, query: Annotated[StatementQuery, Query()], database: ReadDatabase
 ) -> Page[TransactionView]:
     """The statement of an account, newest first."""
     statement = (
@@ -77,7 +81,7 @@ async def list_transactions(
     )
     if query.cursor is not None:
         statement = statement.where(Transfer.account_version < int(query.cursor))
-    async with request.app.state.service.database.reading() as session:
+    async with database.reading() as session:
         transfers = (await session.exec(statement)).all()
     shown = transfers[: query.limit]
     more = len(transfers) > query.limit

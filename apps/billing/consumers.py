@@ -1,36 +1,17 @@
-"""Door 2: what billing hears, and what it does about it."""
+"""The events that billing consumes, each with the use case that handles it."""
 
-from collections.abc import Sequence
+from typing import Final
 
-from apps.billing import use_cases
-from chassis.database.transaction import Transaction
-from chassis.messaging.consumer import Inbox
-from events.base import Envelope
+from apps.billing.use_cases import charge_orders, open_accounts, refund_orders
+from chassis.messaging.consumer import Subscription, Subscriptions
+from chassis.web.auth import store_signing_keys
 from events.orders import OrderCancelled, OrderPlaced
-from events.users import UserRegistered, UserUpdated
+from events.users import SigningKeyPublished, UserRegistered, UserUpdated
 
-inbox = Inbox("billing")
-
-
-@inbox.hears(UserRegistered)
-async def open_the_account(tx: Transaction, received: Sequence[Envelope[UserRegistered]]) -> None:
-    """A user needs an account."""
-    await use_cases.open_accounts(tx, received)
-
-
-@inbox.hears(UserUpdated)
-async def update_the_holder(tx: Transaction, received: Sequence[Envelope[UserUpdated]]) -> None:
-    """The account's holder has another name or address."""
-    await use_cases.update_holders(tx, received)
-
-
-@inbox.hears(OrderPlaced)
-async def debit(tx: Transaction, received: Sequence[Envelope[OrderPlaced]]) -> None:
-    """An order wants to be paid."""
-    await use_cases.charge_orders(tx, received)
-
-
-@inbox.hears(OrderCancelled)
-async def give_back(tx: Transaction, received: Sequence[Envelope[OrderCancelled]]) -> None:
-    """What was debited for the order goes back."""
-    await use_cases.refund_orders(tx, received)
+SUBSCRIPTIONS: Final[Subscriptions] = (
+    Subscription(UserRegistered, open_accounts),
+    Subscription(UserUpdated, open_accounts),
+    Subscription(SigningKeyPublished, store_signing_keys),
+    Subscription(OrderPlaced, charge_orders),
+    Subscription(OrderCancelled, refund_orders),
+)

@@ -1,12 +1,12 @@
-"""Billing, wired."""
+"""What billing is made of."""
 
 from apps.billing.api import router
-from apps.billing.consumers import inbox
+from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.runtime.service import create_app
 
 app = create_app(
     "billing",
     description="Accounts, money in and out, and the payment of every order.",
     router=router,
-    inbox=inbox,
+    subscriptions=SUBSCRIPTIONS,
 )

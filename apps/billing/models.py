@@ -7,7 +7,6 @@ from uuid import UUID
 from sqlmodel import BigInteger, Field, String
 
 from apps.billing.problems import BalanceLimit, InsufficientFunds
-from chassis.database.projections import KnownUser
 from chassis.database.tables import Table
 from events.billing import (
     AccountState,
@@ -32,10 +31,13 @@ MAX_BALANCE: Final = 10**17
 ChargeStatus = Literal["paid", "rejected", "refunded", "cancelled"]
 
 
-class Holder(KnownUser, table=True):
+class Holder(Table, table=True):
     """A user who may hold an account."""
 
     __tablename__ = "holders"
+
+    id: UUID = Field(primary_key=True)
+    version: int
 
 
 class Transfer(Table, table=True):

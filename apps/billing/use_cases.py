@@ -1,4 +1,4 @@
-"""What billing does. Each function takes a transaction and a list, and returns results in the list's order."""
+"""The use cases of billing. Each takes a transaction and a list, and returns results in the order of the list."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,48 +22,46 @@ from events.billing import (
 from events.orders import OrderCancelled, OrderPlaced
 from events.users import UserRegistered, UserUpdated
 
-NOBODY: Final = "There is no such user."
+NO_SUCH_USER: Final = "There is no such user."
 
 Refusal = TypeVar("Refusal", BalanceLimit, InsufficientFunds)
 
 
 @dataclass(frozen=True, slots=True)
 class MoveFunds:
-    """A wish to put `amount` minor units in or take them out."""
+    """Deposit or withdraw `amount` minor units."""
 
     user_id: UUID
     amount: int
     cause: Causation
     by_owner: bool
-    """Whether the user himself asks: his token proves that he exists, an operator's proves nobody else."""
+    """Whether the user sends it: their token proves that they exist. An operator's proves nothing about the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewAccount:
-    """A wish to see an account. `by_owner` as in MoveFunds."""
+    """View an account. `by_owner` as in MoveFunds."""
 
     user_id: UUID
     cause: Causation
     by_owner: bool
 
 
-async def open_accounts(tx: Transaction, received: Sequence[Envelope[UserRegistered]]) -> None:
-    """Remember new users and open their accounts, unless first use has done so."""
-    await tx.upsert_newer(Holder.copies(e.event.user for e in received))
+async def open_accounts(
+    tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
+) -> None:
+    """A user needs an account, unless their first use has opened it."""
+    users = [e.event.user for e in received]
+    await tx.upsert_newer([Holder(id=user.id, version=user.version) for user in users])
     await _opened(tx, {e.event.user.id: e.causation() for e in received})
-
-
-async def update_holders(tx: Transaction, received: Sequence[Envelope[UserUpdated]]) -> None:
-    """Remember users as they are now."""
-    await tx.upsert_newer(Holder.copies(e.event.user for e in received))
 
 
 async def view_accounts(
     tx: Transaction, commands: Sequence[ViewAccount]
 ) -> list[Account | NotFound]:
     """The accounts of users; opened if this is their first use."""
-    accounts = await _asked_for(tx, commands)
-    return [accounts.get(command.user_id) or NotFound(NOBODY) for command in commands]
+    accounts = await _accounts_of(tx, commands)
+    return [accounts.get(command.user_id) or NotFound(NO_SUCH_USER) for command in commands]
 
 
 async def deposit(
@@ -81,7 +79,7 @@ async def deposit(
 async def withdraw(
     tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | InsufficientFunds | NotFound]:
-    """Take money out, as far as it is there: each wish in the order of arrival."""
+    """Take money out, each command in the order of arrival; what the balance does not cover is refused."""
     return await _move(
         tx,
         commands,
@@ -91,7 +89,7 @@ async def withdraw(
 
 
 async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]) -> None:
-    """Debit orders in the order of arrival, each once; what does not fit is refused, and what follows may still fit."""
+    """Debit orders in the order of arrival, each once; one that the balance does not cover is rejected."""
     accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in placed})
     # Read once the accounts are locked: that guards the charges of these users' orders as well.
     decided = await tx.load(Charge, [e.event.order.id for e in placed])
@@ -119,7 +117,7 @@ async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]
 
 
 async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCancelled]]) -> None:
-    """Give back what was debited for cancelled orders; an order not seen yet gets a tombstone instead of a debit."""
+    """Refund cancelled orders; an order that was not received yet gets a tombstone, and will not be debited."""
     accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in cancelled})
     # Read once the accounts are locked: that guards the charges of these users' orders as well.
     decided = await tx.load(Charge, [e.event.order.id for e in cancelled])
@@ -165,12 +163,12 @@ async def _move(
     move: Callable[[Account, int, UUID, datetime], Transfer | Refusal],
     event: Callable[[Account, Transfer], FundsDeposited | FundsWithdrawn],
 ) -> list[Transfer | Refusal | NotFound]:
-    accounts = await _asked_for(tx, commands)
+    accounts = await _accounts_of(tx, commands)
     results: list[Transfer | Refusal | NotFound] = []
     for command in commands:
         account = accounts.get(command.user_id)
         if account is None:
-            results.append(NotFound(NOBODY))
+            results.append(NotFound(NO_SUCH_USER))
             continue
         result = move(account, command.amount, tx.new_id(), tx.now)
         if isinstance(result, Transfer):
@@ -180,23 +178,23 @@ async def _move(
     return results
 
 
-async def _asked_for(
+async def _accounts_of(
     tx: Transaction, commands: Sequence[ViewAccount | MoveFunds]
 ) -> dict[UUID, Account]:
-    """The accounts that wishes are about, locked; none where somebody else asks for a user of whom nobody has heard."""
-    asked = {command.user_id: command.cause for command in commands}
-    doubtful = asked.keys() - {command.user_id for command in commands if command.by_owner}
-    if doubtful:
-        doubtful -= (await tx.load(Account, doubtful, key="user_id")).keys()
-        doubtful -= (await tx.load(Holder, doubtful)).keys()
-    return await _opened(tx, {id: asked[id] for id in asked if id not in doubtful})
+    """The accounts of the commands, locked; none where an operator names a user who is not known."""
+    named = {command.user_id: command.cause for command in commands}
+    unproven = named.keys() - {command.user_id for command in commands if command.by_owner}
+    if unproven:
+        unproven -= (await tx.load(Account, unproven, key="user_id")).keys()
+        unproven -= (await tx.load(Holder, unproven)).keys()
+    return await _opened(tx, {id: named[id] for id in named if id not in unproven})
 
 
 async def _opened(tx: Transaction, users: dict[UUID, Causation]) -> dict[UUID, Account]:
-    """The users' accounts, locked, in one statement; opened first where there is none.
+    """The users' accounts, locked by one statement; missing ones are opened first.
 
-    Nothing is locked before all are there, and they are opened in the order of users: transactions that open accounts
-    for the same users wait for each other and never deadlock.
+    Nothing is locked before all exist, and they are opened in the order of users: transactions that open accounts for
+    the same users wait for each other and never deadlock.
     """
     accounts = await tx.lock_all(Account, users, key="user_id")
     if len(accounts) == len(users):

@@ -1,9 +1,9 @@
-"""Door 1: notifications' HTTP routes."""
+"""The HTTP API of notifications."""
 
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from sqlmodel import col, select
 
 from apps.notifications import use_cases
@@ -17,6 +17,7 @@ from apps.notifications.schemas import (
 from apps.notifications.use_cases import SendMessage
 from chassis.web.auth import CurrentUser, operator
 from chassis.web.commands import UserCommands
+from chassis.web.dependencies import ReadDatabase
 from chassis.web.openapi import located
 from chassis.web.problems import (
     Forbidden,
@@ -47,21 +48,22 @@ NotificationId = Annotated[UUID, Path(alias="notificationId")]
 async def send_message(body: MessageBody, commands: UserCommands) -> Response:
     """Write to a user; operators only. One who is not known yet gets the letter once he is."""
     command = SendMessage(body.user_id, body.subject, body.body, commands.cause)
-    return await commands.run(
+    answer = await commands.execute(
         use_cases.send_messages,
         command,
         AcceptedView.of,
         status=202,
         location=lambda letter: f"/notification/{letter.id}",
     )
+    return answer.response()
 
 
 @router.get("/{notificationId}", responses=READING)
 async def view_notification(
-    notification_id: NotificationId, user: CurrentUser, request: Request
+    notification_id: NotificationId, user: CurrentUser, database: ReadDatabase
 ) -> NotificationView:
     """A letter as it is now."""
-    async with request.app.state.service.database.reading() as session:
+    async with database.reading() as session:
         letter: Letter | None = await session.get(Letter, notification_id)
     if letter is None or not user.may_see(letter.user_id):
         raise NotFound("There is no such notification.")
@@ -70,7 +72,7 @@ async def view_notification(
 
 @router.get("", responses=READING)
 async def list_notifications(
-    query: Annotated[NotificationQuery, Query()], user: CurrentUser, request: Request
+    query: Annotated[NotificationQuery, Query()], user: CurrentUser, database: ReadDatabase
 ) -> Page[NotificationView]:
     """Your letters, newest first; an operator sees everybody's. Another `userId` answers like a missing one."""
     if query.user_id is not None and not user.may_see(query.user_id):
@@ -86,7 +88,7 @@ async def list_notifications(
     statement = statement.filter_by(**{name: v for name, v in wanted.items() if v is not None})
     if (before := query.before()) is not None:
         statement = statement.where(Letter.id < before)
-    async with request.app.state.service.database.reading() as session:
+    async with database.reading() as session:
         rows = (await session.exec(statement)).all()
     items, cursor = page_of(rows, query.limit, NotificationView.of)
     return Page(items=items, next_cursor=cursor)

@@ -20,7 +20,7 @@ WHERE status IN ('waiting', 'pending') GROUP BY status
 """
 
 
-async def look(pool: Pool) -> None:
+async def measure(pool: Pool) -> None:
     """Count open letters."""
     found = {record["status"]: record for record in await pool.fetch(COUNT)}
     now = datetime.now(UTC)

@@ -12,7 +12,7 @@ server that is away concerns no letter: the mailer waits for it, letters in hand
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -20,7 +20,6 @@ from typing import Final
 from prometheus_client import Histogram
 
 from apps.notifications import mime, use_cases
-from apps.notifications.bell import bell
 from apps.notifications.conversation import DONE, NEVER, Reply
 from apps.notifications.models import Letter
 from apps.notifications.recorder import Recorder
@@ -32,10 +31,11 @@ from apps.notifications.smtp import (
     WornConnectionError,
 )
 from apps.notifications.use_cases import LEASE_SECONDS, Answer, Hold
-from chassis.database.group_commit import GroupCommitter
-from chassis.database.transaction import Pool
+from chassis.database.group_commit import GroupCommitter, OnCommit
+from chassis.database.transaction import Pool, Transaction
 from chassis.runtime import crash_points as crash
 from chassis.runtime.settings import Settings
+from chassis.signal import Signal
 
 CONNECTIONS: Final = 8
 """To the mail server, from one process."""
@@ -79,22 +79,27 @@ class InHand:
 class Mailer:
     """Sends letters for as long as it runs."""
 
-    def __init__(self, pool: Pool, settings: Settings, published: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, settings: Settings, on_commit: OnCommit) -> None:
         self._sender = mime.Sender.of(settings.mail_from)
         self._server = MailServer(settings, self._sender.address, self._sender.domain)
         self._take_committer = GroupCommitter(
-            pool, use_cases.take_letters, name="notifications.take_letters", published=published
+            pool, use_cases.take_letters, name="notifications.take_letters", on_commit=on_commit
         )
         self._hold_committer = GroupCommitter(
-            pool, use_cases.hold_letters, name="notifications.hold_letters", published=published
+            pool, use_cases.hold_letters, name="notifications.hold_letters", on_commit=on_commit
         )
-        self._recorder = Recorder(pool, published)
+        self._recorder = Recorder(pool, on_commit)
+        self._signal = Signal()
         self._loop = asyncio.get_running_loop()
         self._in_hand: asyncio.Queue[InHand | None] = asyncio.Queue()
         self._room = asyncio.Event()
         self._room.set()
         self._taking: asyncio.Task[int] | None = None
         self._on_their_way: dict[asyncio.Task[None] | None, InHand] = {}
+
+    def committed(self, _tx: Transaction) -> None:
+        """Look soon for what a transaction may have written."""
+        self._signal.set()
 
     async def run(self) -> None:
         """Send until cancelled. A database or mail server that is away is waited for."""
@@ -118,7 +123,7 @@ class Mailer:
             # Whatever becomes of this task: letters that are being taken come into the queue.
             self._taking = asyncio.create_task(self._take_once())
             if await asyncio.shield(self._taking) < TAKE_LIMIT:
-                await bell.received(within=SWEEP_SECONDS)
+                await self._signal.wait(SWEEP_SECONDS)
             await self._room.wait()
 
     async def _take_once(self) -> int:

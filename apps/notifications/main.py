@@ -1,34 +1,27 @@
-"""Notifications, wired."""
+"""What notifications is made of."""
+
+from functools import partial
 
 from apps.notifications import gauges
 from apps.notifications.api import router
-from apps.notifications.consumers import inbox
+from apps.notifications.consumers import SUBSCRIPTIONS
 from apps.notifications.mailer import Mailer
-from apps.notifications.mime import Sender
 from chassis.runtime.backlog import poll
 from chassis.runtime.service import Service, create_app
 
 
-async def check_the_sender(service: Service) -> None:
-    """Do not start with a sender that no mail server would take."""
-    Sender.of(service.settings.mail_from)
-
-
-async def send_letters(service: Service) -> None:
-    """Send letters as they become due."""
-    await Mailer(service.database.pool, service.settings, service.relay.wake).run()
-
-
-async def count_letters(service: Service) -> None:
-    """Keep the figures of open letters."""
-    await poll(service.database.pool, gauges.look)
+async def compose(service: Service) -> None:
+    """Add the mailer, woken by every transaction that may have written notifications, and its gauges."""
+    pool = service.database.pool
+    mailer = Mailer(pool, service.settings, service.relay.committed)
+    service.on_commit(mailer.committed)
+    service.run(mailer=mailer.run, notification_gauges=partial(poll, partial(gauges.measure, pool)))
 
 
 app = create_app(
     "notifications",
     description="Letters of joy, of sorrow and about refunds, and the mail that carries them.",
     router=router,
-    inbox=inbox,
-    prepare=check_the_sender,
-    background=[send_letters, count_letters],
+    subscriptions=SUBSCRIPTIONS,
+    compose=compose,
 )

@@ -1,5 +1,6 @@
 """Letters and recipients, and the rules on them. Amounts are minor units."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final, Self
 from uuid import UUID
@@ -7,7 +8,6 @@ from uuid import UUID
 from sqlmodel import BigInteger, Field, String
 
 from apps.notifications import letters
-from chassis.database.projections import KnownUser
 from chassis.database.tables import Table
 from events.base import Causation
 from events.billing import AccountState
@@ -19,7 +19,7 @@ from events.notifications import (
     NotificationStatus,
 )
 from events.orders import OrderState
-from events.users import Locale
+from events.users import Locale, UserState
 
 FIRST_DELAY: Final = timedelta(seconds=2)
 LONGEST_DELAY: Final = timedelta(minutes=5)
@@ -40,12 +40,24 @@ def delay(attempts: int, jitter: float) -> timedelta:
     return full * (0.5 + jitter / 2)
 
 
-class Recipient(KnownUser, table=True):
+class Recipient(Table, table=True):
     """A user who may get letters."""
 
     __tablename__ = "recipients"
 
+    id: UUID = Field(primary_key=True)
+    email: str
+    name: str
     locale: Locale = Field(sa_type=String)
+    version: int
+
+    @classmethod
+    def copies(cls, users: Iterable[UserState]) -> list[Self]:
+        """Rows for `Transaction.upsert_newer`."""
+        return [
+            cls(id=u.id, email=u.email, name=u.name, locale=u.locale, version=u.version)
+            for u in users
+        ]
 
 
 class Letter(Table, table=True):

@@ -5,7 +5,6 @@ Under load many answers share a transaction. The last answer in sight waits for 
 
 import asyncio
 import math
-from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -14,7 +13,7 @@ from prometheus_client import Counter
 from apps.notifications import use_cases
 from apps.notifications.models import Letter
 from apps.notifications.use_cases import Answer
-from chassis.database.group_commit import GroupCommitter
+from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.transaction import Pool
 from chassis.runtime import crash_points as crash
 
@@ -32,12 +31,12 @@ ANSWERED = Counter("chorus_notifications_attempts_total", "What became of letter
 class Recorder:
     """Records answers. A database that is away is waited for; any other fault is set on `fault`."""
 
-    def __init__(self, pool: Pool, published: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, on_commit: OnCommit) -> None:
         self._committer = GroupCommitter(
             pool,
             use_cases.record_answers,
             name="notifications.record_answers",
-            published=published,
+            on_commit=on_commit,
             waiting_limit=math.inf,
         )
         self._answers: list[Answer] = []

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
@@ -23,7 +22,6 @@ MEET: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS ke
 
 RELEASE: Final = """
 UPDATE notifications SET due_at = $2 WHERE user_id = ANY($1::uuid[]) AND status = 'waiting' AND due_at IS NULL
-RETURNING true
 """
 
 TAKE: Final = f"""
@@ -70,15 +68,14 @@ class Hold:
     seconds: float
 
 
-async def remember_recipients(
+async def store_recipients(
     tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
-    """Remember users as they are now. Letters that waited for them become due: the mailer words and sends them."""
+    """A user may get notifications; those that waited for them become due."""
     users = {e.event.user.id for e in received}
     await _meet(tx, users)
     await tx.upsert_newer(Recipient.copies(e.event.user for e in received))
-    if await tx.fetch(RELEASE, list(users), tx.now):
-        tx.after_commit(bell.ring)
+    await tx.execute(RELEASE, list(users), tx.now)
 
 
 async def write_joy(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
@@ -175,7 +172,6 @@ async def _write(tx: Transaction, letters: Sequence[Letter]) -> None:
         if recipient := recipients.get(letter.user_id):
             letter.write_to(recipient, tx.now)
     await tx.insert_missing(letters, key="order_id")
-    tx.after_commit(bell.ring)
 
 
 async def _recipients(tx: Transaction, users: set[UUID]) -> dict[UUID, Recipient]:

@@ -19,7 +19,9 @@ from typing import Final, NamedTuple
 
 from prometheus_client import Counter
 
+from chassis.database.transaction import Transaction
 from chassis.web.problems import Unavailable
+from events.orders import OrderPaid, OrderRejected
 
 SLOW: Final = timedelta(seconds=0.25)
 """Orders that take longer than this to settle, in the middle of a batch, wait behind a backlog. Without one it is a
@@ -79,6 +81,11 @@ class Admission:
         self._outcomes = 0
         self._outcome_at = self._refused_at = -math.inf
 
+    def committed(self, tx: Transaction) -> None:
+        """Take notice of the outcomes in a transaction."""
+        outcomes = (event for event in tx.events if isinstance(event, OrderPaid | OrderRejected))
+        self.settled([event.order.placed_at for event in outcomes], tx.now)
+
     def settled(self, placed_at: Sequence[datetime], now: datetime) -> None:
         """Outcomes came for orders that were placed then."""
         if not placed_at:
@@ -121,7 +128,3 @@ class Admission:
 
     def _outcomes_come(self, now: float) -> bool:
         return now - self._outcome_at < STANDSTILL_SECONDS
-
-
-admission = Admission()
-"""One per process: use cases tell it of outcomes, the route asks it."""

@@ -1,4 +1,4 @@
-"""Door 1: orders' HTTP routes."""
+"""The HTTP API of orders."""
 
 import asyncio
 import contextlib
@@ -11,18 +11,26 @@ from uuid import UUID
 import structlog
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
 from sqlmodel import col, select
 
 from apps.orders import use_cases
-from apps.orders.admission import admission
+from apps.orders.admission import Admission
 from apps.orders.models import Order
 from apps.orders.problems import OrderAlreadyRejected, PaymentRefused
 from apps.orders.schemas import OrderBody, OrderQuery, OrderView
+from apps.orders.updates import OrderUpdates
 from apps.orders.use_cases import CancelOrder, PlaceOrder
-from apps.orders.watch import changes
-from chassis.web.auth import CurrentUser, User
-from chassis.web.commands import UserCommands, respond
-from chassis.web.idempotency import Answer
+from chassis.database.pool import Database
+from chassis.web.auth import CurrentUser, Verifier, authenticate
+from chassis.web.commands import (
+    Commands,
+    Committers,
+    IdempotencyKey,
+    StoredResponse,
+    UserCommands,
+)
+from chassis.web.dependencies import ReadDatabase, provided, resolve
 from chassis.web.openapi import located
 from chassis.web.problems import (
     Invalid,
@@ -31,8 +39,15 @@ from chassis.web.problems import (
     Unauthorized,
     Unavailable,
     documented,
+    rendered,
 )
-from chassis.web.routing import StrictRoute, guarded
+from chassis.web.routing import (
+    DirectRoute,
+    StrictRoute,
+    check_query,
+    read_body,
+    validated_request,
+)
 from chassis.web.schemas import Page, page_of
 
 log = structlog.get_logger(__name__)
@@ -55,6 +70,7 @@ WAIT_LIMIT_SECONDS: Final = 30
 _PREFERENCES = re.compile(r'(?:[^,"]|"[^"]*")+')
 _WAIT = re.compile(r'\s*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?:;.*)?', re.IGNORECASE)
 
+OrderUpdatesDep = Annotated[OrderUpdates, Depends(provided(OrderUpdates))]
 OrderId = Annotated[UUID, Path(alias="orderId")]
 Prefer = Annotated[
     str | None,
@@ -67,68 +83,80 @@ Prefer = Annotated[
 ]
 
 
-@router.post(
-    "/create",
-    status_code=201,
-    response_model=OrderView,
-    responses=WRITING
-    | documented(PaymentRefused)
-    | located(201)
-    | {202: {"model": OrderView, "description": "Accepted; the outcome did not come in time."}},
-)
-@guarded(admission.refusal)
-async def create_order(
-    body: OrderBody,
-    user: CurrentUser,
-    commands: UserCommands,
-    request: Request,
-    prefer: Prefer = None,
-) -> Response:
-    """Place an order. Without `Prefer: wait` the answer comes at once, with status `pending`."""
-    command = PlaceOrder(user.id, body.total_price, commands.cause)
-    answer = await commands.submit(
+class CreateOrderHeaders(BaseModel):
+    """The headers that `create_order` reads."""
+
+    key: IdempotencyKey = None
+    prefer: Prefer = None
+
+
+async def create_order(request: Request) -> Response:
+    """Place an order. The one request that must be cheap: it reads what it needs itself."""
+    if (refusal := resolve(request, Admission).refusal()) is not None:
+        return rendered(refusal, request.scope["path"])
+    check_query(request)
+    request = await read_body(request)
+    user = await authenticate(request, resolve(request, Verifier))
+    headers, body = validated_request(request, CreateOrderHeaders, OrderBody)
+    commands = Commands(request, resolve(request, Committers), user, headers.key)
+    answer = await commands.execute(
         use_cases.place_orders,
-        command,
+        PlaceOrder(user.id, body.total_price, commands.cause),
         OrderView.of,
         status=201,
         location=lambda order: f"/order/{order.id}",
     )
-    wait = _wait(prefer)
+    wait = _wait(headers.prefer)
     if wait is None or answer.status != 201:
-        return respond(answer)
-    try:
-        order = await _outcome(request, UUID(json.loads(answer.body)["orderId"]), wait)
-    except Exception as error:
-        # Whatever keeps the outcome from us: the order is placed, and nobody may be told to place it again.
-        log.warning("orders.outcome_not_read", error=repr(error))
-        order = None
-    return _settled(order, answer, wait)
+        return answer.response()
+    return await _settled(request, UUID(json.loads(answer.body)["orderId"]), answer, wait)
+
+
+def _documented(
+    body: OrderBody, user: CurrentUser, key: IdempotencyKey = None, prefer: Prefer = None
+) -> None:
+    """Place an order. Without `Prefer: wait` the answer comes at once, with status `pending`."""
+
+
+router.routes.append(
+    DirectRoute(
+        "/order/create",
+        _documented,
+        handler=create_order,
+        name="create_order",
+        methods=["POST"],
+        tags=["orders"],
+        status_code=201,
+        response_model=OrderView,
+        responses=WRITING
+        | documented(PaymentRefused)
+        | located(201)
+        | {202: {"model": OrderView, "description": "Accepted; the outcome did not come in time."}},
+    )
+)
 
 
 def _wait(prefer: str | None) -> int | None:
-    """Seconds of the first `wait=N` in a Prefer header; everything else is ignored, as the RFC wants."""
+    """Seconds of the first `wait=N` in a Prefer header; RFC 7240 has other preferences ignored."""
     for preference in _PREFERENCES.findall(prefer or ""):
         if found := _WAIT.fullmatch(preference):
             return min(int(found[2]), WAIT_LIMIT_SECONDS)
     return None
 
 
-async def _outcome(request: Request, order_id: UUID, wait: float) -> Order:
-    """The order once it is settled, or as it is when the time is over."""
-    async with changes.of(order_id) as queue:
-        order = await _read(request, order_id)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait):
-                while order.pending and (change := await queue.get()):
-                    order = change
-    return order
-
-
-def _settled(order: Order | None, answer: Answer, wait: int) -> Response:
-    """The answer to who has waited; without an order it is what was known before."""
-    applied = {**answer.headers, "Preference-Applied": f"wait={wait}"}
-    if order is None:
-        return Response(answer.body, 202, headers=applied, media_type="application/json")
+async def _settled(
+    request: Request, order_id: UUID, accepted: StoredResponse, wait: int
+) -> Response:
+    """The response to a client that has waited for the outcome."""
+    applied = {**accepted.headers, "Preference-Applied": f"wait={wait}"}
+    try:
+        order = await _outcome(
+            resolve(request, Database), resolve(request, OrderUpdates), order_id, wait
+        )
+    except Exception as error:
+        # The order is placed, whatever keeps its outcome from being read: the client must not place it again.
+        log.warning("orders.outcome_not_read", error=repr(error))
+        return Response(accepted.body, 202, headers=applied, media_type="application/json")
     if order.status == "rejected":
         raise PaymentRefused(headers=applied, orderId=str(order.id), reason=order.reason)
     status = 202 if order.pending else 201
@@ -136,15 +164,28 @@ def _settled(order: Order | None, answer: Answer, wait: int) -> Response:
     return Response(body, status, headers=applied, media_type="application/json")
 
 
+async def _outcome(
+    database: Database, updates: OrderUpdates, order_id: UUID, seconds: float
+) -> Order:
+    """The order once it is settled, or as it is after so many seconds."""
+    async with updates.of(order_id) as changes:
+        order = await _read(database, order_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while order.pending and (change := await changes.get()):
+                    order = change
+    return order
+
+
 @router.get("/{orderId}", responses=READING)
-async def view_order(order_id: OrderId, user: CurrentUser, request: Request) -> OrderView:
+async def view_order(order_id: OrderId, user: CurrentUser, database: ReadDatabase) -> OrderView:
     """An order as it is now."""
-    return OrderView.of(await _owned(request, order_id, user))
+    return OrderView.of(await _visible(order_id, user, database))
 
 
 @router.get("", responses=READING)
 async def list_orders(
-    query: Annotated[OrderQuery, Query()], user: CurrentUser, request: Request
+    query: Annotated[OrderQuery, Query()], user: CurrentUser, database: ReadDatabase
 ) -> Page[OrderView]:
     """Your orders, newest first; an operator sees everybody's."""
     statement = select(Order).order_by(col(Order.id).desc()).limit(query.limit + 1)
@@ -154,7 +195,7 @@ async def list_orders(
         statement = statement.where(Order.status == query.status)
     if (before := query.before()) is not None:
         statement = statement.where(Order.id < before)
-    async with request.app.state.service.database.reading() as session:
+    async with database.reading() as session:
         rows = (await session.exec(statement)).all()
     items, cursor = page_of(rows, query.limit, OrderView.of)
     return Page(items=items, next_cursor=cursor)
@@ -169,23 +210,27 @@ async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserComma
     """Cancel an order that is pending or paid; what was debited comes back. Again: the same answer."""
     owner = None if user.role == "operator" else user.id
     command = CancelOrder(order_id, owner, commands.cause)
-    return await commands.run(use_cases.cancel_orders, command, OrderView.of)
+    answer = await commands.execute(use_cases.cancel_orders, command, OrderView.of)
+    return answer.response()
 
 
-async def _visible(order_id: OrderId, user: CurrentUser, request: Request) -> Order:
-    """The order of a path. As a dependency it answers 404 before a stream has begun."""
-    return await _owned(request, order_id, user)
+async def _visible(order_id: OrderId, user: CurrentUser, database: ReadDatabase) -> Order:
+    """The order of a path. Raises NotFound; as a dependency that is before a stream has begun."""
+    order = await _read(database, order_id)
+    if not user.may_see(order.user_id):
+        raise NotFound("There is no such order.")
+    return order
 
 
 @router.get("/{orderId}/events", response_class=EventSourceResponse, responses=READING | STREAM)
 async def follow_order(
-    visible: Annotated[Order, Depends(_visible)], request: Request
+    visible: Annotated[Order, Depends(_visible)], database: ReadDatabase, updates: OrderUpdatesDep
 ) -> AsyncIterator[ServerSentEvent]:
     """The order as it is, then each change, as server-sent events; ends once it is no longer pending."""
-    async with changes.of(visible.id) as queue:
-        order = await _read(request, visible.id)
+    async with updates.of(visible.id) as changes:
+        order = await _read(database, visible.id)
         yield _sent(order)
-        while order.pending and (change := await queue.get()):
+        while order.pending and (change := await changes.get()):
             if change.version > order.version:
                 order = change
                 yield _sent(order)
@@ -195,15 +240,8 @@ def _sent(order: Order) -> ServerSentEvent:
     return ServerSentEvent(data=OrderView.of(order), event=order.status, id=str(order.version))
 
 
-async def _owned(request: Request, order_id: UUID, user: User) -> Order:
-    order = await _read(request, order_id)
-    if not user.may_see(order.user_id):
-        raise NotFound("There is no such order.")
-    return order
-
-
-async def _read(request: Request, order_id: UUID) -> Order:
-    async with request.app.state.service.database.reading() as session:
+async def _read(database: Database, order_id: UUID) -> Order:
+    async with database.reading() as session:
         order: Order | None = await session.get(Order, order_id)
     if order is None:
         raise NotFound("There is no such order.")

@@ -1,36 +1,34 @@
-"""Orders, wired."""
+"""What orders is made of."""
 
-import asyncio
+from functools import partial
 
+from apps.orders.admission import Admission
 from apps.orders.api import router
-from apps.orders.consumers import inbox
-from apps.orders.gauges import LateOrders
-from apps.orders.watch import changes
+from apps.orders.consumers import SUBSCRIPTIONS
+from apps.orders.late_orders import LateOrders
+from apps.orders.updates import OrderUpdates
 from chassis.runtime.backlog import poll
 from chassis.runtime.service import Service, create_app
 
 
-async def watch_orders(service: Service) -> None:
-    """Find outcomes that another replica of this service has heard."""
-    await changes.look(service.database.pool)
-
-
-async def count_late_orders(service: Service) -> None:
-    """Keep the figures of orders that nobody has decided about."""
-    await poll(service.database.pool, LateOrders().look)
-
-
-async def end_waiting(service: Service) -> None:
-    """Let go of whoever waits for an order once the process stops; a stop takes no longer for them."""
-    await service.stopping.wait()
-    changes.end()
-    await asyncio.Event().wait()  # until the supervisor ends
+async def compose(service: Service) -> None:
+    """Add admission control, the updates that clients wait for, and the gauges of late orders."""
+    admission = Admission()
+    updates = OrderUpdates(service.database.pool)
+    late_orders = LateOrders(service.database.pool)
+    service.provide(admission, updates)
+    service.on_commit(admission.committed, updates.committed)
+    service.run(
+        order_updates=updates.poll,
+        end_of_updates=partial(updates.end, service.stopping),
+        late_order_gauges=partial(poll, late_orders.measure),
+    )
 
 
 app = create_app(
     "orders",
     description="Orders, from placed to paid, rejected or cancelled.",
     router=router,
-    inbox=inbox,
-    background=[watch_orders, count_late_orders, end_waiting],
+    subscriptions=SUBSCRIPTIONS,
+    compose=compose,
 )

@@ -7,20 +7,22 @@ from uuid import UUID
 from sqlmodel import BigInteger, Field, String
 
 from apps.orders.problems import OrderAlreadyRejected
-from chassis.database.projections import KnownUser
 from chassis.database.tables import Table
 from events.money import CURRENCY
 from events.orders import OrderState, OrderStatus
 
 
-class Customer(KnownUser, table=True):
+class Customer(Table, table=True):
     """A user who may place orders."""
 
     __tablename__ = "customers"
 
+    id: UUID = Field(primary_key=True)
+    version: int
+
 
 class Order(Table, table=True):
-    """An order's way: pending -> paid | rejected | cancelled, and paid -> cancelled. Each step is a new version."""
+    """An order's states: pending -> paid | rejected | cancelled, and paid -> cancelled. Each step is a new version."""
 
     __tablename__ = "orders"
 
@@ -33,7 +35,7 @@ class Order(Table, table=True):
     placed_at: datetime
     settled_at: datetime | None = None
     refunded_at: datetime | None = None
-    """When billing gave the money back; a note of ours, no change of the order's state."""
+    """When billing refunded the payment. It does not change the order's version."""
     version: int = 1
 
     @classmethod
@@ -43,19 +45,19 @@ class Order(Table, table=True):
 
     @property
     def pending(self) -> bool:
-        """Whether nothing has been decided yet."""
+        """Whether billing has not decided yet."""
         return self.status == "pending"
 
     def pay(self, now: datetime) -> bool:
-        """Billing has debited the total. Says whether that changes anything: a cancelled order stays cancelled."""
+        """Billing has debited the total. Returns whether anything changed: a cancelled order stays cancelled."""
         return self._settle("paid", None, now)
 
     def reject(self, reason: str, now: datetime) -> bool:
-        """Billing has refused. Says whether that changes anything."""
+        """Billing has refused. Returns whether anything changed."""
         return self._settle("rejected", reason, now)
 
     def cancel(self, now: datetime) -> bool | OrderAlreadyRejected:
-        """The customer does not want it any more. Says whether that changes anything."""
+        """The customer does not want it any more. Returns whether anything changed."""
         if self.status == "rejected":
             return OrderAlreadyRejected()
         if self.status == "cancelled":

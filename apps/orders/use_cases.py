@@ -1,14 +1,12 @@
-"""What orders does. Each function takes a transaction and a list, and returns results in the list's order."""
+"""The use cases of orders. Each takes a transaction and a list, and returns results in the order of the list."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from apps.orders.admission import admission
 from apps.orders.models import Customer, Order
 from apps.orders.problems import OrderAlreadyRejected
-from apps.orders.watch import changes
 from chassis.database.transaction import Transaction
 from chassis.web.problems import NotFound
 from events.base import Causation, Envelope
@@ -21,7 +19,7 @@ Outcome = TypeVar("Outcome", PaymentSucceeded, PaymentRejected)
 
 @dataclass(frozen=True, slots=True)
 class PlaceOrder:
-    """A wish to order for `total` minor units."""
+    """Place an order for `total` minor units."""
 
     user_id: UUID
     total: int
@@ -30,43 +28,41 @@ class PlaceOrder:
 
 @dataclass(frozen=True, slots=True)
 class CancelOrder:
-    """A wish to cancel. `owner` is whose order it must be; None for an operator."""
+    """Cancel an order. It must be `owner`'s; None for an operator."""
 
     order_id: UUID
     owner: UUID | None
     cause: Causation
 
 
-async def remember_customers(
+async def store_customers(
     tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
-    """Remember users as they are now."""
-    await tx.upsert_newer(Customer.copies(e.event.user for e in received))
+    """A user may place orders."""
+    users = [e.event.user for e in received]
+    await tx.upsert_newer([Customer(id=user.id, version=user.version) for user in users])
 
 
 async def place_orders(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[Order]:
-    """Accept orders; billing decides about them."""
-    customers = await tx.load(Customer, [command.user_id for command in commands])
-    known = {id: customer.state() for id, customer in customers.items()}
+    """Accept orders; billing decides about their payment."""
     orders = []
     for command in commands:
         order = Order.place(tx.new_id(), command.user_id, command.total, tx.now)
-        event = OrderPlaced(order=order.state(), customer=known.get(command.user_id))
-        tx.publish(event, command.cause)
+        tx.publish(OrderPlaced(order=order.state()), command.cause)
         orders.append(order)
     await tx.insert(orders)
     return orders
 
 
 async def mark_paid(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
-    """Billing has debited these orders. One that was cancelled meanwhile stays so; billing gives the money back."""
+    """The order is paid. One that was cancelled meanwhile stays cancelled: billing refunds it."""
     await _settle(
         tx, received, lambda order, _: OrderPaid(order=order.state()) if order.pay(tx.now) else None
     )
 
 
 async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
-    """Billing has refused these orders."""
+    """The order will not be paid."""
     await _settle(
         tx,
         received,
@@ -77,7 +73,7 @@ async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentReje
 
 
 async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
-    """Billing has given the money back."""
+    """The payment of a cancelled order is refunded."""
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
         orders[one.event.order.id].refunded_at = one.event.refund.created_at
@@ -87,7 +83,7 @@ async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefu
 async def cancel_orders(
     tx: Transaction, commands: Sequence[CancelOrder]
 ) -> list[Order | NotFound | OrderAlreadyRejected]:
-    """Cancel what is pending or paid; cancelling again changes nothing and gives the same answer."""
+    """Cancel orders that are pending or paid; cancelling again changes nothing and gives the same answer."""
     orders = await tx.lock(Order, [command.order_id for command in commands])
     results: list[Order | NotFound | OrderAlreadyRejected] = []
     changed: dict[UUID, Order] = {}
@@ -119,12 +115,8 @@ async def _settle(
         if event is not None:
             changed[order.id] = order
             tx.publish(event, one.causation())
-    placed = [order.placed_at for order in orders.values()]
-    tx.after_commit(lambda: admission.settled(placed, tx.now))
     await _save(tx, changed)
 
 
 async def _save(tx: Transaction, changed: dict[UUID, Order]) -> None:
-    orders = list(changed.values())
-    await tx.update(orders, "status", "reason", "settled_at", "version")
-    tx.after_commit(lambda: changes.happened(orders))
+    await tx.update(list(changed.values()), "status", "reason", "settled_at", "version")

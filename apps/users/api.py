@@ -1,14 +1,15 @@
-"""Door 1: users' HTTP routes."""
+"""The HTTP API of users."""
 
 from datetime import UTC, datetime
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 from sqlmodel import select
 
 from apps.users import use_cases
-from apps.users.limits import count_attempt
+from apps.users.limits import AttemptLimit
 from apps.users.models import User
-from apps.users.passwords import passwords
+from apps.users.passwords import Passwords
 from apps.users.problems import EmailTaken, InvalidCredentials, TooManyAttempts
 from apps.users.schemas import (
     LoginBody,
@@ -18,15 +19,19 @@ from apps.users.schemas import (
     TokenView,
     UserView,
 )
-from apps.users.tokens import ring
+from apps.users.tokens import KeyRing
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.web.auth import OwnerId
 from chassis.web.commands import KeylessCommands
+from chassis.web.dependencies import ReadDatabase, provided
 from chassis.web.openapi import located
 from chassis.web.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
 
 router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
+
+PasswordsDep = Annotated[Passwords, Depends(provided(Passwords))]
+LimitDep = Annotated[AttemptLimit, Depends(provided(AttemptLimit))]
 
 
 @router.post(
@@ -35,40 +40,50 @@ router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
     response_model=RegisteredView,
     responses=documented(EmailTaken, Invalid, TooManyAttempts, Unavailable) | located(201),
 )
-async def register(body: RegisterBody, commands: KeylessCommands) -> Response:
+async def register(
+    body: RegisterBody, commands: KeylessCommands, passwords: PasswordsDep, limit: LimitDep
+) -> Response:
     """Become a user."""
-    await count_attempt("register", body.email)
+    await limit.count("register", body.email)
     password_hash = await passwords.hash(body.password)
     command = RegisterUser(body.email, password_hash, body.name, body.locale, commands.cause)
-    return await commands.run(
+    answer = await commands.execute(
         use_cases.register_users,
         command,
         RegisteredView.of,
         status=201,
         location=lambda user: f"/user/view/{user.id}",
     )
+    return answer.response()
 
 
 @router.post(
     "/login", responses=documented(InvalidCredentials, Invalid, TooManyAttempts, Unavailable)
 )
-async def login(body: LoginBody, request: Request, response: Response) -> TokenView:
+async def login(
+    body: LoginBody,
+    response: Response,
+    database: ReadDatabase,
+    passwords: PasswordsDep,
+    limit: LimitDep,
+    key_ring: Annotated[KeyRing, Depends(provided(KeyRing))],
+) -> TokenView:
     """Sign in. An unknown address and a wrong password are answered alike, also in time."""
     passwords.require_room()
-    await count_attempt("login", body.email)
-    async with request.app.state.service.database.reading() as session:
+    await limit.count("login", body.email)
+    async with database.reading() as session:
         user = (await session.exec(select(User).where(User.email == body.email))).first()
     matches = await passwords.matches(body.password, user.password_hash if user else None)
     if user is None or not matches:
         raise InvalidCredentials
     response.headers["Cache-Control"] = "no-store"
-    return TokenView(access_token=ring.token(user, datetime.now(UTC)))
+    return TokenView(access_token=key_ring.token(user, datetime.now(UTC)))
 
 
 @router.get("/view/{userId}", responses=documented(Unauthorized, NotFound, Invalid))
-async def view_user(user_id: OwnerId, request: Request) -> UserView:
-    """A user as he is now."""
-    async with request.app.state.service.database.reading() as session:
+async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
+    """A user as they are now."""
+    async with database.reading() as session:
         user: User | None = await session.get(User, user_id)
     if user is None:
         raise NotFound("There is no such user.")
@@ -83,4 +98,5 @@ async def view_user(user_id: OwnerId, request: Request) -> UserView:
 async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
     """Change name, e-mail address or locale. What changes nothing leaves the version as it is."""
     command = ChangeUser(user_id, body.name, body.email, body.locale, commands.cause)
-    return await commands.run(use_cases.change_users, command, UserView.of)
+    answer = await commands.execute(use_cases.change_users, command, UserView.of)
+    return answer.response()

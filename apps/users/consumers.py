@@ -1,5 +1,9 @@
-"""Door 2: what users hears. Only its own SigningKeyPublished, which every service hears in the same way."""
+"""The events that users consumes: its own signing keys, which it stores as every service does."""
 
-from chassis.messaging.consumer import Inbox
+from typing import Final
 
-inbox = Inbox("users")
+from chassis.messaging.consumer import Subscription, Subscriptions
+from chassis.web.auth import store_signing_keys
+from events.users import SigningKeyPublished
+
+SUBSCRIPTIONS: Final[Subscriptions] = (Subscription(SigningKeyPublished, store_signing_keys),)

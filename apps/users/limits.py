@@ -1,7 +1,7 @@
-"""How often one e-mail address may be tried: guessing a password, and making others hash, is slow work.
+"""The limit on attempts with one e-mail address: checking a password, and hashing one, is slow work.
 
-Counted in this process, by address and not by who asks: behind a proxy all clients look alike, and whoever floods one
-address must not lock out another. Floods over many addresses meet the limit of passwords that wait.
+Attempts are counted in this process, by address and not by client: behind a proxy all clients look alike, and a flood
+on one address must not lock out others. Floods over many addresses meet the limit of passwords that wait.
 """
 
 import math
@@ -16,12 +16,16 @@ from apps.users.problems import TooManyAttempts
 
 ATTEMPTS: Final = RateLimitItemPerMinute(30)
 
-_attempts: Final = MovingWindowRateLimiter(MemoryStorage())
 
+class AttemptLimit:
+    """Counts the attempts on each address."""
 
-async def count_attempt(what: str, email: str) -> None:
-    """Count one attempt on an address. Raises TooManyAttempts, with the seconds until the next is let through."""
-    if await _attempts.hit(ATTEMPTS, what, email):
-        return
-    stats = await _attempts.get_window_stats(ATTEMPTS, what, email)
-    raise TooManyAttempts.after(math.ceil(max(stats.reset_time - time.time(), 1)))
+    def __init__(self) -> None:
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+
+    async def count(self, what: str, email: str) -> None:
+        """Count one attempt. Raises TooManyAttempts with the seconds until the next one is allowed."""
+        if await self._limiter.hit(ATTEMPTS, what, email):
+            return
+        stats = await self._limiter.get_window_stats(ATTEMPTS, what, email)
+        raise TooManyAttempts.after(math.ceil(max(stats.reset_time - time.time(), 1)))

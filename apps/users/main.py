@@ -1,15 +1,30 @@
-"""Users, wired."""
+"""What users is made of."""
 
 from apps.users.api import router
-from apps.users.consumers import inbox
-from apps.users.upkeep import keep_signing_keys, prepare
-from chassis.runtime.service import create_app
+from apps.users.consumers import SUBSCRIPTIONS
+from apps.users.keys import KeyRotation
+from apps.users.limits import AttemptLimit
+from apps.users.operator import configured_operator, create_operator
+from apps.users.passwords import Passwords
+from apps.users.tokens import KeyRing
+from chassis.runtime.service import Service, create_app
+
+
+async def compose(service: Service) -> None:
+    """Add signing keys, passwords and their limits; create the first operator."""
+    passwords, key_ring = Passwords(), KeyRing()
+    rotation = KeyRotation(service.database.pool, key_ring, service.relay.committed)
+    await rotation.start()
+    if (operator := configured_operator(service.settings)) is not None:
+        await create_operator(service, passwords, operator)
+    service.provide(passwords, key_ring, rotation, AttemptLimit())
+    service.run(key_rotation=rotation.run)
+
 
 app = create_app(
     "users",
     description="Who there is: registration, sign-in, profiles, and the keys of the tokens.",
     router=router,
-    inbox=inbox,
-    prepare=prepare,
-    background=[keep_signing_keys],
+    subscriptions=SUBSCRIPTIONS,
+    compose=compose,
 )

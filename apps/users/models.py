@@ -61,7 +61,7 @@ class User(Table, table=True):
     def change(
         self, name: str | None, email: str | None, locale: Locale | None, now: datetime
     ) -> bool:
-        """Take what is given; None stays as it is. Says whether that changes anything."""
+        """Change the fields that are not None. Returns whether anything changed."""
         after = (name or self.name, email or self.email, locale or self.locale)
         if after == (self.name, self.email, self.locale):
             return False
@@ -71,7 +71,7 @@ class User(Table, table=True):
         return True
 
     def state(self) -> UserState:
-        """The user as events carry him."""
+        """The user as events carry them."""
         return UserState.model_validate(self, from_attributes=True)
 
 
@@ -84,8 +84,8 @@ class KeyPair(Table, table=True):
     private_key: bytes
     """The 32 bytes of an Ed25519 private key (RFC 8032)."""
     valid_until: datetime
-    announced_at: datetime
-    """When SigningKeyPublished last told of it."""
+    published_at: datetime
+    """When SigningKeyPublished was last published for it."""
 
     @classmethod
     def generate(cls, id: UUID, private_key: Ed25519PrivateKey, now: datetime) -> Self:
@@ -94,7 +94,7 @@ class KeyPair(Table, table=True):
             key_id=str(id),
             private_key=private_key.private_bytes_raw(),
             valid_until=now + KEY_LIFETIME,
-            announced_at=now,
+            published_at=now,
         )
 
     def lasts(self, span: timedelta, now: datetime) -> bool:
@@ -110,12 +110,12 @@ class KeyPair(Table, table=True):
         raw = self.signing_key().public_key().public_bytes_raw()
         return PublicKey(x=base64.urlsafe_b64encode(raw).rstrip(b"=").decode())
 
-    def announcement(self) -> SigningKeyPublished:
-        """The event that tells of it."""
+    def published(self) -> SigningKeyPublished:
+        """The event that publishes it."""
         return SigningKeyPublished(
             key_id=self.key_id, jwk=self.public_key(), valid_until=self.valid_until
         )
 
     def known(self) -> SigningKey:
-        """The row by which this service itself checks tokens, like every other."""
+        """The row by which this service itself verifies tokens, like every other."""
         return SigningKey(key_id=self.key_id, x=self.public_key().x, valid_until=self.valid_until)

@@ -1,8 +1,7 @@
-"""Access tokens, signed with the keys that this process holds in memory. `chassis.web.auth` checks them."""
+"""Access tokens, signed with the keys that this process holds in memory. `chassis.web.auth` verifies them."""
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,20 +12,20 @@ from chassis.web.problems import Unavailable
 
 
 class KeyRing:
-    """The valid keys, as they were last read."""
+    """The valid signing keys, as they were last read."""
 
     def __init__(self) -> None:
         self._held: list[tuple[KeyPair, Ed25519PrivateKey]] = []
 
     def hold(self, pairs: Sequence[KeyPair]) -> None:
-        """Sign with one of these from now on."""
+        """Sign with these keys from now on."""
         by_age = sorted(pairs, key=lambda pair: pair.valid_until)
         self._held = [(pair, pair.signing_key()) for pair in by_age]
 
     def token(self, user: User, now: datetime) -> str:
-        """A token that speaks for a user. Raises Unavailable if no key lasts as long as the token.
+        """A token for a user. Raises Unavailable if no key lasts as long as the token.
 
-        The oldest key that does is taken: a new one has days to become known everywhere before it is used.
+        It is signed with the oldest key that does: a new key has days to become known everywhere before it is used.
         """
         for pair, key in self._held:
             if pair.lasts(TOKEN_LIFETIME, now):
@@ -41,6 +40,3 @@ class KeyRing:
                 }
                 return jwt.encode(claims, key, ALGORITHM, headers={"kid": pair.key_id})
         raise Unavailable("There is no key to sign with.")
-
-
-ring: Final = KeyRing()

@@ -1,4 +1,4 @@
-"""What users does. Each function takes a transaction and a list, and returns results in the list's order."""
+"""The use cases of users. Each takes a transaction and a list, and returns results in the order of the list."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
 
 @dataclass(frozen=True, slots=True)
 class RegisterUser:
-    """A wish to be a user."""
+    """Register a user."""
 
     email: str
     password_hash: str
@@ -36,7 +36,7 @@ class RegisterUser:
 
 @dataclass(frozen=True, slots=True)
 class ChangeUser:
-    """A wish to change what is not None."""
+    """Change the fields that are not None."""
 
     user_id: UUID
     name: str | None
@@ -46,17 +46,17 @@ class ChangeUser:
 
 
 @dataclass(frozen=True, slots=True)
-class KeepKeys:
-    """A wish for a key that lasts. Keys that were not announced for `announce_after` are announced again."""
+class RotateKeys:
+    """Ensure a key that lasts. Keys that were last published before `publish_after` are published again."""
 
-    announce_after: timedelta
+    publish_after: timedelta
     cause: Causation
 
 
 async def register_users(
     tx: Transaction, commands: Sequence[RegisterUser]
 ) -> list[User | EmailTaken]:
-    """Make users; of several with one e-mail address the first one wins."""
+    """Register users; of several with one e-mail address the first wins."""
     await _claim(tx, [command.email for command in commands])
     users = [
         User.register(
@@ -82,9 +82,9 @@ async def register_users(
 async def change_users(
     tx: Transaction, commands: Sequence[ChangeUser]
 ) -> list[User | NotFound | EmailTaken]:
-    """Change users, in the order of arrival. What changes nothing makes no version and no event.
+    """Change users, in the order of arrival. A change without effect makes no version and no event.
 
-    An e-mail address that is given up in this transaction can be taken from the next one on.
+    An e-mail address that is given up in this transaction can be taken in the next one.
     """
     users = await tx.lock(User, [command.user_id for command in commands])
     wanted = {command.email for command in commands if command.email}
@@ -102,21 +102,21 @@ async def change_users(
             if user.change(command.name, command.email, command.locale, tx.now):
                 changed[user.id] = user
                 tx.publish(UserUpdated(user=user.state()), command.cause)
-            results.append(user.snapshot())  # the next wish may change him again
+            results.append(user.snapshot())  # the next command may change the row again
     columns = ("name", "email", "locale", "version", "updated_at")
     await tx.update(list(changed.values()), *columns)
     return results
 
 
-async def keep_key_pairs(tx: Transaction, commands: Sequence[KeepKeys]) -> list[list[KeyPair]]:
-    """The valid key pairs, with one among them that lasts; several replicas at once make one."""
+async def rotate_keys(tx: Transaction, commands: Sequence[RotateKeys]) -> list[list[KeyPair]]:
+    """The valid key pairs, with one among them that lasts; concurrent replicas make one between them."""
     await tx.execute(f"SELECT pg_advisory_xact_lock({KEYS_LOCK})")
     await tx.execute("DELETE FROM key_pairs WHERE valid_until <= $1", tx.now)
     records = await tx.fetch(statements(KeyPair).where("true"))
     pairs = [from_record(KeyPair, record) for record in records]
     results = []
     for command in commands:
-        due = [pair for pair in pairs if pair.announced_at <= tx.now - command.announce_after]
+        due = [pair for pair in pairs if pair.published_at <= tx.now - command.publish_after]
         if not any(pair.lasts(KEY_RENEWAL, tx.now) for pair in pairs):
             made = KeyPair.generate(tx.new_id(), Ed25519PrivateKey.generate(), tx.now)
             await tx.insert([made])
@@ -124,18 +124,18 @@ async def keep_key_pairs(tx: Transaction, commands: Sequence[KeepKeys]) -> list[
             pairs.append(made)
             due.append(made)
         for pair in due:
-            pair.announced_at = tx.now
-            tx.publish(pair.announcement(), command.cause)
-        await tx.update(due, "announced_at")
+            pair.published_at = tx.now
+            tx.publish(pair.published(), command.cause)
+        await tx.update(due, "published_at")
         results.append(list(pairs))
     return results
 
 
 async def _claim(tx: Transaction, emails: Iterable[str]) -> None:
-    """Let nobody else take one of these addresses before this transaction ends.
+    """Reserve these addresses until this transaction ends.
 
-    Rows are locked before addresses, and addresses in order, so that nobody deadlocks. The unique index would keep
-    the promise alone, but it fails a whole batch where a lock makes one refusal.
+    Rows are locked before addresses, and addresses in order, so that transactions never deadlock. The unique index
+    alone would keep addresses unique, but it fails a whole batch where a lock leads to one refusal.
     """
     numbers = sorted({_number(email) for email in emails})
     await tx.execute(

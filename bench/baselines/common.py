@@ -21,15 +21,21 @@ from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from apps import SERVICES
 from chassis.database.pool import Database
 from chassis.runtime import health as operations
-from chassis.runtime.service import Application
+from chassis.runtime.health import Readiness
 from chassis.runtime.settings import settings
 from chassis.runtime.supervisor import Supervisor
 from chassis.runtime.telemetry import Telemetry, configure_logging
+from chassis.signal import Signal
 from chassis.web import problems
 from chassis.web import routing as strict
+from chassis.web.app import Application
 from chassis.web.auth import Verifier
+from chassis.web.dependencies import provide
 from events.base import Causation
 from ops.serve import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
+
+written: Final = Signal()
+"""Set when notifications have been written: wakes the mailer of the process."""
 
 CONNECTIONS: Final = 16
 """To the database, from one process."""
@@ -51,13 +57,14 @@ class Service:
         self.supervisor = Supervisor()
         self.stopping = asyncio.Event()
         self.checks: dict[str, Check] = {}
+        self.objects: list[object] = []
+        """What the routes of this service need beside what those of every service do."""
 
     @contextlib.asynccontextmanager
     async def running(self, parts: Sequence[Part]) -> AsyncIterator[None]:
         """Connect, enter the parts in order, and leave them in the opposite order; background tasks end first."""
         await self.database.open()
         self.checks["database"] = self.database.answers
-        self.verifier = Verifier(self.database.pool)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             for part in parts:
@@ -69,11 +76,6 @@ class Service:
     def ask_to_stop(self) -> None:
         """Say that the signal has come: long answers end."""
         self.stopping.set()
-
-    async def ready(self) -> dict[str, bool]:
-        """Whether the servers answer."""
-        answers = await asyncio.gather(*(check() for check in self.checks.values()))
-        return dict(zip(self.checks, answers, strict=True))
 
 
 def _settle_memory() -> None:
@@ -103,6 +105,13 @@ def create_app(name: str, routers: Sequence[APIRouter], parts: Sequence[Part] = 
         configure_logging(settings(), name)
         service = app.state.service = Service(name)
         async with service.running(parts):
+            provide(
+                app,
+                service.database,
+                Verifier(service.database.pool),
+                Readiness(**service.checks),
+                *service.objects,
+            )
             yield
 
     app = Application(lifespan=lifespan, openapi_url=None, redirect_slashes=False)

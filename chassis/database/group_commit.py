@@ -1,9 +1,9 @@
-"""The group committer: many items, one transaction.
+"""Group commit: many items share one transaction.
 
-Round trips and commits are what an order costs, not the work on its rows. So the two doors of a service, HTTP and
-subscribers, submit single items and await single results, while the use case behind them gets a list. The committer
-starts at once when it is idle; what arrives while a transaction is in flight forms the next batch. There is no timer:
-an item that comes alone is never delayed, and under load up to 256 share a BEGIN, a COMMIT and a publish.
+Round trips and commits are what an order costs, not the work on its rows. The inbound adapters, HTTP API and consumers,
+submit single items and await single results; the use case behind them gets a list. The committer starts at once when
+it is idle; items that arrive while a transaction is in flight form the next batch. There is no timer: a single item is
+never delayed, and under load up to 256 share a BEGIN, a COMMIT and a publish.
 """
 
 import asyncio
@@ -40,25 +40,28 @@ Result = TypeVar("Result")
 Work = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
 """A use case: results stand in the order of the items. A refusal is a result; an exception is a fault."""
 
+OnCommit = Callable[[Transaction], None]
+"""Called after each COMMIT with the transaction that is now durable. It must not fail."""
+
 
 class OverloadedError(Exception):
-    """More items wait than can be handled in reasonable time."""
+    """Too many items wait for a transaction."""
 
 
 class UnavailableError(Exception):
-    """The database stayed away longer than the caller's patience. Nothing has happened."""
+    """The database was unavailable for longer than the timeout. Nothing has been written."""
 
 
 class GroupCommitter(Generic[Item, Result]):
     """Runs one use case over batches of items, each batch in one transaction.
 
-    If a batch raises, it is split and tried again, down to single items: the bad one fails alone. If the fault lies
-    with the server, the batch is tried again as it is, for `patience` seconds: for ever on behalf of messages, which
-    wait unacknowledged and may be done twice; shortly on behalf of a person, who gets UnavailableError, or
-    CommitUnknownError if the connection was lost during COMMIT, or the one statement that stands for it.
+    A batch that raises is split and tried again, down to single items, so that a faulty item fails alone. If the
+    database is at fault, the whole batch is tried again until the `timeout` (seconds). Consumers have no timeout:
+    their messages stay unacknowledged, and a repeated effect is deduplicated. Requests have a short one and get
+    UnavailableError, or CommitUnknownError if the connection was lost during COMMIT.
 
-    `work` may be a quick way that does not know everything: `after_failure`, if given, is how a batch is worked on that
-    has failed for whatever reason, before it is split.
+    `work` may be a fast path that fails on rare batches: a batch that has failed, for whatever reason, is passed to
+    `fallback` before it is split.
     """
 
     def __init__(
@@ -67,24 +70,24 @@ class GroupCommitter(Generic[Item, Result]):
         work: Work[Item, Result],
         *,
         name: str,
-        published: Callable[[], None],
+        on_commit: OnCommit,
         fallback: Work[Item, Result] | None = None,
-        patience: float = math.inf,
+        timeout: float = math.inf,
         waiting_limit: float = WAITING_LIMIT,
     ) -> None:
         self._pool = pool
         self._work = work
         self._fallback = fallback or work
         self._name = name
-        self._published = published
-        self._patience = patience
+        self._on_commit = on_commit
+        self._timeout = timeout
         self._waiting_limit = waiting_limit
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._running: asyncio.Task[None] | None = None
         self._batch_size = BATCH_SIZE.labels(name)
 
     def submit(self, item: Item) -> asyncio.Future[Result]:
-        """Hand in one item; the future is done once the item's transaction is durable.
+        """Submit one item. The future is done once the item's transaction is durable.
 
         Raises OverloadedError if too many items wait.
         """
@@ -100,7 +103,7 @@ class GroupCommitter(Generic[Item, Result]):
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         try:
             while self._waiting:
-                # Whoever has gone away in the meantime is left out: nothing has been done for him yet.
+                # Items whose caller was cancelled meanwhile are dropped: nothing has been done for them.
                 take = min(len(self._waiting), BATCH_LIMIT)
                 batch = [self._waiting.popleft() for _ in range(take)]
                 await self._commit([(item, future) for item, future in batch if not future.done()])
@@ -116,7 +119,7 @@ class GroupCommitter(Generic[Item, Result]):
         try:
             results = await self._transact([item for item, _ in batch])
         except UnavailableError as error:
-            # Whoever waits behind would wait for the same server, and longer.
+            # The items behind would wait for the same server, and longer.
             self._fail((*batch, *self._waiting), error)
         except CommitUnknownError as error:
             self._fail(batch, error)
@@ -142,7 +145,7 @@ class GroupCommitter(Generic[Item, Result]):
 
     async def _transact(self, items: Sequence[Item]) -> Sequence[Result]:
         work = self._work
-        deadline = asyncio.get_running_loop().time() + self._patience
+        deadline = asyncio.get_running_loop().time() + self._timeout
         failures = 0
         while True:
             try:
@@ -154,7 +157,7 @@ class GroupCommitter(Generic[Item, Result]):
                     continue
                 if not is_transient(error):
                     raise
-                if isinstance(error, CommitUnknownError) and math.isfinite(self._patience):
+                if isinstance(error, CommitUnknownError) and math.isfinite(self._timeout):
                     raise
                 failures += 1
                 delay = min(0.05 * 2 ** min(failures, 6), 2.0)
@@ -172,8 +175,7 @@ class GroupCommitter(Generic[Item, Result]):
                 raise RuntimeError(f"{self._name}: {len(results)} results for {len(items)} items")
         self._reached("after_commit", items, tx)
         self._batch_size.observe(len(items))
-        if tx.outbox:
-            self._published()
+        self._on_commit(tx)
         return results
 
     def _reached(self, point: str, items: Sequence[Item], tx: Transaction) -> None:
@@ -182,7 +184,7 @@ class GroupCommitter(Generic[Item, Result]):
             crash.reached(f"committer.{point}", told | _types(items))
 
     async def drain(self) -> None:
-        """Wait until everything that was handed in is done."""
+        """Wait until every submitted item is done."""
         while self._running is not None:
             await asyncio.wait([self._running])
 

@@ -46,6 +46,9 @@ class Transaction:
         self.now = now
         """The time of this transaction, aware, in UTC."""
         self.outbox: list[outbox.Row] = []
+        """The rows that COMMIT writes to the outbox."""
+        self.events: list[Event] = []
+        """The events in them that `publish` has written."""
         self._connection = connection
         self._begun: asyncpg.transaction.Transaction | None = None
         self._writes: list[tuple[Write, Sequence[list[Any]]]] = []
@@ -156,6 +159,7 @@ class Transaction:
         """Write an event to the outbox; the relay publishes it after COMMIT. Returns the event's id."""
         id = self.new_id()
         self.outbox.append(outbox.row(id, event, cause, self.now))
+        self.events.append(event)
         return id
 
     def new_id(self) -> UUID:

@@ -6,7 +6,6 @@ relay. An event can therefore be published twice, and never not at all; the inbo
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
@@ -23,6 +22,7 @@ from chassis.messaging.errors import is_being_cancelled, is_transient
 from chassis.messaging.outbox import Row
 from chassis.messaging.publisher import Publication, Publisher
 from chassis.runtime import crash_points as crash
+from chassis.signal import Signal
 
 log = structlog.get_logger(__name__)
 
@@ -52,12 +52,17 @@ class Relay:
     def __init__(self, pool: Pool, publisher: Publisher) -> None:
         self._pool = pool
         self._publisher = publisher
-        self._awake = asyncio.Event()
+        self._signal = Signal()
         self._one_at_a_time = asyncio.Lock()
 
+    def committed(self, tx: Transaction) -> None:
+        """Publish soon what a transaction has written, if it has written events."""
+        if tx.outbox:
+            self.wake()
+
     def wake(self) -> None:
-        """Say that a transaction with events has been committed."""
-        self._awake.set()
+        """Read the outbox at once."""
+        self._signal.set()
 
     async def run(self) -> None:
         """Relay until cancelled. A database or broker that is away is waited for, with backoff.
@@ -67,7 +72,6 @@ class Relay:
         failures = 0
         try:
             while True:
-                self._awake.clear()
                 try:
                     taken = await self.move()
                 except (Exception, asyncio.CancelledError) as error:
@@ -83,14 +87,9 @@ class Relay:
                     continue
                 failures = 0
                 if taken < TAKE_LIMIT:
-                    await self._sleep()
+                    await self._signal.wait(SWEEP_SECONDS)
         finally:
             await self._publisher.close()
-
-    async def _sleep(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SWEEP_SECONDS):
-                await self._awake.wait()
 
     async def move(self) -> int:
         """Publish what waits, up to TAKE_LIMIT rows, in one transaction; returns how many rows were taken.

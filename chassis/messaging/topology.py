@@ -5,35 +5,11 @@ Exchanges are named after publishers. A queue belongs to one consumer and one ev
 also kept in the stream `journal`. Services connect as users of their own and can declare nothing.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from events.base import Event
-from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
-from events.orders import OrderCancelled, OrderPlaced
-from events.users import SigningKeyPublished, UserRegistered, UserUpdated
-
-SUBSCRIPTIONS: Final[dict[str, tuple[type[Event], ...]]] = {
-    "users": (SigningKeyPublished,),
-    "billing": (UserRegistered, UserUpdated, SigningKeyPublished, OrderPlaced, OrderCancelled),
-    "orders": (
-        UserRegistered,
-        UserUpdated,
-        SigningKeyPublished,
-        PaymentSucceeded,
-        PaymentRejected,
-        PaymentRefunded,
-    ),
-    "notifications": (
-        UserRegistered,
-        UserUpdated,
-        SigningKeyPublished,
-        PaymentSucceeded,
-        PaymentRejected,
-        PaymentRefunded,
-    ),
-}
-"""Which service hears which event. A new service begins with a line here."""
 
 DEAD: Final = "dead"
 JOURNAL: Final = "journal"
@@ -49,7 +25,7 @@ RabbitMQ 4 if none is named, a message that has nowhere to go is gone. (-1 means
 QUEUE_LIMIT: Final = 1_000_000
 """Messages per queue. A full queue refuses, and the publisher's outbox holds the rest."""
 
-PATIENCE_MILLISECONDS: Final = 30 * 24 * 3600 * 1000
+CONSUMER_TIMEOUT_MILLISECONDS: Final = 30 * 24 * 3600 * 1000
 """How long a consumer may keep a message unacknowledged: 30 days. While a database is away messages wait in hand, and
 after 30 minutes, if nothing else is said, RabbitMQ would take them back and close the channel."""
 
@@ -91,13 +67,13 @@ def queue_name(service: str, kind: type[Event]) -> str:
     return f"{service}.{kind.queue_key()}{later}"
 
 
-def topology() -> Topology:
-    """The topology that HEARD_BY asks for."""
-    exchanges = tuple(sorted(SUBSCRIPTIONS))
+def topology(subscriptions: Mapping[str, Sequence[type[Event]]]) -> Topology:
+    """The topology for the events that each service consumes, by the service's name."""
+    exchanges = tuple(sorted(subscriptions))
     received = [
-        _event_queue(service, kind) for service, kinds in SUBSCRIPTIONS.items() for kind in kinds
+        _event_queue(service, kind) for service, kinds in subscriptions.items() for kind in kinds
     ]
-    dead = [_dead_queue(service) for service in SUBSCRIPTIONS]
+    dead = [_dead_queue(service) for service in subscriptions]
     journal = Queue(
         JOURNAL,
         None,
@@ -121,7 +97,7 @@ def _event_queue(service: str, kind: type[Event]) -> Queue:
         "x-overflow": "reject-publish",
         "x-delivery-limit": DELIVERY_LIMIT,
         "x-max-length": QUEUE_LIMIT,
-        "x-consumer-timeout": PATIENCE_MILLISECONDS,
+        "x-consumer-timeout": CONSUMER_TIMEOUT_MILLISECONDS,
     }
     return Queue(queue_name(service, kind), service, arguments, ((kind.exchange, kind.key),))
 

@@ -1,28 +1,24 @@
-"""Figures that only a service's tables and queues know, counted now and then.
-
-What waits for the broker, and for how long; and what lies in the dead queue, whoever has put it there.
-"""
+"""Gauges of a service's backlog: the rows and age of its outbox, and the messages in its dead-letter queue."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import Final
 
 import structlog
 from prometheus_client import Gauge
 
 from chassis.database.transaction import Pool
+from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.errors import is_transient
 from chassis.messaging.topology import DEAD
 
-if TYPE_CHECKING:
-    from chassis.runtime.service import Service
-
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS: Final = 10.0
+POLL_SECONDS: Final = 10.0
 
-MOST: Final = 100_000
-"""As far as is counted: more is as bad, and counting costs."""
+LIMIT: Final = 100_000
+"""Rows that are counted at most."""
 
 ROWS = Gauge("chorus_outbox_rows", "Events that wait in the outbox; 100,000 at most.")
 OLDEST = Gauge("chorus_outbox_oldest_seconds", "Age of the oldest event in the outbox.")
@@ -35,39 +31,40 @@ SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting) AS events
 """
 
 
-async def count_outbox(service: "Service") -> None:
-    """Count what waits in the outbox, for as long as the process runs."""
-    await poll(service.database.pool, _count)
+async def count_outbox(pool: Pool) -> None:
+    """Measure the outbox every POLL_SECONDS for as long as the process runs."""
+    await poll(partial(measure_outbox, pool))
 
 
-async def _count(pool: Pool) -> None:
-    events, age = await pool.fetchrow(COUNT, MOST)
+async def measure_outbox(pool: Pool) -> None:
+    """Set the outbox's gauges."""
+    events, age = await pool.fetchrow(COUNT, LIMIT)
     ROWS.set(events)
     OLDEST.set(max(age, 0.0))
 
 
-async def count_dead(service: "Service") -> None:
-    """Count what lies in the dead queue, for as long as the process runs; a broker that is away is asked later."""
+async def count_dead_letters(broker: RabbitConsumer, service: str) -> None:
+    """Count the dead letters every POLL_SECONDS for as long as the process runs."""
     while True:
-        await look_into_dead(service)
-        await asyncio.sleep(LOOK_SECONDS)
+        await measure_dead_letters(broker, service)
+        await asyncio.sleep(POLL_SECONDS)
 
 
-async def look_into_dead(service: "Service") -> None:
-    """Set the figure; it stays what it was if the broker does not answer."""
-    queue = f"{service.name}.{DEAD}"
+async def measure_dead_letters(broker: RabbitConsumer, service: str) -> None:
+    """Set the gauge. It keeps its value if the broker does not answer."""
+    queue = f"{service}.{DEAD}"
     try:
-        MESSAGES.labels(queue).set(await service.broker.waiting(queue))
+        MESSAGES.labels(queue).set(await broker.waiting(queue))
     except Exception as error:
         log.warning("gauges.queue_not_counted", queue=queue, error=repr(error))
 
 
-async def poll(pool: Pool, look: Callable[[Pool], Awaitable[None]]) -> None:
-    """Look every ten seconds; a database that is away is looked at later."""
+async def poll(measure: Callable[[], Awaitable[None]]) -> None:
+    """Measure every POLL_SECONDS. A database that is unavailable is asked again at the next turn."""
     while True:
         try:
-            await look(pool)
+            await measure()
         except Exception as error:
             if not is_transient(error):
                 raise
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)

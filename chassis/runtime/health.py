@@ -1,12 +1,15 @@
-"""What operators and their tools ask a service: is it alive, is it ready, what are its figures."""
+"""Liveness, readiness and metrics, for operators and their tools."""
 
-from typing import Literal
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 
+from chassis.web.dependencies import provided
 from chassis.web.problems import Problem, documented
 from chassis.web.routing import StrictRoute
 from chassis.web.schemas import View
@@ -39,6 +42,21 @@ class NotReady(Problem):
         return cls(checks={"database": True, "broker": False})
 
 
+class Readiness:
+    """Asks the servers of a service whether they answer; each check is a round trip with a time limit."""
+
+    def __init__(self, **checks: Callable[[], Awaitable[bool]]) -> None:
+        self._checks = checks
+
+    async def check(self) -> dict[str, bool]:
+        """Whether each server answers, by name."""
+        answers = await asyncio.gather(*(check() for check in self._checks.values()))
+        return dict(zip(self._checks, answers, strict=True))
+
+
+ReadinessDep = Annotated[Readiness, Depends(provided(Readiness))]
+
+
 @router.get("/live")
 async def live() -> LiveView:
     """The process runs and its event loop turns."""
@@ -46,9 +64,9 @@ async def live() -> LiveView:
 
 
 @router.get("/ready", responses=documented(NotReady))
-async def ready(request: Request) -> ReadyView:
+async def ready(readiness: ReadinessDep) -> ReadyView:
     """The service can work: its database and its broker answer."""
-    checks: dict[str, bool] = await request.app.state.service.ready()
+    checks = await readiness.check()
     if not all(checks.values()):
         raise NotReady(checks=checks)
     return ReadyView(checks=checks)

@@ -1,23 +1,20 @@
-"""What every service forgets: rows that only guard against what can no longer happen.
+"""Retention: every service purges the rows that guard against what can no longer happen.
 
-An inbox row outlives every redelivery: a queue lets a consumer keep a message for 30 days, and the journal, from which
-events may be told again, keeps seven. Whatever comes later still meets the business keys: one payment per order, one
-refund per payment, one letter per order and kind. Everything else that grows is the business itself, and stays.
+An inbox row outlives every redelivery: a queue lets a consumer hold a message for 30 days, and the event log, from
+which events may be published again, keeps seven. Later duplicates still meet the business keys: one payment per order,
+one refund per payment, one notification per order and kind. All other tables that grow are business records, and stay.
 """
 
 import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from prometheus_client import Counter
 
-from chassis.database.group_commit import GroupCommitter
-from chassis.database.transaction import Transaction
-
-if TYPE_CHECKING:
-    from chassis.runtime.service import Service
+from chassis.database.group_commit import GroupCommitter, OnCommit
+from chassis.database.transaction import Pool, Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -25,14 +22,14 @@ INBOX_AGE: Final = timedelta(days=35)
 KEYS_AGE: Final = timedelta(days=7)
 """How long the same Idempotency-Key gives the same answer again, at least."""
 
-FORGET_SECONDS: Final = 3600.0
-"""How often old rows are looked for."""
+PURGE_SECONDS: Final = 3600.0
+"""How often old rows are purged."""
 
-AT_A_TIME: Final = 5_000
-"""Rows of one table in one transaction: a few milliseconds of work, so that nobody waits for it."""
+BATCH_ROWS: Final = 5_000
+"""Rows of one table in one transaction: a few milliseconds of work, so that other transactions do not wait."""
 
 PAUSE_SECONDS: Final = 0.25
-"""Between two such transactions: 20,000 rows a second at most, however much has become old at once."""
+"""Between two such transactions: at most 20,000 rows a second."""
 
 PURGED = Counter("chorus_purged_total", "Rows removed because of their age.", ["table"])
 
@@ -48,19 +45,19 @@ TABLES: Final = {"inbox": (_INBOX, INBOX_AGE), "idempotency_keys": (_KEYS, KEYS_
 
 
 async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
-    """Remove the oldest rows of these tables, up to AT_A_TIME of each; returns how many were removed of each."""
+    """Remove the oldest rows of these tables, up to BATCH_ROWS of each; returns how many were removed of each."""
     removed = []
     for table in tables:
         sql, age = TABLES[table]
-        status = await tx.execute(sql, tx.now - age, AT_A_TIME)
+        status = await tx.execute(sql, tx.now - age, BATCH_ROWS)
         removed.append(int(status.split()[-1]))
     return removed
 
 
-async def keep_purging(service: "Service") -> None:
+async def purge_periodically(pool: Pool, on_commit: OnCommit) -> None:
     """Remove old rows, a little at a time, for as long as the process runs. Replicas share the work."""
     committer: GroupCommitter[str, int] = GroupCommitter(
-        service.database.pool, purge, name=f"{service.name}.forget", published=service.relay.wake
+        pool, purge, name="retention.purge", on_commit=on_commit
     )
     while True:
         for table in TABLES:
@@ -71,4 +68,4 @@ async def keep_purging(service: "Service") -> None:
                 await asyncio.sleep(PAUSE_SECONDS)
             if total:
                 log.info("retention.purged", table=table, rows=total)
-        await asyncio.sleep(FORGET_SECONDS)
+        await asyncio.sleep(PURGE_SECONDS)

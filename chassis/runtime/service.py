@@ -1,100 +1,130 @@
-"""Makes a service out of its parts: HTTP routes, an inbox, background tasks, and the servers they need."""
+"""A service: what it is made of, and how it starts and stops."""
 
 import asyncio
 import contextlib
 import gc
 import inspect
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 import asyncpg
 import stamina
 import structlog
 from fastapi import APIRouter, FastAPI
-from starlette.applications import Starlette
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from chassis.database.group_commit import GroupCommitter, Work
+from chassis.database.group_commit import OnCommit
 from chassis.database.pool import START_SECONDS, Database
+from chassis.database.transaction import Transaction
 from chassis.messaging.broker import BrokerAddresses, RabbitConsumer
-from chassis.messaging.consumer import Consumer, Inbox
+from chassis.messaging.consumer import Consumer, Subscriptions
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.relay import Relay
-from chassis.runtime import health as operations
-from chassis.runtime.backlog import count_dead, count_outbox
-from chassis.runtime.retention import keep_purging
+from chassis.runtime import health
+from chassis.runtime.backlog import count_dead_letters, count_outbox
+from chassis.runtime.health import Readiness
+from chassis.runtime.retention import purge_periodically
 from chassis.runtime.settings import Settings, settings
 from chassis.runtime.supervisor import Supervisor
 from chassis.runtime.telemetry import Telemetry, configure_logging
-from chassis.web import documents, openapi, problems
-from chassis.web import routing as strict
-from chassis.web.auth import Verifier, remember_signing_keys
-from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
-from chassis.web.routing import StrictRoute
+from chassis.web import documents
+from chassis.web.app import build_application
+from chassis.web.auth import Verifier
+from chassis.web.commands import Committers
+from chassis.web.dependencies import provide
 from events.base import Event
-from events.users import SigningKeyPublished
 from tools.asyncapi.document import Described
 
 log = structlog.get_logger(__name__)
 
-PATIENCE_SECONDS = 5.0
-"""How long a request waits for a database that is away before it is answered with 503. One that was connected and has
-fallen silent is noticed after `SILENCE_SECONDS`."""
+STOP_SECONDS: Final = 9.0
+"""From the signal to stop until everything is closed or abandoned, whatever the servers do; Docker kills after ten."""
 
-STOP_SECONDS = 9.0
-"""From the signal to stop until all is closed or given up, whatever the servers do; after ten, Docker kills."""
+CLOSE_SECONDS: Final = 2.0
+"""The last part of STOP_SECONDS: publish what the last transactions have written, and close."""
 
-CLOSE_SECONDS = 2.0
-"""What is left of them, once what has begun is finished or given up, to publish what it has written and to close."""
+RELAY: Final = "relay"
+"""The task that stops last: the others may write events until their end."""
 
-RELAY = "relay"
-"""The task that ends last: the others may have something to tell until their end."""
+Task = Callable[[], Coroutine[Any, Any, None]]
+"""Begins a background task."""
 
-Background = Callable[["Service"], Coroutine[Any, Any, None]]
-"""A task that runs as long as the service does."""
-
-Preparation = Callable[["Service"], Coroutine[Any, Any, None]]
-"""Work that must be done before the first request; a service that cannot do it does not start."""
+Compose = Callable[["Service"], Awaitable[None]]
+"""Adds what only one service has. Runs before the first request and message; a failure stops the start."""
 
 
-async def _nothing(service: "Service") -> None:
-    """Most services have nothing to prepare."""
+async def _nothing_more(service: "Service") -> None:
+    """Add nothing to what every service has."""
 
 
 class Service:
-    """A running service: its servers, its doors and its background tasks."""
+    """A running service: its database, relay, consumers, background tasks, and the objects of its routes."""
 
     def __init__(
-        self, name: str, inbox: Inbox, prepare: Preparation, background: Sequence[Background]
+        self, app: FastAPI, name: str, subscriptions: Subscriptions, compose: Compose
     ) -> None:
         self.name = name
-        self.inbox = inbox
         self.settings: Settings = settings()
         self.supervisor = Supervisor()
         self.stopping = asyncio.Event()
-        """Set by `chorus serve` at the signal, before uvicorn waits for open answers; long answers end then."""
+        """Set by `chorus serve` at the signal, before uvicorn waits for open responses; long responses end then."""
+        self._app = app
+        self._subscriptions = subscriptions
+        self._compose = compose
         self._stop_by = math.inf
         self._loop = asyncio.get_running_loop()
-        self._prepare = prepare
-        self._background = background
-        self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
+        self._on_commit: list[OnCommit] = []
+        self._background: dict[str, Task] = {}
         self._consumers: list[Consumer[Any]] = []
 
+    def provide(self, *objects: object) -> None:
+        """Make objects available to the routes, each by its type."""
+        provide(self._app, *objects)
+
+    def on_commit(self, *callbacks: OnCommit) -> None:
+        """Call these after each COMMIT of a request or a message."""
+        self._on_commit += callbacks
+
+    def run(self, **tasks: Task) -> None:
+        """Run background tasks, by name, for as long as the service runs; if one ends by itself, the process ends."""
+        self._background |= tasks
+
+    def committed(self, tx: Transaction) -> None:
+        """Wake the relay if the transaction has written events, then call what `on_commit` was given."""
+        self.relay.committed(tx)
+        for callback in self._on_commit:
+            callback(tx)
+
     async def start(self) -> None:
-        """Connect to the servers and prepare, then begin to relay, to hear and to work."""
+        """Connect to the servers and compose, then begin to relay, to consume and to run background tasks."""
         self.database = Database(self.settings.database_url(self.name), self.name)
         await self.database.open()
+        pool = self.database.pool
         broker_url = self.settings.broker_url(self.name)
-        self.verifier = Verifier(self.database.pool)
-        self.relay = Relay(self.database.pool, Publisher(broker_url, f"{self.name} relay"))
-        await self._prepare(self)
+        self.relay = Relay(pool, Publisher(broker_url, f"{self.name} relay"))
+        self.committers = Committers(self.name, pool, self.committed)
+        self.provide(self, self.database, self.committers, Verifier(pool))
+        await self._compose(self)
         self.supervisor.start(RELAY, self.relay.run())
-        self._dead_letter_publisher = Publisher(broker_url, f"{self.name} parking")
+        await self._consume(broker_url)
+        self.provide(Readiness(database=self.database.answers, broker=self.broker.answers))
+        self.run(
+            consumers=self.broker.keep_consuming,
+            retention=partial(purge_periodically, pool, self.relay.committed),
+            outbox_gauges=partial(count_outbox, pool),
+            dead_letter_gauge=partial(count_dead_letters, self.broker, self.name),
+        )
+        for name, task in self._background.items():
+            self.supervisor.start(name, task())
+        _settle_memory()
+        log.info("service.started")
+
+    async def _consume(self, broker_url: str) -> None:
+        self._dead_letter_publisher = Publisher(broker_url, f"{self.name} dead letters")
         self.broker = RabbitConsumer(
-            BrokerAddresses(broker_url, f"{self.name} inbox"),
+            BrokerAddresses(broker_url, f"{self.name} consumers"),
             app_id=self.name,
             graceful_timeout=STOP_SECONDS,
             reconnect_interval=1.0,
@@ -102,31 +132,27 @@ class Service:
             apply_types=False,
         )
         dead_letters = DeadLetterQueue(self.name, self._dead_letter_publisher)
-        self._consumers = self.inbox.attach(
-            self.broker, self.database.pool, dead_letters, self.relay.wake
-        )
+        self._consumers = [
+            Consumer(self.name, one, self.broker, self.database.pool, dead_letters, self.committed)
+            for one in self._subscriptions
+        ]
         async for attempt in stamina.retry_context(
             on=OSError, attempts=None, timeout=START_SECONDS
         ):
             with attempt:
                 await self.broker.start()
-        self.supervisor.start("hearing", self.broker.keep_consuming())
-        for work in (keep_purging, count_outbox, count_dead, *self._background):
-            self.supervisor.start(work.__name__, work(self))
-        _settle_memory()
-        log.info("service.started")
 
     def ask_to_stop(self) -> None:
-        """Say that the signal has come; from now on time runs. Long answers end."""
+        """Start the time that a stop may take. Long responses end."""
         if not self.stopping.is_set():
             self._stop_by = self._loop.time() + STOP_SECONDS
         self.stopping.set()
 
     async def stop(self) -> None:
-        """Hear nothing more, finish what has begun, publish what it has written, close.
+        """Consume nothing more, finish what has begun, publish what it has written, close.
 
-        What a server that has fallen silent holds up is given up in time, and nothing is lost by that: a message that
-        is not acknowledged comes again, a transaction that is not committed never was, and the outbox waits.
+        Work that an unresponsive server holds up is abandoned in time, and nothing is lost by that: an unacknowledged
+        message is delivered again, a transaction without COMMIT is rolled back, and the outbox keeps its rows.
         """
         self.ask_to_stop()
         await _within(self._stop_by - CLOSE_SECONDS, self._finish())
@@ -138,41 +164,21 @@ class Service:
             log.warning("service.stopped_hard")
 
     async def _finish(self) -> None:
-        committers = [
-            *self._committers.values(),
-            *(received.committer for received in self._consumers),
-        ]
         await asyncio.gather(
             self.broker.stop(),
             self.supervisor.stop(but=RELAY),
-            *(committer.drain() for committer in committers),
+            self.committers.drain(),
+            *(consumer.committer.drain() for consumer in self._consumers),
             return_exceptions=True,
         )
 
     async def _close(self) -> None:
         with contextlib.suppress(Exception):
-            # What the last transactions have written; the rest waits for the next start.
+            # What the last transactions have written; the rest is published after the next start.
             await self.relay.move()
         await self.supervisor.stop()
         await self._dead_letter_publisher.close()
         await self.database.close()
-
-    def committer(self, use_case: Work[Any, Any]) -> GroupCommitter[IdempotentRequest[Any], Answer]:
-        """The group committer behind the HTTP door to a use case."""
-        if use_case not in self._committers:
-            self._committers[use_case] = GroupCommitter(
-                self.database.pool,
-                idempotent(use_case),
-                name=f"{self.name}.{use_case.__name__}",
-                published=self.relay.wake,
-                patience=PATIENCE_SECONDS,
-            )
-        return self._committers[use_case]
-
-    async def ready(self) -> dict[str, bool]:
-        """Whether the servers answer, each by a round trip with a time limit, and all queues are heard."""
-        database, broker = await asyncio.gather(self.database.answers(), self.broker.answers())
-        return {"database": database, "broker": broker}
 
 
 async def _within(deadline: float, work: Coroutine[Any, Any, None]) -> bool:
@@ -196,42 +202,20 @@ def _settle_memory() -> None:
     gc.set_threshold(10_000, 10, 5)
 
 
-class Application(FastAPI):
-    """FastAPI with one layer of its own around the routes, the handlers of errors, and those that are added to it.
-
-    The five others that it puts around every request serve what no service has, or what `Telemetry` does already.
-    """
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """The layers, made once; what was added last is outermost."""
-        app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
-        for layer, arguments, options in reversed(self.user_middleware):
-            app = layer(app, *arguments, **options)
-        return app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, without looking each time whether FastAPI's own telemetry is wanted."""
-        await Starlette.__call__(self, scope, receive, send)
-
-
 def create_app(
     name: str,
     *,
     description: str,
     router: APIRouter,
-    inbox: Inbox,
-    prepare: Preparation = _nothing,
-    background: Sequence[Background] = (),
+    subscriptions: Subscriptions,
+    compose: Compose = _nothing_more,
 ) -> FastAPI:
-    """The ASGI application of a service. Raises TypeError if one of its routes is not strict."""
-    if not all(isinstance(route, StrictRoute) for route in router.routes):
-        raise TypeError(f"{name}: the router needs route_class=StrictRoute")
-    inbox.hears(SigningKeyPublished)(remember_signing_keys)
+    """The application of a service. Raises TypeError if one of its routes is not strict."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logging(settings(), name)
-        service = app.state.service = Service(name, inbox, prepare, background)
+        service = app.state.service = Service(app, name, subscriptions, compose)
         try:
             await service.start()
         except (OSError, asyncpg.PostgresError) as error:
@@ -240,33 +224,19 @@ def create_app(
         yield
         await service.stop()
 
-    app = Application(
-        title=f"Chorus {name}",
+    described = documents.router(Described(name, description, _reactions(subscriptions)))
+    app = build_application(
+        name,
         description=description,
-        version="1",
-        license_info={"name": "MIT"},
-        servers=[{"url": "/", "description": "The service that gives this document."}],
-        openapi_tags=[
-            *({"name": tag, "description": description} for tag in router.tags),
-            {"name": "operations", "description": operations.__doc__},
-        ],
+        routers=[router, health.router, described],
         lifespan=lifespan,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
+        tags={str(tag): description for tag in router.tags}
+        | {"operations": inspect.getdoc(health) or ""},
     )
     app.add_middleware(Telemetry)
-    problems.install(app)
-    strict.install(app)
-    openapi.install(app)
-    described = documents.router(Described(name, description, _reactions(inbox)))
-    for part in (router, operations.router, described):
-        # As they are: an included router has its routes looked for twice with each request.
-        app.routes.extend(part.routes)
     return app
 
 
-def _reactions(inbox: Inbox) -> dict[type[Event], str]:
-    """What a service does about each event that it hears, in its own words."""
-    return {kind: inspect.getdoc(received) or "" for kind, received in inbox.subscribers.items()}
+def _reactions(subscriptions: Subscriptions) -> dict[type[Event], str]:
+    """What a service does about each event that it consumes."""
+    return {one.event: inspect.getdoc(one.handler) or "" for one in subscriptions}

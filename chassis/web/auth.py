@@ -1,7 +1,7 @@
-"""Who is asking: access tokens, checked with keys that arrive as events. No service calls users to check one.
+"""Authentication by access tokens. The keys to verify them arrive as events; no service calls users.
 
-A token is a JWT (RFC 7519) signed with Ed25519 (RFC 8037), valid for an hour. Every service keeps the public keys
-that SigningKeyPublished told it of, in its own database.
+A token is a JWT (RFC 7519) signed with Ed25519 (RFC 8037), valid for an hour. Every service stores the public keys of
+SigningKeyPublished in its own database.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from sqlmodel import Field
 
 from chassis.database.tables import Table, statements
 from chassis.database.transaction import Pool, Transaction
+from chassis.web.dependencies import provided
 from chassis.web.problems import Forbidden, NotFound, Unauthorized
 from events.base import Envelope
 from events.users import PublicKey, SigningKeyPublished
@@ -28,15 +29,16 @@ AUDIENCE: Final = "chorus"
 ALGORITHM: Final = "EdDSA"
 REQUIRED: Final = ["iss", "aud", "exp", "iat", "sub"]
 TOKEN_LIMIT: Final = 2048
-"""Characters; a longer token is not even looked at."""
-REMEMBERED_TOKENS: Final = 20_000
-LOOK_AGAIN_SECONDS: Final = 0.5
+"""Characters of a token; a longer one is refused unread."""
+CACHED_TOKENS: Final = 20_000
+RELOAD_SECONDS: Final = 0.5
+"""Least time between two reads of the keys, which a token with an unknown key id causes."""
 
 Role = Literal["user", "operator"]
 
 
 class SigningKey(Table, table=True):
-    """A key that tokens may be signed with, as SigningKeyPublished told."""
+    """The public half of a key that tokens may be signed with, from SigningKeyPublished."""
 
     __tablename__ = "signing_keys"
 
@@ -47,7 +49,7 @@ class SigningKey(Table, table=True):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The person behind a request, as the token tells."""
+    """The person who sends a request, by their token."""
 
     id: UUID
     role: Role = "user"
@@ -57,10 +59,10 @@ class User:
         return self.id == owner or self.role == "operator"
 
 
-async def remember_signing_keys(
+async def store_signing_keys(
     tx: Transaction, received: Sequence[Envelope[SigningKeyPublished]]
 ) -> None:
-    """Keep the keys that users publishes. A key never changes, so the first word stands."""
+    """Store the keys that tokens are verified with. A key never changes: an id that is known stays as it is."""
     await tx.insert_missing(
         [
             SigningKey(key_id=e.event.key_id, x=e.event.jwk.x, valid_until=e.event.valid_until)
@@ -70,18 +72,18 @@ async def remember_signing_keys(
 
 
 class Verifier:
-    """Checks tokens; an Ed25519 check takes about 100 microseconds, so a valid token is remembered until it expires."""
+    """Verifies tokens. Ed25519 takes about 100 microseconds, so a valid token is cached until it expires."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._keys: dict[str, tuple[jwt.PyJWK, datetime]] = {}
-        self._looked_at = -LOOK_AGAIN_SECONDS
-        self._looking: asyncio.Task[None] | None = None
-        self._known: dict[str, tuple[User, float]] = {}
+        self._loaded_at = -RELOAD_SECONDS
+        self._loading: asyncio.Task[None] | None = None
+        self._cached: dict[str, tuple[User, float]] = {}
 
     async def user(self, token: str) -> User:
-        """The user that a token speaks for. Raises Unauthorized."""
-        known = self._known.get(token)
+        """The user whom a token identifies. Raises Unauthorized."""
+        known = self._cached.get(token)
         if known and known[1] > time.time():
             return known[0]
         if len(token) > TOKEN_LIMIT:
@@ -99,30 +101,30 @@ class Verifier:
             user = _user(claims)
         except (jwt.PyJWTError, ValueError) as error:
             raise Unauthorized(f"The token is not valid: {error}") from None
-        self._remember(token, user, float(claims["exp"]))
+        self._cache(token, user, float(claims["exp"]))
         return user
 
-    def _remember(self, token: str, user: User, expires: float) -> None:
-        self._known.pop(token, None)
-        while len(self._known) >= REMEMBERED_TOKENS:
-            del self._known[next(iter(self._known))]
-        self._known[token] = (user, expires)
+    def _cache(self, token: str, user: User, expires: float) -> None:
+        self._cached.pop(token, None)
+        while len(self._cached) >= CACHED_TOKENS:
+            del self._cached[next(iter(self._cached))]
+        self._cached[token] = (user, expires)
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
-        if key_id not in self._keys and time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
-            # Whoever comes while the keys are being read waits for them, too.
-            if self._looking is None or self._looking.done():
-                self._looking = asyncio.create_task(self._look())
-            await asyncio.shield(self._looking)
+        if key_id not in self._keys and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
+            # Requests that come while the keys are being read wait for the same read.
+            if self._loading is None or self._loading.done():
+                self._loading = asyncio.create_task(self._load())
+            await asyncio.shield(self._loading)
         key, valid_until = self._keys.get(key_id, (None, None))
         if key is None or valid_until is None or valid_until < datetime.now(UTC):
             raise jwt.InvalidKeyError("it is signed with an unknown key")
         return key
 
-    async def _look(self) -> None:
+    async def _load(self) -> None:
         records = await self._pool.fetch(statements(SigningKey).where("true"))
         self._keys = {r["key_id"]: (_jwk(r["x"]), r["valid_until"]) for r in records}
-        self._looked_at = time.monotonic()
+        self._loaded_at = time.monotonic()
 
 
 def _jwk(x: str) -> jwt.PyJWK:
@@ -136,17 +138,23 @@ def _user(claims: dict[str, Any]) -> User:
     return User(UUID(claims["sub"]), role)
 
 
+async def authenticate(request: Request, verifier: Verifier) -> User:
+    """The user who sends a request. Raises Unauthorized."""
+    sent: bytes = request.scope["chorus.headers"].get(b"authorization", b"")
+    scheme, _, token = sent.decode("latin-1").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthorized("Send `Authorization: Bearer <accessToken>`.")
+    return await verifier.user(token.strip())
+
+
 class Bearer(HTTPBearer):
     """The security scheme of OpenAPI, and the check of the token in one step."""
 
-    async def __call__(self, request: Request) -> User:  # type: ignore[override]
-        """The user behind a request. Raises Unauthorized."""
-        sent: bytes = request.scope["chorus.headers"].get(b"authorization", b"")
-        scheme, _, token = sent.decode("latin-1").partition(" ")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthorized("Send `Authorization: Bearer <accessToken>`.")
-        verifier: Verifier = request.app.state.service.verifier
-        return await verifier.user(token.strip())
+    async def __call__(  # type: ignore[override]
+        self, request: Request, verifier: Annotated[Verifier, Depends(provided(Verifier))]
+    ) -> User:
+        """The user who sends a request. Raises Unauthorized."""
+        return await authenticate(request, verifier)
 
 
 CurrentUser = Annotated[
@@ -156,14 +164,14 @@ CurrentUser = Annotated[
 
 
 async def operator(user: CurrentUser) -> User:
-    """The operator behind a request. Raises Forbidden for anybody else."""
+    """The operator who sends a request. Raises Forbidden for other users."""
     if user.role != "operator":
         raise Forbidden("Only an operator may do this.")
     return user
 
 
 async def owner(user_id: Annotated[UUID, Path(alias="userId")], user: CurrentUser) -> UUID:
-    """The `userId` of a path that the person behind the request may see; others answer like missing ones."""
+    """The `userId` of a path, if the user may see it; another user's is answered like a missing one."""
     if not user.may_see(user_id):
         raise NotFound("There is no such user.")
     return user_id

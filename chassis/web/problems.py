@@ -7,6 +7,7 @@ them as results (a refusal is no fault), routes and dependencies raise them.
 import inspect
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, Self
 from urllib.parse import quote
@@ -219,6 +220,12 @@ def render(document: dict[str, Any], headers: dict[str, str] | None = None) -> R
     return Response(
         json.dumps(document), document["status"], headers=headers, media_type=MEDIA_TYPE
     )
+
+
+@lru_cache(maxsize=16)
+def rendered(problem: Problem, path: str) -> Response:
+    """The response to a request that is refused often: made once for each problem and path."""
+    return render(problem.document(path), problem.headers)
 
 
 def install(app: FastAPI) -> None:

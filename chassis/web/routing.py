@@ -1,33 +1,33 @@
-"""What every route refuses before its own code runs.
+"""Strict routes: requests are refused before the route's own code runs if they are not what it documents.
 
-Bodies that are too large, of another type or no strict JSON; fields of a query that the route does not declare;
-methods that the path does not have. A route takes part by its class:
+Refused are bodies that are too large, of another type or not strict JSON, query parameters that the route does not
+declare, and methods that the path does not have. A router applies this by its route class:
 
     router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
 """
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Set as AbstractSet
 from decimal import Decimal
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.sse import EventSourceResponse
-from pydantic import BaseModel
-from starlette.types import ASGIApp, Receive, Scope, Send
+from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
 
 from chassis.web import openapi
-from chassis.web.arguments import ABSENT, Arguments
 from chassis.web.problems import (
     ContentTooLarge,
     Invalid,
     MethodNotAllowed,
-    Problem,
     UnsupportedMediaType,
     render,
 )
@@ -35,14 +35,14 @@ from chassis.web.problems import (
 BODY_LIMIT: Final = 64 * 1024
 """Bytes of a request's body."""
 
+ABSENT: Final = object()
+"""The JSON of a request without a body."""
+
+B = TypeVar("B", bound=BaseModel)
+H = TypeVar("H", bound=BaseModel)
+
 HEAD: Final = "chorus.head"
 """In the scope of a GET that a HEAD was made into; the server leaves out the body."""
-
-GUARD: Final = "chorus_guard"
-"""The attribute of a route's function that `guarded` sets."""
-
-Guard = Callable[[], Problem | None]
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _JSON_TYPE: Final = re.compile(
     rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE
@@ -56,54 +56,105 @@ class StrictRoute(APIRoute):
         described["responses"] = {**openapi.EVERYWHERE, **(described.get("responses") or {})}
         described["generate_unique_id_function"] = openapi.operation_id
         super().__init__(path, endpoint, **described)
-        guard = getattr(endpoint, GUARD, None)
-        if Arguments.of(self) is not None:
-            self.app = _answering(self.get_route_handler(), guard)
-        elif guard is not None:
-            raise TypeError(f"{path}: only a route that makes its Response itself can be guarded")
-        else:
-            self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's own way asks for it
+        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's handler needs it
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler, behind the checks. A request without query and body passes at once."""
+        """The route's handler, behind the checks."""
         handle = super().get_route_handler()
-        arguments = Arguments.of(self)
         known = frozenset(_query_names(self.dependant))
         has_parameters = bool(self.param_convertors)
 
         async def strictly(request: Request) -> Response:
-            scope = request.scope
-            if has_parameters and scope["path"] in _literal_paths(request.app):
+            if has_parameters and request.scope["path"] in _literal_paths(request.app):
                 raise HTTPException(405)
-            if scope["query_string"]:
-                _check_query(request, known)
-            headers = scope["chorus.headers"]
-            document = ABSENT
-            if b"content-length" in headers or b"transfer-encoding" in headers:
-                request = await self._read(request, headers)
-                document = request.document
-            if arguments is not None:
-                return await arguments.answer(request, headers, document)
-            return await handle(request)
+            check_query(request, known)
+            read = await read_body(request)
+            if self.body_field is None and read.document not in ({}, ABSENT):
+                raise Invalid.at("body", "this request takes none")
+            return await handle(read)
 
         async def without_head(request: Request) -> Response:
             if HEAD in request.scope:
                 raise HTTPException(405)
             return await strictly(request)
 
-        # A stream's headers say nothing that is worth waiting for its end.
+        # The headers of a stream are not worth waiting for its end.
         return without_head if self.response_class is EventSourceResponse else strictly
 
-    async def _read(self, request: Request, headers: dict[bytes, bytes]) -> "_Read":
+
+class DirectRoute(StrictRoute):
+    """A route that is documented by one function's signature and handled by another, `handler`.
+
+    The handler gets the request itself and does all checks: without FastAPI's dependency injection a request costs
+    half as much. For the one request where that counts.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Any],
+        *,
+        handler: Callable[[Request], Awaitable[Response]],
+        **described: Any,
+    ) -> None:
+        super().__init__(path, endpoint, **described)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await handler(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+        self.app = app
+
+
+class ReadRequest(Request):
+    """A request whose body has been read; `document` is its JSON, or ABSENT."""
+
+    def __init__(self, request: Request, body: bytes, document: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._body = body
+        self._json = self.document = document
+
+
+async def read_body(request: Request) -> ReadRequest:
+    """Read the body. Raises ContentTooLarge, UnsupportedMediaType, or Invalid if it is no strict JSON."""
+    headers = request.scope["chorus.headers"]
+    body = b""
+    if b"content-length" in headers or b"transfer-encoding" in headers:
         body = await _bounded_body(request, headers.get(b"content-length", b"0"))
-        if not body:
-            return _Read(request, b"", ABSENT)
-        if not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"")):
-            raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
-        document = strict_json(body)
-        if self.body_field is None and document != {}:
-            raise Invalid.at("body", "this request takes none")
-        return _Read(request, body, document)
+    if not body:
+        return ReadRequest(request, b"", ABSENT)
+    if not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"")):
+        raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
+    return ReadRequest(request, body, strict_json(body))
+
+
+def validated_request(request: ReadRequest, headers: type[H], body: type[B]) -> tuple[H, B]:
+    """The headers and the body of a request as models. Raises RequestValidationError with all that is invalid."""
+    sent: dict[bytes, bytes] = request.scope["chorus.headers"]
+    fields = (field.alias or name for name, field in headers.model_fields.items())
+    found = {
+        name: sent[key].decode("latin-1")
+        for name in fields
+        if (key := name.lower().encode()) in sent
+    }
+    errors: list[Any] = []
+    made = [
+        _model(headers, "header", found, errors),
+        _model(body, "body", request.document, errors),
+    ]
+    if errors:
+        raise RequestValidationError(errors)
+    return made[0], made[1]
+
+
+def _model(kind: type[BaseModel], place: str, value: Any, errors: list[Any]) -> Any:
+    if value is ABSENT:
+        errors.append({"type": "missing", "loc": (place,), "msg": "Field required", "input": None})
+        return None
+    try:
+        return kind.model_validate(value, from_attributes=True)
+    except ValidationError as error:
+        errors += [{**one, "loc": (place, *one["loc"])} for one in error.errors()]
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:
@@ -117,7 +168,10 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(inner)
 
 
-def _check_query(request: Request, known: frozenset[str]) -> None:
+def check_query(request: Request, known: AbstractSet[str] = frozenset()) -> None:
+    """Raise Invalid for a query parameter that is unknown, repeated, or holds a NUL."""
+    if not request.scope["query_string"]:
+        return
     seen = set()
     for name, value in request.query_params.multi_items():
         if name not in known:
@@ -127,49 +181,6 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
         if "\0" in value:
             raise Invalid.at(name, "has a NUL character")
         seen.add(name)
-
-
-class _Read(Request):
-    """A request whose body has been read."""
-
-    def __init__(self, request: Request, body: bytes, document: Any) -> None:
-        super().__init__(request.scope, request.receive)
-        self._body = body
-        self._json = self.document = document
-
-
-def guarded(refusal: Guard) -> Callable[[Endpoint], Endpoint]:
-    """Ask `refusal` before anything of a request is looked at, and answer with what it gives unless that is None.
-
-    To refuse must cost little where it is done because there is too much to do: no body is read, nothing is raised, and
-    the same problem is written only once.
-    """
-
-    def mark(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, GUARD, refusal)
-        return endpoint
-
-    return mark
-
-
-def _answering(
-    handle: Callable[[Request], Coroutine[Any, Any, Response]], guard: Guard | None
-) -> ASGIApp:
-    """A route without what FastAPI keeps ready for dependencies that are closed after the answer."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if guard is not None and (problem := guard()) is not None:
-            response = _written(problem, scope["path"])
-        else:
-            response = await handle(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-    return app
-
-
-@lru_cache(maxsize=16)
-def _written(problem: Problem, path: str) -> Response:
-    return render(problem.document(path), problem.headers)
 
 
 async def _bounded_body(request: Request, declared: bytes) -> bytes:

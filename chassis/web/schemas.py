@@ -1,5 +1,6 @@
 """The base of HTTP bodies: camelCase, unknown fields refused in requests; pages with cursors."""
 
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
@@ -54,7 +55,7 @@ class PageQuery(BaseModel):
         return None if self.cursor is None else UUID(hex=self.cursor)
 
 
-def page_of(rows: list[Any], limit: int, view: Any) -> tuple[list[Any], str | None]:
+def page_of(rows: Sequence[Any], limit: int, view: Any) -> tuple[list[Any], str | None]:
     """Split `limit + 1` rows, read newest first, into the page's items and its next cursor."""
     shown = rows[:limit]
     return [view(row) for row in shown], shown[-1].id.hex if len(rows) > limit else None

@@ -10,8 +10,9 @@ import structlog
 
 from chassis.messaging.broker import connect
 from chassis.messaging.errors import connection_may_be_lost
-from chassis.messaging.topology import JOURNAL, topology
+from chassis.messaging.topology import JOURNAL
 from ops.management import Administration
+from ops.subscriptions import TOPOLOGY
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ async def _by_amqp(amqp: Mapping[str, str]) -> dict[str, int]:
     for service, address in amqp.items():
         async with await connect(address) as connection:
             channel = await connection.channel()
-            for queue in topology().queues:
+            for queue in TOPOLOGY.queues:
                 if queue.service == service:
                     declared = await channel.get_queue(queue.name)
                     found[queue.name] = declared.declaration_result.message_count or 0
@@ -51,6 +52,6 @@ async def _by_amqp(amqp: Mapping[str, str]) -> dict[str, int]:
 
 
 def _by_api(api_url: str, vhost: str) -> dict[str, int]:
-    names = {queue.name for queue in topology().queues if queue.name != JOURNAL}
+    names = {queue.name for queue in TOPOLOGY.queues if queue.name != JOURNAL}
     with Administration(api_url) as broker:
         return {name: n for name, n in broker.depths(vhost).items() if name in names}

@@ -6,11 +6,12 @@ from itertools import permutations
 from typing import Final
 
 from apps import SERVICES
-from chassis.messaging.topology import DEAD, SUBSCRIPTIONS
+from chassis.messaging.topology import DEAD
 from events.users import SigningKeyPublished
 from ops.audit.digests import Ids, Lines
 from ops.audit.findings import Finding
 from ops.audit.rules import REMEMBERED, Comparison, View, WholeCheck
+from ops.subscriptions import SUBSCRIPTIONS
 
 OUTBOX: Final = """
 SELECT count(*) AS rows, count(*) FILTER (WHERE $1::interval = '0' OR occurred_at <= now() - $1) AS overdue FROM outbox

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from apps import SERVICES
-from chassis.messaging.topology import mermaid, topology
+from chassis.messaging.topology import mermaid
 from chassis.runtime.settings import Settings
+from ops.subscriptions import TOPOLOGY
 from tests.architecture.code import ROOT
 from tests.architecture.pages import anchors, links, section, table
 
@@ -38,7 +39,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def test_the_picture_of_the_topology_is_the_topology() -> None:
-    assert mermaid(topology()) in (ROOT / "docs/topology.md").read_text()
+    assert mermaid(TOPOLOGY) in (ROOT / "docs/topology.md").read_text()
 
 
 class TestSettings:

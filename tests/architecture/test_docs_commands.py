@@ -11,9 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from apps import SERVICES
-from chassis.messaging.topology import SUBSCRIPTIONS
 from events.contracts import language
 from ops.main import cli
+from ops.subscriptions import SUBSCRIPTIONS
 from tests.architecture.code import ROOT, modules
 from tests.architecture.pages import links, table
 

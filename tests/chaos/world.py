@@ -15,7 +15,8 @@ from aio_pika.exceptions import AMQPError
 
 from apps import SERVICES
 from chassis.messaging.errors import connection_may_be_lost
-from chassis.messaging.topology import DEAD, topology
+from chassis.messaging.topology import DEAD
+from ops.subscriptions import TOPOLOGY
 from tests.chaos.schedule import REPLICAS
 from tests.stories.journal import Journal
 from tests.stories.stack import Stack
@@ -67,7 +68,7 @@ class Witness(Journal):
             channel = await connection.channel()
             arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
             queue = await channel.declare_queue(self.queue, durable=True, arguments=arguments)
-            for exchange in topology().exchanges:
+            for exchange in TOPOLOGY.exchanges:
                 if exchange != DEAD:
                     await queue.bind(exchange, "#")
 

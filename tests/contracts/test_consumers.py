@@ -9,9 +9,9 @@ import pytest
 from chassis.messaging import message as wire
 from chassis.messaging import outbox
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import SUBSCRIPTIONS
 from events.base import Causation, Envelope, Event
 from events.contracts import language
+from ops.subscriptions import SUBSCRIPTIONS
 from tests.contracts.goldens import Golden, goldens, of
 from tests.support.builders import with_body
 

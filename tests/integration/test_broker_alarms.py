@@ -8,7 +8,8 @@ import asyncpg
 import pytest
 
 from apps.orders.api import router
-from apps.orders.consumers import inbox
+from apps.orders.consumers import SUBSCRIPTIONS
+from apps.orders.main import compose
 from chassis.messaging import publisher
 from chassis.messaging.relay import FAILED
 from chassis.runtime.service import create_app
@@ -49,7 +50,9 @@ async def installation(servers: Servers, rabbitmq: PrivateRabbitMQ, worker: str)
 
 @pytest.fixture(scope="module")
 async def running(installation: Installation) -> AsyncIterator[RunningService]:
-    app = create_app("orders", description="", router=router, inbox=inbox)
+    app = create_app(
+        "orders", description="", router=router, subscriptions=SUBSCRIPTIONS, compose=compose
+    )
     async with RunningService("orders", app, installation).running() as orders:
         yield orders
 

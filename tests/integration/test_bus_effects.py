@@ -8,7 +8,7 @@ import pytest
 from fastapi import APIRouter
 
 from chassis.database.transaction import Transaction
-from chassis.messaging.consumer import Inbox
+from chassis.messaging.consumer import Subscription
 from chassis.runtime.service import create_app
 from events.base import Envelope
 from events.orders import OrderPlaced
@@ -16,10 +16,7 @@ from tests.support.builders import an_order, told
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService
 
-inbox = Inbox("billing")
 
-
-@inbox.hears(OrderPlaced)
 async def count(tx: Transaction, received: Sequence[Envelope[OrderPlaced]]) -> None:
     """Each call leaves a row per event: twice heard, twice there."""
     ids = [event.id for event in received]
@@ -38,7 +35,12 @@ async def replicas(install_chorus: Install) -> AsyncIterator[list[RunningService
     async with AsyncExitStack() as stack:
         made = []
         for _ in range(2):
-            app = create_app("billing", description="", router=APIRouter(), inbox=inbox)
+            app = create_app(
+                "billing",
+                description="",
+                router=APIRouter(),
+                subscriptions=(Subscription(OrderPlaced, count),),
+            )
             service = RunningService("billing", app, installation)
             made.append(await stack.enter_async_context(service.running()))
         await made[0].rows("CREATE TABLE effects (event_id uuid)")
@@ -93,7 +95,7 @@ async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
 async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     good = [told(OrderPlaced(order=an_order())) for _ in range(20)]
     await service.receives(*good[:10], bad, *good[10:], as_batch=True)
@@ -107,7 +109,7 @@ async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
 async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_has_one_effect(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     await service.receives(bad)
     [dead_letter] = await service.dead_letters(1)

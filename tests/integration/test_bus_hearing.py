@@ -12,13 +12,13 @@ from faststream.rabbit.subscriber import RabbitSubscriber
 from structlog.testing import CapturingLogger
 
 from apps.billing.api import router
-from apps.billing.consumers import inbox
+from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.messaging.broker import _Channel, _Connection
-from chassis.messaging.topology import topology
 from chassis.runtime.service import create_app
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 from ops.management import Administration
+from ops.subscriptions import TOPOLOGY
 from tests.support.builders import a_user, an_order
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
@@ -31,7 +31,7 @@ UNKNOWN_DELIVERY: Final = 1_000_000
 @pytest.fixture
 async def billing(install_chorus: Install) -> AsyncIterator[RunningService]:
     installation = await install_chorus("hearing", "billing")
-    app = create_app("billing", description="", router=router, inbox=inbox)
+    app = create_app("billing", description="", router=router, subscriptions=SUBSCRIPTIONS)
     async with (
         RunningService("billing", app, installation).running() as running,
         running.listened_to(),
@@ -80,7 +80,7 @@ async def test_a_consumer_that_could_not_be_restored_at_once_comes_back_and_dist
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.broker.LOOK_SECONDS", 0.1)
-    rights, transport = topology().permissions("billing"), connection_of(billing).transport
+    rights, transport = TOPOLOGY.permissions("billing"), connection_of(billing).transport
     await billing.is_ready(200)
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
     await channels_are_closed(billing, monkeypatch)
@@ -118,7 +118,7 @@ async def test_a_queue_that_is_deleted_is_not_heard_until_it_is_there_again(
 
 def _migrate(made: Installation) -> None:
     with Administration(made.servers.rabbitmq_api_url) as broker:
-        broker.apply(topology(), {"billing": made.amqp_url("billing")})
+        broker.apply(TOPOLOGY, {"billing": made.amqp_url("billing")})
 
 
 def loses_the_connection_between_two_steps(
@@ -153,7 +153,7 @@ async def test_a_connection_that_is_lost_between_two_steps_of_its_restoration_is
 async def test_a_connection_that_is_lost_while_one_consumer_is_restored_is_made_anew(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rights = topology().permissions("billing")
+    rights = TOPOLOGY.permissions("billing")
     await may(billing, rights | {"read": "^billing\\.user-.*$"})
     await channels_are_closed(billing, monkeypatch)
     await billing.is_ready(503)

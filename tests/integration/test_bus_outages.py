@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from apps.billing.api import router
-from apps.billing.consumers import inbox
+from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.database import group_commit as committer
 from chassis.database import pool as databases
 from chassis.database import transaction
@@ -41,7 +41,7 @@ class Fragile:
 @pytest.fixture(scope="module")
 async def running_fragile(install_chorus: Install) -> AsyncIterator[Fragile]:
     installation = await install_chorus("outages", "billing")
-    app = create_app("billing", description="", router=router, inbox=inbox)
+    app = create_app("billing", description="", router=router, subscriptions=SUBSCRIPTIONS)
     database_url = installation.database_url("billing")
     broker_url = installation.amqp_url("billing")
     async with Proxy.before(database_url) as database, Proxy.before(broker_url) as broker:
@@ -86,7 +86,7 @@ async def all_are_paid_once(billing: RunningService, rows: list[Row]) -> None:
 async def test_events_wait_for_a_database_that_is_away_and_none_is_parked(
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.consumer.ATTEMPT_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
     more_than_attempts = 3
     billing, user = fragile.billing, a_user()
     await deposit(billing, user)
@@ -137,7 +137,7 @@ async def test_an_event_whose_commits_go_unanswered_has_one_effect_and_is_not_pa
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "chassis.messaging.consumer.ATTEMPT_DELAYS", ()
+        "chassis.messaging.consumer.RETRY_DELAYS", ()
     )  # one attempt, which this is not
     billing, user = fragile.billing, a_user()
     await deposit(billing, user)
@@ -173,8 +173,8 @@ async def test_a_request_is_refused_early_while_the_database_is_away(
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     billing, user = fragile.billing, a_user()
-    for door in billing.service._committers.values():
-        monkeypatch.setattr(door, "_patience", 0.2)
+    for door in billing.service.committers._made.values():
+        monkeypatch.setattr(door, "_timeout", 0.2)
     await fragile.database.refuse()
     async with billing.http(user) as ada:
         answer = await ada.post(f"/account/{user.id}/deposit", json={"amount": 7})
@@ -206,12 +206,12 @@ async def test_a_dead_queue_is_counted_again_once_the_broker_is_back(fragile: Fr
     dead.set(7)
     await fragile.broker.refuse()
     await fragile.billing.is_ready(503)
-    await gauges.look_into_dead(service)
+    await gauges.measure_dead_letters(service.broker, "billing")
     assert dead._value.get() == 7
     await fragile.broker.accept()
 
     async def counted() -> None:
-        await gauges.look_into_dead(service)
+        await gauges.measure_dead_letters(service.broker, "billing")
         assert dead._value.get() == 0
 
     await eventually(counted)
@@ -238,7 +238,9 @@ async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
     async with Proxy.before(url) as proxy:
         database = Database(proxy.url(url), "billing", size=1)
         await database.open()
-        idempotent = GroupCommitter(database.pool, _answer, name="silence", published=lambda: None)
+        idempotent = GroupCommitter(
+            database.pool, _answer, name="silence", on_commit=lambda tx: None
+        )
         try:
             assert await idempotent.submit(1) == 1
             proxy.freeze()

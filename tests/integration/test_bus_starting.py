@@ -7,7 +7,7 @@ import pytest
 import stamina
 
 from apps.billing.api import router
-from apps.billing.consumers import inbox
+from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.messaging.consumer import PREFETCH_MESSAGES
 from chassis.messaging.topology import queue_name
 from chassis.runtime.service import create_app
@@ -34,7 +34,7 @@ async def test_a_service_starts_whenever_its_connection_is_lost_meanwhile(
         while True:
             replies += 1
             proxy.cut_after(replies)
-            app = create_app("billing", description="", router=router, inbox=inbox)
+            app = create_app("billing", description="", router=router, subscriptions=SUBSCRIPTIONS)
             billing = RunningService("billing", app, installation)
             async with billing.running({"CHORUS_AMQP_URL_BILLING": proxy.url(url)}):
                 if not proxy.is_cut:
@@ -43,12 +43,12 @@ async def test_a_service_starts_whenever_its_connection_is_lost_meanwhile(
                 await hears_each_queue_once(billing)
                 ours = connections_that_restore_themselves() - others
                 assert (ours, proxy.connections) == (1, 1), f"lost after {replies} replies"
-    assert replies > len(inbox.subscribers)
+    assert replies > len(SUBSCRIPTIONS)
 
 
 async def hears_each_queue_once(billing: RunningService) -> None:
     async def by_one() -> None:
-        for kind in inbox.subscribers:
+        for kind in (one.event for one in SUBSCRIPTIONS):
             name = queue_name("billing", kind)
             found = await billing.broker.channel.declare_queue(name, passive=True)
             assert found.declaration_result.consumer_count == 1, name

@@ -5,7 +5,7 @@ from datetime import timedelta
 from aio_pika import Message
 from prometheus_client import REGISTRY
 
-from apps.orders import gauges as of_orders
+from apps.orders import late_orders
 from chassis.messaging.topology import DEAD
 from chassis.runtime import backlog as gauges
 from tests.support.builders import a_user, now, payment_succeeded
@@ -29,14 +29,14 @@ async def test_the_outbox_is_counted_with_the_age_of_its_oldest_event(
     orders: RunningService,
 ) -> None:
     pool = orders.service.database.pool
-    await gauges._count(pool)
+    await gauges.measure_outbox(pool)
     assert (figure(gauges.ROWS), figure(gauges.OLDEST)) == (0, 0)
     moment = now()
     try:
         await orders.database.execute(
             RESTING, moment - timedelta(hours=1), moment + timedelta(hours=1)
         )
-        await gauges._count(pool)
+        await gauges.measure_outbox(pool)
         assert figure(gauges.ROWS) == 1
         assert 3600 <= figure(gauges.OLDEST) < 7200
     finally:
@@ -53,7 +53,7 @@ async def test_what_lies_in_the_dead_queue_is_counted_with_a_services_own_login(
         assert told() == 0
 
     async def two_are_seen() -> None:
-        await gauges.look_into_dead(orders.service)
+        await gauges.measure_dead_letters(orders.service.broker, "orders")
         assert told() == 2
 
     await eventually(told_by_itself)
@@ -61,19 +61,19 @@ async def test_what_lies_in_the_dead_queue_is_counted_with_a_services_own_login(
         await orders.broker.send(Message(b"nobody has explained it"), DEAD, "orders")
     await eventually(two_are_seen)
     await orders.broker.purge("orders.dead")
-    await gauges.look_into_dead(orders.service)
+    await gauges.measure_dead_letters(orders.service.broker, "orders")
     assert told() == 0
 
 
 async def test_an_order_that_stays_pending_is_late_until_it_settles(orders: RunningService) -> None:
-    pool, late = orders.service.database.pool, of_orders.LateOrders()
-    await late.look(pool)
-    before = figure(of_orders.LATE)
+    late = late_orders.LateOrders(orders.service.database.pool)
+    await late.measure()
+    before = figure(late_orders.LATE)
     young, old = await place(orders, a_user()), await place(orders, a_user())
     await orders.database.execute(TWO_MINUTES_LATE, old.id)
-    await late.look(pool)
-    assert figure(of_orders.LATE) == before + 1
-    assert figure(of_orders.OLDEST) >= 120
+    await late.measure()
+    assert figure(late_orders.LATE) == before + 1
+    assert figure(late_orders.OLDEST) >= 120
     await orders.hears(payment_succeeded(old), payment_succeeded(young))
-    await late.look(pool)
-    assert figure(of_orders.LATE) == before
+    await late.measure()
+    assert figure(late_orders.LATE) == before

@@ -11,8 +11,7 @@ from apps.billing import use_cases
 from apps.billing.schemas import ReceiptView
 from apps.billing.use_cases import MoveFunds
 from chassis.database.transaction import begin
-from chassis.web.commands import answer_with
-from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
+from chassis.web.commands import IdempotentRequest, StoredResponse, idempotent, rendering
 from events.base import Causation
 from events.billing import FundsDeposited
 from events.orders import OrderPlaced
@@ -203,7 +202,7 @@ def asked(
     user: UserState, key: str, amount: int, fingerprint: str = "same"
 ) -> IdempotentRequest[MoveFunds]:
     command = MoveFunds(user.id, amount, Causation("a-flow"), by_owner=True)
-    told = answer_with(ReceiptView.of, 201, None)
+    told = rendering(ReceiptView.of, 201, None)
     return IdempotentRequest(
         command, f"/account/{user.id}/deposit", told, user.id, key, fingerprint
     )
@@ -211,7 +210,7 @@ def asked(
 
 async def in_one_batch(
     billing: RunningService, batch: Sequence[IdempotentRequest[MoveFunds]]
-) -> Sequence[Answer]:
+) -> Sequence[StoredResponse]:
     work = idempotent(use_cases.deposit)
     async with begin(billing.service.database.pool) as tx:
         return await work(tx, batch)

@@ -12,7 +12,7 @@ from chassis.database.pool import Database
 from chassis.database.tables import statements
 from chassis.database.transaction import Pool
 from chassis.messaging import outbox
-from chassis.messaging.consumer import InboxRow
+from chassis.messaging.inbox import InboxRow
 from chassis.messaging.relay import TAKE_LIMIT
 from chassis.runtime import retention
 from tests.support.builders import now
@@ -84,7 +84,7 @@ async def test_what_is_old_is_found_among_a_million_rows_without_reading_them(
         await tables.owner.execute(f"VACUUM {table}", timeout=120)  # as autovacuum does
     for table, (sql, age) in retention.TABLES.items():
         whole = await tables.owner.fetchval("SELECT pg_relation_size($1::regclass) / 8192", table)
-        assert await tables.pages(sql, now() - age, retention.AT_A_TIME) < whole / 20, table
+        assert await tables.pages(sql, now() - age, retention.BATCH_ROWS) < whole / 20, table
     known = statements(InboxRow).select("event_id", lock=False)
     whether_known = await tables.pages(known, [uuid7() for _ in range(64)])
     assert whether_known < 64 * 20

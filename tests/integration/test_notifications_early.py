@@ -59,7 +59,7 @@ async def _write(notifications: RunningService, events: Sequence[PaymentSucceede
 
 async def _remember(notifications: RunningService, *users: UserState) -> None:
     async with begin(notifications.service.database.pool) as tx:
-        await use_cases.remember_recipients(
+        await use_cases.store_recipients(
             tx, [received(UserRegistered(user=user)) for user in users]
         )
 
@@ -83,7 +83,7 @@ async def test_a_letter_that_is_written_while_its_recipient_becomes_known_reache
 ) -> None:
     ada = a_user()
     async with begin(notifications.service.database.pool) as tx:
-        await use_cases.remember_recipients(tx, [received(UserRegistered(user=ada))])
+        await use_cases.store_recipients(tx, [received(UserRegistered(user=ada))])
         paid = payment_succeeded(an_order(user=ada))
         writing = asyncio.create_task(_write(notifications, [paid]))
         done, _ = await asyncio.wait([writing], timeout=0.3)

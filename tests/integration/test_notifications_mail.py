@@ -8,8 +8,8 @@ import pytest
 
 from apps.notifications import mailer, use_cases
 from apps.notifications.api import router
-from apps.notifications.consumers import inbox
-from apps.notifications.main import send_letters
+from apps.notifications.consumers import SUBSCRIPTIONS
+from apps.notifications.main import compose
 from apps.notifications.models import FIRST_DELAY
 from chassis.runtime.service import create_app
 from events.notifications import NotificationFailed, NotificationSent
@@ -125,7 +125,11 @@ async def test_a_letter_that_takes_longer_than_a_lease_goes_out_once(
     monkeypatch.setattr(mailer, "RENEW_SECONDS", lease / 3)
     # A mailer that begins now: one that runs already may be waiting for its next renewal by the clock of before.
     app = create_app(
-        "notifications", description="", router=router, inbox=inbox, background=[send_letters]
+        "notifications",
+        description="",
+        router=router,
+        subscriptions=SUBSCRIPTIONS,
+        compose=compose,
     )
     service = RunningService("notifications", app, await install_chorus("leases", "notifications"))
     settings = {"CHORUS_SMTP_PORT": str(mail.port)}

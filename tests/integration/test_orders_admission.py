@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from apps.orders.admission import ALWAYS, Admission, admission
+from apps.orders.admission import ALWAYS, Admission
 from tests.support.builders import a_user, payment_succeeded
 from tests.support.harness import RunningService
 from tests.support.shopping import place
@@ -16,9 +16,10 @@ LONG_AGO = "UPDATE orders SET placed_at = placed_at - interval '10 seconds' WHER
 
 
 @pytest.fixture
-def no_standstill(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """However slow this machine is. The process' door is as on its first day, before and after."""
+def no_standstill(orders: RunningService, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """However slow this machine is. Admission control begins anew, before and after."""
     monkeypatch.setattr("apps.orders.admission.STANDSTILL_SECONDS", 3600)
+    admission = orders.provided(Admission)
     vars(admission).update(vars(Admission()))
     yield
     vars(admission).update(vars(Admission()))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from apps.orders import gauges
+from apps.orders import late_orders
 from chassis.database.pool import Database
 from chassis.database.transaction import Pool
 from tests.support.fixtures import Install
@@ -32,7 +32,7 @@ class Orders:
 
     owner: Pool
     database: Database
-    late: gauges.LateOrders
+    late: late_orders.LateOrders
 
     async def are(self, sql: str, *values: Any) -> None:
         """Change them behind the service's back."""
@@ -41,8 +41,8 @@ class Orders:
     async def look(self) -> tuple[int, int]:
         """How many a look counts, and how many rows it reads for that."""
         before = await self._rows_read()
-        await self.late.look(self.database.pool)
-        return int(gauges.LATE._value.get()), await self._rows_read() - before
+        await self.late.measure()
+        return int(late_orders.LATE._value.get()), await self._rows_read() - before
 
     async def _rows_read(self) -> int:
         await self.database.pool.execute("SELECT pg_stat_force_next_flush()")
@@ -54,13 +54,13 @@ class Orders:
 async def installed(install_chorus: Install) -> AsyncIterator[Orders]:
     chorus = await install_chorus("late", "orders")
     async with opened(chorus, "orders") as (database, owner):
-        yield Orders(owner, database, gauges.LateOrders())
+        yield Orders(owner, database, late_orders.LateOrders(database.pool))
 
 
 @pytest.fixture
 async def orders(installed: Orders) -> Orders:
     await installed.are("TRUNCATE orders")
-    installed.late = gauges.LateOrders()
+    installed.late = late_orders.LateOrders(installed.database.pool)
     return installed
 
 
@@ -80,7 +80,7 @@ async def test_an_order_that_is_never_decided_about_is_counted_without_reading_t
 async def test_late_orders_beyond_the_limit_are_counted_once_there_is_room(
     orders: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gauges, "MOST", 2)
+    monkeypatch.setattr(late_orders, "LIMIT", 2)
     await orders.are(AN_HOUR_OLD, 3)
     await orders.look()
     await orders.look()

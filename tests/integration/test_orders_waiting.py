@@ -9,7 +9,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from apps.orders import api
-from apps.orders.watch import changes
+from apps.orders.updates import OrderUpdates
 from events.orders import OrderPlaced, OrderRejected
 from events.users import UserState
 from tests.support.builders import (
@@ -129,7 +129,7 @@ async def test_a_follower_sees_the_order_then_its_change_and_the_stream_ends(
         following = asyncio.create_task(ada.get(f"/order/{order.id}/events"))
 
         async def subscribed() -> bool:
-            return order.id in changes._waiting
+            return order.id in orders.provided(OrderUpdates)._waiting
 
         await eventually(subscribed)
         await orders.hears(payment_succeeded(order))

@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from apps import SERVICES
-from chassis.messaging.topology import SUBSCRIPTIONS
 from events.base import Event
+from ops.subscriptions import SUBSCRIPTIONS
 from tests.contracts.goldens import Golden, compact, of
 from tests.contracts.release import breaks, previous, schema
 from tests.support.builders import told, with_body

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from chassis.database.transaction import begin
-from chassis.messaging.topology import JOURNAL_AGE, PATIENCE_MILLISECONDS
+from chassis.messaging.topology import CONSUMER_TIMEOUT_MILLISECONDS, JOURNAL_AGE
 from chassis.runtime import retention
 from tests.support.builders import a_user
 from tests.support.eventually import eventually
@@ -16,7 +16,9 @@ ROWS = 1_000_000
 
 async def forgets(service: RunningService, table: str) -> None:
     """Run the service's own task until there is nothing more to forget of a table."""
-    task = asyncio.create_task(retention.keep_purging(service.service))
+    task = asyncio.create_task(
+        retention.purge_periodically(service.service.database.pool, lambda tx: None)
+    )
     try:
 
         async def forgotten() -> bool:
@@ -68,5 +70,5 @@ async def test_a_key_is_remembered_for_a_week_and_then_free(billing: RunningServ
 
 
 def test_the_inbox_outlives_whatever_may_still_be_delivered() -> None:
-    assert retention.INBOX_AGE.total_seconds() > PATIENCE_MILLISECONDS / 1000
+    assert retention.INBOX_AGE.total_seconds() > CONSUMER_TIMEOUT_MILLISECONDS / 1000
     assert retention.INBOX_AGE.days > int(JOURNAL_AGE.removesuffix("D"))

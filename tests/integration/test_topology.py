@@ -13,12 +13,13 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidStateError
 
 from apps import SERVICES
-from chassis.messaging.topology import DEAD, JOURNAL, Queue, Topology, topology
+from chassis.messaging.topology import DEAD, JOURNAL, Queue, Topology
 from chassis.runtime.settings import settings
 from ops.audit.rights import broker_auditor
 from ops.audit.urls import urls_of
 from ops.management import Administration, TopologyConflictError
 from ops.migrate import apply_topology, create_database, upgrade_database
+from ops.subscriptions import TOPOLOGY
 from tests.support.fixtures import Install
 from tests.support.installation import Installation, environment
 
@@ -37,7 +38,7 @@ def live(installation: Installation) -> dict[str, Any]:
 def test_the_live_broker_has_the_topology_of_the_code_and_nothing_else(
     chorus: Installation,
 ) -> None:
-    found, wanted = live(chorus), topology()
+    found, wanted = live(chorus), TOPOLOGY
     assert {
         exchange["name"]: _without(exchange, "name", "vhost") for exchange in found["exchanges"]
     } == {
@@ -89,7 +90,7 @@ def _without(document: dict[str, Any], *names: str) -> dict[str, Any]:
 async def test_applying_it_again_changes_nothing(chorus: Installation) -> None:
     before = live(chorus), _rights(chorus)
     with Administration(chorus.servers.rabbitmq_api_url) as broker:
-        broker.apply(topology(), {service: chorus.amqp_url(service) for service in SERVICES})
+        broker.apply(TOPOLOGY, {service: chorus.amqp_url(service) for service in SERVICES})
     assert (live(chorus), _rights(chorus)) == before
     for service in SERVICES:
         await create_database(chorus.servers.database_admin_url, chorus.database_url(service))

@@ -9,10 +9,11 @@ import pytest
 from limits import RateLimitItemPerMinute
 from uuid_utils.compat import uuid7
 
-from apps.users import limits, upkeep
-from apps.users.passwords import passwords
+from apps.users import limits
+from apps.users.keys import AT_ONCE, PUBLISH_AFTER, KeyRotation
+from apps.users.operator import create_operator
+from apps.users.passwords import Passwords
 from apps.users.schemas import RegisterBody
-from apps.users.upkeep import ANNOUNCE_AFTER, AT_ONCE
 from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
 from events.users import PublicKey, SigningKeyPublished, UserRegistered
 from tests.support.harness import RunningService
@@ -91,7 +92,7 @@ async def test_a_flood_of_attempts_on_one_address_is_held_off_and_nobody_else(
 async def test_too_many_passwords_at_once_are_refused_early(
     users: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passwords, "_waiting_limit", 2)
+    monkeypatch.setattr(users.provided(Passwords), "_waiting_limit", 2)
     registration = a_registration()
     async with users.http() as http:
         await http.post("/user/register", json=registration)
@@ -122,8 +123,12 @@ async def test_a_user_who_took_the_operators_address_gets_no_role_by_it(
     async with users.http() as http:
         await http.post("/user/register", json=registration)
     for command in (a_registration(email=registration["email"]), a_registration()):
-        await upkeep._make_operator(users.service, RegisterBody.model_validate(command))
-        await upkeep._make_operator(users.service, RegisterBody.model_validate(command))
+        await create_operator(
+            users.service, users.provided(Passwords), RegisterBody.model_validate(command)
+        )
+        await create_operator(
+            users.service, users.provided(Passwords), RegisterBody.model_validate(command)
+        )
     _, said = await users.says(2)
     assert isinstance(said, UserRegistered)
     emails = "SELECT role FROM users WHERE email = $1"
@@ -168,15 +173,15 @@ async def test_a_key_that_ends_gets_a_successor_which_waits_for_its_turn(
 
 async def keep_keys(users: RunningService) -> None:
     """What the background task does every hour."""
-    await upkeep._keep_keys(users.service, ANNOUNCE_AFTER)
+    await users.provided(KeyRotation)._rotate(PUBLISH_AFTER)
 
 
 async def test_a_key_is_announced_once_a_day_and_at_every_start(users: RunningService) -> None:
     await keep_keys(users)
     await users.says(0)
-    await users.rows("UPDATE key_pairs SET announced_at = now() - interval '25 hours'")
+    await users.rows("UPDATE key_pairs SET published_at = now() - interval '25 hours'")
     await asyncio.gather(*(keep_keys(users) for _ in range(3)))
     keys = await users.value("SELECT count(*) FROM key_pairs")
     assert len(set(await users.says(keys))) == keys
-    await upkeep._keep_keys(users.service, AT_ONCE)
+    await users.provided(KeyRotation)._rotate(AT_ONCE)
     assert all(isinstance(said, SigningKeyPublished) for said in await users.says(2 * keys))

@@ -21,8 +21,9 @@ from pamqp.header import ContentHeader
 from chassis.messaging import message as wire
 from chassis.messaging.consumer import PREFETCH_MESSAGES
 from chassis.messaging.publisher import CONFIRM_SECONDS, Publisher
-from chassis.messaging.topology import DEAD, topology
+from chassis.messaging.topology import DEAD
 from events.base import Envelope, Event
+from ops.subscriptions import TOPOLOGY
 from tests.simulation.loop import SimulatedLoop, resolve
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Broker:
         self._consumers: dict[str, list[Consumer]] = defaultdict(list)
         self._bound: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._sent: list[tuple[str, str, aio_pika.Message]] = []
-        for queue in topology().queues:
+        for queue in TOPOLOGY.queues:
             if queue.service is not None:  # the journal is `told`
                 self.queues[queue.name] = []
                 for binding in queue.bindings:

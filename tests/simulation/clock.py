@@ -1,14 +1,12 @@
 """What the product reads of the world and would differ from run to run: clocks, ids, chance. Here the seed decides."""
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, tzinfo
 from types import SimpleNamespace
 from unittest.mock import patch
 from uuid import UUID
 
-from apps.notifications.bell import Bell
 from tests.simulation.loop import OWNER, SimulatedLoop
 from tests.simulation.process import EPOCH, Process
 
@@ -36,23 +34,10 @@ class Ids:
         return UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62) | self._count)
 
 
-class Bells:
-    """The bell of whichever process asks."""
-
-    def __init__(self) -> None:
-        self._bells: dict[object, Bell] = defaultdict(Bell)
-
-    def ring(self) -> None:
-        self._bells[OWNER.get()].ring()
-
-    async def received(self, *, within: float) -> None:
-        await self._bells[OWNER.get()].received(within=within)
-
-
 @contextlib.contextmanager
 def decided_by(loop: SimulatedLoop) -> Iterator[None]:
     """Within this block the product's clocks, ids and dice are those of a simulation."""
-    bell, ids = Bells(), Ids(loop)
+    ids = Ids(loop)
     with contextlib.ExitStack() as stack:
         for name, value in {
             "chassis.database.transaction.datetime": SimulatedDatetime,
@@ -62,8 +47,6 @@ def decided_by(loop: SimulatedLoop) -> Iterator[None]:
             "chassis.messaging.message.uuid7": ids,
             "chassis.messaging.consumer.random": loop.dice,
             "apps.notifications.mailer.random": loop.dice,
-            "apps.notifications.mailer.bell": bell,
-            "apps.notifications.use_cases.bell": bell,
         }.items():
             stack.enter_context(patch(name, value))
         yield

@@ -22,8 +22,7 @@ from apps.users import use_cases as users
 from apps.users.schemas import RegisteredView, UserView
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.database.group_commit import Work
-from chassis.web.commands import answer_with
-from chassis.web.idempotency import Answer, IdempotentRequest
+from chassis.web.commands import IdempotentRequest, StoredResponse, rendering
 from events.base import Causation
 from ops.audit import Attempt
 from tests.stories.snapshot import Snapshot
@@ -127,7 +126,7 @@ class Customers:
         self.addresses.add(address)
         command = RegisterUser(address, "no hash", "Ada", "en", self._because())
         asked = IdempotentRequest(
-            command, "/user/register", answer_with(RegisteredView.of, 201, None)
+            command, "/user/register", rendering(RegisteredView.of, 201, None)
         )
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
@@ -138,7 +137,7 @@ class Customers:
         self.addresses.add(address)
         command = ChangeUser(customer.id, "Ada King", address, None, self._because())
         asked = IdempotentRequest(
-            command, f"/user/{customer.id}", answer_with(UserView.of, 200, None)
+            command, f"/user/{customer.id}", rendering(UserView.of, 200, None)
         )
         user = _told(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:
@@ -155,7 +154,7 @@ class Customers:
         use_case, what = (billing.withdraw, "withdraw") if out else (billing.deposit, "deposit")
         command = MoveFunds(customer.id, amount, self._because(), by_owner=True)
         path = f"/account/{customer.id}/{what}"
-        told = answer_with(ReceiptView.of, 201, None)
+        told = rendering(ReceiptView.of, 201, None)
         asked = IdempotentRequest(command, path, told, customer.id, key, f"{path} {amount}")
         answer = await self._insist("billing", use_case, asked, times)
         if not (out and answer.status == 403):
@@ -167,7 +166,7 @@ class Customers:
         attempt = Attempt(customer.id, total, key, cause.correlation_id)
         self.attempts.append(attempt)
         command = PlaceOrder(customer.id, total, cause)
-        told = answer_with(OrderView.of, 201, None)
+        told = rendering(OrderView.of, 201, None)
         asked = IdempotentRequest(
             command, "/order/create", told, customer.id, key, f"order {total}"
         )
@@ -181,7 +180,7 @@ class Customers:
         order_id = customer.placed[which % len(customer.placed)]
         command = CancelOrder(order_id, customer.id, self._because())
         path = f"/order/{order_id}/cancel"
-        asked = IdempotentRequest(command, path, answer_with(OrderView.of, 200, None))
+        asked = IdempotentRequest(command, path, rendering(OrderView.of, 200, None))
         answer = await self._insist("orders", orders.cancel_orders, asked)
         if answer.status == 409:
             customer.too_late.add(order_id)
@@ -194,7 +193,7 @@ class Customers:
 
     async def _insist(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any], times: int = 1
-    ) -> Answer:
+    ) -> StoredResponse:
         """Ask until there is an answer. Everyone who asks at the same time gets the same one."""
         answers = await asyncio.gather(
             *(self._until_answered(service, use_case, asked) for _ in range(times))
@@ -205,7 +204,7 @@ class Customers:
 
     async def _until_answered(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> Answer:
+    ) -> StoredResponse:
         while True:
             answer = await self._world.ask(service, use_case, replace(asked))
             if answer is not None:
@@ -236,7 +235,7 @@ class Customers:
                     yield f"{who} was told that {id} was rejected, and it is {statuses.get(id)}"
 
 
-def _told(answer: Answer, status: int) -> dict[str, Any]:
+def _told(answer: StoredResponse, status: int) -> dict[str, Any]:
     """What an answer says. Raises AssertionError if it is another one than there can be."""
     assert answer.status == status, answer
     told: dict[str, Any] = json.loads(answer.body)

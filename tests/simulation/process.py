@@ -12,11 +12,17 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from apps.notifications import mailer
 from chassis.database.group_commit import GroupCommitter, Work
+from chassis.database.transaction import Transaction
+from chassis.messaging.consumer import Consumer
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.relay import Relay
-from chassis.runtime.service import PATIENCE_SECONDS
 from chassis.runtime.settings import Settings
-from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
+from chassis.web.commands import (
+    REQUEST_TIMEOUT_SECONDS,
+    IdempotentRequest,
+    StoredResponse,
+    idempotent,
+)
 from tests.simulation.broker import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
 from tests.simulation.mail import Posted, SimulatedMailServer
@@ -56,6 +62,7 @@ class Process:
         self.death: asyncio.Future[None] = self.loop.create_future()
         self.pool = Pool(self, world.postgres)
         self._world = world
+        self._mailer: mailer.Mailer | None = None
         self._skew = timedelta(seconds=self.loop.dice.uniform(-1, 1) * SKEW_SECONDS / 2)
         self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
         self._context = Context()
@@ -69,14 +76,22 @@ class Process:
         if self.service == "users":  # hears of nothing but keys, which there are none of
             return
         dead_letters = DeadLetterQueue(self.service, SimulatedPublisher(self, broker))
-        inbox = importlib.import_module(f"apps.{self.service}.subscribers").inbox
-        inbox.attach(cast(Any, Subscriptions(self, broker)), pool, dead_letters, self.relay.wake)
+        for subscription in importlib.import_module(f"apps.{self.service}.consumers").SUBSCRIPTIONS:
+            queues = cast(Any, Subscriptions(self, broker))
+            Consumer(self.service, subscription, queues, pool, dead_letters, self._committed)
         if self.service == "notifications":
             self.begin(self._send_letters(), "mailer", for_ever=True)
 
+    def _committed(self, tx: Transaction) -> None:
+        self.relay.committed(tx)
+        if self._mailer is not None:
+            self._mailer.committed(tx)
+
     async def _send_letters(self) -> None:
         settings = SimpleNamespace(mail_from="Chorus <orders@chorus.test>")
-        made = mailer.Mailer(cast(Any, self.pool), cast(Settings, settings), self.relay.wake)
+        made = self._mailer = mailer.Mailer(
+            cast(Any, self.pool), cast(Settings, settings), self.relay.committed
+        )
         made._server = cast(Any, SimulatedMailServer(self, self._world.office))
         await made.run()
 
@@ -105,20 +120,20 @@ class Process:
 
     def submit(
         self, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> "asyncio.Future[Answer]":
+    ) -> "asyncio.Future[StoredResponse]":
         """What a route does once it has read a request."""
         return self._context.copy().run(self._submit, use_case, asked)
 
     def _submit(
         self, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> "asyncio.Future[Answer]":
+    ) -> "asyncio.Future[StoredResponse]":
         if use_case not in self._committers:
             self._committers[use_case] = GroupCommitter(
                 cast(Any, self.pool),
                 idempotent(use_case),
                 name=f"{self.service}.{use_case.__name__}",
-                published=self.relay.wake,
-                patience=PATIENCE_SECONDS,
+                on_commit=self._committed,
+                timeout=REQUEST_TIMEOUT_SECONDS,
             )
         return self._committers[use_case].submit(asked)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from apps.notifications.mailer import RENEW_SECONDS
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work
 from chassis.messaging.errors import CommitUnknownError
-from chassis.web.idempotency import Answer, IdempotentRequest
+from chassis.web.commands import IdempotentRequest, StoredResponse
 from ops.audit import History
 from ops.audit.answers import Answers
 from ops.audit.auditor import RULES, evaluate
@@ -113,7 +113,7 @@ class World:
 
     async def ask(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> Answer | None:
+    ) -> StoredResponse | None:
         """One request to one of a service's processes; None if there is no answer."""
         alive = [p for p in self.processes.values() if p.service == service and p.alive]
         if not alive:

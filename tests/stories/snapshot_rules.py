@@ -9,13 +9,13 @@ from typing import Final
 from uuid import UUID
 
 from apps import SERVICES
-from chassis.messaging.topology import SUBSCRIPTIONS
 from events.base import Event
 from events.billing import AccountState
 from events.notifications import NotificationFailed, NotificationSent
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected, OrderState
 from events.users import UserRegistered, UserState, UserUpdated
 from ops.audit.findings import Finding
+from ops.subscriptions import SUBSCRIPTIONS
 from tests.stories.snapshot import Snapshot
 
 OUTCOMES: Final = {

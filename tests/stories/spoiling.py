@@ -155,7 +155,8 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
         6,
         {
             "notifications": "DROP INDEX notifications_once; CREATE TEMP TABLE more AS SELECT * FROM notifications"
-            " WHERE kind = 'sorrow'; UPDATE more SET id = gen_random_uuid(); INSERT INTO notifications SELECT * FROM more"
+            " WHERE kind = 'sorrow'; UPDATE more SET id = gen_random_uuid();"
+            " INSERT INTO notifications SELECT * FROM more"
         },
     ),
     "a notification is of the wrong kind": (

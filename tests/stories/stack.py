@@ -16,10 +16,11 @@ from uuid_utils.compat import uuid7
 from apps import SERVICES
 from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import JOURNAL, SUBSCRIPTIONS, queue_name, topology
+from chassis.messaging.topology import JOURNAL, queue_name
 from events.base import Envelope, Event
 from events.users import Locale
 from ops.audit import Attempt, History, Urls, audit
+from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tests.stories.customers import Customer
 from tests.stories.journal import Journal, as_told
 from tests.stories.post_office import PostOffice
@@ -258,7 +259,7 @@ class Stack:
 
     async def queues(self) -> dict[str, int]:
         """How many messages are ready in each queue."""
-        names = [queue.name for queue in topology().queues if queue.name != JOURNAL]
+        names = [queue.name for queue in TOPOLOGY.queues if queue.name != JOURNAL]
         return {name: await self.broker.waiting(name) for name in names}
 
     async def audit(self) -> Sequence[str]:

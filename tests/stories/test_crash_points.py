@@ -12,12 +12,13 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from apps import SERVICES
-from chassis.messaging.topology import SUBSCRIPTIONS, queue_name
+from chassis.messaging.topology import queue_name
 from chassis.runtime.crash_points import POINTS
 from events.base import Event
 from events.contracts import language
 from events.notifications import NotificationKind
 from events.users import SigningKeyPublished
+from ops.subscriptions import SUBSCRIPTIONS
 from tests.stories.journal import as_told
 from tests.stories.lanes import Lane
 from tests.stories.stack import Stack

@@ -10,10 +10,11 @@ import pytest
 
 from apps import SERVICES
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import SUBSCRIPTIONS, queue_name
+from chassis.messaging.topology import queue_name
 from events.base import Envelope, Event
 from events.contracts import language
 from events.users import SigningKeyPublished
+from ops.subscriptions import SUBSCRIPTIONS
 from tests.stories.customers import Customer
 from tests.stories.journal import as_told
 from tests.stories.stack import Stack

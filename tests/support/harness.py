@@ -22,6 +22,7 @@ from tests.support.installation import Installation, environment
 from tests.support.tokens import Signer
 
 E = TypeVar("E", bound=Event)
+T = TypeVar("T")
 
 OPERATOR: Final = UUID("00000000-0000-7000-8000-0000000000ff")
 """The operator of every test; nobody's user."""
@@ -88,6 +89,11 @@ class RunningService:
                 assert (await stranger.get("/ready")).status_code == status
 
             await eventually(says_so)
+
+    def provided(self, kind: type[T]) -> T:
+        """The object of a type that its routes use."""
+        found: T = self.app.state.provided[kind]
+        return found
 
     @property
     def service(self) -> Service:

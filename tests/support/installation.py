@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit, urlunsplit
 
 from apps import SERVICES
-from chassis.messaging.topology import topology
 from chassis.runtime.settings import settings
 from ops.audit.rights import auditor_url, broker_auditor
 from ops.management import Administration
 from ops.migrate import create_database, grant_auditor, upgrade_database
+from ops.subscriptions import TOPOLOGY
 from tests.support.servers import Servers
 
 
@@ -93,7 +93,7 @@ async def install_databases(made: Installation) -> None:
 
 def _topology(made: Installation) -> None:
     with Administration(made.servers.rabbitmq_api_url) as broker:
-        broker.apply(topology(), {service: made.amqp_url(service) for service in made.services})
+        broker.apply(TOPOLOGY, {service: made.amqp_url(service) for service in made.services})
         broker.create_monitoring_user(made.name, broker_auditor(made.name), made.password)
 
 

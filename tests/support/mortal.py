@@ -15,7 +15,7 @@ from faststream.rabbit import RabbitBroker
 
 from chassis.database.pool import Database
 from chassis.database.transaction import Transaction
-from chassis.messaging.consumer import Inbox
+from chassis.messaging.consumer import Consumer, Subscription
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
 from chassis.runtime.settings import settings
@@ -28,10 +28,7 @@ VARIABLE: Final = "TESTS_SECONDS_EACH"
 FATAL: Final = 666
 IDLE_SECONDS: Final = 1.5
 
-inbox = Inbox("billing")
 
-
-@inbox.hears(OrderPlaced)
 async def live_or_die(tx: Transaction, received: Sequence[Envelope[OrderPlaced]]) -> None:
     await asyncio.sleep(float(os.environ.get(VARIABLE, "0")))
     if any(e.event.order.total == FATAL for e in received):
@@ -43,8 +40,13 @@ async def live() -> None:
     database = Database(settings().database_url("billing"), "mortal")
     await database.open()
     broker = RabbitBroker(url, logger=None, apply_types=False)
-    [consumer] = inbox.attach(
-        broker, database.pool, DeadLetterQueue("billing", Publisher(url, "mortal")), lambda: None
+    consumer = Consumer(
+        "billing",
+        Subscription(OrderPlaced, live_or_die),
+        broker,
+        database.pool,
+        DeadLetterQueue("billing", Publisher(url, "mortal")),
+        lambda tx: None,
     )
     await broker.start()
     before = -1.0

@@ -10,8 +10,7 @@ from uuid import UUID
 
 from chassis.database.tables import Statements
 from chassis.database.transaction import Transaction
-from chassis.messaging import consumer as inbox
-from chassis.messaging import outbox
+from chassis.messaging import consumer, outbox
 from chassis.messaging.consumer import Consumer
 from chassis.messaging.publisher import Publication, Publisher
 
@@ -31,21 +30,21 @@ ADD CONSTRAINT transfers_account_id_account_version_key UNIQUE (account_id, acco
 def no_inbox() -> None:
     """Everything that is delivered is new."""
 
-    async def purge(tx: Transaction, received: Sequence[Any]) -> None:
-        """Nothing is noted."""
+    async def purge(tx: Transaction, processed: Sequence[Any]) -> None:
+        """Insert nothing."""
 
-    inbox.mark_processed = purge
+    vars(consumer)["mark_processed"] = purge
 
 
 def ack_first() -> None:
     """The broker may forget a message before anything has been done about it."""
-    handle = Consumer._take
+    handle = Consumer._consume
 
     async def take(self: Consumer[Any], message: Any) -> None:
         await message.ack()
         await handle(self, message)
 
-    Consumer._take = take  # type: ignore[method-assign]
+    Consumer._consume = take  # type: ignore[method-assign]
 
 
 def unlocked_balance() -> None:

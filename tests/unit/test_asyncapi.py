@@ -16,8 +16,8 @@ import pytest
 from apps import SERVICES
 from chassis.messaging import message as wire
 from chassis.messaging.dead_letters import with_reason
-from chassis.messaging.topology import SUBSCRIPTIONS, topology
 from events.base import Envelope, Event
+from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tools.asyncapi.document import Described, asyncapi
 
 Document = dict[str, Any]
@@ -106,7 +106,7 @@ def test_a_service_says_every_event_of_its_exchange(document: Document) -> None:
 
 
 def test_the_queues_are_those_of_the_topology(document: Document) -> None:
-    queues = {queue.name: queue for queue in topology().queues}
+    queues = {queue.name: queue for queue in TOPOLOGY.queues}
     for name, channel in document["channels"].items():
         binding = channel["bindings"]["amqp"]
         if binding["is"] == "queue":
@@ -115,7 +115,7 @@ def test_the_queues_are_those_of_the_topology(document: Document) -> None:
             bound = [(b["exchange"], b["routingKey"]) for b in channel["x-bound-to"]]
             assert bound == list(queues[name].bindings)
         else:
-            assert binding["exchange"]["name"] in topology().exchanges
+            assert binding["exchange"]["name"] in TOPOLOGY.exchanges
 
 
 def test_every_event_is_described_alone_and_in_a_batch(document: Document) -> None:

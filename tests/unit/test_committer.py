@@ -64,7 +64,11 @@ async def woken() -> list[int]:
 async def committer(server: Server, doubling: Doubling, woken: list[int]) -> Make:
     def make(work: Any = doubling, **commands: Any) -> GroupCommitter[int, Any]:
         return GroupCommitter(
-            server, work, name="doubling", published=lambda: woken.append(1), **commands
+            server,
+            work,
+            name="doubling",
+            on_commit=lambda tx: woken.extend([1] if tx.outbox else []),
+            **commands,
         )
 
     return make
@@ -233,7 +237,7 @@ class TestAQuickWayThatDoesNotKnowEverything:
 async def test_patience_ends_for_everybody_who_waits_and_nothing_has_happened(
     committer: Make, server: Server, doubling: Doubling
 ) -> None:
-    group = committer(patience=0.15)
+    group = committer(timeout=0.15)
     server.faults = [OSError("away")] * 10
     futures = [group.submit(1)]
     await a_tick()
@@ -263,7 +267,7 @@ class TestACommitWhoseAnswerIsLost:
     async def test_a_person_is_told_and_it_is_not_done_again(
         self, committer: Make, server: Server, doubling: Doubling, fault: Exception
     ) -> None:
-        group = committer(patience=5)
+        group = committer(timeout=5)
         server.commit_faults = [fault]
         results = await asyncio.gather(group.submit(1), group.submit(2), return_exceptions=True)
         assert [type(result) for result in results] == [CommitUnknownError] * 2
@@ -281,7 +285,7 @@ class TestACommitWhoseAnswerIsLost:
     ) -> None:
         server.commit_faults = [asyncpg.IntegrityConstraintViolationError("deferred")]
         with pytest.raises(asyncpg.IntegrityConstraintViolationError):
-            await committer(patience=5).submit(1)
+            await committer(timeout=5).submit(1)
 
 
 async def test_who_comes_when_too_many_wait_is_turned_away(

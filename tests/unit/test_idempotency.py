@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chassis.database.transaction import Transaction
-from chassis.web.idempotency import (
-    Answer,
-    IdempotentAnswer,
+from chassis.web.commands import (
+    IdempotencyRecord,
     IdempotentRequest,
+    StoredResponse,
     idempotent,
-    problem_answer,
 )
 from chassis.web.problems import NotFound, Problem
 from tests.unit.memory import Memory, at_once
@@ -30,7 +29,7 @@ class Keys:
 
     async def fetch(self, sql: str, users: list[UUID], keys: list[str]) -> list[dict[str, Any]]:
         assert "FROM idempotency_keys WHERE (user_id, key) IN" in sql
-        rows = self.memory.tables[IdempotentAnswer]
+        rows = self.memory.tables[IdempotencyRecord]
         return [dict(rows[pair]) for pair in zip(users, keys, strict=True)]
 
 
@@ -50,15 +49,17 @@ class Counter:
         return results
 
     @staticmethod
-    def answer(path: str, result: int | Problem) -> Answer:
+    def answer(path: str, result: int | Problem) -> StoredResponse:
         if isinstance(result, Problem):
-            return problem_answer(result, path)
-        return Answer(201, f'{{"count":{result}}}', headers={"Location": f"/count/{result}"})
+            return StoredResponse.of_problem(result, path)
+        return StoredResponse(
+            201, f'{{"count":{result}}}', headers={"Location": f"/count/{result}"}
+        )
 
-    def batch(self, *asked: IdempotentRequest[str]) -> list[Answer]:
+    def batch(self, *asked: IdempotentRequest[str]) -> list[StoredResponse]:
         with self.memory.transaction() as tx:
             tx.fetch = Keys(self.memory).fetch  # type: ignore[method-assign]
-            answers: list[Answer] = list(at_once(self.work(tx, asked)))
+            answers: list[StoredResponse] = list(at_once(self.work(tx, asked)))
             return answers
 
 
@@ -73,9 +74,9 @@ def counter() -> Counter:
     return Counter()
 
 
-def again(answer: Answer) -> Answer:
+def again(answer: StoredResponse) -> StoredResponse:
     """The same answer, as it is given to whoever repeats his request."""
-    return Answer(
+    return StoredResponse(
         answer.status,
         answer.body,
         answer.media_type,
@@ -125,7 +126,7 @@ def test_a_key_belongs_to_its_user(counter: Counter) -> None:
 def test_without_a_key_everything_is_done(counter: Counter) -> None:
     answers = counter.batch(asks(key=None), asks(key=None))
     assert [answer.body for answer in answers] == ['{"count":1}', '{"count":2}']
-    assert counter.memory.rows(IdempotentAnswer) == []
+    assert counter.memory.rows(IdempotencyRecord) == []
 
 
 requests = st.builds(
@@ -141,7 +142,7 @@ def test_in_any_company_each_key_is_done_once_and_answered_alike(
     batches: list[list[IdempotentRequest[str]]],
 ) -> None:
     counter = Counter()
-    first: dict[Any, tuple[IdempotentRequest[str], Answer]] = {}
+    first: dict[Any, tuple[IdempotentRequest[str], StoredResponse]] = {}
     keyless = 0
     for batch in batches:
         for one, answer in zip(batch, counter.batch(*batch), strict=True):

@@ -19,7 +19,6 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from chassis.database.group_commit import OverloadedError, UnavailableError
-from chassis.messaging.consumer import Inbox
 from chassis.messaging.errors import CommitUnknownError
 from chassis.runtime.service import create_app
 from chassis.runtime.telemetry import REQUESTS
@@ -85,7 +84,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def app() -> FastAPI:
-    return create_app("things", description="Things.", router=router, inbox=Inbox("things"))
+    return create_app("things", description="Things.", router=router, subscriptions=())
 
 
 @pytest.fixture
@@ -455,4 +454,4 @@ def test_a_service_whose_routes_are_not_strict_is_not_made() -> None:
     lax = APIRouter(prefix="/lax", tags=["lax"])
     lax.add_api_route("/x", touch)
     with pytest.raises(TypeError, match="StrictRoute"):
-        create_app("lax", description="", router=lax, inbox=Inbox("lax"))
+        create_app("lax", description="", router=lax, subscriptions=())

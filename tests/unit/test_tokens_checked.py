@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chassis.web import auth
-from chassis.web.auth import User, Verifier, remember_signing_keys
+from chassis.web.auth import User, Verifier, store_signing_keys
 from chassis.web.problems import Unauthorized
 from events.base import Causation, Envelope
 from tests.support.tokens import Signer
@@ -152,7 +152,7 @@ async def test_what_is_remembered_is_forgotten_when_it_expires(
     signer: Signer, verifier: Verifier
 ) -> None:
     expired = signer.token(ADA, exp=YESTERDAY)
-    verifier._known[expired] = (User(ADA), YESTERDAY)
+    verifier._cached[expired] = (User(ADA), YESTERDAY)
     with pytest.raises(Unauthorized):
         await verifier.user(expired)
 
@@ -160,11 +160,11 @@ async def test_what_is_remembered_is_forgotten_when_it_expires(
 async def test_no_more_tokens_are_remembered_than_fit(
     signer: Signer, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth, "REMEMBERED_TOKENS", 3)
+    monkeypatch.setattr(auth, "CACHED_TOKENS", 3)
     tokens = [signer.token(UUID(int=n)) for n in range(6)]
     for token in tokens:
         await verifier.user(token)
-    assert list(verifier._known) == tokens[3:]
+    assert list(verifier._cached) == tokens[3:]
 
 
 async def test_an_expired_key_is_no_key(signer: Signer) -> None:
@@ -183,7 +183,7 @@ async def test_a_new_key_is_found_and_unknown_ones_do_not_hammer_the_database(
     assert keys.reads == 1
 
     keys.rows.append(Keys.row(newer, timedelta(days=1)))
-    monkeypatch.setattr(auth, "LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(auth, "RELOAD_SECONDS", 0)
     assert await verifier.user(newer.token(ADA)) == User(ADA)
     assert await verifier.user(signer.token(ADA)) == User(ADA)
 
@@ -192,7 +192,7 @@ def test_the_first_word_about_a_key_stands(signer: Signer) -> None:
     memory, imposter = Memory(), Signer(signer.key_id)
     for one in (signer, imposter, Signer("tests-2")):
         received = Envelope(UUID(int=9), one.published(), datetime.now(UTC), Causation("flow"))
-        memory.run(remember_signing_keys, [received, received])
+        memory.run(store_signing_keys, [received, received])
     assert [(row.key_id, row.x) for row in memory.rows(auth.SigningKey)][:1] == [
         (signer.key_id, signer.x)
     ]

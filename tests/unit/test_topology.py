@@ -6,17 +6,18 @@ from uuid import UUID
 import pytest
 
 from apps import SERVICES
-from chassis.messaging.topology import SUBSCRIPTIONS, Queue, mermaid, queue_name, topology
+from chassis.messaging.topology import Queue, mermaid, queue_name, topology
 from events.base import Event
 from events.contracts import language
 from events.orders import OrderPlaced
+from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 
-QUEUES = {queue.name: queue for queue in topology().queues}
+QUEUES = {queue.name: queue for queue in TOPOLOGY.queues}
 HEARING = [queue for queue in QUEUES.values() if queue.service and not queue.name.endswith(".dead")]
 
 
 def test_an_exchange_per_publisher_and_one_for_the_dead() -> None:
-    assert topology().exchanges == ("billing", "notifications", "orders", "users", "dead")
+    assert TOPOLOGY.exchanges == ("billing", "notifications", "orders", "users", "dead")
     assert {kind.exchange for kind in language().values()} <= set(SERVICES)
 
 
@@ -39,8 +40,8 @@ def test_versions_of_an_event_are_heard_side_by_side(monkeypatch: pytest.MonkeyP
 
         order_id: UUID
 
-    monkeypatch.setitem(SUBSCRIPTIONS, "billing", (OrderPlaced, OrderPlacedV2))
-    queues = {queue.name: queue.bindings for queue in topology().queues}
+    both = topology({"billing": (OrderPlaced, OrderPlacedV2)})
+    queues = {queue.name: queue.bindings for queue in both.queues}
     assert queues["billing.order-placed"] == (("orders", "order-placed.v1"),)
     assert queues["billing.order-placed.v2"] == (("orders", "order-placed.v2"),)
 
@@ -73,7 +74,7 @@ def test_the_journal_keeps_everything_for_a_time() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_writes_its_exchange_reads_its_queues_and_makes_nothing(service: str) -> None:
-    may = topology().permissions(service)
+    may = TOPOLOGY.permissions(service)
 
     strangers = (
         f"x{service}",
@@ -82,14 +83,14 @@ def test_a_service_writes_its_exchange_reads_its_queues_and_makes_nothing(servic
         f"{service}-2.dead",
         "deadly",
     )
-    for name in (*topology().exchanges, *QUEUES, *strangers, "", "anything"):
+    for name in (*TOPOLOGY.exchanges, *QUEUES, *strangers, "", "anything"):
         assert bool(re.search(may["configure"], name)) == (name == "")
         assert bool(re.search(may["write"], name)) == (name in (service, "dead"))
         assert bool(re.search(may["read"], name)) == name.startswith(f"{service}.")
 
 
 def test_the_picture_shows_every_binding() -> None:
-    picture = mermaid(topology())
+    picture = mermaid(TOPOLOGY)
     assert picture.startswith("flowchart LR\n")
     assert (
         "  orders{{orders}} -->|order-placed.v1| billing_order_placed[billing.order-placed]"
@@ -99,5 +100,5 @@ def test_the_picture_shows_every_binding() -> None:
     assert "  dead{{dead}} -->|orders| orders_dead[orders.dead]" in picture
     assert "  users{{users}} -->|#| journal[(journal)]" in picture
     assert len(picture.splitlines()) == 1 + sum(
-        len(queue.bindings) + (queue in HEARING) for queue in topology().queues
+        len(queue.bindings) + (queue in HEARING) for queue in TOPOLOGY.queues
     )

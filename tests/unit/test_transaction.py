@@ -17,7 +17,7 @@ from tests.support.builders import a_user, now
 from tests.unit.server import Server
 
 ADA = a_user()
-[CUSTOMER] = Customer.copies([ADA])
+CUSTOMER = Customer(id=ADA.id, version=ADA.version)
 ORDER = Order.place(ADA.id, ADA.id, 100, now())
 
 
@@ -39,7 +39,7 @@ class TestRoundTrips:
         async with begin(server) as tx:
             await tx.lock(Customer, [ADA.id])
             await tx.insert([ORDER])
-            await tx.update([CUSTOMER], "name")
+            await tx.update([CUSTOMER], "version")
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
         assert [said(sql) for sql in server.executed] == [
             "SELECT FROM customers",
@@ -64,7 +64,7 @@ class TestRoundTrips:
             await tx.insert([ORDER])
             await tx.load(Customer, [ADA.id])
             await tx.insert([CUSTOMER])
-            await tx.update([CUSTOMER], "name")
+            await tx.update([CUSTOMER], "version")
             await tx.execute("SELECT FROM orders")
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
         assert [said(sql) for sql in server.executed] == [

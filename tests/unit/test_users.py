@@ -11,10 +11,10 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
 from apps.users.models import KEY_LIFETIME, KeyPair, User
+from apps.users.operator import configured_operator
 from apps.users.passwords import Passwords
 from apps.users.schemas import Email, LoginBody, Name, PatchBody, RegisterBody
 from apps.users.tokens import KeyRing
-from apps.users.upkeep import wanted_operator
 from chassis.runtime.settings import Settings
 from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER
 from chassis.web.problems import Unavailable
@@ -140,7 +140,7 @@ def test_a_token_says_who_and_for_how_long() -> None:
     ring.hold([pair])
     user = a_registered_user(role="operator")
     token = ring.token(user, NOW)
-    key = jwt.PyJWK(pair.announcement().jwk.model_dump(), algorithm=ALGORITHM)
+    key = jwt.PyJWK(pair.published().jwk.model_dump(), algorithm=ALGORITHM)
     claims = jwt.decode(
         token,
         key,
@@ -179,10 +179,10 @@ def test_the_oldest_key_that_outlives_the_token_signs() -> None:
 
 def test_a_key_is_announced_without_its_private_half() -> None:
     pair = a_key_pair()
-    said = pair.announcement().model_dump_json().encode() + repr(pair.known()).encode()
+    said = pair.published().model_dump_json().encode() + repr(pair.known()).encode()
     assert pair.private_key.hex().encode() not in said
-    assert pair.known().x == pair.announcement().jwk.x
-    assert pair.known().valid_until == pair.announcement().valid_until == NOW + KEY_LIFETIME
+    assert pair.known().x == pair.published().jwk.x
+    assert pair.known().valid_until == pair.published().valid_until == NOW + KEY_LIFETIME
 
 
 async def test_a_password_is_hashed_with_argon2id_as_strong_as_promised() -> None:
@@ -205,7 +205,7 @@ async def test_what_is_too_much_to_hash_is_refused_at_once() -> None:
 
 
 async def test_a_password_that_waits_too_long_is_told_so() -> None:
-    passwords = Passwords(patience=0.0)
+    passwords = Passwords(timeout=0.0)
     with pytest.raises(Unavailable):
         await passwords.hash("correct horse")
     passwords.require_room()
@@ -226,8 +226,8 @@ def settings(email: str | None, password: str | None) -> Settings:
 
 
 def test_the_first_operator_stands_in_the_settings() -> None:
-    assert wanted_operator(settings(None, None)) is None
-    command = wanted_operator(settings("Boss@Example.org", "correct horse"))
+    assert configured_operator(settings(None, None)) is None
+    command = configured_operator(settings("Boss@Example.org", "correct horse"))
     assert command is not None
     assert (command.email, command.password) == ("boss@example.org", "correct horse")
 
@@ -245,5 +245,5 @@ def test_settings_that_make_no_operator_are_said_without_the_password(
     email: str | None, password: str | None, says: str
 ) -> None:
     with pytest.raises(ValueError, match=says) as error:
-        wanted_operator(settings(email, password))
+        configured_operator(settings(email, password))
     assert password is None or password not in str(error.value)

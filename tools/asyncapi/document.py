@@ -12,8 +12,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic.json_schema import models_json_schema
 
 from chassis.messaging import outbox
-from chassis.messaging.topology import DEAD, JOURNAL, SUBSCRIPTIONS, Queue, queue_name, topology
+from chassis.messaging.topology import DEAD, JOURNAL, Queue, queue_name
 from events.base import Event
+from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tools.asyncapi.messages import (
     BINDING,
     CORRELATION_IDS,
@@ -103,7 +104,7 @@ def _channels(service: Described) -> Iterator[tuple[str, Document]]:
                 "bindings": {"amqp": _exchange(service.name, service.vhost)},
             },
         )
-    for queue in topology().queues:
+    for queue in TOPOLOGY.queues:
         for kind in service.hears:
             if queue.name == queue_name(service.name, kind):
                 yield queue.name, _queue(queue, kind, service.vhost)

@@ -8,9 +8,6 @@ down_revision = None
 SQL = """
 CREATE TABLE holders (
     id uuid PRIMARY KEY,
-    email varchar NOT NULL,
-    name varchar NOT NULL,
-    locale varchar NOT NULL,
     version integer NOT NULL
 );
 CREATE TABLE accounts (

@@ -8,9 +8,6 @@ down_revision = None
 SQL = """
 CREATE TABLE customers (
     id uuid PRIMARY KEY,
-    email varchar NOT NULL,
-    name varchar NOT NULL,
-    locale varchar NOT NULL,
     version integer NOT NULL
 );
 CREATE TABLE orders (

@@ -21,7 +21,7 @@ CREATE TABLE key_pairs (
     key_id varchar PRIMARY KEY,
     private_key bytea NOT NULL CHECK (length(private_key) = 32),
     valid_until timestamptz NOT NULL,
-    announced_at timestamptz NOT NULL
+    published_at timestamptz NOT NULL
 );
 """
 

@@ -20,8 +20,7 @@ from bench.baselines.parts.once import Connection, Once, answered
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.web.auth import OwnerId
-from chassis.web.commands import answer_with
-from chassis.web.idempotency import Answer
+from chassis.web.commands import StoredResponse, rendering
 from chassis.web.problems import NotFound
 from chassis.web.routing import StrictRoute
 from events.billing import AccountState
@@ -90,14 +89,14 @@ async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: On
 async def _moved(
     request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
 ) -> Response:
-    async def work(connection: Connection) -> Answer:
+    async def work(connection: Connection) -> StoredResponse:
         account = await _locked(connection, user_id)
         move = account.deposit if what == "deposit" else account.withdraw
         result = move(amount, uuid7(), datetime.now(UTC))
         if isinstance(result, Transfer):
             await connection.execute(SAVE, account.id, account.balance, account.version)
             await connection.execute(sql.insert(Transfer), *sql.values(result))
-        return answer_with(ReceiptView.of, 201, None)(request.scope["path"], result)
+        return rendering(ReceiptView.of, 201, None)(request.scope["path"], result)
 
     return await answered(request, key, work)
 

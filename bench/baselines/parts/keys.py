@@ -15,8 +15,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 from uuid_utils.compat import uuid7
 
+from apps.users.limits import AttemptLimit
 from apps.users.models import KEY_RENEWAL, KeyPair
-from apps.users.tokens import ring
+from apps.users.passwords import Passwords
+from apps.users.tokens import KeyRing
 from bench.baselines.common import Service, service_of
 from bench.baselines.parts import sql
 from bench.baselines.parts.callees import CalleeAwayError, callees
@@ -42,7 +44,7 @@ router = APIRouter(prefix="/internal")
 async def list_keys(request: Request) -> Response:
     """The public halves of all valid keys."""
     pairs = await _keep(service_of(request).database.pool)
-    keys = [pair.announcement() for pair in pairs]
+    keys = [pair.published() for pair in pairs]
     return Response(_KEYS.dump_json(keys, by_alias=True), media_type="application/json")
 
 
@@ -50,7 +52,9 @@ async def list_keys(request: Request) -> Response:
 async def kept(service: Service) -> AsyncIterator[None]:
     """A part of users: there is always a key to sign with."""
     pool = service.database.pool
+    ring = KeyRing()
     ring.hold(await _keep(pool))
+    service.objects += [ring, Passwords(), AttemptLimit()]
 
     async def look_after() -> None:
         while True:

@@ -13,8 +13,8 @@ from fastapi import APIRouter
 from uuid_utils.compat import uuid7
 
 from apps.notifications.api import list_notifications, view_notification
-from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
+from bench.baselines.common import written
 from bench.baselines.parts import sql
 from bench.baselines.parts.callees import callees
 from bench.baselines.parts.documents import Decision
@@ -74,4 +74,4 @@ async def write(pool: Pool, order: OrderState, decision: Decision, cause: Causat
     )
     letter.write_to(recipient, now)
     await pool.execute(sql.insert(Letter), *sql.values(letter))
-    bell.ring()
+    written.set()

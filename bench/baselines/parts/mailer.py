@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from apps.notifications import mime
-from apps.notifications.bell import bell
 from apps.notifications.conversation import Reply
 from apps.notifications.models import Letter
 from apps.notifications.smtp import (
@@ -23,7 +22,7 @@ from apps.notifications.smtp import (
     ServerAwayError,
     WornConnectionError,
 )
-from bench.baselines.common import Service
+from bench.baselines.common import Service, written
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.messaging.errors import is_transient
@@ -80,7 +79,7 @@ class Mailer:
                         raise
                     sent = 0
                 if sent < TAKE_LIMIT:
-                    await bell.received(within=SWEEP_SECONDS)
+                    await written.wait(SWEEP_SECONDS)
         finally:
             for connection in self._connections:
                 connection.close()

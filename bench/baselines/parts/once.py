@@ -13,8 +13,7 @@ from fastapi import Depends, Request, Response
 
 from bench.baselines.common import service_of
 from chassis.web.auth import CurrentUser
-from chassis.web.commands import respond
-from chassis.web.idempotency import REPLAYED, Answer, IdempotencyKey
+from chassis.web.commands import REPLAYED, IdempotencyKey, StoredResponse
 from chassis.web.problems import KeyReused
 
 if TYPE_CHECKING:
@@ -51,13 +50,13 @@ class Stored:
     body: str | None
     location: str | None
 
-    def answer(self) -> Answer | None:
+    def answer(self) -> StoredResponse | None:
         """The answer that was given, to be given again."""
         if self.status is None or self.body is None:
             return None
         media_type = "application/json" if self.status < 400 else "application/problem+json"
         headers = REPLAYED | ({"Location": self.location} if self.location else {})
-        return Answer(self.status, self.body, media_type, headers)
+        return StoredResponse(self.status, self.body, media_type, headers)
 
 
 async def _key(request: Request, user: CurrentUser, key: IdempotencyKey = None) -> Key | None:
@@ -84,14 +83,14 @@ async def claim(connection: Connection, key: Key, location: str | None = None) -
     return Stored(*known)
 
 
-async def store(connection: Connection, key: Key, answer: Answer) -> None:
+async def store(connection: Connection, key: Key, answer: StoredResponse) -> None:
     """Keep the answer to a key that was taken."""
     location = answer.headers.get("Location")
     await connection.execute(STORE, key.user_id, key.key, answer.status, answer.body, location)
 
 
 async def answered(
-    request: Request, key: Key | None, work: Callable[[Connection], Awaitable[Answer]]
+    request: Request, key: Key | None, work: Callable[[Connection], Awaitable[StoredResponse]]
 ) -> Response:
     """Work that is one transaction, done once for each key."""
     pool = service_of(request).database.pool
@@ -100,8 +99,8 @@ async def answered(
             again = stored.answer()
             if again is None:
                 raise KeyReused("Send another key with another request.")
-            return respond(again)
+            return again.response()
         answer = await work(connection)
         if key is not None:
             await store(connection, key, answer)
-    return respond(answer)
+    return answer.response()

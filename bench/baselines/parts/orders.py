@@ -31,8 +31,7 @@ from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.messaging.errors import is_transient
 from chassis.web.auth import CurrentUser
-from chassis.web.commands import answer_with, respond
-from chassis.web.idempotency import REPLAYED, Answer
+from chassis.web.commands import REPLAYED, StoredResponse, rendering
 from chassis.web.problems import RETRY_AFTER_SECONDS, NotFound, Problem
 from chassis.web.routing import StrictRoute
 from events.base import Causation, least_id
@@ -81,7 +80,8 @@ class Checkout:
         ) -> Response:
             """Place an order and have it charged."""
             order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
-            return respond(await self._placed(service_of(request), order, cause_of(request), key))
+            placed = await self._placed(service_of(request), order, cause_of(request), key)
+            return placed.response()
 
         router.add_api_route("/{orderId}", view_order, methods=["GET"])
         router.add_api_route("", list_orders, methods=["GET"])
@@ -101,7 +101,7 @@ class Checkout:
 
     async def _placed(
         self, service: Service, order: Order, cause: Causation, key: Key | None
-    ) -> Answer:
+    ) -> StoredResponse:
         pool = service.database.pool
         if key is None:
             await pool.execute(sql.insert(Order), *sql.values(order))
@@ -116,14 +116,14 @@ class Checkout:
 
     async def _resumed(
         self, service: Service, stored: Stored, cause: Causation, key: Key
-    ) -> Answer:
+    ) -> StoredResponse:
         """Another request with this key has placed the order, and has not been answered yet."""
         assert stored.location is not None
         order = await _read(service.database.pool, UUID(stored.location.rpartition("/")[2]))
         if order.pending:
             order = await self._decided(service, order, cause, key)
         answer = _answer(order)
-        return Answer(answer.status, answer.body, headers={**answer.headers, **REPLAYED})
+        return StoredResponse(answer.status, answer.body, headers={**answer.headers, **REPLAYED})
 
     async def _decided(
         self, service: Service, order: Order, cause: Causation, key: Key | None = None
@@ -204,6 +204,6 @@ async def _settle(database: Pool | Connection, order: Order) -> bool:
     return bool(await database.fetchval(SETTLE, order.id, *changes))
 
 
-def _answer(order: Order) -> Answer:
+def _answer(order: Order) -> StoredResponse:
     location = f"/order/{order.id}"
-    return answer_with(OrderView.of, 201, lambda _: location)(location, order)
+    return rendering(OrderView.of, 201, lambda _: location)(location, order)

@@ -11,9 +11,8 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
-from apps.users.api import login, view_user
+from apps.users.api import PasswordsDep, login, view_user
 from apps.users.models import User
-from apps.users.passwords import passwords
 from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, service_of
@@ -32,7 +31,7 @@ internal = APIRouter(prefix="/internal")
 
 
 @router.post("/register", status_code=201)
-async def register(body: RegisterBody, request: Request) -> Response:
+async def register(body: RegisterBody, request: Request, passwords: PasswordsDep) -> Response:
     """Become a user, with an account."""
     password_hash = await passwords.hash(body.password)
     user = User.register(

@@ -18,8 +18,7 @@ from bench.baselines.parts.once import Once
 from bench.baselines.usual.session import Session, answered, sessions_of
 from bench.baselines.usual.wiring import broker_of, causation, subscription, working
 from chassis.web.auth import OwnerId
-from chassis.web.commands import answer_with
-from chassis.web.idempotency import Answer
+from chassis.web.commands import StoredResponse, rendering
 from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced
@@ -52,14 +51,14 @@ async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: On
 async def _moved(
     request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
 ) -> Response:
-    async def work(session: Session) -> Answer:
+    async def work(session: Session) -> StoredResponse:
         account = await _account(session, user_id, lock=True)
         move = account.deposit if what == "deposit" else account.withdraw
         result = move(amount, uuid7(), datetime.now(UTC))
         if isinstance(result, Transfer):
             session.save(account)
             session.insert(result)
-        return answer_with(ReceiptView.of, 201, None)(request.scope["path"], result)
+        return rendering(ReceiptView.of, 201, None)(request.scope["path"], result)
 
     return await answered(sessions, key, work)
 

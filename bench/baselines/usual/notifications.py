@@ -8,9 +8,8 @@ from faststream.rabbit.annotations import RabbitMessage
 from uuid_utils.compat import uuid7
 
 from apps.notifications.api import list_notifications, view_notification
-from apps.notifications.bell import bell
 from apps.notifications.models import Letter, Recipient
-from bench.baselines.common import create_app
+from bench.baselines.common import create_app, written
 from bench.baselines.parts import keys
 from bench.baselines.parts.callees import callees
 from bench.baselines.parts.mailer import sending
@@ -67,7 +66,7 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
         )
         letter.write_to(recipient, now)
         session.insert(letter)
-    bell.ring()
+    written.set()
 
 
 app = create_app(

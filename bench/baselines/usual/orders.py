@@ -17,8 +17,7 @@ from bench.baselines.parts.once import Once
 from bench.baselines.usual.session import Session, answered, sessions_of
 from bench.baselines.usual.wiring import broker_of, subscription, working
 from chassis.web.auth import CurrentUser
-from chassis.web.commands import answer_with
-from chassis.web.idempotency import Answer
+from chassis.web.commands import StoredResponse, rendering
 from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced
@@ -32,11 +31,11 @@ router = APIRouter(prefix="/order", route_class=StrictRoute)
 async def create_order(body: OrderBody, user: CurrentUser, request: Request, key: Once) -> Response:
     """Place an order. The answer comes at once, with status `pending`."""
 
-    async def work(session: Session) -> Answer:
+    async def work(session: Session) -> StoredResponse:
         order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
         session.insert(order)
         session.say(OrderPlaced(order=order.state()), cause_of(request))
-        answer = answer_with(OrderView.of, 201, lambda order: f"/order/{order.id}")
+        answer = rendering(OrderView.of, 201, lambda order: f"/order/{order.id}")
         return answer(request.scope["path"], order)
 
     return await answered(sessions, key, work)

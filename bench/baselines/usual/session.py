@@ -21,10 +21,9 @@ from bench.baselines.parts.once import Key, Stored
 from bench.baselines.usual.outbox import Waiting
 from chassis.database.pool import SERVER_SETTINGS
 from chassis.database.tables import T, Table
-from chassis.messaging.consumer import InboxRow
+from chassis.messaging.inbox import InboxRow
 from chassis.runtime.settings import settings
-from chassis.web.commands import respond
-from chassis.web.idempotency import Answer, IdempotentAnswer
+from chassis.web.commands import IdempotencyRecord, StoredResponse
 from chassis.web.problems import KeyReused
 from events.base import Causation, Event
 
@@ -109,28 +108,28 @@ def sessions_of(service: str) -> Sessions:
 
 
 async def answered(
-    sessions: Sessions, key: Key | None, work: Callable[[Session], Awaitable[Answer]]
+    sessions: Sessions, key: Key | None, work: Callable[[Session], Awaitable[StoredResponse]]
 ) -> Response:
     """Work that is one transaction, done once for each Idempotency-Key."""
     async with sessions.begin() as session:
         if key is None:
-            return respond(await work(session))
-        claim = IdempotentAnswer(
+            return (await work(session)).response()
+        claim = IdempotencyRecord(
             user_id=key.user_id,
             key=key.key,
             fingerprint=key.fingerprint,
             created_at=datetime.now(UTC),
         )
         is_new = await session.insert_if_new(claim)
-        stored = await session.find(IdempotentAnswer, user_id=key.user_id, key=key.key)
+        stored = await session.find(IdempotencyRecord, user_id=key.user_id, key=key.key)
         assert stored is not None
         if is_new:
             answer = await work(session)
             stored.status, stored.body = answer.status, answer.body
             stored.location = answer.headers.get("Location")
             session.save(stored)
-            return respond(answer)
+            return answer.response()
         again = Stored(stored.status, stored.body, stored.location).answer()
         if stored.fingerprint != key.fingerprint or again is None:
             raise KeyReused("Send another key with another request.")
-        return respond(again)
+        return again.response()

@@ -7,16 +7,15 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
-from apps.users.api import login, view_user
+from apps.users.api import PasswordsDep, login, view_user
 from apps.users.models import User
-from apps.users.passwords import passwords
 from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
 from bench.baselines.usual.session import sessions_of
 from bench.baselines.usual.wiring import broker_of, working
-from chassis.web.commands import answer_with, respond
+from chassis.web.commands import rendering
 from chassis.web.routing import StrictRoute
 from events.users import UserRegistered
 
@@ -29,7 +28,7 @@ router.add_api_route("/view/{userId}", view_user, methods=["GET"])
 
 
 @router.post("/register", status_code=201)
-async def register(body: RegisterBody, request: Request) -> Response:
+async def register(body: RegisterBody, request: Request, passwords: PasswordsDep) -> Response:
     """Become a user."""
     password_hash = await passwords.hash(body.password)
     user = User.register(
@@ -42,8 +41,8 @@ async def register(body: RegisterBody, request: Request) -> Response:
             await session.flush()
         except IntegrityError:
             raise EmailTaken from None
-    answer = answer_with(RegisteredView.of, 201, lambda user: f"/user/view/{user.id}")
-    return respond(answer(request.scope["path"], user))
+    render = rendering(RegisteredView.of, 201, lambda user: f"/user/view/{user.id}")
+    return render(request.scope["path"], user).response()
 
 
 app = create_app(

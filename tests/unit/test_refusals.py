@@ -1,16 +1,15 @@
-"""A guarded route refuses before it looks at anything, and as a problem like any other."""
+"""A direct route can refuse before it reads anything, with a problem like any other."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
 
-from chassis.messaging.consumer import Inbox
 from chassis.runtime.service import create_app
-from chassis.web.problems import Unavailable
-from chassis.web.routing import StrictRoute, guarded
+from chassis.web.problems import Unavailable, rendered
+from chassis.web.routing import DirectRoute, StrictRoute, read_body, validated_request
 from chassis.web.schemas import Body
 
 FULL = Unavailable("It is full.")
@@ -22,16 +21,24 @@ class SeatBody(Body):
     row: int
 
 
-@router.post("/take", response_model=None)
-@guarded(lambda: refusals.pop() if refusals else None)
-async def take(body: SeatBody) -> Response:
+class NoHeaders(BaseModel):
+    pass
+
+
+async def take(request: Request) -> Response:
+    if refusals:
+        return rendered(refusals.pop(), request.scope["path"])
+    _, body = validated_request(await read_body(request), NoHeaders, SeatBody)
     return Response(str(body.row), 201)
+
+
+router.routes.append(DirectRoute("/seat/take", lambda: None, handler=take, methods=["POST"]))
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     refusals.clear()
-    app = create_app("seats", description="Seats.", router=router, inbox=Inbox("seats"))
+    app = create_app("seats", description="Seats.", router=router, subscriptions=())
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://seats") as client:
         yield client
@@ -67,14 +74,3 @@ async def test_it_is_counted_at_its_route(http: httpx.AsyncClient) -> None:
     await http.post("/seat/take", json={"row": 7})
     metrics = await http.get("/metrics")
     assert 'method="POST",route="/seat/take",status="503"' in metrics.text
-
-
-def test_a_route_that_fastapi_answers_cannot_be_guarded() -> None:
-    router = APIRouter(route_class=StrictRoute)
-
-    @guarded(lambda: None)
-    async def listed() -> dict[str, Any]:
-        return {}
-
-    with pytest.raises(TypeError, match="can be guarded"):
-        router.get("/seat")(listed)

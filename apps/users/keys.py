@@ -1,0 +1,51 @@
+"""Key rotation: there is always a signing key that lasts, and every service knows it before it is used."""
+
+import asyncio
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from apps.users import use_cases
+from apps.users.models import KeyPair
+from apps.users.tokens import KeyRing
+from apps.users.use_cases import RotateKeys
+from chassis.database.group_commit import GroupCommitter, OnCommit
+from chassis.database.transaction import Pool
+from events.base import Causation
+
+log = structlog.get_logger(__name__)
+
+CHECK_SECONDS: Final = 3600.0
+
+PUBLISH_AFTER: Final = timedelta(days=1)
+"""How often a key is published again: the event log, which is purged, always holds every valid key."""
+
+AT_ONCE: Final = timedelta(0)
+
+
+class KeyRotation:
+    """Renews the keys in time, and reads the keys that other replicas have made."""
+
+    def __init__(self, pool: Pool, key_ring: KeyRing, on_commit: OnCommit) -> None:
+        self._key_ring = key_ring
+        self._committer: GroupCommitter[RotateKeys, list[KeyPair]] = GroupCommitter(
+            pool, use_cases.rotate_keys, name="users.rotate_keys", on_commit=on_commit
+        )
+
+    async def start(self) -> None:
+        """Make a key if there is none, and publish all: services that are new learn them."""
+        await self._rotate(AT_ONCE)
+
+    async def run(self) -> None:
+        """Rotate for as long as the process runs."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            await self._rotate(PUBLISH_AFTER)
+
+    async def _rotate(self, publish_after: timedelta) -> None:
+        pairs = await self._committer.submit(RotateKeys(publish_after, Causation(str(uuid7()))))
+        self._key_ring.hold(pairs)
+        newest = max(pairs, key=lambda pair: pair.valid_until)
+        log.info("users.keys_rotated", keys=len(pairs), valid_until=newest.valid_until.isoformat())
