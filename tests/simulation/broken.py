@@ -14,8 +14,8 @@ from tests.simulation.postgres import Postgres
 from tests.support import mutants
 
 REPLACED: Final[tuple[tuple[Any, str], ...]] = (
-    (inbox, "remember"),
-    (Consumer, "_take"),
+    (inbox, "mark_processed"),
+    (Consumer, "_consume"),
     (Transaction, "lock"),
     (Transaction, "lock_all"),
     (outbox, "take"),

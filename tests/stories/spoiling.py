@@ -178,13 +178,12 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
         },
     ),
     "a copy is old": (7, {"notifications": "UPDATE recipients SET version = 0"}),
-    "a copy has another name": (7, {"billing": "UPDATE holders SET name = 'Eve'"}),
+    "a copy has another name": (7, {"notifications": "UPDATE recipients SET name = 'Eve'"}),
     "a copy is missing": (7, {"orders": "DELETE FROM customers"}),
+    "a copy is of another version": (7, {"billing": "UPDATE holders SET version = 99"}),
     "a copy has no owner": (
         7,
-        {
-            "orders": "INSERT INTO customers VALUES (gen_random_uuid(), 'eve@x.test', 'Eve', 'en', 1)"
-        },
+        {"orders": "INSERT INTO customers VALUES (gen_random_uuid(), 1)"},
     ),
     "a key is missing": (7, {"billing": "DELETE FROM signing_keys"}),
     "billing knows another order": (7, {"billing": "UPDATE charges SET amount = amount + 1"}),

@@ -144,7 +144,7 @@ ONLY_BY: Final[dict[str, tuple[Source, int | None]]] = {
     "a notification has the address of another user": (notifications.NOTIFICATIONS, 0),
     "a notification's cause was never received": (notifications.NOTIFICATIONS, 1),
     "a notification is missing": (notifications.OUTCOMES_NOTIFIED, None),
-    "a copy has another name": (projections.USERS[0], None),
+    "a copy is of another version": (projections.USERS[0], None),
     "a copy has no owner": (projections.USERS[1], None),
     "a copy is old": (projections.USERS[2], None),
     "a key is missing": (projections.SIGNING_KEYS, None),
