@@ -17,7 +17,7 @@ KEPT_BY_ALL: Final = frozenset({1, 2, 3, 4, 5, 6})
 KEPT: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 9})
 """The invariants that hold in a measurement. Without mail, notifications stay unsent."""
 
-AUDIT_SECONDS: Final = 5.0
+TIMEOUT_SECONDS: Final = 5.0
 
 
 class FailedAuditError(Exception):
@@ -38,7 +38,7 @@ async def check(processes: Processes, sent: Sent, since: UUID) -> None:
         urls,
         history(sent),
         at_rest=True,
-        patience=AUDIT_SECONDS,
+        timeout_seconds=TIMEOUT_SECONDS,
         since=since,
         numbers=KEPT_BY_ALL if processes.contestant.own_topology else KEPT,
     )

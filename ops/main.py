@@ -85,13 +85,12 @@ def serve(
 
 @cli.command()
 def audit(
-    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds for which a violation is checked again.")
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds for which violations are checked again.")
     ] = 10.0,
     at_rest: Annotated[
-        bool,
-        typer.Option("--at-rest", help="No event is in flight: unfinished work is a violation."),
+        bool, typer.Option("--at-rest", help="Nothing is in flight: what is unfinished is wrong.")
     ] = False,
     watch: Annotated[
         float | None, typer.Option(min=1, help="Audit every so many seconds, until SIGTERM.")
@@ -99,12 +98,14 @@ def audit(
     host: Annotated[str, typer.Option(help="With --watch: the address of /metrics.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="With --watch: the port of /metrics.")] = 9108,
 ) -> None:
-    """Check the invariants of the running system. The exit status is 0 if they hold, 1 if not, 2 if it cannot check."""
-    from ops.audit.command import once, watching
-
+    """Check the invariants on the running system. The exit status is 0 if they hold, 1 if not, 2 if that is unknown."""
     if watch is None:
-        raise typer.Exit(asyncio.run(once(patience, at_rest=at_rest, as_json=json)))
-    asyncio.run(watching(watch, patience, at_rest=at_rest, address=(host, port)))
+        from ops.audit.command import once
+
+        raise typer.Exit(asyncio.run(once(timeout, at_rest=at_rest, as_json=json)))
+    from ops.audit.watch import watch as run
+
+    asyncio.run(run(watch, timeout, at_rest=at_rest, address=(host, port)))
 
 
 @cli.command()

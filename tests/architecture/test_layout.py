@@ -18,8 +18,8 @@ FILES = {
     ),
     "apps": "__init__",
     "ops/audit": (
-        "__init__ auditor broker copies databases digests facts findings gathering invariants letters money orders"
-        " report rights suspects travel"
+        "__init__ answers auditor broker command counts databases delivery digests findings ledger notifications"
+        " orders projections report rights rules urls watch"
     ),
     "chassis": (
         "__init__ arguments asyncapi auth commands database documents examples factory gauges idempotency messages"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from apps.notifications.conversation import Reply
 from apps.notifications.smtp import ConnectionLostError
-from ops.audit.facts import Mail
 from tests.simulation.loop import SimulatedLoop, resolve
 from tests.stories.post_office import notification_id_of, subject_of
+from tests.stories.snapshot import Mail
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process

@@ -17,8 +17,7 @@ from uuid_utils.compat import uuid7
 
 from apps import SERVICES
 from ops.audit import Urls
-from ops.audit import audit as run_audit
-from tests.stories.facts import Rows
+from ops.audit import audit as look
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.installation import Installation
@@ -137,7 +136,7 @@ class Baseline:
             base_url=self.urls[part], headers=headers, timeout=30, trust_env=False
         )
 
-    async def rows(self, service: str, sql: str, *values: Any) -> Rows:
+    async def rows(self, service: str, sql: str, *values: Any) -> list[dict[str, Any]]:
         connection = await asyncpg.connect(self._installation.database_admin_url(service))
         try:
             return [dict(record) for record in await connection.fetch(sql, *values)]
@@ -210,7 +209,7 @@ async def baseline(
 async def audit(baseline: Baseline) -> None:
     """At rest: money, orders and notifications agree."""
     await baseline.is_quiet()
-    report = await run_audit(baseline.databases, at_rest=True, numbers=KEPT, patience=1)
+    report = await look(baseline.databases, at_rest=True, numbers=KEPT, timeout_seconds=1)
     assert report.lines() == []
     notifications = await baseline.rows(
         "notifications", "SELECT id, order_id, balance FROM notifications"
