@@ -1,4 +1,4 @@
-"""Door 2: what notifications hears, and what it does about it."""
+"""The events that notifications consumes, and the use case for each."""
 
 from collections.abc import Sequence
 
@@ -13,32 +13,34 @@ inbox = Inbox("notifications")
 
 
 @inbox.hears(UserRegistered)
-async def remember_the_recipient(
-    tx: Transaction, received: Sequence[Envelope[UserRegistered]]
-) -> None:
-    """A user may get letters; those that waited for him go out."""
-    await use_cases.remember_recipients(tx, received)
+async def save_recipient(tx: Transaction, received: Sequence[Envelope[UserRegistered]]) -> None:
+    """Stores a recipient; notifications that waited for it are sent."""
+    await use_cases.save_recipients(tx, received)
 
 
 @inbox.hears(UserUpdated)
-async def update_the_recipient(tx: Transaction, received: Sequence[Envelope[UserUpdated]]) -> None:
-    """A recipient has another name, address or language."""
-    await use_cases.remember_recipients(tx, received)
+async def update_recipient(tx: Transaction, received: Sequence[Envelope[UserUpdated]]) -> None:
+    """Updates the name, address and language of a recipient."""
+    await use_cases.save_recipients(tx, received)
 
 
 @inbox.hears(PaymentSucceeded)
-async def write_of_joy(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
-    """The order is paid: a letter of joy."""
-    await use_cases.write_joy(tx, received)
+async def notify_of_payment(
+    tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
+) -> None:
+    """Sends a notification of joy: the order is paid."""
+    await use_cases.notify_of_payments(tx, received)
 
 
 @inbox.hears(PaymentRejected)
-async def write_of_sorrow(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
-    """The order will not be paid: a letter of sorrow."""
-    await use_cases.write_sorrow(tx, received)
+async def notify_of_rejection(
+    tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
+) -> None:
+    """Sends a notification of sorrow: the order will not be paid."""
+    await use_cases.notify_of_rejections(tx, received)
 
 
 @inbox.hears(PaymentRefunded)
-async def write_of_refund(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
-    """The money is back: a letter of refund."""
-    await use_cases.write_refund(tx, received)
+async def notify_of_refund(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
+    """Sends a notification of the refund: the money is back."""
+    await use_cases.notify_of_refunds(tx, received)

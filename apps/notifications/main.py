@@ -1,34 +1,36 @@
-"""Notifications, wired."""
+"""The composition root of notifications."""
 
 from apps.notifications import gauges
 from apps.notifications.api import router
+from apps.notifications.channels.email import email_channels
+from apps.notifications.channels.mime import Sender
 from apps.notifications.consumers import inbox
-from apps.notifications.mailer import Mailer
-from apps.notifications.mime import Sender
+from apps.notifications.dispatcher import Dispatcher
 from chassis.runtime.backlog import poll
 from chassis.runtime.service import Service, create_app
 
 
-async def check_the_sender(service: Service) -> None:
-    """Do not start with a sender that no mail server would take."""
+async def check_sender(service: Service) -> None:
+    """Refuse to start with a sender that is not one e-mail address."""
     Sender.of(service.settings.mail_from)
 
 
-async def send_letters(service: Service) -> None:
-    """Send letters as they become due."""
-    await Mailer(service.database.pool, service.settings, service.relay.wake).run()
+async def deliver(service: Service) -> None:
+    """Deliver notifications when they become due."""
+    channels = {"email": email_channels(service.settings)}
+    await Dispatcher(service.database.pool, channels, service.relay.wake).run()
 
 
-async def count_letters(service: Service) -> None:
-    """Keep the figures of open letters."""
-    await poll(service.database.pool, gauges.look)
+async def count_open(service: Service) -> None:
+    """Keep the metrics of open notifications current."""
+    await poll(service.database.pool, gauges.count_open)
 
 
 app = create_app(
     "notifications",
-    description="Letters of joy, of sorrow and about refunds, and the mail that carries them.",
+    description="Notifications of joy, of sorrow and about refunds, and their delivery by e-mail.",
     router=router,
     inbox=inbox,
-    prepare=check_the_sender,
-    background=[send_letters, count_letters],
+    prepare=check_sender,
+    background=[deliver, count_open],
 )

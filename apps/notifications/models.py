@@ -1,13 +1,14 @@
-"""Letters and recipients, and the rules on them. Amounts are minor units."""
+"""Notifications and their recipients, and the rules on them. Amounts are minor units."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Self
+from typing import Any, Final, Literal, Self
 from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
-from apps.notifications import letters
-from chassis.database.projections import KnownUser
+from apps.notifications import rendering
 from chassis.database.tables import Table
 from events.base import Causation
 from events.billing import AccountState
@@ -19,41 +20,70 @@ from events.notifications import (
     NotificationStatus,
 )
 from events.orders import OrderState
-from events.users import Locale
+from events.users import Locale, UserState
 
 FIRST_DELAY: Final = timedelta(seconds=2)
 LONGEST_DELAY: Final = timedelta(minutes=5)
 
 ATTEMPTS: Final = 1_150
-"""How often a mail server may put one letter off: with these delays about three days, then it has failed."""
+"""Attempts after which a notification has failed: about three days with these delays."""
 
 ANSWER_LIMIT: Final = 500
-"""Characters that are kept of what a mail server said."""
+"""Characters that are kept of a server's answer."""
 
 
 def delay(attempts: int, jitter: float) -> timedelta:
-    """How long a letter rests after its n-th attempt: twice as long each time, half of it by chance.
+    """The delay after the n-th attempt: it doubles up to LONGEST_DELAY.
 
-    `jitter` from 0 to 1 spreads letters that were put off together.
+    `jitter` from 0 to 1 scales the second half of it, so that notifications deferred together are spread.
     """
     full = min(FIRST_DELAY * 2.0 ** min(attempts - 1, 16), LONGEST_DELAY)
     return full * (0.5 + jitter / 2)
 
 
-class Recipient(KnownUser, table=True):
-    """A user who may get letters."""
+Outcome = Literal["accepted", "deferred", "refused"]
+"""Deferred: try again later. Refused: never try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """What a channel's server answered to one notification."""
+
+    outcome: Outcome
+    answer: str
+    """The server's code and text."""
+
+
+class Recipient(Table, table=True):
+    """A user who may be notified: a copy of the users service's record. The newest version wins."""
 
     __tablename__ = "recipients"
 
+    id: UUID = Field(primary_key=True)
+    email: str
+    name: str
     locale: Locale = Field(sa_type=String)
+    version: int
+
+    @classmethod
+    def copies(cls, users: Iterable[UserState]) -> list[Self]:
+        """Rows for `Transaction.upsert_newer`."""
+        return [
+            cls(id=u.id, email=u.email, name=u.name, locale=u.locale, version=u.version)
+            for u in users
+        ]
+
+    def address(self, channel: str) -> str:
+        """The recipient's address in a channel. Raises KeyError for a channel that is not listed here."""
+        return {"email": self.email}[channel]
 
 
-class Letter(Table, table=True):
-    """A letter's way: waiting (for its recipient to be known) -> pending -> sent | failed.
+class Notification(Table, table=True):
+    """One message to one recipient by one channel: waiting (recipient unknown) -> pending -> sent | failed.
 
-    There is one per order and kind. It is worded and addressed once, when its recipient is known; what the API
-    lists from then on is what is sent. `due_at` is when the mailer may take it: it lies ahead while the letter rests
-    or is in a mailer's hands, and is None where there is nothing to do.
+    There is one per order, kind and channel. It is rendered and addressed once, when its recipient is known; what the
+    API lists from then on is what is sent. A dispatcher may lease it from `due_at` on. `due_at` is in the future after
+    an attempt that was deferred and during a lease, and None if there is nothing to do.
     """
 
     __tablename__ = "notifications"
@@ -62,8 +92,9 @@ class Letter(Table, table=True):
     user_id: UUID
     order_id: UUID | None = None
     kind: NotificationKind = Field(sa_type=String)
+    channel: str = "email"
     reason: str | None = None
-    """Billing's, in a letter of sorrow."""
+    """Billing's reason, if the kind is sorrow."""
     amount: int | None = Field(default=None, sa_type=BigInteger)
     balance: int | None = Field(default=None, sa_type=BigInteger)
     currency: str | None = None
@@ -73,10 +104,10 @@ class Letter(Table, table=True):
     body: str | None = None
     status: NotificationStatus = Field(default="waiting", sa_type=String)
     attempts: int = 0
-    """How often a mail server has put off this very letter."""
+    """How many attempts were deferred or refused."""
     due_at: datetime | None = None
     answer: str | None = None
-    """What the mail server said last."""
+    """The server's last answer."""
     created_at: datetime
     sent_at: datetime | None = None
     correlation_id: str
@@ -96,7 +127,7 @@ class Letter(Table, table=True):
         now: datetime,
         reason: str | None = None,
     ) -> Self:
-        """A letter about what became of an order; it waits for its recipient."""
+        """A notification about the outcome of an order; it waits for its recipient."""
         return cls(
             id=id,
             user_id=order.user_id,
@@ -107,16 +138,14 @@ class Letter(Table, table=True):
             balance=account.balance,
             currency=account.currency,
             created_at=now,
-            correlation_id=cause.correlation_id,
-            causation_id=cause.causation_id,
-            traceparent=cause.traceparent,
+            **_columns(cause),
         )
 
     @classmethod
     def message(
         cls, user_id: UUID, subject: str, body: str, *, id: UUID, cause: Causation, now: datetime
     ) -> Self:
-        """An operator's own words; they wait for their recipient."""
+        """An operator's message; it waits for its recipient."""
         return cls(
             id=id,
             user_id=user_id,
@@ -124,21 +153,20 @@ class Letter(Table, table=True):
             subject=subject,
             body=body,
             created_at=now,
-            correlation_id=cause.correlation_id,
-            causation_id=cause.causation_id,
-            traceparent=cause.traceparent,
+            **_columns(cause),
         )
 
-    def write_to(self, recipient: Recipient, now: datetime) -> None:
-        """Word and address the letter: it can be sent."""
-        self.address, self.locale = recipient.email, recipient.locale
+    def render_for(self, recipient: Recipient, now: datetime) -> None:
+        """Render and address the notification: it is due now."""
+        self.address, self.locale = recipient.address(self.channel), recipient.locale
         if self.order_id is not None:
             assert self.amount is not None
             assert self.balance is not None
             assert self.currency is not None
-            text = letters.text(
+            self.subject, self.body = rendering.text(
                 self.kind,
                 recipient.locale,
+                channel=self.channel,
                 name=recipient.name,
                 order_id=self.order_id,
                 amount=self.amount,
@@ -146,29 +174,28 @@ class Letter(Table, table=True):
                 currency=self.currency,
                 reason=self.reason,
             )
-            self.subject, self.body = text.subject, text.body
         self.status, self.due_at = "pending", now
 
-    def answered(self, code: int, text: str, at: datetime, jitter: float) -> None:
-        """A mail server said yes (2xx), never (5xx), or not now: anything else; 0 where the connection was lost."""
+    def record(self, result: DeliveryResult, at: datetime, jitter: float) -> None:
+        """Apply the result of an attempt to deliver this notification."""
         assert self.status == "pending"
-        said = text.encode(errors="replace").decode()
-        self.answer = letters.one_line(f"{code} {said}" if code else said)[:ANSWER_LIMIT]
-        if 200 <= code < 300:
+        self.answer = rendering.one_line(result.answer.encode(errors="replace").decode())
+        self.answer = self.answer[:ANSWER_LIMIT]
+        if result.outcome == "accepted":
             self.status, self.sent_at, self.due_at = "sent", at, None
             return
         self.attempts += 1
-        if 500 <= code < 600 or self.attempts >= ATTEMPTS:
+        if result.outcome == "refused" or self.attempts >= ATTEMPTS:
             self.status, self.due_at = "failed", None
         else:
             self.due_at = at + delay(self.attempts, jitter)
 
     def causation(self) -> Causation:
-        """The cause of the letter, and so of what becomes of it."""
+        """The cause of the notification, and so of its outcome."""
         return Causation(self.correlation_id, self.causation_id, self.traceparent)
 
     def outcome(self) -> NotificationSent | NotificationFailed | None:
-        """The event that tells of the letter's end, if it has come."""
+        """The event to publish, if the notification is sent or failed."""
         if self.status == "sent":
             return NotificationSent(notification=self.state())
         if self.status == "failed":
@@ -176,7 +203,7 @@ class Letter(Table, table=True):
         return None
 
     def state(self) -> NotificationState:
-        """The letter as events and the API tell of it: nobody has written anything before it is addressed."""
+        """The notification as events and the API show it: without subject and body until it is addressed."""
         waits = self.status == "waiting"
         return NotificationState(
             id=self.id,
@@ -190,3 +217,11 @@ class Letter(Table, table=True):
             created_at=self.created_at,
             sent_at=self.sent_at,
         )
+
+
+def _columns(cause: Causation) -> dict[str, Any]:
+    return {
+        "correlation_id": cause.correlation_id,
+        "causation_id": cause.causation_id,
+        "traceparent": cause.traceparent,
+    }

@@ -35,9 +35,9 @@ POINTS: Final[Mapping[str, str]] = {
     "inbox.before_ack": "everything about a message is durable, and the broker does not know",
     "inbox.after_ack": "the message's ack is on its way",
     "dead_letters.after_publish": "a message is set aside, and the original is not acknowledged",
-    "mailer.before_send": "a letter is taken, and the mail server has not heard of it",
-    "mailer.after_accept": "the mail server has a letter, and that is not recorded",
-    "mailer.after_record": "what the mail server said is recorded",
+    "dispatcher.before_send": "a notification is leased, and nothing of it is sent",
+    "dispatcher.after_accept": "the mail server has accepted an e-mail, and that is not recorded",
+    "dispatcher.after_record": "the result of an attempt is recorded",
 }
 """Where a process can die, in the order of travel, and what is true at that moment."""
 
@@ -51,18 +51,18 @@ class Crash:
     point: str
     times: int = 1
     only: str | None = None
-    """An event's type, or at the mailer a letter's kind; others pass unharmed and uncounted."""
+    """An event's type, or at the dispatcher a notification's kind; others pass unharmed and uncounted."""
 
     @classmethod
     def of(cls, text: str) -> "Crash":
-        """Read `<point>[:<nth>][@<only>]`. Raises LookupError if there is no such point, event or kind of letter."""
+        """Read `<point>[:<nth>][@<only>]`. Raises LookupError for an unknown point, event or kind of notification."""
         form = _FORM.fullmatch(text)
         if form is None or form["point"] not in POINTS:
             raise LookupError(
                 f"{VARIABLE}={text}: not <point>[:<nth>][@<event>] with a point of {', '.join(POINTS)}"
             )
         events = {kind.__name__ for kind in language().values()}
-        known = get_args(NotificationKind) if form["point"].startswith("mailer.") else events
+        known = get_args(NotificationKind) if form["point"].startswith("dispatcher.") else events
         if form["only"] and form["only"] not in known:
             raise LookupError(f"{VARIABLE}={text}: {form['only']} is none of {', '.join(known)}")
         return cls(form["point"], int(form["nth"] or 1), form["only"])

@@ -7,15 +7,15 @@ from collections.abc import Coroutine
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from apps.notifications import mailer
+from apps.notifications.channels.email import EmailChannel
+from apps.notifications.channels.mime import Sender
+from apps.notifications.dispatcher import Dispatcher
 from chassis.database.group_commit import GroupCommitter, Work
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.relay import Relay
 from chassis.runtime.service import PATIENCE_SECONDS
-from chassis.runtime.settings import Settings
 from chassis.web.idempotency import Answer, IdempotentRequest, idempotent
 from tests.simulation.broker import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
@@ -69,16 +69,16 @@ class Process:
         if self.service == "users":  # hears of nothing but keys, which there are none of
             return
         dead_letters = DeadLetterQueue(self.service, SimulatedPublisher(self, broker))
-        inbox = importlib.import_module(f"apps.{self.service}.subscribers").inbox
+        inbox = importlib.import_module(f"apps.{self.service}.consumers").inbox
         inbox.attach(cast(Any, Subscriptions(self, broker)), pool, dead_letters, self.relay.wake)
         if self.service == "notifications":
-            self.begin(self._send_letters(), "mailer", for_ever=True)
+            self.begin(self._deliver(), "dispatcher", for_ever=True)
 
-    async def _send_letters(self) -> None:
-        settings = SimpleNamespace(mail_from="Chorus <orders@chorus.test>")
-        made = mailer.Mailer(cast(Any, self.pool), cast(Settings, settings), self.relay.wake)
-        made._server = cast(Any, SimulatedMailServer(self, self._world.office))
-        await made.run()
+    async def _deliver(self) -> None:
+        sender = Sender.of("Chorus <orders@chorus.test>")
+        server = cast(Any, SimulatedMailServer(self, self._world.office))
+        channels = {"email": lambda: EmailChannel(sender, server)}
+        await Dispatcher(cast(Any, self.pool), channels, self.relay.wake).run()
 
     def now(self) -> datetime:
         """What this process and its sessions take for now."""

@@ -64,7 +64,7 @@ def test_the_nth_time_counts_only_where_the_event_is_in_hand() -> None:
         "relay.after_confirm@",
         "relay.after_confirm@OrderEaten",
         "relay.after_confirm@joy",
-        "mailer.after_accept@OrderPlaced",
+        "dispatcher.after_accept@OrderPlaced",
         "relay.after_confirm, relay.before_commit",
     ],
 )

@@ -12,17 +12,18 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Final
 
-from apps.notifications import mime
 from apps.notifications.bell import bell
-from apps.notifications.conversation import Reply
-from apps.notifications.models import Letter
-from apps.notifications.smtp import (
+from apps.notifications.channels import ServerAwayError
+from apps.notifications.channels.email import message_of, result_of
+from apps.notifications.channels.mime import Sender, UnsendableError
+from apps.notifications.channels.smtp import (
     Connection,
     ConnectionLostError,
     MailServer,
-    ServerAwayError,
     WornConnectionError,
 )
+from apps.notifications.channels.smtp_session import Reply
+from apps.notifications.models import DeliveryResult, Notification
 from bench.baselines.common import Service
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
@@ -41,7 +42,7 @@ TAKE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id IN (
     SELECT id FROM notifications WHERE status = 'pending' AND due_at <= now()
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING {", ".join(statements(Letter).columns)}
+RETURNING {", ".join(statements(Notification).columns)}
 """  # noqa: S608 - made of our own names
 
 RECORD: Final = """
@@ -65,7 +66,7 @@ class Mailer:
 
     def __init__(self, service: Service) -> None:
         self._pool: Pool = service.database.pool
-        self._sender = mime.Sender.of(service.settings.mail_from)
+        self._sender = Sender.of(service.settings.mail_from)
         self._server = MailServer(service.settings, self._sender.address, self._sender.domain)
         self._connections = [self._server.connection() for _ in range(CONNECTIONS)]
 
@@ -89,7 +90,7 @@ class Mailer:
         # A mail server that is away is waited for before anything is taken.
         await self._server.ready(self._connections[0])
         records = await self._pool.fetch(TAKE, TAKE_LIMIT, LEASE_SECONDS)
-        taken = [from_record(Letter, record) for record in records]
+        taken = [from_record(Notification, record) for record in records]
         shares = [taken[n::CONNECTIONS] for n in range(min(CONNECTIONS, len(taken)))]
         sending = map(self._send, self._connections, shares)
         for error in await asyncio.gather(*sending, return_exceptions=True):
@@ -97,10 +98,10 @@ class Mailer:
                 raise error
         return len(taken)
 
-    async def _send(self, connection: Connection, share: list[Letter]) -> None:
+    async def _send(self, connection: Connection, share: list[Notification]) -> None:
         try:
             while share:
-                await self._record(share[0], await self._reply(connection, share[0]))
+                await self._record(share[0], await self._deliver(connection, share[0]))
                 del share[0]
         except ServerAwayError as error:
             self._server.failed(connection, error)
@@ -108,18 +109,18 @@ class Mailer:
             if share:
                 await self._pool.execute(GIVE_BACK, [letter.id for letter in share])
 
-    async def _record(self, letter: Letter, reply: Reply) -> None:
+    async def _record(self, letter: Notification, result: DeliveryResult) -> None:
         jitter = random.random()  # noqa: S311 - no secret
-        letter.answered(reply.code, reply.text, datetime.now(UTC), jitter)
+        letter.record(result, datetime.now(UTC), jitter)
         changes = [letter.status, letter.attempts, letter.due_at, letter.answer, letter.sent_at]
         await self._pool.execute(RECORD, letter.id, *changes)
 
-    async def _reply(self, connection: Connection, letter: Letter) -> Reply:
+    async def _deliver(self, connection: Connection, letter: Notification) -> DeliveryResult:
         """What the server says to a letter. Raises ServerAwayError before it has come to the letter."""
         try:
-            recipient, message = mime.of_letter(self._sender, letter)
-        except mime.UnsendableError as error:
-            return Reply(553, str(error))
+            recipient, message = message_of(self._sender, letter)
+        except UnsendableError as error:
+            return result_of(Reply(553, str(error)))
         while True:
             if not connection.is_open:
                 await connection.open()
@@ -129,6 +130,6 @@ class Mailer:
                 continue
             except ConnectionLostError as error:
                 self._server.failed(connection, error)
-                return Reply(0, f"the connection was lost: {error}")
+                return DeliveryResult("deferred", f"the connection was lost: {error}")
             self._server.answered()
-            return reply
+            return result_of(reply)

@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 from apps.notifications.api import list_notifications, view_notification
 from apps.notifications.bell import bell
-from apps.notifications.models import Letter, Recipient
+from apps.notifications.models import Notification, Recipient
 from bench.baselines.common import create_app
 from bench.baselines.parts import keys
 from bench.baselines.parts.callees import callees
@@ -55,7 +55,7 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
         if recipient is None:
             raise NotYetError(f"nobody has told of user {outcome.order.user_id} yet")
         now = datetime.now(UTC)
-        letter = Letter.about(
+        notification = Notification.about(
             "joy" if isinstance(outcome, PaymentSucceeded) else "sorrow",
             outcome.order,
             outcome.order.total,
@@ -65,8 +65,8 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
             now=now,
             reason=None if isinstance(outcome, PaymentSucceeded) else outcome.reason,
         )
-        letter.write_to(recipient, now)
-        session.insert(letter)
+        notification.render_for(recipient, now)
+        session.insert(notification)
     bell.ring()
 
 
