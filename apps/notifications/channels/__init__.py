@@ -15,6 +15,7 @@ class Channel(Protocol):
 
     async def ready(self) -> None:
         """Wait until the server can be sent to, however long it is away."""
+        return
 
     @abstractmethod
     async def send(self, notification: Notification) -> DeliveryResult:
@@ -26,6 +27,8 @@ class Channel(Protocol):
 
     async def release(self) -> None:
         """Close connections that are idle; `send` or `ready` opens them again."""
+        return
 
     def close(self) -> None:
         """Close everything at once."""
+        return
