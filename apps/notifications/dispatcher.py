@@ -1,17 +1,17 @@
-"""The dispatcher: hands leased notifications to their channels, and records the results with the events they cause.
+"""The dispatcher of a channel: sends its notifications when they are due, and records the results and their events.
 
 A crash leaves its notifications to the process that leases them next, so one that a server accepted just before a crash
 is sent a second time, with the same id and content. Several dispatchers, in one process or many, share the work.
 
 A server's answer concerns its notification: deferred, it is tried again later; refused, it has failed. A server that
-is away concerns no notification: its workers wait, and no attempt is counted.
+is away concerns no notification: the workers wait, and no attempt is counted. Other channels have other dispatchers.
 """
 
 import asyncio
 import contextlib
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -30,7 +30,7 @@ from chassis.runtime import crash_points as crash
 log = structlog.get_logger(__name__)
 
 WORKERS: Final = 8
-"""Notifications that one process sends at the same time."""
+"""Notifications that a dispatcher sends at the same time."""
 
 IDLE_SECONDS: Final = 30.0
 """After this time without a notification a worker closes its connections."""
@@ -52,16 +52,17 @@ ATTEMPTS = Counter(
 
 
 class Dispatcher:
-    """Delivers notifications for as long as it runs. `channels` makes a channel, by name, for each worker."""
+    """Delivers the notifications of a channel for as long as it runs. `connect` makes a channel for each worker."""
 
     def __init__(
         self,
         pool: Pool,
-        channels: Mapping[str, Callable[[], Channel]],
+        channel: str,
+        connect: Callable[[], Channel],
         published: Callable[[], None],
     ) -> None:
-        self._channels = channels
-        self._leases = Leases(pool, channels.keys(), published)
+        self._connect = connect
+        self._leases = Leases(pool, channel, published)
         self._recording = GroupCommitter(
             pool,
             use_cases.record_attempts,
@@ -91,23 +92,20 @@ class Dispatcher:
             await self._stop(workers, leasing)
 
     async def _work(self) -> None:
-        channels = {name: make() for name, make in self._channels.items()}
+        channel = self._connect()
         try:
-            while (lease := await self._next(channels)) is not None:
-                channel = channels[lease.notification.channel]
+            while (lease := await self._next(channel)) is not None:
                 if (result := await self._deliver(lease, channel)) is not None:
                     self._note(lease.notification, result)
         finally:
-            for channel in channels.values():
-                channel.close()
+            channel.close()
 
-    async def _next(self, channels: Mapping[str, Channel]) -> Lease | None:
+    async def _next(self, channel: Channel) -> Lease | None:
         while True:
             try:
                 return await self._leases.next(IDLE_SECONDS)
             except TimeoutError:
-                for channel in channels.values():
-                    await channel.release()
+                await channel.release()
 
     async def _deliver(self, lease: Lease, channel: Channel) -> DeliveryResult | None:
         """The server's answer, or None if the lease has run out and another dispatcher may have the notification."""

@@ -1,11 +1,11 @@
-"""Leases due notifications from the table, ahead of the workers that send them.
+"""Leases due notifications of a channel from the table, ahead of the workers that send them.
 
 No transaction is open while the network is used: a lease moves `due_at` ahead and commits. It is extended while its
 notification is being sent. If the process dies, another dispatcher leases the notification once the lease has run out.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,10 +45,8 @@ class Lease:
 class Leases:
     """A queue of leased notifications, and those that workers are sending."""
 
-    def __init__(
-        self, pool: Pool, channels: Collection[str], published: Callable[[], None]
-    ) -> None:
-        self._request = LeaseDue(LEASE_LIMIT, list(channels))
+    def __init__(self, pool: Pool, channel: str, published: Callable[[], None]) -> None:
+        self._channel = channel
         self._leasing = GroupCommitter(
             pool, use_cases.lease_due, name="notifications.lease_due", published=published
         )
@@ -74,7 +72,7 @@ class Leases:
 
     async def _lease(self) -> int:
         until = self._loop.time() + LEASE_SECONDS
-        notifications = await self._leasing.submit(self._request)
+        notifications = await self._leasing.submit(LeaseDue(self._channel, LEASE_LIMIT))
         for notification in notifications:
             self._queue.put_nowait(Lease(notification, until))
         if self._queue.qsize() > LEASE_LIMIT // 2:

@@ -15,10 +15,10 @@ async def check_sender(service: Service) -> None:
     Sender.of(service.settings.mail_from)
 
 
-async def deliver(service: Service) -> None:
-    """Deliver notifications when they become due."""
-    channels = {"email": email_channels(service.settings)}
-    await Dispatcher(service.database.pool, channels, service.relay.wake).run()
+async def deliver_by_email(service: Service) -> None:
+    """Deliver notifications by e-mail when they are due. A further channel is a further dispatcher."""
+    connect = email_channels(service.settings)
+    await Dispatcher(service.database.pool, "email", connect, service.relay.wake).run()
 
 
 async def count_open(service: Service) -> None:
@@ -32,5 +32,5 @@ app = create_app(
     router=router,
     inbox=inbox,
     prepare=check_sender,
-    background=[deliver, count_open],
+    background=[deliver_by_email, count_open],
 )

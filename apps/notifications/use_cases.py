@@ -29,7 +29,7 @@ RETURNING true
 LEASE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
     SELECT id FROM notifications
-    WHERE status IN ('waiting', 'pending') AND due_at <= now() AND channel = ANY($3::varchar[])
+    WHERE status IN ('waiting', 'pending') AND due_at <= now() AND channel = $3
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
 RETURNING {", ".join(statements(Notification).columns)}
 """  # noqa: S608 - made of our own names
@@ -55,10 +55,10 @@ class SendMessage:
 
 @dataclass(frozen=True, slots=True)
 class LeaseDue:
-    """Lease up to `limit` notifications of these channels."""
+    """Lease up to `limit` notifications of a channel."""
 
+    channel: str
     limit: int
-    channels: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,7 @@ def _wake_dispatcher(tx: Transaction) -> None:
 
 
 async def _lease(tx: Transaction, request: LeaseDue) -> list[Notification]:
-    records = await tx.fetch(LEASE, request.limit, LEASE_SECONDS, request.channels)
+    records = await tx.fetch(LEASE, request.limit, LEASE_SECONDS, request.channel)
     leased = [from_record(Notification, record) for record in records]
     waited = [n for n in leased if n.status == "waiting"]
     recipients = await tx.load(Recipient, [n.user_id for n in waited])

@@ -46,10 +46,10 @@ class TextMessages(Channel):
 
 @contextlib.asynccontextmanager
 async def dispatching(notifications: RunningService, channel: Channel) -> AsyncIterator[None]:
-    """A dispatcher that has this channel for text messages, beside the service's own one, which has not."""
+    """A dispatcher of text messages, beside the service's own one of e-mails."""
     service = notifications.service
     dispatcher = asyncio.create_task(
-        Dispatcher(service.database.pool, {"text": lambda: channel}, service.relay.wake).run()
+        Dispatcher(service.database.pool, "text", lambda: channel, service.relay.wake).run()
     )
     try:
         yield
@@ -101,7 +101,7 @@ async def test_an_order_is_notified_once_in_each_channel(
         await eventually(both_published)
 
 
-async def test_a_dispatcher_leaves_notifications_of_channels_that_it_does_not_have(
+async def test_a_dispatcher_leaves_notifications_of_other_channels(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = await a_recipient(notifications)

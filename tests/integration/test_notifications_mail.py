@@ -9,7 +9,7 @@ import pytest
 from apps.notifications import leases, use_cases
 from apps.notifications.api import router
 from apps.notifications.consumers import inbox
-from apps.notifications.main import deliver
+from apps.notifications.main import deliver_by_email
 from apps.notifications.models import FIRST_DELAY
 from chassis.runtime.service import create_app
 from events.notifications import NotificationFailed, NotificationSent
@@ -125,7 +125,7 @@ async def test_an_e_mail_that_takes_longer_than_a_lease_is_sent_once(
     monkeypatch.setattr(leases, "RENEW_SECONDS", lease / 3)
     # A new dispatcher: one that runs already may be waiting for an extension at the old interval.
     app = create_app(
-        "notifications", description="", router=router, inbox=inbox, background=[deliver]
+        "notifications", description="", router=router, inbox=inbox, background=[deliver_by_email]
     )
     service = RunningService("notifications", app, await install_chorus("leases", "notifications"))
     settings = {"CHORUS_SMTP_PORT": str(mail.port)}

@@ -77,8 +77,8 @@ class Process:
     async def _deliver(self) -> None:
         sender = Sender.of("Chorus <orders@chorus.test>")
         server = cast(Any, SimulatedMailServer(self, self._world.office))
-        channels = {"email": lambda: EmailChannel(sender, server)}
-        await Dispatcher(cast(Any, self.pool), channels, self.relay.wake).run()
+        pool, connect = cast(Any, self.pool), lambda: EmailChannel(sender, server)
+        await Dispatcher(pool, "email", connect, self.relay.wake).run()
 
     def now(self) -> datetime:
         """What this process and its sessions take for now."""

@@ -1,4 +1,7 @@
-"""Channels by which notifications are sent. A further one is a class here, a folder of templates and an address."""
+"""Channels by which notifications are sent.
+
+A further one is a class here, a folder of templates, an address of the recipient, and a dispatcher.
+"""
 
 from abc import abstractmethod
 from typing import Protocol
