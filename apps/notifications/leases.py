@@ -12,12 +12,9 @@ from typing import Final
 from apps.notifications import use_cases
 from apps.notifications.bell import bell
 from apps.notifications.models import Notification
-from apps.notifications.use_cases import LEASE_SECONDS, ExtendLease, LeaseDue
+from apps.notifications.use_cases import LEASE_LIMIT, LEASE_SECONDS, ExtendLease
 from chassis.database.group_commit import GroupCommitter
 from chassis.database.transaction import Pool
-
-LEASE_LIMIT: Final = 128
-"""Notifications that are leased at a time; the next are leased when half of them are taken."""
 
 POLL_SECONDS: Final = 1.0
 """How often the table is polled without a signal: finds deferred notifications, and those of crashed processes."""
@@ -62,7 +59,7 @@ class Leases:
         """What each worker is sending at this moment."""
 
     async def keep_leasing(self) -> None:
-        """Lease what becomes due, and keep the queue filled."""
+        """Lease what becomes due, as long as at most half of what was leased last is in the queue."""
         while True:
             # A task of its own: what it leases comes into the queue even if this one is cancelled.
             self._leased = asyncio.create_task(self._lease())
@@ -72,7 +69,7 @@ class Leases:
 
     async def _lease(self) -> int:
         until = self._loop.time() + LEASE_SECONDS
-        notifications = await self._leasing.submit(LeaseDue(self._channel, LEASE_LIMIT))
+        notifications = await self._leasing.submit(self._channel)
         for notification in notifications:
             self._queue.put_nowait(Lease(notification, until))
         if self._queue.qsize() > LEASE_LIMIT // 2:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
@@ -138,7 +138,7 @@ class Notification(Table, table=True):
             balance=account.balance,
             currency=account.currency,
             created_at=now,
-            **_columns(cause),
+            **cause._asdict(),
         )
 
     @classmethod
@@ -146,15 +146,8 @@ class Notification(Table, table=True):
         cls, user_id: UUID, subject: str, body: str, *, id: UUID, cause: Causation, now: datetime
     ) -> Self:
         """An operator's message; it waits for its recipient."""
-        return cls(
-            id=id,
-            user_id=user_id,
-            kind="message",
-            subject=subject,
-            body=body,
-            created_at=now,
-            **_columns(cause),
-        )
+        content = {"kind": "message", "subject": subject, "body": body}
+        return cls(id=id, user_id=user_id, created_at=now, **content, **cause._asdict())
 
     def render_for(self, recipient: Recipient, now: datetime) -> None:
         """Render and address the notification: it is due now."""
@@ -217,11 +210,3 @@ class Notification(Table, table=True):
             created_at=self.created_at,
             sent_at=self.sent_at,
         )
-
-
-def _columns(cause: Causation) -> dict[str, Any]:
-    return {
-        "correlation_id": cause.correlation_id,
-        "causation_id": cause.causation_id,
-        "traceparent": cause.traceparent,
-    }

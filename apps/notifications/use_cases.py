@@ -19,6 +19,9 @@ LEASE_SECONDS: Final = 15.0
 """How long a lease lasts. A dispatcher extends it while it sends; if the dispatcher dies, others may lease the
 notifications after this time."""
 
+LEASE_LIMIT: Final = 128
+"""Notifications that are leased at a time."""
+
 LOCK_USERS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
 
 MAKE_DUE: Final = """
@@ -51,14 +54,6 @@ class SendMessage:
     subject: str
     body: str
     cause: Causation
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseDue:
-    """Lease up to `limit` notifications of a channel."""
-
-    channel: str
-    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +118,12 @@ async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> lis
     return messages
 
 
-async def lease_due(tx: Transaction, requests: Sequence[LeaseDue]) -> list[list[Notification]]:
-    """Lease notifications that are due, longest due first. Only one dispatcher holds the lease of each.
+async def lease_due(tx: Transaction, channels: Sequence[str]) -> list[list[Notification]]:
+    """Lease up to LEASE_LIMIT notifications of each channel, longest due first; nobody else has a lease of them.
 
     Those that waited for their recipient are rendered and addressed here.
     """
-    return [await _lease(tx, request) for request in requests]
+    return [await _lease(tx, channel) for channel in channels]
 
 
 async def extend_leases(tx: Transaction, requests: Sequence[ExtendLease]) -> list[bool]:
@@ -199,8 +194,8 @@ def _wake_dispatcher(tx: Transaction) -> None:
     tx.after_commit(bell.ring)
 
 
-async def _lease(tx: Transaction, request: LeaseDue) -> list[Notification]:
-    records = await tx.fetch(LEASE, request.limit, LEASE_SECONDS, request.channel)
+async def _lease(tx: Transaction, channel: str) -> list[Notification]:
+    records = await tx.fetch(LEASE, LEASE_LIMIT, LEASE_SECONDS, channel)
     leased = [from_record(Notification, record) for record in records]
     waited = [n for n in leased if n.status == "waiting"]
     recipients = await tx.load(Recipient, [n.user_id for n in waited])

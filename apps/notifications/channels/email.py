@@ -69,11 +69,9 @@ class EmailChannel(Channel):
         return result_of(reply)
 
     async def release(self) -> None:
-        """Quit the SMTP session."""
         await self._connection.quit()
 
     def close(self) -> None:
-        """Close the connection."""
         self._connection.close()
 
 

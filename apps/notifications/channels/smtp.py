@@ -7,6 +7,7 @@ reply, and sends one command at a time; so mail transactions are made here, and 
 import asyncio
 import contextlib
 import random
+from functools import partial
 from typing import Final, cast
 
 import structlog
@@ -56,16 +57,11 @@ class MailServer:
     """What all connections of this process know of the mail server."""
 
     def __init__(self, settings: Settings, sender: str, name: str) -> None:
-        self._settings = settings
-        self._sender = sender
-        self._name = name
+        self.connection = partial(Connection, settings, sender, name)
+        """Makes a connection, not open yet."""
         self._connecting = asyncio.Lock()
         self._recovered = asyncio.Event()
         self._failures = 0
-
-    def connection(self) -> "Connection":
-        """A connection, not open yet."""
-        return Connection(self._settings, self._sender, self._name)
 
     async def ready(self, connection: "Connection") -> None:
         """Open a connection, however long the server is away: one at a time, with growing pauses."""

@@ -88,8 +88,9 @@ class SmtpSession(asyncio.Protocol):
             await self._changed.wait()
         return self._replies.popleft()
 
+    # Callbacks of the event loop.
+
     def data_received(self, data: bytes) -> None:
-        """Called by the event loop."""
         *lines, self._partial = (self._partial + data).split(b"\n")
         try:
             for line in lines:
@@ -114,11 +115,9 @@ class SmtpSession(asyncio.Protocol):
         self._replies.append(Reply(int(line[:3]), text.decode("utf-8", "surrogateescape")))
 
     def eof_received(self) -> None:
-        """Called by the event loop, which then closes the connection."""
         self._end(ConnectionResetError("the server closed its side"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop."""
         closed = ConnectionResetError(repr(exc) if exc else "the server closed the connection")
         self._end(exc if isinstance(exc, OSError) else closed)
 
