@@ -115,7 +115,7 @@ class Dispatcher:
             except ServerAwayError:
                 await channel.ready()
                 continue
-            # A final answer stands whoever has the lease; a deferral would concern a notification in others' hands.
+            # A final answer always counts; a deferral only during the lease, as another dispatcher may be sending.
             final = result.outcome != "deferred"
             return result if final or lease.left() > 0 else None
         return None

@@ -119,7 +119,7 @@ async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> lis
 
 
 async def lease_due(tx: Transaction, channels: Sequence[str]) -> list[list[Notification]]:
-    """Lease up to LEASE_LIMIT notifications of each channel, longest due first; nobody else has a lease of them.
+    """Lease up to LEASE_LIMIT notifications of each channel, longest due first; no other lease covers them.
 
     Those that waited for their recipient are rendered and addressed here.
     """
