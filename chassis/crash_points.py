@@ -33,9 +33,9 @@ POINTS: Final[Mapping[str, str]] = {
     "inbox.before_ack": "all effects of a message are durable, and it is not acknowledged",
     "inbox.after_ack": "the ack of a message is sent",
     "dead_letters.after_publish": "a message is dead-lettered, and the original is not acknowledged",
-    "mailer.before_send": "a notification is taken, and nothing is sent to the mail server",
-    "mailer.after_accept": "the mail server has accepted an e-mail, and that is not recorded",
-    "mailer.after_record": "the reply of the mail server is recorded",
+    "dispatcher.before_send": "a notification is taken, and nothing is sent to the mail server",
+    "dispatcher.after_accept": "the mail server has accepted an e-mail, and that is not recorded",
+    "dispatcher.after_record": "the reply of the mail server is recorded",
 }
 """Where a process can die, and what is true at that moment."""
 
@@ -49,13 +49,13 @@ class Crash:
     point: str
     times: int = 1
     only: str | None = None
-    """An event's type, or at the mailer a notification's kind; others are not counted."""
+    """An event's type, or at the dispatcher a notification's kind; others are not counted."""
 
     @classmethod
     def of(cls, text: str) -> "Crash":
         """Parse `<point>[:<nth>][@<only>]`. Raises LookupError for an unknown point or event.
 
-        At the mailer's points `only` is a kind of notification, which the chassis does not know: any word but an event.
+        At the dispatcher's points `only` is a kind of notification, which the chassis does not know: any word but an event.
         """
         form = _FORM.fullmatch(text)
         if form is None or form["point"] not in POINTS:
@@ -63,7 +63,7 @@ class Crash:
                 f"{VARIABLE}={text}: not <point>[:<nth>][@<event>] with a point of {', '.join(POINTS)}"
             )
         events = {kind.__name__ for kind in language().values()}
-        if form["only"] and (form["only"] in events) == form["point"].startswith("mailer."):
+        if form["only"] and (form["only"] in events) == form["point"].startswith("dispatcher."):
             raise LookupError(f"{VARIABLE}={text}: {form['only']} never comes to this point")
         return cls(form["point"], int(form["nth"] or 1), form["only"])
 

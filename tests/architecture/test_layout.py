@@ -18,15 +18,16 @@ FILES = {
     ),
     "apps": "__init__",
     "ops/audit": (
-        "__init__ answers auditor broker command counts databases delivery digests findings ledger notifications"
-        " orders projections report rights rules urls watch"
+        "__init__ auditor broker copies databases digests facts findings gathering invariants letters money orders"
+        " report rights suspects travel"
     ),
     "chassis": (
         "__init__ arguments asyncapi auth commands database documents examples factory gauges idempotency messages"
         " openapi operations pages problems projections retention schemas settings strict supervisor telemetry"
     ),
     "apps/billing": f"{SERVICE} problems",
-    "apps/notifications": f"{SERVICE} bell conversation gauges letters mailer mime recorder smtp",
+    "apps/notifications": f"{SERVICE} bell dispatcher gauges leases rendering",
+    "apps/notifications/channels": "__init__ email mime smtp smtp_session",
     "apps/orders": f"{SERVICE} admission gauges problems watch",
     "apps/users": f"{SERVICE} limits passwords problems tokens upkeep",
 }  # fmt: skip
@@ -36,10 +37,11 @@ FOLDERS = {
     "apps": {"audit", "billing", "cli", "common", "notifications", "orders", "users"},
     "ops/audit": set(),
     "chassis": {"migrations", "templates"},
-    "apps/billing": {"documents", "migrations"},
-    "apps/notifications": {"documents", "migrations", "templates"},
-    "apps/orders": {"documents", "migrations"},
-    "apps/users": {"documents", "migrations"},
+    "apps/billing": {"migrations"},
+    "apps/notifications": {"channels", "migrations", "templates"},
+    "apps/notifications/channels": set(),
+    "apps/orders": {"migrations"},
+    "apps/users": {"migrations"},
 }
 LONGEST_FILE = 300
 LONGEST_FUNCTION = 45

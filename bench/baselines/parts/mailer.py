@@ -12,16 +12,17 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Final
 
-from apps.notifications import mime
-from apps.notifications.conversation import Reply
-from apps.notifications.models import Letter
-from apps.notifications.smtp import (
+from apps.notifications.channels import ServerAwayError
+from apps.notifications.channels.email import message_of, result_of
+from apps.notifications.channels.mime import Sender, UnsendableError
+from apps.notifications.channels.smtp import (
     Connection,
     ConnectionLostError,
     MailServer,
-    ServerAwayError,
     WornConnectionError,
 )
+from apps.notifications.channels.smtp_session import Reply
+from apps.notifications.models import DeliveryResult, Notification
 from bench.baselines.common import Service, written
 from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
@@ -40,7 +41,7 @@ LEASE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id IN (
     SELECT id FROM notifications WHERE status = 'pending' AND due_at <= now()
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING {", ".join(statements(Letter).columns)}
+RETURNING {", ".join(statements(Notification).columns)}
 """  # noqa: S608 - made of names in this code
 
 RECORD: Final = """
@@ -64,7 +65,7 @@ class Mailer:
 
     def __init__(self, service: Service) -> None:
         self._pool: Pool = service.database.pool
-        self._sender = mime.Sender.of(service.settings.mail_from)
+        self._sender = Sender.of(service.settings.mail_from)
         self._server = MailServer(service.settings, self._sender.address, self._sender.domain)
         self._connections = [self._server.connection() for _ in range(CONNECTIONS)]
 
@@ -88,7 +89,7 @@ class Mailer:
         # Waits for the mail server before anything is leased.
         await self._server.ready(self._connections[0])
         records = await self._pool.fetch(LEASE, LEASE_LIMIT, LEASE_SECONDS)
-        leased = [from_record(Letter, record) for record in records]
+        leased = [from_record(Notification, record) for record in records]
         shares = [leased[n::CONNECTIONS] for n in range(min(CONNECTIONS, len(leased)))]
         sending = map(self._send, self._connections, shares)
         for error in await asyncio.gather(*sending, return_exceptions=True):
@@ -96,10 +97,10 @@ class Mailer:
                 raise error
         return len(leased)
 
-    async def _send(self, connection: Connection, share: list[Letter]) -> None:
+    async def _send(self, connection: Connection, share: list[Notification]) -> None:
         try:
             while share:
-                await self._record(share[0], await self._reply(connection, share[0]))
+                await self._record(share[0], await self._deliver(connection, share[0]))
                 del share[0]
         except ServerAwayError as error:
             self._server.failed(connection, error)
@@ -107,18 +108,18 @@ class Mailer:
             if share:
                 await self._pool.execute(RELEASE, [letter.id for letter in share])
 
-    async def _record(self, letter: Letter, reply: Reply) -> None:
+    async def _record(self, letter: Notification, result: DeliveryResult) -> None:
         jitter = random.random()  # noqa: S311 - no secret
-        letter.answered(reply.code, reply.text, datetime.now(UTC), jitter)
+        letter.record(result, datetime.now(UTC), jitter)
         changes = [letter.status, letter.attempts, letter.due_at, letter.answer, letter.sent_at]
         await self._pool.execute(RECORD, letter.id, *changes)
 
-    async def _reply(self, connection: Connection, letter: Letter) -> Reply:
-        """The reply to an e-mail. Raises ServerAwayError if the server fails before it receives the e-mail."""
+    async def _deliver(self, connection: Connection, letter: Notification) -> DeliveryResult:
+        """The result of an e-mail. Raises ServerAwayError if the server fails before it receives the e-mail."""
         try:
-            recipient, message = mime.of_letter(self._sender, letter)
-        except mime.UnsendableError as error:
-            return Reply(553, str(error))
+            recipient, message = message_of(self._sender, letter)
+        except UnsendableError as error:
+            return result_of(Reply(553, str(error)))
         while True:
             if not connection.is_open:
                 await connection.open()
@@ -128,6 +129,6 @@ class Mailer:
                 continue
             except ConnectionLostError as error:
                 self._server.failed(connection, error)
-                return Reply(0, f"the connection was lost: {error}")
+                return DeliveryResult("deferred", f"the connection was lost: {error}")
             self._server.answered()
-            return reply
+            return result_of(reply)

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from uuid_utils.compat import uuid7
 
 from apps.notifications.api import list_notifications, view_notification
-from apps.notifications.models import Letter, Recipient
+from apps.notifications.models import Notification, Recipient
 from bench.baselines.common import written
 from bench.baselines.parts import sql
 from bench.baselines.parts.messages import Decision
@@ -62,7 +62,7 @@ async def write(pool: Pool, order: OrderState, decision: Decision, cause: Causat
     """
     recipient = await recipients.recipient(order.user_id, cause)
     now = datetime.now(UTC)
-    letter = Letter.about(
+    notification = Notification.about(
         "joy" if decision.status == "paid" else "sorrow",
         order,
         decision.amount,
@@ -72,6 +72,6 @@ async def write(pool: Pool, order: OrderState, decision: Decision, cause: Causat
         now=now,
         reason=decision.reason,
     )
-    letter.write_to(recipient, now)
-    await pool.execute(sql.insert(Letter), *sql.values(letter))
+    notification.render_for(recipient, now)
+    await pool.execute(sql.insert(Notification), *sql.values(notification))
     written.set()

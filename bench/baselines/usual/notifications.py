@@ -8,7 +8,7 @@ from faststream.rabbit.annotations import RabbitMessage
 from uuid_utils.compat import uuid7
 
 from apps.notifications.api import list_notifications, view_notification
-from apps.notifications.models import Letter, Recipient
+from apps.notifications.models import Notification, Recipient
 from bench.baselines.common import create_app, written
 from bench.baselines.parts import keys
 from bench.baselines.parts.mailer import sending
@@ -60,7 +60,7 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
         if recipient is None:
             raise UnknownUserError(f"UserRegistered of {outcome.order.user_id} is not received yet")
         now = datetime.now(UTC)
-        letter = Letter.about(
+        notification = Notification.about(
             "joy" if isinstance(outcome, PaymentSucceeded) else "sorrow",
             outcome.order,
             outcome.order.total,
@@ -70,8 +70,8 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
             now=now,
             reason=None if isinstance(outcome, PaymentSucceeded) else outcome.reason,
         )
-        letter.write_to(recipient, now)
-        session.insert(letter)
+        notification.render_for(recipient, now)
+        session.insert(notification)
     written.set()
 
 

@@ -64,7 +64,7 @@ def test_only_the_nth_time_with_the_event_is_due() -> None:
         "relay.after_confirm@",
         "relay.after_confirm@OrderEaten",
         "relay.after_confirm@joy",
-        "mailer.after_accept@OrderPlaced",
+        "dispatcher.after_accept@OrderPlaced",
         "relay.after_confirm, relay.before_commit",
     ],
 )

@@ -15,8 +15,8 @@ from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidSta
 from apps import SERVICES
 from chassis.messaging.topology import DEAD, JOURNAL, Queue, Topology
 from chassis.runtime.settings import settings
-from ops.audit.urls import urls_of
 from ops.audit.rights import broker_auditor
+from ops.audit.urls import urls_of
 from ops.management import Administration, TopologyConflictError
 from ops.migrate import apply_topology, create_database, upgrade_database
 from ops.subscriptions import TOPOLOGY

@@ -1,4 +1,4 @@
-"""How tests of notifications get recipients and letters."""
+"""Recipients and their notifications, over HTTP."""
 
 from typing import Any
 from uuid import UUID
@@ -33,7 +33,7 @@ async def a_recipient(notifications: RunningService, **about: Any) -> UserState:
 async def listed(
     notifications: RunningService, user: UserState | UUID, **filters: Any
 ) -> list[Body]:
-    """A user's letters as he sees them, newest first."""
+    """A user's notifications as the API lists them, newest first."""
     async with notifications.http(user) as http:
         answer = await http.get("/notification", params=filters)
     assert answer.status_code == 200, answer.text
@@ -42,7 +42,7 @@ async def listed(
 
 
 async def all_sent(notifications: RunningService, user: UserState, count: int) -> list[Body]:
-    """Wait until a user has so many letters, all sent and told of."""
+    """Wait until a user has so many notifications, all sent, and their events published."""
 
     async def sent() -> list[Body]:
         items = await listed(notifications, user)

@@ -1,9 +1,8 @@
-"""A letter as it travels: headers, and its text as plain text and as HTML (RFC 5322, RFC 2046).
+"""Composes MIME messages: headers, and the text as plain text and as HTML (RFC 5322, RFC 2046).
 
-The standard library's EmailMessage takes more than a millisecond for each letter, twice what everything else about
-it costs. So only the sender is written by it, once; the rest is put together here, of few forms: what is plain ASCII
-goes as it is, all else in base64, so that no text can end a header or a part. The same letter has the same bytes
-each time. A test reads them with the standard library.
+The standard library's EmailMessage takes more than a millisecond for each message, twice what everything else about it
+costs. So it writes only the sender, once. Plain ASCII goes as it is, everything else in base64, so that no text can
+end a header or a part. The same content gives the same bytes. Tests parse them with the standard library.
 """
 
 import binascii
@@ -17,18 +16,14 @@ from email.utils import format_datetime
 from typing import Final, Self
 from uuid import UUID
 
-from apps.notifications import letters
-from apps.notifications.models import Letter
-
 _PLAIN: Final = re.compile(r"[!-~](?:[ -~]{0,58}[!-~])?")
-"""What may stand in a header as it is: printable ASCII that fits in a line."""
+"""A header value that needs no encoding: printable ASCII that fits in a line."""
 
 _WORD: Final = 9
-"""Characters in one encoded word: even of four bytes each they keep a header's lines below 76 (RFC 2047)."""
+"""Characters in one encoded word: with four bytes each, a header's lines stay below 76 (RFC 2047)."""
 
 _LINE: Final = 76
 """Characters in a line of base64 (RFC 2045)."""
-
 
 _ADDRESS: Final = re.compile(
     r"[^\s<>()\[\]\\,;:@\"\x00-\x1f\x7f]{1,64}@[A-Za-z0-9.-]{1,253}", re.ASCII
@@ -36,15 +31,15 @@ _ADDRESS: Final = re.compile(
 
 
 class UnsendableError(ValueError):
-    """A letter that no mail server would take."""
+    """An e-mail that no mail server would accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """Who letters come from."""
+    """The sender of all e-mails."""
 
     header: bytes
-    """The whole From header, with its end of line."""
+    """The From header, with its end of line."""
     address: str
     domain: str
 
@@ -63,29 +58,16 @@ class Sender:
 
 
 def envelope(address: str) -> bytes:
-    """An address as the mail server gets it. Raises UnsendableError for anything but one plain ASCII address."""
+    """An address for SMTP. Raises UnsendableError for anything but one plain ASCII address."""
     if not (_ADDRESS.fullmatch(address) and address.isascii()):
         raise UnsendableError("this is not an address that mail can be sent to")
     return address.encode("ascii")
 
 
-def of_letter(sender: Sender, letter: Letter) -> tuple[bytes, bytes]:
-    """A letter that is worded and addressed: whom the mail server brings it to, and what. Raises UnsendableError."""
-    assert letter.address is not None
-    assert letter.locale is not None
-    assert letter.subject is not None
-    assert letter.body is not None
-    html = letters.html(letter.kind, letter.locale, letter.subject, letter.body)
-    message = compose(
-        sender, letter.id, letter.address, letter.subject, letter.body, html, letter.created_at
-    )
-    return envelope(letter.address), message
-
-
 def compose(
     sender: Sender, id: UUID, to: str, subject: str, text: str, html: str, date: datetime
 ) -> bytes:
-    """The letter as the mail server gets it, with CR LF at the ends of lines. Raises UnsendableError."""
+    """The message, with CR LF at the ends of lines. Raises UnsendableError."""
     boundary = b"=_" + id.hex.encode()
     return b"".join((
         sender.header,
@@ -102,7 +84,7 @@ def compose(
 
 
 def _header(text: str) -> bytes:
-    """A header's text: as it is, or in encoded words of whole characters."""
+    """A header value: as it is, or in encoded words of whole characters."""
     if _PLAIN.fullmatch(text) and "=?" not in text:
         return text.encode()
     words = [text[start : start + _WORD].encode() for start in range(0, len(text), _WORD)]

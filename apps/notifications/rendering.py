@@ -1,14 +1,13 @@
-"""What letters say: texts by kind, reason and language, and the HTML around a text.
+"""Renders a notification: its subject and text by channel, kind, reason and locale, and the HTML of an e-mail.
 
-The wording stands in `templates/`, one text per letter and language; its first line is the subject. Templates are
-compiled once, when the service starts: a text takes about 6 microseconds, its HTML 15. HTML is made from the finished
-text, so both parts of a letter say the same, and what the API lists is what is sent.
+`templates/<channel>/<locale>/` holds one text per kind and reason; its first line is the subject. Templates are
+compiled once, at start: a text takes about 6 microseconds, its HTML 15. HTML is made from the finished text, so both
+parts of an e-mail have the same content, and what the API lists is what is sent.
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
@@ -17,8 +16,6 @@ from markupsafe import Markup, escape
 from events.money import to_text
 from events.notifications import NotificationKind
 from events.users import Locale
-
-_FOLDER: Final = Path(__file__).parent / "templates"
 
 _BREAKS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 """Control characters, and all that breaks a line."""
@@ -33,9 +30,8 @@ _COLOURS: Final = {
     "message": "#667085",
 }
 
-
 _TEMPLATES: Final = Environment(
-    loader=FileSystemLoader(_FOLDER),
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
     undefined=StrictUndefined,
     autoescape=select_autoescape(["html"]),
     trim_blocks=True,
@@ -45,7 +41,7 @@ _TEMPLATES: Final = Environment(
 
 def _template(name: str) -> Template:
     template = _TEMPLATES.get_template(name)
-    template.globals = {}  # none is used; Jinja would copy them for every letter
+    template.globals = {}  # none is used; Jinja would copy them for every notification
     return template
 
 
@@ -53,9 +49,9 @@ _TEXTS: Final = {
     name.removesuffix(".txt"): _template(name)
     for name in _TEMPLATES.list_templates(extensions=["txt"])
 }
-_HTML: Final = _template("letter.html")
+_LAYOUT: Final = _template("email/layout.html")
 
-# What a letter's HTML is made of, inside the layout.
+# The elements inside the layout.
 _PARAGRAPH: Final = '<p style="margin:0 0 16px">%s</p>'
 _TABLE: Final = '<table role="presentation" cellpadding="0" cellspacing="0" style="margin:0 0 16px">\n%s\n</table>'
 _ROW: Final = (
@@ -64,16 +60,15 @@ _ROW: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A letter in words."""
+class Text(NamedTuple):
+    """A rendered notification."""
 
     subject: str
     body: str
 
 
 def one_line(text: str) -> str:
-    """The text without anything that could begin another line, in a letter or in a header."""
+    """The text with line breaks and control characters replaced by spaces."""
     return _BREAKS.sub(" ", text).strip()
 
 
@@ -87,6 +82,7 @@ def text(
     kind: NotificationKind,
     locale: Locale,
     *,
+    channel: str,
     name: str,
     order_id: UUID,
     amount: int,
@@ -94,42 +90,47 @@ def text(
     currency: str,
     reason: str | None = None,
 ) -> Text:
-    """A letter about an order. Amounts are minor units; `reason` is billing's, where it has refused."""
-    template = _TEXTS[f"{locale}/{kind}-{reason}" if reason else f"{locale}/{kind}"]
-    written = template.render(
+    """Render a notification about an order. `reason` is billing's, if it rejected the payment.
+
+    Raises KeyError if there is no such template.
+    """
+    template = _TEXTS[
+        f"{channel}/{locale}/{kind}-{reason}" if reason else f"{channel}/{locale}/{kind}"
+    ]
+    rendered = template.render(
         name=one_line(name),
         order_id=order_id,
         amount=money(amount, currency, locale),
         balance=money(balance, currency, locale),
     )
-    subject, _, body = written.partition("\n\n")
+    subject, _, body = rendered.partition("\n\n")
     return Text(subject, body)
 
 
 def html(kind: NotificationKind, locale: Locale, subject: str, body: str) -> str:
-    """The same letter as HTML. Nothing in subject or body is taken for markup."""
-    return _HTML.render(
+    """The HTML part of an e-mail. Markup in subject or body is escaped."""
+    return _LAYOUT.render(
         locale=locale,
         subject=subject,
         colour=_COLOURS[kind],
-        content=_content(body, ours=kind != "message"),
+        content=_content(body, from_template=kind != "message"),
     )
 
 
-def _content(body: str, *, ours: bool) -> Markup:
-    """The text's paragraphs. In our own texts a paragraph of "label: value" lines is a table of facts."""
-    # All that is not ours is escaped here, at once, before anything is put around it.
+def _content(body: str, *, from_template: bool) -> Markup:
+    """The paragraphs. In a text from a template a paragraph of "label: value" lines becomes a table."""
+    # Everything is escaped here, before any markup is put around it.
     escaped = str(escape(_LINE_END.sub("\n", body).strip("\n")))
     blocks = (block.split("\n") for block in _GAP.split(escaped))
-    html = "\n".join((ours and _facts(lines)) or _words(lines) for lines in blocks)
+    html = "\n".join((from_template and _table(lines)) or _paragraph(lines) for lines in blocks)
     return Markup(html)  # noqa: S704 - escaped above
 
 
-def _words(lines: list[str]) -> str:
+def _paragraph(lines: list[str]) -> str:
     return _PARAGRAPH % "<br>".join(lines)
 
 
-def _facts(lines: list[str]) -> str | None:
+def _table(lines: list[str]) -> str | None:
     pairs = [tuple(line.split(": ", 1)) for line in lines]
     if len(pairs) == 1 or any(len(pair) == 1 for pair in pairs):
         return None
