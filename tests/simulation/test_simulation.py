@@ -24,8 +24,8 @@ CROWDED_SEEDS: Final = (1, 3, 4)
 """Of schedules with three deaths or more. Two that are left to chance come in another order at about half of them."""
 
 OBJECTS: Final = {
-    "no_inbox": "9 what was told was heard",
-    "ack_first": "9 what was told was heard",
+    "no_inbox": "9 what was published was received",
+    "ack_first": "9 what was published was received",
     "unlocked_balance": "1 the ledger adds up",
     "relay_by_last_id": "8 nothing is left over",
     "no_version_guard": "7 every projection equals its owner's state",
