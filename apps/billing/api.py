@@ -19,9 +19,9 @@ from apps.billing.use_cases import MoveFunds, ViewAccount
 from chassis.web.auth import CurrentUser, OwnerId
 from chassis.web.commands import KeylessCommands, UserCommands
 from chassis.web.dependencies import ReadDatabase
+from chassis.web.pagination import Page, page_of
 from chassis.web.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
-from chassis.web.schemas import Page
 
 router = APIRouter(prefix="/account", tags=["accounts"], route_class=StrictRoute)
 
@@ -83,9 +83,9 @@ async def list_transactions(
         statement = statement.where(Transfer.account_version < int(query.cursor))
     async with database.reading() as session:
         transfers = (await session.exec(statement)).all()
-    shown = transfers[: query.limit]
-    more = len(transfers) > query.limit
-    return Page(
-        items=[TransactionView.of(transfer) for transfer in shown],
-        next_cursor=str(shown[-1].account_version) if more else None,
+    return page_of(
+        transfers,
+        query.limit,
+        TransactionView.of,
+        cursor=lambda transfer: str(transfer.account_version),
     )

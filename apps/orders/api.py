@@ -32,6 +32,7 @@ from chassis.web.commands import (
 )
 from chassis.web.dependencies import ReadDatabase, provided, resolve
 from chassis.web.openapi import located
+from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Invalid,
     KeyReused,
@@ -39,7 +40,7 @@ from chassis.web.problems import (
     Unauthorized,
     Unavailable,
     documented,
-    rendered,
+    render_cached,
 )
 from chassis.web.routing import (
     DirectRoute,
@@ -48,7 +49,6 @@ from chassis.web.routing import (
     read_body,
     validated_request,
 )
-from chassis.web.schemas import Page, page_of
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
@@ -93,7 +93,7 @@ class CreateOrderHeaders(BaseModel):
 async def create_order(request: Request) -> Response:
     """Place an order. The one request that must be cheap: it reads what it needs itself."""
     if (refusal := resolve(request, Admission).refusal()) is not None:
-        return rendered(refusal, request.scope["path"])
+        return render_cached(refusal, request.scope["path"])
     check_query(request)
     request = await read_body(request)
     user = await authenticate(request, resolve(request, Verifier))
@@ -197,8 +197,7 @@ async def list_orders(
         statement = statement.where(Order.id < before)
     async with database.reading() as session:
         rows = (await session.exec(statement)).all()
-    items, cursor = page_of(rows, query.limit, OrderView.of)
-    return Page(items=items, next_cursor=cursor)
+    return page_of(rows, query.limit, OrderView.of)
 
 
 @router.post(

@@ -6,7 +6,8 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.orders.models import Order
-from chassis.web.schemas import Body, PageQuery, View
+from chassis.web.pagination import PageQuery
+from chassis.web.schemas import Body, View
 from events.base import Moment
 from events.money import CURRENCY, Amount, Money
 from events.orders import OrderStatus

@@ -30,6 +30,7 @@ from chassis.web import problems
 from chassis.web import routing as strict
 from chassis.web.app import Application
 from chassis.web.auth import Verifier
+from chassis.web.context import causation_of
 from chassis.web.dependencies import provide
 from events.base import Causation
 from ops.serve import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
@@ -92,9 +93,8 @@ def service_of(request: Request) -> Service:
 
 
 def cause_of(request: Request) -> Causation:
-    """The flow that a request belongs to."""
-    cause: Causation = request.scope["chorus.cause"]
-    return cause
+    """The causation of a request."""
+    return causation_of(request)
 
 
 def create_app(name: str, routers: Sequence[APIRouter], parts: Sequence[Part] = ()) -> FastAPI:

@@ -232,7 +232,7 @@ async def test_events_are_handled_once_though_the_broker_cuts_connections(
 async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
     install_chorus: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(databases, "COMMAND_SECONDS", 1.0)
     installation = await install_chorus("silence", "billing")
     url = installation.database_url("billing")
     async with Proxy.before(url) as proxy:
@@ -259,15 +259,15 @@ async def test_a_database_that_falls_silent_is_noticed_and_asked_anew(
 async def test_a_service_without_a_free_connection_says_in_time_that_it_is_not_ready(
     fragile: Fragile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(databases, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(databases, "CHECK_SECONDS", 0.1)
     database = fragile.billing.service.database
     async with AsyncExitStack() as taken:
         for _ in range(database.pool.get_max_size()):
             await taken.enter_async_context(database.pool.acquire())
         await fragile.billing.is_ready(503)
-        asked = database._asked
+        asked = database._check
         await fragile.billing.is_ready(503)
-        assert database._asked is asked  # nobody stands in the queue twice
+        assert database._check is asked  # nobody stands in the queue twice
     await fragile.billing.is_ready(200)
 
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from apps.orders.api import _wait
 from apps.orders.schemas import OrderQuery
-from chassis.web.schemas import page_of
+from chassis.web.pagination import page_of
+from chassis.web.schemas import View
 
 
 @pytest.mark.parametrize(
@@ -72,9 +73,13 @@ class Row:
         self.id = UUID(int=number)
 
 
+class RowView(View):
+    id: UUID
+
+
 @pytest.mark.parametrize(("there", "shown", "more"), [(0, 0, False), (2, 2, False), (3, 2, True)])
 def test_a_page_leads_to_the_next_only_if_there_is_one(there: int, shown: int, more: bool) -> None:
     rows = [Row(number) for number in range(there, 0, -1)]
-    items, cursor = page_of(rows, 2, lambda row: row.id)
-    assert items == [row.id for row in rows[:shown]]
-    assert cursor == (rows[1].id.hex if more else None)
+    page = page_of(rows, 2, lambda row: RowView(id=row.id))
+    assert [item.id for item in page.items] == [row.id for row in rows[:shown]]
+    assert page.next_cursor == (rows[1].id.hex if more else None)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from chassis.runtime.service import create_app
-from chassis.web.problems import Unavailable, rendered
+from chassis.web.problems import Unavailable, render_cached
 from chassis.web.routing import DirectRoute, StrictRoute, read_body, validated_request
 from chassis.web.schemas import Body
 
@@ -27,7 +27,7 @@ class NoHeaders(BaseModel):
 
 async def take(request: Request) -> Response:
     if refusals:
-        return rendered(refusals.pop(), request.scope["path"])
+        return render_cached(refusals.pop(), request.scope["path"])
     _, body = validated_request(await read_body(request), NoHeaders, SeatBody)
     return Response(str(body.row), 201)
 

@@ -10,9 +10,9 @@ from chassis.database.tables import (
     Table,
     Write,
     arrays,
+    combined,
     from_record,
     statements,
-    together,
 )
 
 
@@ -81,8 +81,8 @@ def test_all_rows_or_none_are_locked(parcels: Statements) -> None:
 
 def test_several_writes_are_one_statement() -> None:
     stop, parcel = Write(Stop), Write(Parcel, ("price", "note"))
-    assert together((stop,)) == statements(Stop).insert()
-    assert together((stop, parcel, stop)) == (
+    assert combined((stop,)) == statements(Stop).insert()
+    assert combined((stop, parcel, stop)) == (
         "WITH write_1 AS (INSERT INTO test_stops (parcel_id, number, city)"
         " SELECT * FROM unnest($1::UUID[], $2::INTEGER[], $3::VARCHAR[])),"
         " write_2 AS (UPDATE test_parcels SET price = new.price, note = new.note"

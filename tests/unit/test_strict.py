@@ -22,9 +22,10 @@ from chassis.database.group_commit import OverloadedError, UnavailableError
 from chassis.messaging.errors import CommitUnknownError
 from chassis.runtime.service import create_app
 from chassis.runtime.telemetry import REQUESTS
+from chassis.web.pagination import PageQuery
 from chassis.web.problems import Invalid
 from chassis.web.routing import BODY_LIMIT, StrictRoute, strict_json
-from chassis.web.schemas import Body, PageQuery
+from chassis.web.schemas import Body
 from events.money import Amount
 
 router = APIRouter(prefix="/thing", tags=["things"], route_class=StrictRoute)
