@@ -18,11 +18,11 @@ log = structlog.get_logger(__name__)
 POLL_SECONDS: Final = 10.0
 
 LIMIT: Final = 100_000
-"""Rows that are counted at most."""
+"""The most rows that are counted."""
 
-ROWS = Gauge("chorus_outbox_rows", "Events that wait in the outbox; 100,000 at most.")
+ROWS = Gauge("chorus_outbox_rows", "Events in the outbox; 100,000 at most.")
 OLDEST = Gauge("chorus_outbox_oldest_seconds", "Age of the oldest event in the outbox.")
-MESSAGES = Gauge("chorus_queue_messages", "Messages that lie in the dead queue.", ["queue"])
+MESSAGES = Gauge("chorus_queue_messages", "Messages in the dead-letter queue.", ["queue"])
 
 COUNT: Final = """
 SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting) AS events,
@@ -60,7 +60,7 @@ async def measure_dead_letters(broker: RabbitConsumer, service: str) -> None:
 
 
 async def poll(measure: Callable[[], Awaitable[None]]) -> None:
-    """Measure every POLL_SECONDS. A database that is unavailable is asked again at the next turn."""
+    """Measure every POLL_SECONDS. With an unavailable database the next measurement is the retry."""
     while True:
         try:
             await measure()

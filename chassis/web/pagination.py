@@ -14,11 +14,11 @@ Item = TypeVar("Item", bound=View)
 
 
 class Page(View, Generic[Item]):
-    """One page of a list, newest first. `next_cursor` leads to the next, older page; None at the end."""
+    """One page of a list, newest first. `next_cursor` leads to older items; None at the end."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "description": "One page of a list, newest first. `nextCursor` leads to the next, older page; null at the end."
+            "description": "One page of a list, newest first. `nextCursor` leads to older items; null at the end."
         }
     )
 
