@@ -182,7 +182,7 @@ class Service:
 
 
 async def _within(deadline: float, work: Coroutine[Any, Any, None]) -> bool:
-    """Whether work is done by a deadline of the loop's clock. Otherwise it is cancelled, without waiting for its end."""
+    """Whether work is done by a deadline of the loop's clock. Otherwise cancels it, without waiting for its end."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - loop.time()))

@@ -15,7 +15,7 @@ class Application(FastAPI):
     """FastAPI without the middleware that no service uses."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The router, the error handlers around it, and the added middleware around both; the last added is outermost."""
+        """The router inside the error handlers inside the added middleware, of which the last is outermost."""
         app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
         for layer, arguments, options in reversed(self.user_middleware):
             app = layer(app, *arguments, **options)

@@ -5,8 +5,16 @@ from uuid import UUID
 
 import pytest
 
-from apps.billing.models import CASH, MAX_BALANCE, REVENUE, Account, Charge, Transfer
-from apps.billing.problems import BalanceLimit, InsufficientFunds
+from apps.billing.models import (
+    CASH,
+    MAX_BALANCE,
+    REVENUE,
+    Account,
+    BalanceLimit,
+    Charge,
+    InsufficientFunds,
+    Transfer,
+)
 from events.billing import AccountState
 from events.orders import OrderState
 from tests.support.builders import an_order

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from apps.billing import use_cases
-from apps.billing.models import CASH, REVENUE, Account, Charge, Transfer
-from apps.billing.problems import InsufficientFunds
+from apps.billing.models import CASH, REVENUE, Account, Charge, InsufficientFunds, Transfer
 from apps.billing.use_cases import MoveFunds, ViewAccount
 from events.base import Causation, Envelope, Event
 from events.billing import (

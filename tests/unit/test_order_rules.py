@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from apps.orders import use_cases
-from apps.orders.models import Customer, Order
-from apps.orders.problems import OrderAlreadyRejected
+from apps.orders.models import Customer, Order, OrderAlreadyRejected
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from chassis.web.problems import NotFound
 from events.base import Causation, Envelope, Event
