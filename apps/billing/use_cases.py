@@ -96,9 +96,7 @@ async def withdraw(
 
 async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]) -> None:
     """Debit orders in the order of arrival, each once; one that the balance does not cover is rejected."""
-    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in placed})
-    # Read after the accounts are locked, which also guards the charges of these users' orders.
-    decided = await tx.load(Charge, [e.event.order.id for e in placed])
+    accounts, decided = await _accounts_and_charges(tx, placed)
     charges: list[Charge] = []
     transfers: list[Transfer] = []
     too_late: list[Charge] = []
@@ -124,9 +122,7 @@ async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]
 
 async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCancelled]]) -> None:
     """Refund cancelled orders; an order that has not arrived yet gets a tombstone and will not be debited."""
-    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in cancelled})
-    # Read after the accounts are locked, which also guards the charges of these users' orders.
-    decided = await tx.load(Charge, [e.event.order.id for e in cancelled])
+    accounts, decided = await _accounts_and_charges(tx, cancelled)
     tombstones: list[Charge] = []
     refunded: list[Charge] = []
     transfers: list[Transfer] = []
@@ -151,6 +147,17 @@ async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCance
     await tx.insert(tombstones)
     await tx.update(refunded, "status", "refund_id", "refunded_at")
     await _save(tx, accounts.values(), transfers)
+
+
+async def _accounts_and_charges(
+    tx: Transaction, received: Sequence[Envelope[OrderPlaced] | Envelope[OrderCancelled]]
+) -> tuple[dict[UUID, Account], dict[UUID, Charge]]:
+    """The accounts of the orders' users, locked, and the charges of those orders that have one.
+
+    The charges are read after the accounts are locked, which guards them as well.
+    """
+    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in received})
+    return accounts, await tx.load(Charge, [e.event.order.id for e in received])
 
 
 def _outcome(

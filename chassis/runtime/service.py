@@ -23,7 +23,7 @@ from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.relay import Relay
 from chassis.runtime import health
-from chassis.runtime.backlog import count_dead_letters, count_outbox
+from chassis.runtime.backlog import measure_dead_letters, measure_outbox, poll
 from chassis.runtime.health import Readiness
 from chassis.runtime.retention import purge_periodically
 from chassis.runtime.settings import Settings, settings
@@ -113,8 +113,8 @@ class Service:
         self.run(
             consumers=self.broker.keep_consuming,
             retention=partial(purge_periodically, pool, self.relay.committed),
-            outbox_gauges=partial(count_outbox, pool),
-            dead_letter_gauge=partial(count_dead_letters, self.broker, self.name),
+            outbox_gauges=partial(poll, measure_outbox, pool),
+            dead_letter_gauge=partial(poll, measure_dead_letters, self.broker, self.name),
         )
         for name, task in self._background.items():
             self.supervisor.start(name, task())
