@@ -32,8 +32,8 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
     """A user's account. Registration opens it, or its first use."""
     command = ViewAccount(user_id, commands.cause, user.id == user_id)
-    response = await commands.execute(use_cases.view_accounts, command, AccountView.of)
-    return response.response()
+    stored = await commands.execute(use_cases.view_accounts, command, AccountView.of)
+    return stored.response()
 
 
 @router.post(
@@ -47,8 +47,8 @@ async def deposit(
 ) -> Response:
     """Deposit an amount."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    response = await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
-    return response.response()
+    stored = await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
+    return stored.response()
 
 
 @router.post(
@@ -62,8 +62,8 @@ async def withdraw(
 ) -> Response:
     """Withdraw an amount, if the balance covers it."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    response = await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
-    return response.response()
+    stored = await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
+    return stored.response()
 
 
 @router.get("/{userId}/transactions", responses=READING)

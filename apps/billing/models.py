@@ -31,11 +31,8 @@ MAX_BALANCE: Final = 10**17
 ChargeStatus = Literal["paid", "rejected", "refunded", "cancelled"]
 
 
-class InsufficientFunds(Problem):
+class InsufficientFunds(Problem, status=403, reason="insufficient_funds"):
     """There is not enough money on the account."""
-
-    status = 403
-    reason = "insufficient_funds"
 
     @classmethod
     def of(cls, balance: int) -> Self:
@@ -43,11 +40,8 @@ class InsufficientFunds(Problem):
         return cls(f"The balance is {to_text(balance)}.", balance=to_text(balance))
 
 
-class BalanceLimit(Problem):
+class BalanceLimit(Problem, status=403, reason="balance_limit"):
     """The account cannot hold that much."""
-
-    status = 403
-    reason = "balance_limit"
 
 
 class Holder(Table, table=True):

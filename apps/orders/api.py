@@ -98,7 +98,7 @@ async def create_order(request: Request) -> Response:
     user = await authenticate(request, resolve(request, Verifier))
     headers, body = validated_request(request, CreateOrderHeaders, OrderBody)
     commands = Commands(request, resolve(request, Committers), user, headers.key)
-    response = await commands.execute(
+    stored = await commands.execute(
         use_cases.place_orders,
         PlaceOrder(user.id, body.total_price, commands.cause),
         OrderView.of,
@@ -106,9 +106,9 @@ async def create_order(request: Request) -> Response:
         location=lambda order: f"/order/{order.id}",
     )
     wait = _wait(headers.prefer)
-    if wait is None or response.status != 201:
-        return response.response()
-    return await _settled(request, UUID(json.loads(response.body)["orderId"]), response, wait)
+    if wait is None or stored.status != 201:
+        return stored.response()
+    return await _settled(request, UUID(json.loads(stored.body)["orderId"]), stored, wait)
 
 
 def _documented(
@@ -208,8 +208,8 @@ async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserComma
     """Cancel an order that is pending or paid; a payment is refunded. Repeating it gives the same response."""
     owner = None if user.role == "operator" else user.id
     command = CancelOrder(order_id, owner, commands.cause)
-    response = await commands.execute(use_cases.cancel_orders, command, OrderView.of)
-    return response.response()
+    stored = await commands.execute(use_cases.cancel_orders, command, OrderView.of)
+    return stored.response()
 
 
 async def _visible(order_id: OrderId, user: CurrentUser, database: ReadDatabase) -> Order:

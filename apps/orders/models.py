@@ -12,18 +12,12 @@ from events.money import CURRENCY
 from events.orders import OrderState, OrderStatus
 
 
-class OrderAlreadyRejected(Problem):
+class OrderAlreadyRejected(Problem, status=409, reason="order_rejected"):
     """A rejected order cannot be cancelled."""
 
-    status = 409
-    reason = "order_rejected"
 
-
-class PaymentRefused(Problem):
+class PaymentRefused(Problem, status=403, reason="insufficient_funds"):
     """The order was not paid."""
-
-    status = 403
-    reason = "insufficient_funds"
 
 
 class Customer(Table, table=True):

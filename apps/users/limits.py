@@ -17,11 +17,8 @@ from chassis.web.problems import Problem
 ATTEMPTS: Final = RateLimitItemPerMinute(30)
 
 
-class TooManyAttempts(Problem):
+class TooManyAttempts(Problem, status=429, reason="too_many_attempts"):
     """This e-mail address was tried too often; try again later."""
-
-    status = 429
-    reason = "too_many_attempts"
 
     @classmethod
     def after(cls, seconds: int) -> Self:

@@ -21,17 +21,12 @@ KEY_RENEWAL: Final = timedelta(days=7)
 TOKEN_LIFETIME: Final = timedelta(hours=1)
 
 
-class EmailTaken(Problem):
+class EmailTaken(Problem, status=409, reason="email_taken"):
     """This e-mail address belongs to another user."""
 
-    status = 409
-    reason = "email_taken"
 
-
-class InvalidCredentials(Unauthorized):
+class InvalidCredentials(Unauthorized, reason="invalid_credentials"):
     """The e-mail address or the password is wrong."""
-
-    reason = "invalid_credentials"
 
 
 class User(Table, table=True):

@@ -30,11 +30,8 @@ class ReadyView(View):
     checks: dict[str, bool] = Field(examples=[{"database": True, "broker": True}])
 
 
-class NotReady(Problem):
+class NotReady(Problem, status=503, reason="not_ready"):
     """A server that the service needs does not respond."""
-
-    status = 503
-    reason = "not_ready"
 
     @classmethod
     def example(cls) -> "NotReady":

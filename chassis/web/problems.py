@@ -35,8 +35,9 @@ class Problem(Exception):
     reason: str | None = None
     title: str
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, status: int | None = None, reason: str | None = None) -> None:
         cls.title = (inspect.getdoc(cls) or "").split("\n")[0].rstrip(".")
+        cls.status, cls.reason = status or cls.status, reason or cls.reason
 
     def __init__(
         self, detail: str = "", *, headers: dict[str, str] | None = None, **more: Any
@@ -66,59 +67,38 @@ class Problem(Exception):
         return cls()
 
 
-class NotFound(Problem):
+class NotFound(Problem, status=404, reason="not_found"):
     """It does not exist, or it is not yours."""
 
-    status = 404
-    reason = "not_found"
 
-
-class Unauthorized(Problem):
+class Unauthorized(Problem, status=401, reason="unauthorized"):
     """A valid access token is needed."""
-
-    status = 401
-    reason = "unauthorized"
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-class Forbidden(Problem):
+class Forbidden(Problem, status=403, reason="forbidden"):
     """Your role does not allow this."""
 
-    status = 403
-    reason = "forbidden"
 
-
-class MethodNotAllowed(Problem):
+class MethodNotAllowed(Problem, status=405, reason="method_not_allowed"):
     """This path does not support this method."""
-
-    status = 405
-    reason = "method_not_allowed"
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__(headers={"Allow": ", ".join(allowed)})
 
 
-class ContentTooLarge(Problem):
+class ContentTooLarge(Problem, status=413, reason="content_too_large"):
     """The body is too large."""
 
-    status = 413
-    reason = "content_too_large"
 
-
-class UnsupportedMediaType(Problem):
+class UnsupportedMediaType(Problem, status=415, reason="unsupported_media_type"):
     """The body is of a media type that this service does not accept."""
 
-    status = 415
-    reason = "unsupported_media_type"
 
-
-class Invalid(Problem):
+class Invalid(Problem, status=422, reason="invalid_request"):
     """The request is not valid."""
-
-    status = 422
-    reason = "invalid_request"
 
     @classmethod
     def at(cls, field: str, message: str) -> Self:
@@ -136,28 +116,19 @@ class Invalid(Problem):
         return cls.at("limit", "Input should be less than or equal to 200")
 
 
-class KeyReused(Problem):
+class KeyReused(Problem, status=422, reason="idempotency_key_reused"):
     """This Idempotency-Key was used for another request."""
 
-    status = 422
-    reason = "idempotency_key_reused"
 
-
-class Unavailable(Problem):
+class Unavailable(Problem, status=503, reason="unavailable"):
     """The service cannot do this now; try again."""
-
-    status = 503
-    reason = "unavailable"
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
-class Fault(Problem):
+class Fault(Problem, status=500, reason="internal_error"):
     """The service failed."""
-
-    status = 500
-    reason = "internal_error"
 
 
 class FieldError(BaseModel):
