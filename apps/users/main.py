@@ -23,6 +23,7 @@ async def compose(service: Service) -> None:
 
 app = create_app(
     "users",
+    __package__,
     description="Registration, sign-in, profiles, and the keys of access tokens.",
     router=router,
     subscriptions=SUBSCRIPTIONS,

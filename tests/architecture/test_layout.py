@@ -26,7 +26,8 @@ FILES = {
         " openapi operations pages problems projections retention schemas settings strict supervisor telemetry"
     ),
     "apps/billing": f"{SERVICE} problems",
-    "apps/notifications": f"{SERVICE} bell conversation gauges letters mailer mime recorder smtp",
+    "apps/notifications": f"{SERVICE} bell dispatcher gauges leases rendering",
+    "apps/notifications/channels": "__init__ email mime smtp smtp_session",
     "apps/orders": f"{SERVICE} admission gauges problems watch",
     "apps/users": f"{SERVICE} limits passwords problems tokens upkeep",
 }  # fmt: skip
@@ -37,7 +38,8 @@ FOLDERS = {
     "ops/audit": set(),
     "chassis": {"migrations", "templates"},
     "apps/billing": {"migrations"},
-    "apps/notifications": {"migrations", "templates"},
+    "apps/notifications": {"channels", "migrations", "templates"},
+    "apps/notifications/channels": set(),
     "apps/orders": {"migrations"},
     "apps/users": {"migrations"},
 }

@@ -11,9 +11,9 @@ from tests.architecture.code import Module, modules, services_code
 TIME_AND_CHANCE = {
     "chassis/web/auth.py": "a door: is this token still valid",
     "chassis/runtime/telemetry.py": "a door: the request's correlation and duration",
-    "apps/notifications/gauges.py": "how long letters have waited, for whoever watches",
-    "apps/notifications/mailer.py": "a door: when the mail server answered",
-    "apps/notifications/smtp.py": "how long to wait before the next attempt",
+    "apps/notifications/gauges.py": "the age of open notifications",
+    "apps/notifications/dispatcher.py": "when a channel's server answered, and the jitter of the next attempt",
+    "apps/notifications/channels/smtp.py": "how long to wait before the next attempt",
     "apps/users/api.py": "a door: when a token was made",
     "apps/users/limits.py": "how long an attempt must wait",
     "apps/users/passwords.py": "a hash that nobody's password has",
