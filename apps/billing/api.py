@@ -6,8 +6,7 @@ from fastapi import APIRouter, Query, Response
 from sqlmodel import col, select
 
 from apps.billing import use_cases
-from apps.billing.models import Account, Transfer
-from apps.billing.problems import BalanceLimit, InsufficientFunds
+from apps.billing.models import Account, BalanceLimit, InsufficientFunds, Transfer
 from apps.billing.schemas import (
     AccountView,
     AmountBody,
@@ -19,9 +18,9 @@ from apps.billing.use_cases import MoveFunds, ViewAccount
 from chassis.web.auth import CurrentUser, OwnerId
 from chassis.web.commands import KeylessCommands, UserCommands
 from chassis.web.dependencies import ReadDatabase
+from chassis.web.pagination import Page, page_of
 from chassis.web.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
-from chassis.web.schemas import Page
 
 router = APIRouter(prefix="/account", tags=["accounts"], route_class=StrictRoute)
 
@@ -31,10 +30,10 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 
 @router.get("/{userId}", response_model=AccountView, responses=READING)
 async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
-    """A user's account. It is opened by registration or by first use."""
+    """A user's account. Registration opens it, or its first use."""
     command = ViewAccount(user_id, commands.cause, user.id == user_id)
-    answer = await commands.execute(use_cases.view_accounts, command, AccountView.of)
-    return answer.response()
+    stored = await commands.execute(use_cases.view_accounts, command, AccountView.of)
+    return stored.response()
 
 
 @router.post(
@@ -46,10 +45,10 @@ async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCom
 async def deposit(
     user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
 ) -> Response:
-    """Put money in."""
+    """Deposit an amount."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    answer = await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
-    return answer.response()
+    stored = await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
+    return stored.response()
 
 
 @router.post(
@@ -61,10 +60,10 @@ async def deposit(
 async def withdraw(
     user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
 ) -> Response:
-    """Take money out, if it is there."""
+    """Withdraw an amount, if the balance covers it."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    answer = await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
-    return answer.response()
+    stored = await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
+    return stored.response()
 
 
 @router.get("/{userId}/transactions", responses=READING)
@@ -83,9 +82,9 @@ async def list_transactions(
         statement = statement.where(Transfer.account_version < int(query.cursor))
     async with database.reading() as session:
         transfers = (await session.exec(statement)).all()
-    shown = transfers[: query.limit]
-    more = len(transfers) > query.limit
-    return Page(
-        items=[TransactionView.of(transfer) for transfer in shown],
-        next_cursor=str(shown[-1].account_version) if more else None,
+    return page_of(
+        transfers,
+        query.limit,
+        TransactionView.of,
+        cursor=lambda transfer: str(transfer.account_version),
     )

@@ -1,4 +1,4 @@
-"""What billing is made of."""
+"""The composition root of billing."""
 
 from apps.billing.api import router
 from apps.billing.consumers import SUBSCRIPTIONS
@@ -7,7 +7,7 @@ from chassis.runtime.service import create_app
 app = create_app(
     "billing",
     __package__,
-    description="Accounts, money in and out, and the payment of every order.",
+    description="Accounts, deposits and withdrawals, and the payment of every order.",
     router=router,
     subscriptions=SUBSCRIPTIONS,
 )

@@ -1,13 +1,13 @@
-"""Accounts, charges and transfers, and the rules on them. Amounts are minor units."""
+"""Accounts, charges and transfers, with their rules and refusals. Amounts are minor units."""
 
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, Self
 from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
-from apps.billing.problems import BalanceLimit, InsufficientFunds
 from chassis.database.tables import Table
+from chassis.web.problems import Problem
 from events.billing import (
     AccountState,
     PaymentState,
@@ -16,19 +16,32 @@ from events.billing import (
     TransactionKind,
     TransactionState,
 )
-from events.money import CURRENCY
+from events.money import CURRENCY, to_text
 from events.orders import OrderState
 
 CASH: Final = UUID(int=1)
-"""The ledger's account for money outside: deposits come from it, withdrawals go to it."""
+"""The ledger account for money outside the system: deposits debit it, withdrawals credit it."""
 
 REVENUE: Final = UUID(int=2)
-"""The ledger's account for what orders have brought in."""
+"""The ledger account for revenue from orders."""
 
 MAX_BALANCE: Final = 10**17
-"""The most that an account holds, in minor units; far below what a BIGINT does."""
+"""The highest balance of an account, in minor units; far below the limit of a BIGINT."""
 
 ChargeStatus = Literal["paid", "rejected", "refunded", "cancelled"]
+
+
+class InsufficientFunds(Problem, status=403, reason="insufficient_funds"):
+    """There is not enough money on the account."""
+
+    @classmethod
+    def of(cls, balance: int) -> Self:
+        """The refusal, with the balance in minor units at that moment."""
+        return cls(f"The balance is {to_text(balance)}.", balance=to_text(balance))
+
+
+class BalanceLimit(Problem, status=403, reason="balance_limit"):
+    """The account cannot hold that much."""
 
 
 class Holder(Table, table=True):
@@ -41,11 +54,11 @@ class Holder(Table, table=True):
 
 
 class Transfer(Table, table=True):
-    """One movement in the double-entry ledger: `amount` leaves `debit_account` and enters `credit_account`.
+    """A transaction of the double-entry ledger: moves `amount` from `debit_account` to `credit_account`.
 
-    Both sides stand in one row, so every transaction sums to zero by construction; the view `ledger_entries` shows
-    it as two entries. `account_id` is the wallet that it belongs to, `account_version` its place in that wallet's
-    order, `balance` what the wallet held afterwards. Rows are never changed or deleted.
+    One row holds both sides, so every transaction sums to zero by construction; the view `ledger_entries` shows it as
+    two entries. `account_id` is the user's account; `account_version` and `balance` are those of the account after it.
+    Rows are never changed or deleted.
     """
 
     __tablename__ = "transfers"
@@ -62,12 +75,12 @@ class Transfer(Table, table=True):
     created_at: datetime
 
     def state(self) -> TransactionState:
-        """The movement as events carry it."""
+        """The transaction for events."""
         return TransactionState.model_validate(self, from_attributes=True)
 
 
 class Account(Table, table=True):
-    """A user's wallet. Its balance never falls below zero; every change is a transfer and a new version."""
+    """A user's account. Its balance is never negative; every change is a transfer and a new version."""
 
     __tablename__ = "accounts"
 
@@ -78,13 +91,13 @@ class Account(Table, table=True):
     opened_at: datetime
 
     def deposit(self, amount: int, id: UUID, now: datetime) -> Transfer | BalanceLimit:
-        """Put money in, as far as the account can hold it."""
+        """Credit an amount, unless the balance would exceed MAX_BALANCE."""
         if self.balance + amount > MAX_BALANCE:
             return BalanceLimit()
         return self._move("deposit", amount, id, now)
 
     def withdraw(self, amount: int, id: UUID, now: datetime) -> Transfer | InsufficientFunds:
-        """Take money out, if it is there."""
+        """Debit an amount, if the balance covers it."""
         if amount > self.balance:
             return InsufficientFunds.of(self.balance)
         return self._move("withdrawal", amount, id, now)
@@ -92,14 +105,14 @@ class Account(Table, table=True):
     def charge(
         self, order: OrderState, id: UUID, now: datetime
     ) -> "tuple[Charge, Transfer | None]":
-        """Debit an order's total, or refuse and record the balance at that moment."""
+        """Debit an order's total if the balance covers it; otherwise reject and record the balance."""
         if order.total > self.balance:
             return Charge.of(order, self, "rejected", id, now, reason="insufficient_funds"), None
         transfer = self._move("payment", order.total, id, now, order.id)
         return Charge.of(order, self, "paid", id, now), transfer
 
     def refund(self, charge: "Charge", id: UUID, now: datetime) -> Transfer:
-        """Give back what was debited for an order."""
+        """Credit the amount that was debited for an order."""
         charge.status, charge.refund_id, charge.refunded_at = "refunded", id, now
         return self._move("refund", charge.amount, id, now, charge.order_id)
 
@@ -129,7 +142,7 @@ class Account(Table, table=True):
         )
 
     def state(self) -> AccountState:
-        """The account as events carry it."""
+        """The account for events."""
         return AccountState(
             id=self.id,
             user_id=self.user_id,
@@ -140,10 +153,10 @@ class Account(Table, table=True):
 
 
 class Charge(Table, table=True):
-    """What billing decided about an order, once: the business key that outlives the inbox.
+    """Billing's decision about an order, made once. Its key deduplicates longer than the inbox does.
 
-    `cancelled` is a tombstone: the cancellation came before the order. `balance` and `account_version` tell how
-    the account stood after the decision.
+    `cancelled` is a tombstone: the cancellation arrived before the order. `balance` and `account_version` are those of
+    the account after the decision.
     """
 
     __tablename__ = "charges"
@@ -171,7 +184,7 @@ class Charge(Table, table=True):
         now: datetime,
         reason: RejectionReason | None = None,
     ) -> "Charge":
-        """The decision about an order, with the account as it stands after it."""
+        """The decision about an order, with the state of the account after it."""
         return cls(
             order_id=order.id,
             payment_id=id,
@@ -186,7 +199,7 @@ class Charge(Table, table=True):
         )
 
     def payment(self) -> PaymentState:
-        """The payment as events carry it."""
+        """The payment for events."""
         return PaymentState(
             id=self.payment_id,
             order_id=self.order_id,
@@ -195,7 +208,7 @@ class Charge(Table, table=True):
         )
 
     def refunded(self) -> RefundState:
-        """The refund as events carry it. The charge must be refunded."""
+        """The refund for events. The charge must be refunded."""
         assert self.refund_id is not None
         assert self.refunded_at is not None
         return RefundState(

@@ -6,23 +6,24 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.billing.models import Account, Transfer
-from chassis.web.schemas import Body, PageQuery, View
+from chassis.web.pagination import PageQuery
+from chassis.web.schemas import Body, View
 from events.base import Moment
 from events.billing import TransactionKind
 from events.money import CURRENCY, Amount, Money
 
 
 class AmountBody(Body):
-    """How much to put in or take out."""
+    """The amount to deposit or withdraw."""
 
     amount: Amount
 
 
 class StatementQuery(PageQuery):
-    """Which lines of a statement to list. They are in the order of the account's versions."""
+    """The query of a statement, which is in the order of the account's versions."""
 
     cursor: str | None = Field(
-        None, pattern=r"^[1-9][0-9]{0,8}$", description="`nextCursor` of the page before."
+        None, pattern=r"^[1-9][0-9]{0,8}$", description="`nextCursor` of the previous page."
     )
 
 
@@ -37,7 +38,7 @@ class AccountView(View):
 
     @classmethod
     def of(cls, account: Account) -> Self:
-        """An account as it is answered."""
+        """The view of an account."""
         return cls(
             account_id=account.id,
             user_id=account.user_id,
@@ -48,7 +49,7 @@ class AccountView(View):
 
 
 class ReceiptView(View):
-    """What was moved, and the balance afterwards."""
+    """A deposit or withdrawal, and the balance after it."""
 
     transaction_id: UUID
     amount: Money
@@ -56,12 +57,12 @@ class ReceiptView(View):
 
     @classmethod
     def of(cls, transfer: Transfer) -> Self:
-        """A transfer as it is answered to who asked for it."""
+        """The receipt of a transfer."""
         return cls(transaction_id=transfer.id, amount=transfer.amount, balance=transfer.balance)
 
 
 class TransactionView(View):
-    """A line of the statement. `amount` is positive; `kind` tells the direction."""
+    """A line of the statement. `amount` is positive; `kind` implies the direction."""
 
     transaction_id: UUID
     kind: TransactionKind
@@ -72,7 +73,7 @@ class TransactionView(View):
 
     @classmethod
     def of(cls, transfer: Transfer) -> Self:
-        """A transfer as a line of the statement."""
+        """The line of a transfer."""
         return cls(
             transaction_id=transfer.id,
             kind=transfer.kind,

@@ -1,4 +1,4 @@
-"""The use cases of billing. Each takes a transaction and a list, and returns results in the order of the list."""
+"""The use cases of billing. Each takes a transaction and a list, and returns the results in the same order."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,14 @@ from datetime import datetime
 from typing import Final, TypeVar
 from uuid import UUID
 
-from apps.billing.models import Account, Charge, Holder, Transfer
-from apps.billing.problems import BalanceLimit, InsufficientFunds
+from apps.billing.models import (
+    Account,
+    BalanceLimit,
+    Charge,
+    Holder,
+    InsufficientFunds,
+    Transfer,
+)
 from chassis.database.transaction import Transaction
 from chassis.web.problems import NotFound
 from events.base import Causation, Envelope
@@ -35,7 +41,7 @@ class MoveFunds:
     amount: int
     cause: Causation
     by_owner: bool
-    """Whether the user sends it: their token proves that they exist. An operator's proves nothing about the user."""
+    """Whether the user sends it: their token proves that they exist. An operator's token does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class ViewAccount:
 async def open_accounts(
     tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
-    """A user needs an account, unless their first use has opened it."""
+    """Open an account for each user, unless its first use has opened it."""
     users = [e.event.user for e in received]
     await tx.upsert_newer([Holder(id=user.id, version=user.version) for user in users])
     await _opened(tx, {e.event.user.id: e.causation() for e in received})
@@ -59,7 +65,7 @@ async def open_accounts(
 async def view_accounts(
     tx: Transaction, commands: Sequence[ViewAccount]
 ) -> list[Account | NotFound]:
-    """The accounts of users; opened if this is their first use."""
+    """The accounts of users, opened on first use."""
     accounts = await _accounts_of(tx, commands)
     return [accounts.get(command.user_id) or NotFound(NO_SUCH_USER) for command in commands]
 
@@ -67,7 +73,7 @@ async def view_accounts(
 async def deposit(
     tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | BalanceLimit | NotFound]:
-    """Put money in."""
+    """Deposit amounts."""
     return await _move(
         tx,
         commands,
@@ -79,7 +85,7 @@ async def deposit(
 async def withdraw(
     tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | InsufficientFunds | NotFound]:
-    """Take money out, each command in the order of arrival; what the balance does not cover is refused."""
+    """Withdraw amounts in the order of arrival; one that the balance does not cover is refused."""
     return await _move(
         tx,
         commands,
@@ -90,9 +96,7 @@ async def withdraw(
 
 async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]) -> None:
     """Debit orders in the order of arrival, each once; one that the balance does not cover is rejected."""
-    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in placed})
-    # Read once the accounts are locked: that guards the charges of these users' orders as well.
-    decided = await tx.load(Charge, [e.event.order.id for e in placed])
+    accounts, decided = await _accounts_and_charges(tx, placed)
     charges: list[Charge] = []
     transfers: list[Transfer] = []
     too_late: list[Charge] = []
@@ -117,10 +121,8 @@ async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]
 
 
 async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCancelled]]) -> None:
-    """Refund cancelled orders; an order that was not received yet gets a tombstone, and will not be debited."""
-    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in cancelled})
-    # Read once the accounts are locked: that guards the charges of these users' orders as well.
-    decided = await tx.load(Charge, [e.event.order.id for e in cancelled])
+    """Refund cancelled orders; an order that has not arrived yet gets a tombstone and will not be debited."""
+    accounts, decided = await _accounts_and_charges(tx, cancelled)
     tombstones: list[Charge] = []
     refunded: list[Charge] = []
     transfers: list[Transfer] = []
@@ -145,6 +147,17 @@ async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCance
     await tx.insert(tombstones)
     await tx.update(refunded, "status", "refund_id", "refunded_at")
     await _save(tx, accounts.values(), transfers)
+
+
+async def _accounts_and_charges(
+    tx: Transaction, received: Sequence[Envelope[OrderPlaced] | Envelope[OrderCancelled]]
+) -> tuple[dict[UUID, Account], dict[UUID, Charge]]:
+    """The accounts of the orders' users, locked, and the charges of those orders that have one.
+
+    The charges are read after the accounts are locked, which guards them as well.
+    """
+    accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in received})
+    return accounts, await tx.load(Charge, [e.event.order.id for e in received])
 
 
 def _outcome(
@@ -181,7 +194,7 @@ async def _move(
 async def _accounts_of(
     tx: Transaction, commands: Sequence[ViewAccount | MoveFunds]
 ) -> dict[UUID, Account]:
-    """The accounts of the commands, locked; none where an operator names a user who is not known."""
+    """The accounts of the commands, locked; without those of unknown users, whom an operator may name."""
     named = {command.user_id: command.cause for command in commands}
     unproven = named.keys() - {command.user_id for command in commands if command.by_owner}
     if unproven:
@@ -193,8 +206,8 @@ async def _accounts_of(
 async def _opened(tx: Transaction, users: dict[UUID, Causation]) -> dict[UUID, Account]:
     """The users' accounts, locked by one statement; missing ones are opened first.
 
-    Nothing is locked before all exist, and they are opened in the order of users: transactions that open accounts for
-    the same users wait for each other and never deadlock.
+    No account is locked before all exist, and they are opened in the order of users: transactions that open accounts
+    for the same users wait for each other and never deadlock.
     """
     accounts = await tx.lock_all(Account, users, key="user_id")
     if len(accounts) == len(users):

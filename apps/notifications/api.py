@@ -19,6 +19,7 @@ from chassis.web.auth import CurrentUser, operator
 from chassis.web.commands import UserCommands
 from chassis.web.dependencies import ReadDatabase
 from chassis.web.openapi import located
+from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Forbidden,
     Invalid,
@@ -29,7 +30,6 @@ from chassis.web.problems import (
     documented,
 )
 from chassis.web.routing import StrictRoute
-from chassis.web.schemas import Page, page_of
 
 router = APIRouter(prefix="/notification", tags=["notifications"], route_class=StrictRoute)
 
@@ -90,5 +90,4 @@ async def list_notifications(
         statement = statement.where(Notification.id < before)
     async with database.reading() as session:
         rows = (await session.exec(statement)).all()
-    items, cursor = page_of(rows, query.limit, NotificationView.of)
-    return Page(items=items, next_cursor=cursor)
+    return page_of(rows, query.limit, NotificationView.of)

@@ -6,7 +6,8 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from apps.notifications.models import Notification
-from chassis.web.schemas import Body, PageQuery, View
+from chassis.web.pagination import PageQuery
+from chassis.web.schemas import Body, View
 from events.base import Moment
 from events.notifications import NotificationKind, NotificationStatus
 

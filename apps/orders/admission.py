@@ -1,13 +1,12 @@
-"""Admission control: no more orders come in than go out, once they take long to settle.
+"""Admission control: under overload, admits only as many orders as can be settled in time.
 
-A backlog is latency for everybody behind it. The front door takes in more orders than the whole flow behind it can
-settle, so under overload the door must wait for the flow. While orders take longer than they should, only so many may
-be on their way as the flow settles in that time, and the others are refused at once, which costs them and us little.
-Decision 20 tells what that gives.
+The HTTP API can accept more orders than the services settle, and a backlog delays every later order. While orders
+settle slowly, the number in flight is limited to what is settled within the target time; other orders are refused at
+once, which costs little. docs/adr/0020 has the measurements.
 
-Orders settle in the order of their coming, or nearly so. Hence those on their way are those that have come since an
-order was placed that is settled now; and the flow's rate is what it has settled since. Nothing need be counted that
-could be lost: orders that are refused later, outcomes that another replica hears.
+Orders settle almost in the order of arrival. So the orders in flight are those that arrived after the one that has just
+settled, and the throughput is the number of outcomes since its arrival. No counter can drift because of orders that are
+refused later or outcomes that another replica consumes.
 """
 
 import math
@@ -23,108 +22,107 @@ from chassis.database.transaction import Transaction
 from chassis.web.problems import Unavailable
 from events.orders import OrderPaid, OrderRejected
 
-SLOW: Final = timedelta(seconds=0.25)
-"""Orders that take longer than this to settle, in the middle of a batch, wait behind a backlog. Without one it is a
-fifth of that, at half of the highest rate that can be kept up."""
+TARGET: Final = timedelta(seconds=0.25)
+"""The time to settle above which the median of a batch indicates a backlog. Without a backlog, at half of the highest
+sustainable rate, it is a fifth of that."""
 
-AS_QUICK: Final = 4
-"""A batch is not slow either if it takes less than so many times what the quickest took: a network may be far, or a
-disk slow."""
+TARGET_FACTOR: Final = 4
+"""The target is at least so many times the fastest batch, for slow networks and disks."""
 
-TOO_SLOW: Final = timedelta(seconds=1)
-"""A batch that takes longer is slow even if none was ever quicker: a service that starts may find a backlog. So this is
-also what the quickest is taken for before there was one."""
+TARGET_LIMIT: Final = timedelta(seconds=1)
+"""The highest target, and the assumed fastest batch before the first: a service may start with a backlog."""
 
-ALWAYS: Final = 256
-"""So many orders may be on their way however long they take."""
+ALWAYS_ADMITTED: Final = 256
+"""Orders that may be in flight however long they take."""
 
-INSTANT: Final = timedelta(milliseconds=1)
-"""No order is settled in less; clocks of two machines may say so, or one that was set back."""
+LEAST_TIME: Final = timedelta(milliseconds=1)
+"""The least time to settle; clocks of two machines that differ, or one that was set back, may show less."""
 
-CALM_SECONDS: Final = 1.0
-"""So long after the last refusal everybody is let in again. Before that all who were refused would rush in."""
+RECOVERY_SECONDS: Final = 1.0
+"""The time after the last refusal during which the limit stays, so that refused clients do not return all at once."""
 
-STANDSTILL_SECONDS: Final = 2.0
-"""With no outcome for so long the flow is not slow but interrupted. Then orders are taken in, and wait: that billing or
-the broker is away is nothing that a customer need know."""
+INTERRUPTED_SECONDS: Final = 2.0
+"""The time without an outcome after which settling counts as interrupted, not slow. Then orders are admitted and wait,
+since customers need not notice that billing or the broker is down."""
 
-REMEMBERED: Final = 65_536
-"""Of so many orders on their way is known when they came; more may come while the flow is interrupted."""
+ARRIVALS_LIMIT: Final = 65_536
+"""The most arrivals that are kept; during an interruption there may be more orders in flight."""
 
-TOO_MANY: Final = Unavailable("More orders are on their way than can be settled in good time.")
+REFUSAL: Final = Unavailable("More orders are in progress than can be settled in time.")
 
-REFUSED = Counter("chorus_orders_refused_total", "Orders refused for the backlog before them.")
+REFUSED = Counter("chorus_orders_refused_total", "Orders refused because of a backlog.")
 
 
 class _Arrival(NamedTuple):
-    """An order that came at a time of the clock, and how many outcomes had come before it."""
+    """The clock's time at which an order arrived, and the number of outcomes before it."""
 
     at: float
     outcomes: int
 
 
 class Admission:
-    """Lets orders in: all while they settle soon, peaks too; else as many as will.
+    """Admits all orders while they settle in time, peaks included; otherwise as many as will.
 
-    Each replica counts for itself: the broker deals outcomes out to all of them, as a load balancer does with orders.
+    Each replica counts for itself: the broker distributes outcomes over all replicas, as a load balancer does with
+    orders.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._slow = False
-        self._quickest = TOO_SLOW
+        self._fastest = TARGET_LIMIT
         self._room = 0
-        """How many may come in before the next outcomes, while not all may."""
-        self._arrivals: deque[_Arrival] = deque(maxlen=REMEMBERED)
-        self._settled_last = _Arrival(clock(), 0)
-        """The last arrival whose order is settled by now."""
+        """The orders that are admitted before the next outcomes, while the limit applies."""
+        self._arrivals: deque[_Arrival] = deque(maxlen=ARRIVALS_LIMIT)
+        self._last_settled = _Arrival(clock(), 0)
+        """The latest arrival whose order is settled."""
         self._outcomes = 0
         self._outcome_at = self._refused_at = -math.inf
 
     def committed(self, tx: Transaction) -> None:
-        """Take notice of the outcomes in a transaction."""
+        """Record the outcomes in a committed transaction."""
         outcomes = (event for event in tx.events if isinstance(event, OrderPaid | OrderRejected))
         self.settled([event.order.placed_at for event in outcomes], tx.now)
 
     def settled(self, placed_at: Sequence[datetime], now: datetime) -> None:
-        """Outcomes came for orders that were placed then."""
+        """Record the outcomes of a batch of orders, by the times at which they were placed."""
         if not placed_at:
             return
-        took = max(INSTANT, now - sorted(placed_at)[len(placed_at) // 2])
-        self._quickest = min(self._quickest, took)
-        in_time = min(max(SLOW, self._quickest * AS_QUICK), TOO_SLOW)
-        self._slow = took > in_time
+        took = max(LEAST_TIME, now - sorted(placed_at)[len(placed_at) // 2])
+        self._fastest = min(self._fastest, took)
+        target = min(max(TARGET, self._fastest * TARGET_FACTOR), TARGET_LIMIT)
+        self._slow = took > target
         self._outcomes += len(placed_at)
         self._outcome_at = self._clock()
-        self._forget_until(self._outcome_at - took.total_seconds())
+        self._drop_arrivals_until(self._outcome_at - took.total_seconds())
         if self._slow or self._refused_lately():
-            most = max(ALWAYS, round(self._rate(took) * in_time.total_seconds()))
-            # What is too much goes away step by step: one order for every two that are settled still comes in.
-            still = max(self._room, 0) + (len(placed_at) + 1) // 2
-            self._room = max(most - len(self._arrivals), min(still, ALWAYS))
+            limit = max(ALWAYS_ADMITTED, round(self._rate(took) * target.total_seconds()))
+            # An excess shrinks gradually: one order is admitted for every two that are settled.
+            reduced = max(self._room, 0) + (len(placed_at) + 1) // 2
+            self._room = max(limit - len(self._arrivals), min(reduced, ALWAYS_ADMITTED))
 
     def refusal(self) -> Unavailable | None:
-        """None: one order is let in. Else what it is told, because too many are on their way."""
+        """Admit one order and return None, or return its refusal if too many are in flight."""
         now = self._clock()
-        if self._room <= 0 and (self._slow or self._refused_lately()) and self._outcomes_come(now):
+        if self._room <= 0 and (self._slow or self._refused_lately()) and self._settling(now):
             self._refused_at = now
             REFUSED.inc()
-            return TOO_MANY
+            return REFUSAL
         self._room -= 1
         self._arrivals.append(_Arrival(now, self._outcomes))
         return None
 
-    def _forget_until(self, moment: float) -> None:
+    def _drop_arrivals_until(self, moment: float) -> None:
         while self._arrivals and self._arrivals[0].at <= moment:
-            self._settled_last = self._arrivals.popleft()
+            self._last_settled = self._arrivals.popleft()
 
     def _rate(self, took: timedelta) -> float:
-        """How many orders are settled in a second, since one came that is settled now."""
-        since = max(took.total_seconds(), self._outcome_at - self._settled_last.at)
-        return (self._outcomes - self._settled_last.outcomes) / since
+        """Orders settled per second since the arrival of the last settled order."""
+        since = max(took.total_seconds(), self._outcome_at - self._last_settled.at)
+        return (self._outcomes - self._last_settled.outcomes) / since
 
     def _refused_lately(self) -> bool:
-        return self._clock() - self._refused_at < CALM_SECONDS
+        return self._clock() - self._refused_at < RECOVERY_SECONDS
 
-    def _outcomes_come(self, now: float) -> bool:
-        return now - self._outcome_at < STANDSTILL_SECONDS
+    def _settling(self, now: float) -> bool:
+        return now - self._outcome_at < INTERRUPTED_SECONDS

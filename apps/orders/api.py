@@ -16,8 +16,7 @@ from sqlmodel import col, select
 
 from apps.orders import use_cases
 from apps.orders.admission import Admission
-from apps.orders.models import Order
-from apps.orders.problems import OrderAlreadyRejected, PaymentRefused
+from apps.orders.models import Order, OrderAlreadyRejected, PaymentRefused
 from apps.orders.schemas import OrderBody, OrderQuery, OrderView
 from apps.orders.updates import OrderUpdates
 from apps.orders.use_cases import CancelOrder, PlaceOrder
@@ -32,6 +31,7 @@ from chassis.web.commands import (
 )
 from chassis.web.dependencies import ReadDatabase, provided, resolve
 from chassis.web.openapi import located
+from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Invalid,
     KeyReused,
@@ -39,7 +39,7 @@ from chassis.web.problems import (
     Unauthorized,
     Unavailable,
     documented,
-    rendered,
+    render_cached,
 )
 from chassis.web.routing import (
     DirectRoute,
@@ -48,7 +48,6 @@ from chassis.web.routing import (
     read_body,
     validated_request,
 )
-from chassis.web.schemas import Page, page_of
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
@@ -91,15 +90,15 @@ class CreateOrderHeaders(BaseModel):
 
 
 async def create_order(request: Request) -> Response:
-    """Place an order. The one request that must be cheap: it reads what it needs itself."""
+    """Place an order. The one route on the fast path: it reads and validates the request itself."""
     if (refusal := resolve(request, Admission).refusal()) is not None:
-        return rendered(refusal, request.scope["path"])
+        return render_cached(refusal, request.scope["path"])
     check_query(request)
     request = await read_body(request)
     user = await authenticate(request, resolve(request, Verifier))
     headers, body = validated_request(request, CreateOrderHeaders, OrderBody)
     commands = Commands(request, resolve(request, Committers), user, headers.key)
-    answer = await commands.execute(
+    stored = await commands.execute(
         use_cases.place_orders,
         PlaceOrder(user.id, body.total_price, commands.cause),
         OrderView.of,
@@ -107,15 +106,15 @@ async def create_order(request: Request) -> Response:
         location=lambda order: f"/order/{order.id}",
     )
     wait = _wait(headers.prefer)
-    if wait is None or answer.status != 201:
-        return answer.response()
-    return await _settled(request, UUID(json.loads(answer.body)["orderId"]), answer, wait)
+    if wait is None or stored.status != 201:
+        return stored.response()
+    return await _settled(request, UUID(json.loads(stored.body)["orderId"]), stored, wait)
 
 
 def _documented(
     body: OrderBody, user: CurrentUser, key: IdempotencyKey = None, prefer: Prefer = None
 ) -> None:
-    """Place an order. Without `Prefer: wait` the answer comes at once, with status `pending`."""
+    """Place an order. Without `Prefer: wait` the response comes at once, with status `pending`."""
 
 
 router.routes.append(
@@ -131,13 +130,13 @@ router.routes.append(
         responses=WRITING
         | documented(PaymentRefused)
         | located(201)
-        | {202: {"model": OrderView, "description": "Accepted; the outcome did not come in time."}},
+        | {202: {"model": OrderView, "description": "Accepted; the outcome is not known in time."}},
     )
 )
 
 
 def _wait(prefer: str | None) -> int | None:
-    """Seconds of the first `wait=N` in a Prefer header; RFC 7240 has other preferences ignored."""
+    """The seconds of the first `wait=N` in a Prefer header; other preferences are ignored (RFC 7240)."""
     for preference in _PREFERENCES.findall(prefer or ""):
         if found := _WAIT.fullmatch(preference):
             return min(int(found[2]), WAIT_LIMIT_SECONDS)
@@ -154,7 +153,7 @@ async def _settled(
             resolve(request, Database), resolve(request, OrderUpdates), order_id, wait
         )
     except Exception as error:
-        # The order is placed, whatever keeps its outcome from being read: the client must not place it again.
+        # The order is placed, even if its outcome cannot be read: an error would make the client place it again.
         log.warning("orders.outcome_not_read", error=repr(error))
         return Response(accepted.body, 202, headers=applied, media_type="application/json")
     if order.status == "rejected":
@@ -167,7 +166,7 @@ async def _settled(
 async def _outcome(
     database: Database, updates: OrderUpdates, order_id: UUID, seconds: float
 ) -> Order:
-    """The order once it is settled, or as it is after so many seconds."""
+    """The order once it is settled, or its state when the time is up."""
     async with updates.of(order_id) as changes:
         order = await _read(database, order_id)
         with contextlib.suppress(TimeoutError):
@@ -179,7 +178,7 @@ async def _outcome(
 
 @router.get("/{orderId}", responses=READING)
 async def view_order(order_id: OrderId, user: CurrentUser, database: ReadDatabase) -> OrderView:
-    """An order as it is now."""
+    """The current state of an order."""
     return OrderView.of(await _visible(order_id, user, database))
 
 
@@ -187,7 +186,7 @@ async def view_order(order_id: OrderId, user: CurrentUser, database: ReadDatabas
 async def list_orders(
     query: Annotated[OrderQuery, Query()], user: CurrentUser, database: ReadDatabase
 ) -> Page[OrderView]:
-    """Your orders, newest first; an operator sees everybody's."""
+    """Your orders, newest first; for an operator those of all users."""
     statement = select(Order).order_by(col(Order.id).desc()).limit(query.limit + 1)
     if user.role != "operator":
         statement = statement.where(Order.user_id == user.id)
@@ -197,8 +196,7 @@ async def list_orders(
         statement = statement.where(Order.id < before)
     async with database.reading() as session:
         rows = (await session.exec(statement)).all()
-    items, cursor = page_of(rows, query.limit, OrderView.of)
-    return Page(items=items, next_cursor=cursor)
+    return page_of(rows, query.limit, OrderView.of)
 
 
 @router.post(
@@ -207,15 +205,15 @@ async def list_orders(
     responses=WRITING | documented(NotFound, OrderAlreadyRejected),
 )
 async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserCommands) -> Response:
-    """Cancel an order that is pending or paid; what was debited comes back. Again: the same answer."""
+    """Cancel an order that is pending or paid; a payment is refunded. Repeating it gives the same response."""
     owner = None if user.role == "operator" else user.id
     command = CancelOrder(order_id, owner, commands.cause)
-    answer = await commands.execute(use_cases.cancel_orders, command, OrderView.of)
-    return answer.response()
+    stored = await commands.execute(use_cases.cancel_orders, command, OrderView.of)
+    return stored.response()
 
 
 async def _visible(order_id: OrderId, user: CurrentUser, database: ReadDatabase) -> Order:
-    """The order of a path. Raises NotFound; as a dependency that is before a stream has begun."""
+    """The order of a path. Raises NotFound; as a dependency it does so before a stream begins."""
     order = await _read(database, order_id)
     if not user.may_see(order.user_id):
         raise NotFound("There is no such order.")
@@ -226,7 +224,7 @@ async def _visible(order_id: OrderId, user: CurrentUser, database: ReadDatabase)
 async def follow_order(
     visible: Annotated[Order, Depends(_visible)], database: ReadDatabase, updates: OrderUpdatesDep
 ) -> AsyncIterator[ServerSentEvent]:
-    """The order as it is, then each change, as server-sent events; ends once it is no longer pending."""
+    """The current state of an order, then each change, as server-sent events; ends when it is no longer pending."""
     async with updates.of(visible.id) as changes:
         order = await _read(database, visible.id)
         yield _sent(order)

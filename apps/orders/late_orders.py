@@ -1,8 +1,8 @@
 """Gauges of late orders: those pending for more than a minute, and the age of the oldest.
 
-Orders have no index on their status, which every order would pay for twice. A measurement reads the orders that were
-late at the last one by their ids, and those of the last three minutes, as ids are in the order of time: all others are
-settled. An order that is never settled costs a measurement one row, not all rows since.
+Orders have no index on their status, which would cost two writes for each order. Ids are in the order of time, so a
+measurement reads by id the orders that were late at the last one, and those of the last three minutes; all others are
+settled. An order that is never settled costs one row per measurement.
 """
 
 from typing import Final
@@ -14,10 +14,10 @@ from chassis.database.transaction import Pool
 from events.base import least_id
 
 LIMIT: Final = 10_000
-"""Orders that are counted at most."""
+"""The most orders that are counted."""
 
 LATE = Gauge("chorus_orders_late", "Orders pending for more than a minute; 10,000 at most.")
-OLDEST = Gauge("chorus_orders_late_oldest_seconds", "How long the oldest of them is pending.")
+OLDEST = Gauge("chorus_orders_late_oldest_seconds", "The age of the oldest late order.")
 
 LATE_ORDERS: Final = """
 SELECT id, extract(epoch FROM now() - placed_at)::float8 AS age
@@ -26,7 +26,7 @@ FROM (SELECT id, status, placed_at FROM orders WHERE id = ANY($1)
 WHERE status = 'pending' AND placed_at < now() - interval '1 minute' ORDER BY id LIMIT $3
 """
 BEGIN: Final = "SELECT now() - interval '3 minutes'"
-"""A minute, and two for ids of clocks that differ and of transactions that were long."""
+"""One minute, and two more for clocks that differ and for long transactions."""
 
 
 class LateOrders:
@@ -44,5 +44,5 @@ class LateOrders:
         LATE.set(len(late))
         OLDEST.set(max((record["age"] for record in late), default=0.0))
         self._late = [record["id"] for record in late]
-        # Orders beyond the limit are not known by their ids: the next measurement must find them again.
+        # Orders beyond the limit have no id in `_late`: the next measurement must find them again.
         self._begin = begin if len(late) < LIMIT else min(begin, self._late[-1])

@@ -1,4 +1,4 @@
-"""What orders is made of."""
+"""The composition root of orders."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from chassis.runtime.service import Service, create_app
 
 
 async def compose(service: Service) -> None:
-    """Add admission control, the updates that clients wait for, and the gauges of late orders."""
+    """Add admission control, updates for waiting clients, and the gauges of late orders."""
     admission = Admission()
     updates = OrderUpdates(service.database.pool)
     late_orders = LateOrders(service.database.pool)

@@ -1,4 +1,4 @@
-"""Orders and the rules on them. Amounts are minor units."""
+"""Orders, with their rules and refusals. Amounts are minor units."""
 
 from datetime import datetime
 from typing import Self
@@ -6,10 +6,18 @@ from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
-from apps.orders.problems import OrderAlreadyRejected
 from chassis.database.tables import Table
+from chassis.web.problems import Problem
 from events.money import CURRENCY
 from events.orders import OrderState, OrderStatus
+
+
+class OrderAlreadyRejected(Problem, status=409, reason="order_rejected"):
+    """A rejected order cannot be cancelled."""
+
+
+class PaymentRefused(Problem, status=403, reason="insufficient_funds"):
+    """The order was not paid."""
 
 
 class Customer(Table, table=True):
@@ -22,7 +30,7 @@ class Customer(Table, table=True):
 
 
 class Order(Table, table=True):
-    """An order's states: pending -> paid | rejected | cancelled, and paid -> cancelled. Each step is a new version."""
+    """An order: pending -> paid | rejected | cancelled, and paid -> cancelled. Each transition is a new version."""
 
     __tablename__ = "orders"
 
@@ -45,19 +53,19 @@ class Order(Table, table=True):
 
     @property
     def pending(self) -> bool:
-        """Whether billing has not decided yet."""
+        """Whether billing has not decided about it yet."""
         return self.status == "pending"
 
     def pay(self, now: datetime) -> bool:
-        """Billing has debited the total. Returns whether anything changed: a cancelled order stays cancelled."""
+        """Mark as paid. Returns whether anything changed: a cancelled order stays cancelled."""
         return self._settle("paid", None, now)
 
     def reject(self, reason: str, now: datetime) -> bool:
-        """Billing has refused. Returns whether anything changed."""
+        """Mark as rejected. Returns whether anything changed."""
         return self._settle("rejected", reason, now)
 
     def cancel(self, now: datetime) -> bool | OrderAlreadyRejected:
-        """The customer does not want it any more. Returns whether anything changed."""
+        """Cancel. Returns whether anything changed."""
         if self.status == "rejected":
             return OrderAlreadyRejected()
         if self.status == "cancelled":
@@ -74,7 +82,7 @@ class Order(Table, table=True):
         return True
 
     def state(self) -> OrderState:
-        """The order as events carry it."""
+        """The order for events."""
         return OrderState(
             id=self.id,
             user_id=self.user_id,

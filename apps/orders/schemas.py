@@ -6,33 +6,34 @@ from uuid import UUID
 from pydantic import Field
 
 from apps.orders.models import Order
-from chassis.web.schemas import Body, PageQuery, View
+from chassis.web.pagination import PageQuery
+from chassis.web.schemas import Body, View
 from events.base import Moment
 from events.money import CURRENCY, Amount, Money
 from events.orders import OrderStatus
 
 
 class OrderBody(Body):
-    """What to order: for now, a price."""
+    """The order to place: its total price."""
 
     total_price: Amount
 
 
 class OrderQuery(PageQuery):
-    """Which orders to list."""
+    """The query of a list of orders."""
 
     status: OrderStatus | None = Field(None, description="Only orders with this status.")
 
 
 class OrderView(View):
-    """An order as it is now."""
+    """The current state of an order."""
 
     order_id: UUID
     user_id: UUID
     status: OrderStatus
     total_price: Money
     currency: str = Field(examples=[CURRENCY])
-    reason: str | None = Field(None, description="Why it was rejected.", examples=[None])
+    reason: str | None = Field(None, description="Why the order was rejected.", examples=[None])
     placed_at: Moment
     settled_at: Moment | None = None
     refunded_at: Moment | None = None
@@ -40,7 +41,7 @@ class OrderView(View):
 
     @classmethod
     def of(cls, order: Order) -> Self:
-        """An order as it is answered."""
+        """The view of an order."""
         return cls(
             order_id=order.id,
             user_id=order.user_id,

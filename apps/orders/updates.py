@@ -1,7 +1,7 @@
-"""Updates of orders for the clients that wait for one, whichever replica of the service makes them.
+"""Updates of orders for clients that wait for an outcome, which any replica of the service may commit.
 
 One statement reads all orders that clients of this process wait for: every 50 ms while there are any, and at once after
-this process has committed an outcome. (PostgreSQL's NOTIFY takes a global lock at every commit.)
+this process has committed an outcome. PostgreSQL's NOTIFY would take a global lock at every COMMIT.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from chassis.signal import Signal
 
 POLL_SECONDS: Final = 0.05
 IDLE_SECONDS: Final = 3600.0
-"""The longest wait while no client waits; the first one that comes ends it."""
+"""The interval while no client waits; the first client ends it."""
 
 SETTLED: Final = statements(Order).where("id = ANY($1::uuid[]) AND status <> 'pending'")
 
@@ -33,13 +33,13 @@ class OrderUpdates:
         self._signal = Signal()
 
     def committed(self, tx: Transaction) -> None:
-        """Read soon what a transaction may have changed, if a client waits."""
+        """Read at once after a transaction with events, if a client waits."""
         if self._waiting and tx.events:
             self._signal.set()
 
     @contextlib.asynccontextmanager
     async def of(self, order_id: UUID) -> AsyncIterator["asyncio.Queue[Order | None]"]:
-        """The states of one order from now on; the same state may come twice. None means that the process stops."""
+        """The states of one order from now on; a state may be repeated. None means that the process stops."""
         queue: asyncio.Queue[Order | None] = asyncio.Queue()
         self._waiting[order_id].add(queue)
         self._signal.set()
@@ -68,7 +68,7 @@ class OrderUpdates:
                 queue.put_nowait(order)
 
     async def end(self, stopping: asyncio.Event) -> None:
-        """Let all clients go once the process stops: a stop takes no longer for them."""
+        """Wait for the process to stop, then end the waiting of all clients, so that they do not delay it."""
         await stopping.wait()
         for queues in self._waiting.values():
             for queue in queues:

@@ -1,12 +1,11 @@
-"""The use cases of orders. Each takes a transaction and a list, and returns results in the order of the list."""
+"""The use cases of orders. Each takes a transaction and a list, and returns the results in the same order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
-from apps.orders.models import Customer, Order
-from apps.orders.problems import OrderAlreadyRejected
+from apps.orders.models import Customer, Order, OrderAlreadyRejected
 from chassis.database.transaction import Transaction
 from chassis.web.problems import NotFound
 from events.base import Causation, Envelope
@@ -28,7 +27,7 @@ class PlaceOrder:
 
 @dataclass(frozen=True, slots=True)
 class CancelOrder:
-    """Cancel an order. It must be `owner`'s; None for an operator."""
+    """Cancel an order of `owner`; None for an operator, who may cancel any."""
 
     order_id: UUID
     owner: UUID | None
@@ -38,13 +37,13 @@ class CancelOrder:
 async def store_customers(
     tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
-    """A user may place orders."""
+    """Store users as customers."""
     users = [e.event.user for e in received]
     await tx.upsert_newer([Customer(id=user.id, version=user.version) for user in users])
 
 
 async def place_orders(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[Order]:
-    """Accept orders; billing decides about their payment."""
+    """Place orders; they are pending until billing has decided about their payment."""
     orders = []
     for command in commands:
         order = Order.place(tx.new_id(), command.user_id, command.total, tx.now)
@@ -55,14 +54,14 @@ async def place_orders(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[
 
 
 async def mark_paid(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
-    """The order is paid. One that was cancelled meanwhile stays cancelled: billing refunds it."""
+    """Mark orders as paid. A cancelled order stays cancelled: billing refunds it."""
     await _settle(
         tx, received, lambda order, _: OrderPaid(order=order.state()) if order.pay(tx.now) else None
     )
 
 
 async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
-    """The order will not be paid."""
+    """Mark orders as rejected."""
     await _settle(
         tx,
         received,
@@ -73,7 +72,7 @@ async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentReje
 
 
 async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
-    """The payment of a cancelled order is refunded."""
+    """Mark the payments of cancelled orders as refunded."""
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
         orders[one.event.order.id].refunded_at = one.event.refund.created_at
@@ -83,7 +82,7 @@ async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefu
 async def cancel_orders(
     tx: Transaction, commands: Sequence[CancelOrder]
 ) -> list[Order | NotFound | OrderAlreadyRejected]:
-    """Cancel orders that are pending or paid; cancelling again changes nothing and gives the same answer."""
+    """Cancel orders that are pending or paid; cancelling again changes nothing and gives the same result."""
     orders = await tx.lock(Order, [command.order_id for command in commands])
     results: list[Order | NotFound | OrderAlreadyRejected] = []
     changed: dict[UUID, Order] = {}
@@ -109,7 +108,7 @@ async def _settle(
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     changed: dict[UUID, Order] = {}
     for one in received:
-        # An outcome can only come after its order: the order was committed before OrderPlaced left.
+        # The order exists: it was committed before OrderPlaced was published.
         order = orders[one.event.order.id]
         event = decide(order, one.event)
         if event is not None:

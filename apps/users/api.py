@@ -7,10 +7,9 @@ from fastapi import APIRouter, Depends, Response
 from sqlmodel import select
 
 from apps.users import use_cases
-from apps.users.limits import AttemptLimit
-from apps.users.models import User
+from apps.users.limits import AttemptLimit, TooManyAttempts
+from apps.users.models import EmailTaken, InvalidCredentials, User
 from apps.users.passwords import Passwords
-from apps.users.problems import EmailTaken, InvalidCredentials, TooManyAttempts
 from apps.users.schemas import (
     LoginBody,
     PatchBody,
@@ -43,18 +42,18 @@ LimitDep = Annotated[AttemptLimit, Depends(provided(AttemptLimit))]
 async def register(
     body: RegisterBody, commands: KeylessCommands, passwords: PasswordsDep, limit: LimitDep
 ) -> Response:
-    """Become a user."""
+    """Register a user."""
     await limit.count("register", body.email)
     password_hash = await passwords.hash(body.password)
     command = RegisterUser(body.email, password_hash, body.name, body.locale, commands.cause)
-    answer = await commands.execute(
+    stored = await commands.execute(
         use_cases.register_users,
         command,
         RegisteredView.of,
         status=201,
         location=lambda user: f"/user/view/{user.id}",
     )
-    return answer.response()
+    return stored.response()
 
 
 @router.post(
@@ -68,7 +67,7 @@ async def login(
     limit: LimitDep,
     key_ring: Annotated[KeyRing, Depends(provided(KeyRing))],
 ) -> TokenView:
-    """Sign in. An unknown address and a wrong password are answered alike, also in time."""
+    """Sign in. An unknown address and a wrong password get the same response after the same time."""
     passwords.require_room()
     await limit.count("login", body.email)
     async with database.reading() as session:
@@ -82,7 +81,7 @@ async def login(
 
 @router.get("/view/{userId}", responses=documented(Unauthorized, NotFound, Invalid))
 async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
-    """A user as they are now."""
+    """The current profile of a user."""
     async with database.reading() as session:
         user: User | None = await session.get(User, user_id)
     if user is None:
@@ -96,7 +95,7 @@ async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
     responses=documented(Unauthorized, NotFound, EmailTaken, Invalid, Unavailable),
 )
 async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
-    """Change name, e-mail address or locale. What changes nothing leaves the version as it is."""
+    """Change name, e-mail address or locale. A request that changes nothing keeps the version."""
     command = ChangeUser(user_id, body.name, body.email, body.locale, commands.cause)
-    answer = await commands.execute(use_cases.change_users, command, UserView.of)
-    return answer.response()
+    stored = await commands.execute(use_cases.change_users, command, UserView.of)
+    return stored.response()

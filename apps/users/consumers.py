@@ -1,4 +1,4 @@
-"""The events that users consumes: its own signing keys, which it stores as every service does."""
+"""The events that users consumes: its own signing keys, which every service stores."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Key rotation: there is always a signing key that lasts, and every service knows it before it is used."""
+"""Key rotation: a valid signing key always exists, and every service knows it before its first use."""
 
 import asyncio
 from datetime import timedelta
@@ -20,13 +20,13 @@ log = structlog.get_logger(__name__)
 CHECK_SECONDS: Final = 3600.0
 
 PUBLISH_AFTER: Final = timedelta(days=1)
-"""How often a key is published again: the event log, which is purged, always holds every valid key."""
+"""The interval at which a key is published again, so that the event log always contains every valid key."""
 
 AT_ONCE: Final = timedelta(0)
 
 
 class KeyRotation:
-    """Renews the keys in time, and reads the keys that other replicas have made."""
+    """Renews the keys in time, and reads those of other replicas."""
 
     def __init__(self, pool: Pool, key_ring: KeyRing, on_commit: OnCommit) -> None:
         self._key_ring = key_ring
@@ -35,7 +35,7 @@ class KeyRotation:
         )
 
     async def start(self) -> None:
-        """Make a key if there is none, and publish all: services that are new learn them."""
+        """Make a key if there is none, and publish all for services that do not know them yet."""
         await self._rotate(AT_ONCE)
 
     async def run(self) -> None:

@@ -1,20 +1,34 @@
-"""The limit on attempts with one e-mail address: checking a password, and hashing one, is slow work.
+"""The rate limit on attempts with one e-mail address, because hashing a password is slow.
 
 Attempts are counted in this process, by address and not by client: behind a proxy all clients look alike, and a flood
-on one address must not lock out others. Floods over many addresses meet the limit of passwords that wait.
+on one address must not lock out others. The limit on waiting passwords bounds floods over many addresses.
 """
 
 import math
 import time
-from typing import Final
+from typing import Final, Self
 
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from apps.users.problems import TooManyAttempts
+from chassis.web.problems import Problem
 
 ATTEMPTS: Final = RateLimitItemPerMinute(30)
+
+
+class TooManyAttempts(Problem, status=429, reason="too_many_attempts"):
+    """This e-mail address was tried too often; try again later."""
+
+    @classmethod
+    def after(cls, seconds: int) -> Self:
+        """The refusal, with the seconds until the next attempt is allowed."""
+        return cls(f"Try again in {seconds} s.", headers={"Retry-After": str(seconds)})
+
+    @classmethod
+    def example(cls) -> Self:
+        """An instance for the documentation."""
+        return cls.after(20)
 
 
 class AttemptLimit:

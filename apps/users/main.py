@@ -1,4 +1,4 @@
-"""What users is made of."""
+"""The composition root of users."""
 
 from apps.users.api import router
 from apps.users.consumers import SUBSCRIPTIONS
@@ -24,7 +24,7 @@ async def compose(service: Service) -> None:
 app = create_app(
     "users",
     __package__,
-    description="Who there is: registration, sign-in, profiles, and the keys of the tokens.",
+    description="Registration, sign-in, profiles, and the keys of access tokens.",
     router=router,
     subscriptions=SUBSCRIPTIONS,
     compose=compose,

@@ -1,4 +1,4 @@
-"""Users and key pairs, and the rules on them."""
+"""Users and key pairs, with their rules and refusals."""
 
 import base64
 from datetime import datetime, timedelta
@@ -10,14 +10,23 @@ from sqlmodel import Field, String
 
 from chassis.database.tables import Table
 from chassis.web.auth import Role, SigningKey
+from chassis.web.problems import Problem, Unauthorized
 from events.users import Locale, PublicKey, SigningKeyPublished, UserState
 
 KEY_LIFETIME: Final = timedelta(days=30)
 
 KEY_RENEWAL: Final = timedelta(days=7)
-"""A key that lasts no longer gets a successor, which is known everywhere long before it is first used."""
+"""A key with less time left gets a successor, which every service knows long before it is first used."""
 
 TOKEN_LIFETIME: Final = timedelta(hours=1)
+
+
+class EmailTaken(Problem, status=409, reason="email_taken"):
+    """This e-mail address belongs to another user."""
+
+
+class InvalidCredentials(Unauthorized, reason="invalid_credentials"):
+    """The e-mail address or the password is wrong."""
 
 
 class User(Table, table=True):
@@ -71,12 +80,12 @@ class User(Table, table=True):
         return True
 
     def state(self) -> UserState:
-        """The user as events carry them."""
+        """The user for events."""
         return UserState.model_validate(self, from_attributes=True)
 
 
 class KeyPair(Table, table=True):
-    """A key that this service signs tokens with. The private half never leaves this service."""
+    """A key pair with which this service signs tokens. The private key never leaves this service."""
 
     __tablename__ = "key_pairs"
 
@@ -98,24 +107,24 @@ class KeyPair(Table, table=True):
         )
 
     def lasts(self, span: timedelta, now: datetime) -> bool:
-        """Whether it is still valid for so long."""
+        """Whether it stays valid for a span of time."""
         return self.valid_until >= now + span
 
     def signing_key(self) -> Ed25519PrivateKey:
-        """The private half."""
+        """The private key."""
         return Ed25519PrivateKey.from_private_bytes(self.private_key)
 
     def public_key(self) -> PublicKey:
-        """The public half, as everybody may know it."""
+        """The public key, as it is published."""
         raw = self.signing_key().public_key().public_bytes_raw()
         return PublicKey(x=base64.urlsafe_b64encode(raw).rstrip(b"=").decode())
 
     def published(self) -> SigningKeyPublished:
-        """The event that publishes it."""
+        """The event that publishes the public key."""
         return SigningKeyPublished(
             key_id=self.key_id, jwk=self.public_key(), valid_until=self.valid_until
         )
 
     def known(self) -> SigningKey:
-        """The row by which this service itself verifies tokens, like every other."""
+        """The row with which this service verifies tokens, as every service does."""
         return SigningKey(key_id=self.key_id, x=self.public_key().x, valid_until=self.valid_until)

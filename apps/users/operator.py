@@ -1,4 +1,4 @@
-"""The first operator, created at start as the settings name them."""
+"""The first operator, created at start from the settings."""
 
 import structlog
 from pydantic import ValidationError
@@ -6,9 +6,8 @@ from sqlmodel import select
 from uuid_utils.compat import uuid7
 
 from apps.users import use_cases
-from apps.users.models import User
+from apps.users.models import EmailTaken, User
 from apps.users.passwords import Passwords
-from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody
 from apps.users.use_cases import RegisterUser
 from chassis.database.group_commit import GroupCommitter
@@ -20,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 def configured_operator(settings: Settings) -> RegisterBody | None:
-    """The operator that the settings name. Raises ValueError for settings that make no user."""
+    """The operator in the settings; None without one. Raises ValueError if the settings are not valid."""
     password = settings.operator_password
     if settings.operator_email is None and password is None:
         return None
@@ -34,7 +33,7 @@ def configured_operator(settings: Settings) -> RegisterBody | None:
     try:
         return RegisterBody.model_validate(fields)
     except ValidationError as error:
-        # The message leaves the value out: it may be the password.
+        # Without the value, which may be the password.
         wrong = error.errors(include_input=False, include_url=False)[0]
         raise ValueError(
             f"CHORUS_OPERATOR_{wrong['loc'][0]!s}".upper() + f": {wrong['msg']}"

@@ -1,7 +1,7 @@
-"""Passwords are hashed with argon2id, in threads of their own: the event loop goes on meanwhile.
+"""Hashing of passwords with argon2id, in threads of its own, so that the event loop is not blocked.
 
-A hash takes about 40 milliseconds of a core and 19 MiB. The passwords that wait are bounded; a request beyond that is
-refused at once.
+A hash takes about 40 milliseconds of a core and 19 MiB. The number of waiting passwords is limited; a request beyond
+the limit is refused at once.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from chassis.web.problems import Unavailable
 THREADS: Final = 2
 
 WAITING_LIMIT: Final = 100
-"""Passwords that are being hashed or wait: two to three seconds of work."""
+"""The most passwords that are being hashed or wait: two to three seconds of work."""
 
 TIMEOUT_SECONDS: Final = 5.0
-"""The longest time that a password waits on a slower machine."""
+"""The timeout of one password, for slower machines."""
 
 Result = TypeVar("Result")
 
 
 class Passwords:
-    """Hashes and checks passwords. Raises Unavailable when too many wait, or one for too long."""
+    """Hashes and checks passwords. Raises Unavailable if too many wait, or one for too long."""
 
     def __init__(
         self, waiting_limit: int = WAITING_LIMIT, timeout: float = TIMEOUT_SECONDS
@@ -44,12 +44,12 @@ class Passwords:
         return await self._run(lambda: self._hasher.hash(password))
 
     async def matches(self, password: str, stored: str | None) -> bool:
-        """Whether a password matches a stored hash. Without a hash it takes as long and returns False."""
+        """Whether a password matches a stored hash. Without a hash it takes the same time and returns False."""
         equal = await self._run(lambda: self._hasher.verify(password, stored or self._dummy_hash))
         return equal and stored is not None
 
     def require_room(self) -> None:
-        """Raise Unavailable if too many wait. For callers that have work to do before the password's turn."""
+        """Raise Unavailable if too many wait. For callers with work to do before they submit a password."""
         if self._waiting >= self._waiting_limit:
             raise Unavailable("Too many passwords wait to be checked. Try again shortly.")
 
@@ -60,6 +60,6 @@ class Passwords:
             async with asyncio.timeout(self._timeout):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, work)
         except TimeoutError:
-            raise Unavailable("The password's turn did not come in time.") from None
+            raise Unavailable("The password was not checked in time.") from None
         finally:
             self._waiting -= 1

@@ -14,16 +14,16 @@ from events.base import Moment
 from events.users import Locale
 
 _BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-"""Control characters, and all that breaks a line: nothing that could end a mail header."""
+"""Control characters and line separators, which could end a mail header."""
 
 _ONE_LINE: Final = rf"^[^{_BREAKS}]*[^\s{_BREAKS}][^{_BREAKS}]*$"
 
 
 def _normalized(email: str) -> str:
-    """The address in the one form that is stored: lower-case, the domain as DNS knows it.
+    """The address in its stored form: lower-case, with an ASCII domain.
 
-    Only its form is looked at, never DNS. Letters outside ASCII are refused before the @, where few mail servers take
-    them. The reserved `.test` is accepted: it is there to try things out (RFC 6761).
+    Only the syntax is checked, never DNS. A non-ASCII local part is refused, because few mail servers accept one. The
+    reserved domain `.test` is accepted, for trials (RFC 6761).
     """
     try:
         found = validate_email(
@@ -37,7 +37,7 @@ def _normalized(email: str) -> str:
 
 def _one_line(name: str) -> str:
     if not re.fullmatch(_ONE_LINE, name):
-        raise ValueError("must not be blank and must stand on one line, without control characters")
+        raise ValueError("must not be blank and must be one line without control characters")
     return name
 
 
@@ -51,14 +51,14 @@ Name = Annotated[
     Field(
         min_length=1,
         max_length=200,
-        description="Not blank, and all on one line.",
+        description="One line that is not blank.",
         examples=["Ann"],
         json_schema_extra={"pattern": _ONE_LINE},
     ),
     AfterValidator(_one_line),
 ]
 _SECRET: Final[dict[str, Any]] = {"format": "password", "pattern": r"^[^\x00]*$"}
-"""No request may carry a NUL."""
+"""No request may contain a NUL character."""
 
 Password = Annotated[
     str,
@@ -72,7 +72,7 @@ Password = Annotated[
 
 
 class RegisterBody(Body):
-    """Who wants to be a user."""
+    """The user to register."""
 
     email: Email
     password: Password
@@ -81,7 +81,7 @@ class RegisterBody(Body):
 
 
 class LoginBody(Body):
-    """Who wants to sign in."""
+    """The credentials of a user."""
 
     email: Email
     password: str = Field(
@@ -92,18 +92,18 @@ class LoginBody(Body):
     )
 
 
-def _left_out() -> Any:
+def _omitted() -> Any:
     return None
 
 
 class PatchBody(Body):
-    """What to change, at least one field. What is left out stays as it is; null is not a value."""
+    """The fields to change, at least one. Omitted fields stay unchanged; null is not a value."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    name: Name = Field(default_factory=_left_out)
-    email: Email = Field(default_factory=_left_out)
-    locale: Locale = Field(default_factory=_left_out)
+    name: Name = Field(default_factory=_omitted)
+    email: Email = Field(default_factory=_omitted)
+    locale: Locale = Field(default_factory=_omitted)
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:
@@ -119,7 +119,7 @@ class RegisteredView(View):
 
     @classmethod
     def of(cls, user: User) -> Self:
-        """A user as registration answers."""
+        """The view of a new user."""
         return cls(user_id=user.id)
 
 
@@ -127,14 +127,14 @@ class TokenView(View):
     """A token for `Authorization: Bearer`."""
 
     access_token: str = Field(description="A JWT, signed with Ed25519.", examples=["eyJhbGciOi..."])
-    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the kind, not a secret
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105 - the type, not a secret
     expires_in: int = Field(
         int(TOKEN_LIFETIME.total_seconds()), description="Seconds.", examples=[3600]
     )
 
 
 class UserView(View):
-    """A user as he is now."""
+    """The current profile of a user."""
 
     user_id: UUID
     email: str = Field(examples=["ann@example.com"])
@@ -147,7 +147,7 @@ class UserView(View):
 
     @classmethod
     def of(cls, user: User) -> Self:
-        """A user as he is answered to himself."""
+        """The view of a user."""
         return cls(
             user_id=user.id,
             email=user.email,

@@ -1,4 +1,4 @@
-"""Access tokens, signed with the keys that this process holds in memory. `chassis.web.auth` verifies them."""
+"""Access tokens, signed with keys in memory. `chassis.web.auth` verifies them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,20 +12,20 @@ from chassis.web.problems import Unavailable
 
 
 class KeyRing:
-    """The valid signing keys, as they were last read."""
+    """The valid signing keys at the last rotation."""
 
     def __init__(self) -> None:
         self._held: list[tuple[KeyPair, Ed25519PrivateKey]] = []
 
     def hold(self, pairs: Sequence[KeyPair]) -> None:
-        """Sign with these keys from now on."""
+        """Replace the keys."""
         by_age = sorted(pairs, key=lambda pair: pair.valid_until)
         self._held = [(pair, pair.signing_key()) for pair in by_age]
 
     def token(self, user: User, now: datetime) -> str:
-        """A token for a user. Raises Unavailable if no key lasts as long as the token.
+        """A token for a user. Raises Unavailable if no key is valid as long as the token.
 
-        It is signed with the oldest key that does: a new key has days to become known everywhere before it is used.
+        The oldest such key signs it: a new key has days to reach every service before it is used.
         """
         for pair, key in self._held:
             if pair.lasts(TOKEN_LIFETIME, now):
@@ -39,4 +39,4 @@ class KeyRing:
                     "role": user.role,
                 }
                 return jwt.encode(claims, key, ALGORITHM, headers={"kid": pair.key_id})
-        raise Unavailable("There is no key to sign with.")
+        raise Unavailable("There is no valid signing key.")

@@ -1,4 +1,4 @@
-"""The use cases of users. Each takes a transaction and a list, and returns results in the order of the list."""
+"""The use cases of users. Each takes a transaction and a list, and returns the results in the same order."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -9,8 +9,7 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from apps.users.models import KEY_RENEWAL, KeyPair, User
-from apps.users.problems import EmailTaken
+from apps.users.models import KEY_RENEWAL, EmailTaken, KeyPair, User
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from chassis.web.auth import Role
@@ -19,7 +18,7 @@ from events.base import Causation
 from events.users import Locale, UserRegistered, UserUpdated
 
 KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
-"""The advisory lock under which key pairs are made. The e-mails' locks have one number, this one has two."""
+"""The advisory lock for making key pairs. Those of e-mail addresses have one number, this one has two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class ChangeUser:
 
 @dataclass(frozen=True, slots=True)
 class RotateKeys:
-    """Ensure a key that lasts. Keys that were last published before `publish_after` are published again."""
+    """Ensure a key with enough time left. Keys last published longer than `publish_after` ago are published again."""
 
     publish_after: timedelta
     cause: Causation
@@ -84,7 +83,7 @@ async def change_users(
 ) -> list[User | NotFound | EmailTaken]:
     """Change users, in the order of arrival. A change without effect makes no version and no event.
 
-    An e-mail address that is given up in this transaction can be taken in the next one.
+    An e-mail address that a user gives up can be taken from the next transaction on.
     """
     users = await tx.lock(User, [command.user_id for command in commands])
     wanted = {command.email for command in commands if command.email}
@@ -109,7 +108,7 @@ async def change_users(
 
 
 async def rotate_keys(tx: Transaction, commands: Sequence[RotateKeys]) -> list[list[KeyPair]]:
-    """The valid key pairs, with one among them that lasts; concurrent replicas make one between them."""
+    """The valid key pairs, including one with enough time left; concurrent replicas make only one."""
     await tx.execute(f"SELECT pg_advisory_xact_lock({KEYS_LOCK})")
     await tx.execute("DELETE FROM key_pairs WHERE valid_until <= $1", tx.now)
     records = await tx.fetch(statements(KeyPair).where("true"))
@@ -132,10 +131,10 @@ async def rotate_keys(tx: Transaction, commands: Sequence[RotateKeys]) -> list[l
 
 
 async def _claim(tx: Transaction, emails: Iterable[str]) -> None:
-    """Reserve these addresses until this transaction ends.
+    """Lock these addresses until the end of the transaction.
 
     Rows are locked before addresses, and addresses in order, so that transactions never deadlock. The unique index
-    alone would keep addresses unique, but it fails a whole batch where a lock leads to one refusal.
+    alone would fail a whole batch, where a lock leads to the refusal of one command.
     """
     numbers = sorted({_number(email) for email in emails})
     await tx.execute(

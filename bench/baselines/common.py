@@ -30,6 +30,7 @@ from chassis.web import problems
 from chassis.web import routing as strict
 from chassis.web.app import Application
 from chassis.web.auth import Verifier
+from chassis.web.context import causation_of
 from chassis.web.dependencies import provide
 from events.base import Causation
 from ops.serve import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
@@ -93,8 +94,7 @@ def service_of(request: Request) -> Service:
 
 def cause_of(request: Request) -> Causation:
     """The causation of a request: its correlation id and trace context."""
-    cause: Causation = request.scope["chorus.cause"]
-    return cause
+    return causation_of(request)
 
 
 def create_app(name: str, routers: Sequence[APIRouter], parts: Sequence[Part] = ()) -> FastAPI:

@@ -1,9 +1,8 @@
 """Group commit: many items share one transaction.
 
-Round trips and commits are what an order costs, not the work on its rows. The inbound adapters, HTTP API and consumers,
-submit single items and await single results; the use case behind them gets a list. The committer starts at once when
-it is idle; items that arrive while a transaction is in flight form the next batch. There is no timer: a single item is
-never delayed, and under load up to 256 share a BEGIN, a COMMIT and a publish.
+Round trips and commits dominate the cost of an order. The HTTP API and the consumers submit single items and await
+single results; the use case receives a list. An idle committer starts at once; items that arrive during a transaction
+form the next batch. There is no timer: a single item is never delayed, and under load up to 256 share a transaction.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ BATCH_LIMIT: Final = 256
 """The most items in one transaction; bounds how long its locks are held."""
 
 WAITING_LIMIT: Final = 4096
-"""The most items that wait; more is refused with OverloadedError, early instead of late."""
+"""The most items that wait; beyond that `submit` raises OverloadedError."""
 
 BATCH_SIZE = Histogram(
     "chorus_batch_size",
@@ -38,10 +37,10 @@ BATCH_SIZE = Histogram(
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
-"""A use case: results stand in the order of the items. A refusal is a result; an exception is a fault."""
+"""A use case; returns one result for each item, in order. A refusal is a result; an exception is a fault."""
 
 OnCommit = Callable[[Transaction], None]
-"""Called after each COMMIT with the transaction that is now durable. It must not fail."""
+"""Called after each COMMIT with the transaction that is now durable. It must not raise."""
 
 
 class OverloadedError(Exception):
@@ -55,13 +54,12 @@ class UnavailableError(Exception):
 class GroupCommitter(Generic[Item, Result]):
     """Runs one use case over batches of items, each batch in one transaction.
 
-    A batch that raises is split and tried again, down to single items, so that a faulty item fails alone. If the
-    database is at fault, the whole batch is tried again until the `timeout` (seconds). Consumers have no timeout:
-    their messages stay unacknowledged, and a repeated effect is deduplicated. Requests have a short one and get
+    A batch that raises is split and retried, down to single items, so that a faulty item fails alone. On a transient
+    error of the database the whole batch is retried until the `timeout` (seconds). Consumers have no timeout: their
+    messages stay unacknowledged, and a repeated event is deduplicated. Requests have a short one and get
     UnavailableError, or CommitUnknownError if the connection was lost during COMMIT.
 
-    `work` may be a fast path that fails on rare batches: a batch that has failed, for whatever reason, is passed to
-    `fallback` before it is split.
+    `work` may be a fast path that fails on rare batches: a failed batch is passed to `fallback` before it is split.
     """
 
     def __init__(
@@ -103,7 +101,7 @@ class GroupCommitter(Generic[Item, Result]):
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
         try:
             while self._waiting:
-                # Items whose caller was cancelled meanwhile are dropped: nothing has been done for them.
+                # Items whose caller was cancelled are dropped: their work has not begun.
                 take = min(len(self._waiting), BATCH_LIMIT)
                 batch = [self._waiting.popleft() for _ in range(take)]
                 await self._commit([(item, future) for item, future in batch if not future.done()])
@@ -119,7 +117,7 @@ class GroupCommitter(Generic[Item, Result]):
         try:
             results = await self._transact([item for item, _ in batch])
         except UnavailableError as error:
-            # The items behind would wait for the same server, and longer.
+            # Items that wait would fail later for the same reason.
             self._fail((*batch, *self._waiting), error)
         except CommitUnknownError as error:
             self._fail(batch, error)
@@ -180,8 +178,8 @@ class GroupCommitter(Generic[Item, Result]):
 
     def _reached(self, point: str, items: Sequence[Item], tx: Transaction) -> None:
         if crash_points.ARMED:
-            told = {row.attributes["type"] for row in tx.outbox}
-            crash_points.reached(f"committer.{point}", told | _types(items))
+            published = {row.attributes["type"] for row in tx.outbox}
+            crash_points.reached(f"committer.{point}", published | _types(items))
 
     async def drain(self) -> None:
         """Wait until every submitted item is done."""

@@ -1,6 +1,6 @@
-"""A service's own database: a plain asyncpg pool for use cases, SQLModel sessions for reading.
+"""The connections to a service's own database: an asyncpg pool for use cases, SQLModel sessions for reading.
 
-Nothing but `chassis.database.transaction` begins or commits a transaction that writes.
+Only `chassis.database.transaction` begins and commits transactions that write.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import stamina
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chassis.database.transaction import Pool
+from chassis.database.transaction import DRIVER_ERRORS, Pool
 
 SERVER_SETTINGS = {
     "statement_timeout": "15000",
@@ -20,12 +20,12 @@ SERVER_SETTINGS = {
     "idle_in_transaction_session_timeout": "30000",
     "jit": "off",
 }
-"""Milliseconds. A statement that runs into its limit counts as the server's fault, and is tried again. JIT costs more
-than it gives on statements this short."""
+"""Timeouts in milliseconds; a statement that exceeds one is retried like any transient error. JIT compilation costs
+more than it saves on statements this short."""
 
-SILENCE_SECONDS = 20.0
-"""How long a statement may take before its connection counts as lost: longer than `statement_timeout`, which a server
-that has fallen silent cannot keep."""
+COMMAND_SECONDS = 20.0
+"""How long a statement may take before its connection counts as lost. Longer than `statement_timeout`, which only a
+server that responds can apply."""
 
 BY_KEY = {
     "plan_cache_mode": "force_generic_plan",
@@ -33,21 +33,21 @@ BY_KEY = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
-"""Use cases find rows by key, in sets. PostgreSQL keeps a prepared statement's plan for as long as nobody analyses the
-table; one made while the table was empty reads all of it, each time, however large it has become."""
+"""Forces plans that use indexes: use cases find sets of rows by key. PostgreSQL keeps the plan of a prepared statement
+until the table is analysed; a plan made for an empty table scans all of it, however large it has become."""
 
 CONNECT_SECONDS = 5.0
-"""How long the server may take to let a connection in; one that is frozen accepts it and says nothing."""
+"""How long connecting may take; a frozen server accepts the TCP connection and never responds."""
 
-ANSWER_SECONDS = 2.0
-"""How long the server may take to show that it is there."""
+CHECK_SECONDS = 2.0
+"""Timeout of the readiness check."""
 
 START_SECONDS = 60
-"""How long a service that starts waits for its servers before it gives up."""
+"""How long a service waits for its servers at start."""
 
 
 class Database:
-    """The two ways to a service's database. `open` before use, `close` after it."""
+    """The pool and the read-only sessions of a service's database. `open` before use, `close` after it."""
 
     pool: Pool
     engine: AsyncEngine
@@ -56,7 +56,7 @@ class Database:
         self._url = url
         self._service = service
         self._size = size
-        self._asked: asyncio.Task[bool] | None = None
+        self._check: asyncio.Task[bool] | None = None
 
     async def open(self) -> None:
         """Connect; waits up to START_SECONDS for the server."""
@@ -72,8 +72,8 @@ class Database:
                     min_size=1,
                     max_size=self._size,
                     timeout=CONNECT_SECONDS,
-                    reset=_keep,
-                    command_timeout=SILENCE_SECONDS,
+                    reset=_no_reset,
+                    command_timeout=COMMAND_SECONDS,
                     server_settings=server_settings | BY_KEY,
                 )
         self.engine = create_async_engine(
@@ -82,7 +82,7 @@ class Database:
             pool_pre_ping=True,
             connect_args={
                 "timeout": CONNECT_SECONDS,
-                "command_timeout": SILENCE_SECONDS,
+                "command_timeout": COMMAND_SECONDS,
                 "server_settings": {**server_settings, "default_transaction_read_only": "on"},
             },
         )
@@ -92,45 +92,36 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session that can only read."""
+        """A read-only session."""
         async with self._sessions() as session:
             yield session
 
     async def answers(self) -> bool:
-        """Whether a round trip succeeds by now, and a connection for it is to be had.
+        """Whether a connection is free and a round trip succeeds within CHECK_SECONDS.
 
-        A server that has fallen silent holds both for longer; so they are not asked for again before that has ended.
+        If the server does not respond a check takes longer. There is at most one at a time; the next call waits for it.
         """
-        if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(self._ask())
-        await asyncio.wait([self._asked], timeout=ANSWER_SECONDS)
-        return self._asked.done() and self._asked.result()
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._round_trip())
+        await asyncio.wait([self._check], timeout=CHECK_SECONDS)
+        return self._check.done() and self._check.result()
 
-    async def _ask(self) -> bool:
+    async def _round_trip(self) -> bool:
         try:
-            return bool(await self.pool.fetchval("SELECT true", timeout=ANSWER_SECONDS))
-        except (
-            OSError,
-            TimeoutError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ):
+            return bool(await self.pool.fetchval("SELECT true", timeout=CHECK_SECONDS))
+        except DRIVER_ERRORS:
             return False
 
     def abandon(self) -> None:
-        """Cut all connections, for a server that does not even say goodbye; transactions are rolled back."""
+        """Close all connections without waiting for the server, which rolls back their transactions."""
         self.pool.terminate()
         self.engine.sync_engine.dispose(close=False)
 
     async def close(self) -> None:
-        """Close all connections, those in use after they are given back."""
+        """Close all connections; those in use once they are released."""
         await self.engine.dispose()
         await self.pool.close()
 
 
-async def _keep(connection: object) -> None:
-    """Leave a connection as it is.
-
-    asyncpg resets its settings at each release, a round trip; ours are never changed.
-    """
+async def _no_reset(connection: object) -> None:
+    """Replace asyncpg's reset at each release: it costs a round trip, and no session setting is ever changed."""

@@ -1,7 +1,7 @@
-"""Set-based SQL made from SQLModel tables: one statement for many rows.
+"""Set-based SQL generated from SQLModel tables: one statement for many rows.
 
-SQLModel owns the shape of a table. A session of its ORM costs about a millisecond of CPU per row; these statements
-send whole columns as arrays (`unnest`) over a plain asyncpg connection and cost about ten microseconds.
+A SQLModel class declares a table. An ORM session costs about a millisecond of CPU per row; these statements send whole
+columns as arrays (`unnest`) over a plain asyncpg connection and cost about ten microseconds per row.
 """
 
 from collections.abc import Sequence
@@ -18,24 +18,31 @@ from sqlmodel.main import SQLModelMetaclass
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
+T = TypeVar("T", bound="Table")
+
 
 class _Untracked(SQLModelMetaclass):
-    """Makes tables whose rows are plain objects, of which SQLAlchemy keeps no record."""
+    """Makes tables whose rows are plain objects without the state by which SQLAlchemy tracks changes."""
 
     def __init__(cls, name: str, bases: tuple[type, ...], names: Any, **more: Any) -> None:  # noqa: N805
         super().__init__(name, bases, names, **more)
         if more.get("table"):
-            configure_mappers()  # else attributes would work from the first query on, not before
-            # SQLAlchemy has put a constructor of its own around the class's.
-            type.__setattr__(cls, "__init__", Table.__init__)
+            configure_mappers()  # otherwise attributes work only after the first query
             for column in cls.__table__.columns:  # type: ignore[attr-defined]
                 type.__setattr__(cls, column.name, _Column(cls.__dict__[column.name]))
 
+    def __call__(cls, **values: Any) -> Any:  # noqa: N805
+        """A row without the state of pydantic and SQLAlchemy: 2 microseconds instead of 30."""
+        row: Any = object.__new__(cls)  # type: ignore[arg-type]
+        # A default is always a value; `default_factory` is not supported.
+        row.__dict__.update(_defaults(cls), **values)
+        return row
+
 
 class _Column:
-    """An attribute that is SQLAlchemy's where a query names it on the class, and a row's own value on a row.
+    """An attribute that is a SQLAlchemy column on the class and a plain value on a row.
 
-    Without `__set__` Python looks into the row's dictionary first, and never asks here: a tenth of the time.
+    Without `__set__` Python finds the value in the row's dictionary first, in a tenth of the time.
     """
 
     def __init__(self, mapped: Any) -> None:
@@ -46,21 +53,12 @@ class _Column:
 
 
 class Table(SQLModel, metaclass=_Untracked):
-    """Base of every table. A row is made by keyword, and taken as it is: rules stand on models and schemas.
+    """The base of every table. A row is made by keyword and is not validated.
 
-    No session ever tracks one: `Transaction` writes rows, sessions only read.
+    No session tracks rows: `Transaction` writes them, sessions only read.
     """
 
-    def __new__(cls, *_: Any, **__: Any) -> Self:
-        """A row without what pydantic and SQLAlchemy keep beside its values: 2 microseconds instead of 30."""
-        return object.__new__(cls)
-
-    def __init__(self, **values: Any) -> None:
-        # Defaults are values: a Table's field has no default_factory.
-        self.__dict__.update(_defaults(type(self)))
-        self.__dict__.update(values)
-
-    # Nobody asks the ORM what has changed: `Transaction.update` is told.
+    # Changes are not tracked: `Transaction.update` names the changed columns.
     __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
@@ -69,14 +67,11 @@ class Table(SQLModel, metaclass=_Untracked):
     __hash__ = None  # type: ignore[assignment]
 
     def snapshot(self) -> Self:
-        """The row as it is now, whatever is done to it later in the same batch."""
+        """A copy, for results: later items of the same batch may change the row."""
         return from_record(type(self), self.__dict__)
 
     def _values(self) -> dict[str, Any]:
         return {name: self.__dict__.get(name) for name in type(self).model_fields}
-
-
-T = TypeVar("T", bound=Table)
 
 
 @cache
@@ -86,21 +81,21 @@ def _defaults(table: type[Table]) -> dict[str, Any]:
 
 
 def from_record(table: type[T], record: Any) -> T:
-    """A row as it was read, without running any constructor."""
+    """A row from a record, without running a constructor."""
     row = object.__new__(table)
     row.__dict__.update(record.items())
     return row
 
 
 def arrays(rows: Sequence[Table], names: Sequence[str]) -> list[list[Any]]:
-    """The rows turned into one list per column, as `unnest` takes them."""
+    """One list for each column, the arguments of `unnest`."""
     values = [row.__dict__ for row in rows]
     return [[value[name] for value in values] for name in names]
 
 
 @dataclass(frozen=True)
 class Statements:
-    """The statements of one table, made once."""
+    """The statements of one table, generated once."""
 
     table: str
     columns: dict[str, str]
@@ -112,9 +107,9 @@ class Statements:
         return f"SELECT {', '.join(self.columns)} FROM {self.table} WHERE {condition}"
 
     def select(self, key: str, *, lock: bool, complete: bool = False) -> str:
-        """Rows whose `key` stands in $1, in its order, so that two batches lock in the same order.
+        """Rows whose `key` is in $1, ordered by it, so that two batches lock in the same order.
 
-        `complete`: none of them unless there is one for each key, all of which differ.
+        `complete`: no rows unless there is one for each key; the keys must be distinct.
         """
         among = f"{key} = ANY($1::{self.columns[key]}[])"
         if complete:
@@ -123,21 +118,21 @@ class Statements:
         return f"{sql} FOR NO KEY UPDATE" if lock else sql
 
     def insert(self, first: int = 1) -> str:
-        """All columns of many rows, from parameter $`first` on; a row that exists already is an error."""
+        """Insert all columns of many rows, with parameters from $`first` on; an existing row is an error."""
         parameters = ", ".join(f"${n}::{t}[]" for n, t in enumerate(self.columns.values(), first))
         names = ", ".join(self.columns)
         return f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({parameters})"
 
     def insert_missing(self, first: int = 1) -> str:
-        """The same, except that rows which exist already are left alone."""
+        """The same; existing rows stay unchanged."""
         return f"{self.insert(first)} ON CONFLICT DO NOTHING"
 
     def insert_new(self) -> str:
-        """The same; returns the keys of the new ones."""
+        """The same; returns the keys of the inserted rows."""
         return f"{self.insert_missing()} RETURNING {', '.join(self.primary_key)}"
 
     def upsert_newer(self) -> str:
-        """Insert, or replace a row of a lower version; returns the keys of those that were taken."""
+        """Insert rows or replace those of a lower version; returns the keys of the written rows."""
         changed = [name for name in self.columns if name not in self.primary_key]
         key = ", ".join(self.primary_key)
         assignments = ", ".join(f"{name} = excluded.{name}" for name in changed)
@@ -156,14 +151,14 @@ class Statements:
         return (
             f"UPDATE {self.table} SET {assignments}"
             f" FROM unnest({parameters}) AS new({', '.join(names)}) WHERE {match}"
-            # Says the same again, in a way that no plan can answer by reading the whole table.
+            # Redundant, but it prevents plans that scan the whole table.
             f" AND {self.table}.{self.primary_key[0]} = ANY(${first})"
         )
 
 
 @cache
 def statements(table: type[Table]) -> Statements:
-    """The statements of a table, from its SQLModel declaration."""
+    """The statements of a table, generated from its SQLModel class."""
     sql_table: SqlTable = table.__table__  # type: ignore[attr-defined]
     return Statements(
         table=sql_table.name,
@@ -177,21 +172,21 @@ def _type(column: Column[Any]) -> str:
 
 
 class Write(NamedTuple):
-    """What is done to many rows of one table: all columns are inserted, or those that `changed` are updated."""
+    """A write to many rows of one table: an insert of all columns, or an update of the `changed` ones."""
 
     table: type[Table]
     changed: tuple[str, ...] = ()
     if_missing: bool = False
-    """Rows that exist already are left alone."""
+    """Whether existing rows stay unchanged instead of being an error."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that it takes, in the order of its parameters."""
+        """The columns of its parameters, in order."""
         made = statements(self.table)
         return (*made.primary_key, *self.changed) if self.changed else tuple(made.columns)
 
     def sql(self, first: int) -> str:
-        """Its statement, with parameters from $`first` on."""
+        """The statement, with parameters from $`first` on."""
         made = statements(self.table)
         if self.changed:
             return made.update(self.changed, first)
@@ -199,11 +194,11 @@ class Write(NamedTuple):
 
 
 @cache
-def together(writes: tuple[Write, ...]) -> str:
-    """One statement that does all of these, which must not meet in any row: none sees what another does.
+def combined(writes: tuple[Write, ...]) -> str:
+    """One statement for several writes; its parameters are those of each write in turn.
 
-    It takes the parameters of each, one after the other. PostgreSQL does them in an order of its own. So rows that
-    another transaction may write as well are guarded by a lock, or always written here.
+    The writes do not see each other's effects, so no row may occur in two of them. PostgreSQL executes them in any
+    order, so rows that other transactions write too must be guarded by a lock, or written only by such statements.
     """
     parts, first = [], 1
     for write in writes:

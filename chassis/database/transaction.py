@@ -1,7 +1,7 @@
-"""A business transaction: rows are read, locked and written in sets, and events leave with the same COMMIT.
+"""The unit of work: reads, locks and writes rows in sets, and commits them together with their events.
 
-This is the one place in Chorus that begins and commits. `publish` means "write to the outbox": whoever
-publishes needs no broker, and an event exists if and only if the change that it tells of does.
+This is the one place in Chorus that begins and commits transactions. `publish` writes to the outbox: it needs no
+broker, and an event exists if and only if the change that it reports is committed.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import uuid_utils
 from asyncpg.pgproto import pgproto
 
 from chassis.database.errors import CommitUnknownError, commit_may_be_lost
-from chassis.database.tables import T, Table, Write, arrays, from_record, statements, together
+from chassis.database.tables import T, Table, Write, arrays, combined, from_record, statements
 from chassis.messaging import outbox
 from events.base import Causation, Event
 
@@ -27,19 +27,26 @@ else:
     Pool = asyncpg.Pool
     Connection = asyncpg.Connection
 
+DRIVER_ERRORS: Final = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""The errors that a statement may fail with, in the server, the driver or the network."""
+
 ACQUIRE_SECONDS: Final = 4.0
-"""How long a connection of the pool is waited for; less than the patience of a request."""
+"""How long to wait for a connection of the pool; less than the timeout of a request."""
 
 
 class Transaction:
-    """What a use case works with: sets of rows, and events to publish.
+    """The interface of a use case to its database: sets of rows, and events to publish.
 
-    Rows come and go in whole sets. Locks are taken in key order, so that of two transactions that need the same
-    rows one waits for the other, and they never deadlock.
+    Locks are taken in key order: two transactions that need the same rows wait for each other and never deadlock.
 
-    Round trips are what a batch costs, so there are as few as can be. What is inserted and updated waits for the end,
-    or for a statement that could see it, and then all of it goes in one statement, with the outbox. And BEGIN waits for
-    a lock, or for any statement of the use case's own. Where there is none, that one statement is the transaction.
+    Round trips dominate the cost of a batch, so there are as few as possible. Inserts and updates are deferred until
+    COMMIT, or until a statement that could read them, and then sent as one statement together with the outbox. BEGIN is
+    deferred until a lock or a statement of the use case's own; without either, the one statement is the transaction.
     """
 
     def __init__(self, connection: Connection, now: datetime) -> None:
@@ -48,39 +55,39 @@ class Transaction:
         self.outbox: list[outbox.Row] = []
         """The rows that COMMIT writes to the outbox."""
         self.events: list[Event] = []
-        """The events in them that `publish` has written."""
+        """The events of these rows, in the order of `publish`."""
         self._connection = connection
         self._begun: asyncpg.transaction.Transaction | None = None
         self._writes: list[tuple[Write, Sequence[list[Any]]]] = []
         self._after_commit: list[Callable[[], None]] = []
 
     async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
-        """The records that a statement of the use case's own gives."""
-        await self._catch_up()
+        """The records that a statement of the use case's own returns."""
+        await self._flush()
         records: list[asyncpg.Record] = await self._connection.fetch(sql, *values)
         return records
 
     async def execute(self, sql: str, *values: Any) -> str:
-        """Execute a statement of the use case's own; returns what PostgreSQL calls it, such as `DELETE 3`."""
-        await self._catch_up()
+        """Execute a statement of the use case's own; returns its command tag, such as `DELETE 3`."""
+        await self._flush()
         return str(await self._connection.execute(sql, *values))
 
     async def load(
         self, table: type[T], keys: Iterable[Any], *, key: str | None = None
     ) -> dict[Any, T]:
-        """Rows by `key` (a unique column; the primary key if not named). Missing rows are left out."""
+        """Rows by `key` (a unique column, by default the primary key). Missing rows are left out."""
         return await self._select(table, keys, key, lock=False)
 
     async def lock(
         self, table: type[T], keys: Iterable[Any], *, key: str | None = None
     ) -> dict[Any, T]:
-        """The same, locked against every other writer until the end of the transaction."""
+        """The same, locked against other writers until the end of the transaction."""
         return await self._select(table, keys, key, lock=True)
 
     async def lock_all(
         self, table: type[T], keys: Iterable[Any], *, key: str | None = None
     ) -> dict[Any, T]:
-        """The same if no row is missing; else nothing is locked, and nothing returned."""
+        """The same if no row is missing; otherwise locks and returns none."""
         return await self._select(table, keys, key, lock=True, complete=True)
 
     async def _select(
@@ -96,7 +103,7 @@ class Transaction:
         if not wanted:
             return {}
         if lock or self._writes:
-            await self._catch_up()
+            await self._flush()
         made = statements(table)
         name = key or made.primary_key[0]
         sql = made.select(name, lock=lock, complete=complete)
@@ -104,7 +111,7 @@ class Transaction:
         return {record[name]: from_record(table, record) for record in records}
 
     async def insert(self, rows: Sequence[Table]) -> None:
-        """Write new rows of one table, whose keys are new in this transaction, and so in nobody's way.
+        """Write new rows of one table, with keys that no other transaction uses.
 
         The transaction fails with asyncpg.UniqueViolationError if one exists.
         """
@@ -112,25 +119,26 @@ class Transaction:
             await self._write_rows(Write(type(rows[0])), rows)
 
     async def insert_columns(self, table: type[Table], *columns: list[Any]) -> None:
-        """The same for rows that come as one list for each column of the table, in the order of declaration."""
+        """The same for rows given as one list for each column of the table, in the order of declaration."""
         await self._write_later(Write(table), columns)
 
     async def insert_missing(self, rows: Sequence[Table], *, key: str | None = None) -> None:
-        """Write those rows that do not exist yet, where nobody asks which.
+        """Write those rows that do not exist yet.
 
-        `key` is the column by which others may write the same rows; the primary key if not named.
+        `key` is the column in whose order they are written, by default the primary key: concurrent transactions that
+        write the same rows use the same order.
         """
         if rows:
             await self._write_rows(Write(type(rows[0]), if_missing=True), _in_order(rows, key))
 
     async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
-        """The same at once; returns the primary keys of those that were written (tuples where composite)."""
+        """The same without deferring it; returns the primary keys of the written rows (tuples where composite)."""
         return await self._insert_some(rows, lambda made: made.insert_new())
 
     async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:
-        """Write rows that are new or whose `version` is higher than the stored one; returns their keys.
+        """Write rows that are new or have a higher `version` than the stored ones; returns their keys.
 
-        The mechanism behind every projection: delivery order is not trusted, versions are.
+        Every projection uses it, because events may arrive in any order.
         """
         if not rows:
             return set()
@@ -148,9 +156,9 @@ class Transaction:
         return {record[0] if len(record) == 1 else tuple(record) for record in records}
 
     async def update(self, rows: Sequence[Table], *changed: str) -> None:
-        """Write the `changed` columns of rows that nobody else can write now.
+        """Write the `changed` columns of rows that no other transaction can write at the same time.
 
-        They are locked by this transaction, made by it, or guarded by its lock on another row.
+        The rows are locked or inserted by this transaction, or guarded by its lock on another row.
         """
         if rows:
             await self._write_rows(Write(type(rows[0]), changed), rows)
@@ -163,22 +171,21 @@ class Transaction:
         return id
 
     def new_id(self) -> UUID:
-        """A UUIDv7: unique, and greater than every one that this process has made before.
+        """A UUIDv7: unique, and greater than all that this process has made before.
 
-        Rows that are made in some order are therefore inserted in it. It is of the kind that comes out of the database,
-        which is written as text and sent several times as fast as Python's own.
+        It is of asyncpg's UUID class, which is formatted and sent several times as fast as Python's own.
         """
         id: UUID = pgproto.UUID(uuid_utils.uuid7().bytes)
         return id
 
     def after_commit(self, callback: Callable[[], None]) -> None:
-        """Once the transaction is durable, run a callback, which must not fail; never after a rollback."""
+        """Run a callback once the transaction is durable, and never after a rollback. It must not raise."""
         self._after_commit.append(callback)
 
     async def commit(self) -> None:
-        """Write what waits, and make all durable.
+        """Send the deferred writes and COMMIT.
 
-        Raises CommitUnknownError if the connection is lost during COMMIT, or the one statement that stands for it.
+        Raises CommitUnknownError if the connection is lost during COMMIT, or during the one statement that replaces it.
         """
         if self.outbox:
             await self.insert_columns(outbox.Outbox, *map(list, zip(*self.outbox, strict=True)))
@@ -193,13 +200,13 @@ class Transaction:
                 await self._begun.commit()
 
     async def rollback(self) -> None:
-        """Undo what has been done, unless the connection is lost, and all with it."""
+        """Undo all changes. With a lost connection there is nothing to do: PostgreSQL rolls back itself."""
         if self._begun is not None and not self._connection.is_closed():
             with _discarding(self._connection):
                 await self._begun.rollback()
 
     def committed(self) -> None:
-        """Run what was registered by `after_commit`."""
+        """Run the callbacks registered by `after_commit`."""
         for callback in self._after_commit:
             callback()
 
@@ -207,13 +214,13 @@ class Transaction:
         await self._write_later(write, arrays(rows, write.names))
 
     async def _write_later(self, write: Write, columns: Sequence[list[Any]]) -> None:
-        # One statement does not see what it has done itself.
+        # The parts of one statement do not see each other's effects.
         if any(waiting.table is write.table for waiting, _ in self._writes):
-            await self._catch_up()
+            await self._flush()
         self._writes.append((write, columns))
 
-    async def _catch_up(self) -> None:
-        """Send BEGIN if that is not done yet, then all writes that wait."""
+    async def _flush(self) -> None:
+        """Send BEGIN if it has not been sent, then the deferred writes."""
         if self._begun is None:
             begun = self._connection.transaction()
             await begun.start()
@@ -224,18 +231,18 @@ class Transaction:
         if self._writes:
             writes, columns = zip(*self._writes, strict=True)
             self._writes = []
-            await self._connection.execute(together(writes), *chain.from_iterable(columns))
+            await self._connection.execute(combined(writes), *chain.from_iterable(columns))
 
 
 def _in_order(rows: Sequence[Table], key: str | None = None) -> list[Table]:
-    """Of two batches that insert the same keys one waits for the other, and they never deadlock."""
+    """Sort rows by key: two batches that insert the same keys wait for each other and never deadlock."""
     names = [key] if key else statements(type(rows[0])).primary_key
     return sorted(rows, key=lambda row: [row.__dict__[name] for name in names])
 
 
 @contextlib.asynccontextmanager
 async def begin(pool: Pool) -> AsyncIterator[Transaction]:
-    """A transaction that commits at the end of the block and rolls back on anything raised, cancellation too.
+    """A transaction that commits at the end of the block and rolls back on any exception, cancellation included.
 
     Raises CommitUnknownError as `Transaction.commit` does, and TimeoutError if no connection is free within
     ACQUIRE_SECONDS.
@@ -249,26 +256,19 @@ async def begin(pool: Pool) -> AsyncIterator[Transaction]:
             except CommitUnknownError:
                 raise
             except BaseException:
-                with contextlib.suppress(*_UNDONE_ANYWAY):
+                with contextlib.suppress(
+                    *DRIVER_ERRORS
+                ):  # PostgreSQL rolls back without a connection
                     await tx.rollback()
                 raise
     tx.committed()
 
 
-_UNDONE_ANYWAY = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
-"""What a ROLLBACK may fail with: the connection has gone or will be closed, and PostgreSQL undoes what it had begun."""
-
-
 @contextlib.contextmanager
 def _discarding(connection: Connection) -> Iterator[None]:
-    """Close a connection that a dying server has left in a state that asyncpg itself does not understand.
+    """Close a connection whose protocol state is invalid after its server died.
 
-    The pool would hand it out again, and it would fail again.
+    The pool would lend it again, and it would fail again.
     """
     try:
         yield

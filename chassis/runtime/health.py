@@ -18,40 +18,37 @@ router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 
 class LiveView(View):
-    """A sign of life."""
+    """The process runs."""
 
     status: Literal["live"] = "live"
 
 
 class ReadyView(View):
-    """Which servers answer."""
+    """The service is ready; `checks` are the servers that it needs."""
 
     status: Literal["ready"] = "ready"
     checks: dict[str, bool] = Field(examples=[{"database": True, "broker": True}])
 
 
-class NotReady(Problem):
-    """A server that the service needs does not answer."""
-
-    status = 503
-    reason = "not_ready"
+class NotReady(Problem, status=503, reason="not_ready"):
+    """A server that the service needs does not respond."""
 
     @classmethod
     def example(cls) -> "NotReady":
-        """One of its kind, for the documentation."""
+        """An instance for the documentation."""
         return cls(checks={"database": True, "broker": False})
 
 
 class Readiness:
-    """Asks the servers of a service whether they answer; each check is a round trip with a time limit."""
+    """Checks whether the servers of a service respond; each check is a round trip with a timeout."""
 
     def __init__(self, **checks: Callable[[], Awaitable[bool]]) -> None:
         self._checks = checks
 
     async def check(self) -> dict[str, bool]:
-        """Whether each server answers, by name."""
-        answers = await asyncio.gather(*(check() for check in self._checks.values()))
-        return dict(zip(self._checks, answers, strict=True))
+        """Whether each server responds, by name."""
+        results = await asyncio.gather(*(check() for check in self._checks.values()))
+        return dict(zip(self._checks, results, strict=True))
 
 
 ReadinessDep = Annotated[Readiness, Depends(provided(Readiness))]
@@ -59,13 +56,13 @@ ReadinessDep = Annotated[Readiness, Depends(provided(Readiness))]
 
 @router.get("/live")
 async def live() -> LiveView:
-    """The process runs and its event loop turns."""
+    """The process runs and its event loop responds."""
     return LiveView()
 
 
 @router.get("/ready", responses=documented(NotReady))
 async def ready(readiness: ReadinessDep) -> ReadyView:
-    """The service can work: its database and its broker answer."""
+    """The service can work: its database and its broker respond."""
     checks = await readiness.check()
     if not all(checks.values()):
         raise NotReady(checks=checks)
@@ -75,8 +72,8 @@ async def ready(readiness: ReadinessDep) -> ReadyView:
 @router.get(
     "/metrics",
     response_class=PlainTextResponse,
-    response_description="A text for Prometheus to read.",
+    response_description="Prometheus' text format.",
 )
 async def metrics() -> Response:
-    """Figures in Prometheus' text format."""
+    """Metrics in Prometheus' text format."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -1,8 +1,8 @@
-"""Retention: every service purges the rows that guard against what can no longer happen.
+"""Retention: every service purges the rows of its inbox and its idempotency keys once they are old.
 
-An inbox row outlives every redelivery: a queue lets a consumer hold a message for 30 days, and the event log, from
-which events may be published again, keeps seven. Later duplicates still meet the business keys: one payment per order,
-one refund per payment, one notification per order and kind. All other tables that grow are business records, and stay.
+An inbox row outlives every redelivery: a consumer may hold a message for 30 days, and events may be published again
+from the event log, which keeps them for seven. Business keys stop later duplicates: one payment per order, one refund
+per payment, one notification per order and kind. All other growing tables are business records and are kept.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ log = structlog.get_logger(__name__)
 
 INBOX_AGE: Final = timedelta(days=35)
 KEYS_AGE: Final = timedelta(days=7)
-"""How long the same Idempotency-Key gives the same answer again, at least."""
+"""The least time for which an Idempotency-Key gives the stored response."""
 
 PURGE_SECONDS: Final = 3600.0
-"""How often old rows are purged."""
+"""The interval between purges."""
 
 BATCH_ROWS: Final = 5_000
-"""Rows of one table in one transaction: a few milliseconds of work, so that other transactions do not wait."""
+"""The most rows of one table in one transaction: a few milliseconds, so that other transactions do not wait."""
 
 PAUSE_SECONDS: Final = 0.25
-"""Between two such transactions: at most 20,000 rows a second."""
+"""The pause between two such transactions, which limits the rate to 20,000 rows a second."""
 
 PURGED = Counter("chorus_purged_total", "Rows removed because of their age.", ["table"])
 
@@ -45,7 +45,7 @@ TABLES: Final = {"inbox": (_INBOX, INBOX_AGE), "idempotency_keys": (_KEYS, KEYS_
 
 
 async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
-    """Remove the oldest rows of these tables, up to BATCH_ROWS of each; returns how many were removed of each."""
+    """Remove up to BATCH_ROWS old rows of each table; returns the number of removed rows of each."""
     removed = []
     for table in tables:
         sql, age = TABLES[table]
@@ -55,7 +55,7 @@ async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
 
 
 async def purge_periodically(pool: Pool, on_commit: OnCommit) -> None:
-    """Remove old rows, a little at a time, for as long as the process runs. Replicas share the work."""
+    """Remove old rows in small batches for as long as the process runs. Replicas share the work."""
     committer: GroupCommitter[str, int] = GroupCommitter(
         pool, purge, name="retention.purge", on_commit=on_commit
     )

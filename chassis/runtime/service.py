@@ -1,4 +1,4 @@
-"""A service: what it is made of, and how it starts and stops."""
+"""The runtime of a service: composition, start and stop."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.relay import Relay
 from chassis.runtime import health
-from chassis.runtime.backlog import count_dead_letters, count_outbox
+from chassis.runtime.backlog import measure_dead_letters, measure_outbox, poll
 from chassis.runtime.health import Readiness
 from chassis.runtime.retention import purge_periodically
 from chassis.runtime.settings import Settings, settings
@@ -39,27 +39,27 @@ from chassis.web.dependencies import provide
 log = structlog.get_logger(__name__)
 
 STOP_SECONDS: Final = 9.0
-"""From the signal to stop until everything is closed or abandoned, whatever the servers do; Docker kills after ten."""
+"""The most time from the stop signal until everything is closed or abandoned; Docker kills after ten seconds."""
 
 CLOSE_SECONDS: Final = 2.0
-"""The last part of STOP_SECONDS: publish what the last transactions have written, and close."""
+"""The part of STOP_SECONDS that is left for publishing the last events and closing connections."""
 
 RELAY: Final = "relay"
-"""The task that stops last: the others may write events until their end."""
+"""The task that stops last, because the others may write events until they end."""
 
 Task = Callable[[], Coroutine[Any, Any, None]]
-"""Begins a background task."""
+"""Makes the coroutine of a background task."""
 
 Compose = Callable[["Service"], Awaitable[None]]
-"""Adds what only one service has. Runs before the first request and message; a failure stops the start."""
+"""Adds what is specific to a service, before the first request and message. An exception aborts the start."""
 
 
-async def _nothing_more(service: "Service") -> None:
-    """Add nothing to what every service has."""
+async def _nothing_specific(service: "Service") -> None:
+    """Add nothing."""
 
 
 class Service:
-    """A running service: its database, relay, consumers, background tasks, and the objects of its routes."""
+    """A running service: its database, relay, consumers, background tasks, and the dependencies of its routes."""
 
     def __init__(
         self, app: FastAPI, name: str, subscriptions: Subscriptions, compose: Compose
@@ -68,7 +68,7 @@ class Service:
         self.settings: Settings = settings()
         self.supervisor = Supervisor()
         self.stopping = asyncio.Event()
-        """Set by `chorus serve` at the signal, before uvicorn waits for open responses; long responses end then."""
+        """Set by `chorus serve` at the stop signal, before uvicorn waits for open responses; streams end then."""
         self._app = app
         self._subscriptions = subscriptions
         self._compose = compose
@@ -79,25 +79,25 @@ class Service:
         self._consumers: list[Consumer[Any]] = []
 
     def provide(self, *objects: object) -> None:
-        """Make objects available to the routes, each by its type."""
+        """Provide objects to the routes, each by its type."""
         provide(self._app, *objects)
 
     def on_commit(self, *callbacks: OnCommit) -> None:
-        """Call these after each COMMIT of a request or a message."""
+        """Add callbacks for each COMMIT of a request or a message."""
         self._on_commit += callbacks
 
     def run(self, **tasks: Task) -> None:
-        """Run background tasks, by name, for as long as the service runs; if one ends by itself, the process ends."""
+        """Add background tasks by name. They run until the service stops; if one ends by itself, the process ends."""
         self._background |= tasks
 
     def committed(self, tx: Transaction) -> None:
-        """Wake the relay if the transaction has written events, then call what `on_commit` was given."""
+        """Wake the relay if the transaction has written events, then run the callbacks of `on_commit`."""
         self.relay.committed(tx)
         for callback in self._on_commit:
             callback(tx)
 
     async def start(self) -> None:
-        """Connect to the servers and compose, then begin to relay, to consume and to run background tasks."""
+        """Connect to the servers and compose, then start the relay, the consumers and the background tasks."""
         self.database = Database(self.settings.database_url(self.name), self.name)
         await self.database.open()
         pool = self.database.pool
@@ -112,12 +112,12 @@ class Service:
         self.run(
             consumers=self.broker.keep_consuming,
             retention=partial(purge_periodically, pool, self.relay.committed),
-            outbox_gauges=partial(count_outbox, pool),
-            dead_letter_gauge=partial(count_dead_letters, self.broker, self.name),
+            outbox_gauges=partial(poll, measure_outbox, pool),
+            dead_letter_gauge=partial(poll, measure_dead_letters, self.broker, self.name),
         )
         for name, task in self._background.items():
             self.supervisor.start(name, task())
-        _settle_memory()
+        _tune_garbage_collection()
         log.info("service.started")
 
     async def _consume(self, broker_url: str) -> None:
@@ -142,16 +142,16 @@ class Service:
                 await self.broker.start()
 
     def ask_to_stop(self) -> None:
-        """Start the time that a stop may take. Long responses end."""
+        """Begin the stop: STOP_SECONDS start, and streams end."""
         if not self.stopping.is_set():
             self._stop_by = self._loop.time() + STOP_SECONDS
         self.stopping.set()
 
     async def stop(self) -> None:
-        """Consume nothing more, finish what has begun, publish what it has written, close.
+        """Stop consuming, finish open transactions, publish their events, close all connections.
 
-        Work that an unresponsive server holds up is abandoned in time, and nothing is lost by that: an unacknowledged
-        message is delivered again, a transaction without COMMIT is rolled back, and the outbox keeps its rows.
+        Work that waits for an unresponsive server is abandoned in time without loss: an unacknowledged message is
+        redelivered, a transaction without COMMIT is rolled back, and the outbox keeps its rows.
         """
         self.ask_to_stop()
         await _within(self._stop_by - CLOSE_SECONDS, self._finish())
@@ -173,7 +173,7 @@ class Service:
 
     async def _close(self) -> None:
         with contextlib.suppress(Exception):
-            # What the last transactions have written; the rest is published after the next start.
+            # The events of the last transactions; any others are published after the next start.
             await self.relay.move()
         await self.supervisor.stop()
         await self._dead_letter_publisher.close()
@@ -181,7 +181,7 @@ class Service:
 
 
 async def _within(deadline: float, work: Coroutine[Any, Any, None]) -> bool:
-    """Whether work is done by a moment of the loop's clock. If not it is cancelled, and not waited for any more."""
+    """Whether work is done by a deadline of the loop's clock. Otherwise cancels it, without waiting for its end."""
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     done, _ = await asyncio.wait([task], timeout=max(0.0, deadline - loop.time()))
@@ -189,12 +189,11 @@ async def _within(deadline: float, work: Coroutine[Any, Any, None]) -> bool:
     return bool(done)
 
 
-def _settle_memory() -> None:
-    """Leave what was made at start out of every later garbage collection, and collect less often.
+def _tune_garbage_collection() -> None:
+    """Exclude all objects made so far from garbage collection, and collect less often.
 
-    Requests and batches free their memory by reference counts; walking the modules of all libraries again and
-    again for the rare cycle took a third of the time of a busy service. Not too seldom, though: messages of the broker
-    are in such cycles, and large.
+    Requests and batches are freed by reference counting; scanning the modules of all libraries for rare cycles took a
+    third of the time of a busy service. The intervals stay moderate because AMQP messages are large and in such cycles.
     """
     gc.collect()
     gc.freeze()
@@ -208,7 +207,7 @@ def create_app(
     description: str,
     router: APIRouter,
     subscriptions: Subscriptions,
-    compose: Compose = _nothing_more,
+    compose: Compose = _nothing_specific,
 ) -> FastAPI:
     """The application of a service; `package` is the one that holds its `documents/`.
 

@@ -1,4 +1,4 @@
-"""Settings, from environment variables that begin with CHORUS_. `docs/settings.md` lists them all."""
+"""Settings, from environment variables with the prefix CHORUS_. `docs/settings.md` lists them."""
 
 import os
 from functools import lru_cache
@@ -9,12 +9,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Everything that may differ between two installations."""
+    """The settings of an installation."""
 
     model_config = SettingsConfigDict(env_prefix="CHORUS_", extra="ignore")
 
     database_admin_url: SecretStr | None = Field(
-        None, description="A superuser's URL; `chorus migrate` makes databases and roles with it."
+        None,
+        description="A superuser's URL, with which `chorus migrate` creates databases and roles.",
     )
     rabbitmq_api_url: SecretStr | None = Field(
         None,
@@ -22,15 +23,15 @@ class Settings(BaseSettings):
     )
     auditor_password: SecretStr | None = Field(
         None,
-        description="The password of the logins with which `chorus audit` reads; `chorus migrate` makes them.",
+        description="The password of the logins of `chorus audit`; `chorus migrate` creates them.",
     )
     amqp_url: SecretStr | None = Field(
-        None, description="The broker, for every service that has no URL of its own."
+        None, description="The broker of every service without a URL of its own."
     )
     smtp_host: str = Field("127.0.0.1", description="The mail server.")
     smtp_port: int = Field(1025, description="Its port.")
     smtp_username: str | None = Field(
-        None, description="Login at the mail server, if it wants one."
+        None, description="Login at the mail server, if it requires one."
     )
     smtp_password: SecretStr | None = Field(None, description="The password of that login.")
     smtp_tls: Literal["none", "starttls", "tls"] = Field(
@@ -39,29 +40,27 @@ class Settings(BaseSettings):
     )
     mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every e-mail.")
     operator_email: str | None = Field(
-        None, description="The first operator; made by users at start."
+        None, description="The first operator, whom the users service creates at start."
     )
     operator_password: SecretStr | None = Field(None, description="The first operator's password.")
     log_format: Literal["console", "json"] = Field(
-        "console", description="How logs are written: `console` or `json`."
+        "console", description="The format of logs: `console` or `json`."
     )
-    log_level: str = Field("INFO", description="The least level that is logged.")
+    log_level: str = Field("INFO", description="The lowest level that is logged.")
 
     def database_url(self, service: str) -> str:
-        """PostgreSQL URL of a service: CHORUS_DATABASE_URL_<SERVICE>. Raises LookupError if it is not set."""
+        """The PostgreSQL URL of a service, CHORUS_DATABASE_URL_<SERVICE>. Raises LookupError if it is not set."""
         return _required(f"CHORUS_DATABASE_URL_{service.upper()}")
 
     def broker_url(self, service: str) -> str:
-        """AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError.
+        """The AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError.
 
-        Of a cluster it names every node, separated by commas.
+        The URL of a cluster names every node, separated by commas.
         """
-        own = os.environ.get(f"CHORUS_AMQP_URL_{service.upper()}")
-        if own:
-            return own
-        if self.amqp_url:
+        name = f"CHORUS_AMQP_URL_{service.upper()}"
+        if self.amqp_url and not os.environ.get(name):
             return self.amqp_url.get_secret_value()
-        return _required(f"CHORUS_AMQP_URL_{service.upper()}")
+        return _required(name)
 
 
 def _required(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Background tasks that must not die in silence: if a relay or a mailer ends, the process ends with an error."""
+"""Supervision of background tasks: if one ends by itself, such as the relay, the process ends with an error."""
 
 import asyncio
 import os
@@ -31,10 +31,10 @@ class Supervisor:
         error = None if task.cancelled() else task.exception()
         log.critical("supervisor.task_died", task=task.get_name(), exc_info=error)
         self.failed = True
-        os.kill(os.getpid(), signal.SIGTERM)  # the server's own way to stop: drain, close, exit
+        os.kill(os.getpid(), signal.SIGTERM)  # the orderly stop of the server: drain, close, exit
 
     async def stop(self, *, but: str | None = None) -> None:
-        """Cancel all tasks, perhaps but one, and wait for their end."""
+        """Cancel all tasks except `but`, and wait for their end."""
         await asyncio.gather(*self.cancel(but=but), return_exceptions=True)
 
     def cancel(self, *, but: str | None = None) -> list[asyncio.Task[None]]:

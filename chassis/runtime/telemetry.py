@@ -1,50 +1,42 @@
-"""What a service tells of itself: logs, metrics, and the correlation of everything that belongs to one flow."""
+"""Logs, metrics of HTTP requests, and the correlation id of each request and response."""
 
 import asyncio
 import logging
-import random
-import re
-import secrets
 import sys
 import time
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 import structlog
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uuid_utils import uuid7
 
 from chassis.runtime.settings import Settings
-from chassis.web.problems import failed, given_up
-from chassis.web.routing import HEAD
-from events.base import Causation
+from chassis.web.context import CORRELATION_HEADER, with_context
+from chassis.web.problems import interrupted, unhandled
 
-CORRELATION_HEADER: Final = "X-Correlation-Id"
+CLIENT_CLOSED: Final = 499
+"""The status that is counted if the client disconnects before a response, as nginx does."""
+
 _CORRELATION_NAME: Final = CORRELATION_HEADER.lower().encode()
-GONE: Final = 499
-"""Counted where the client has gone before any answer."""
-_CORRELATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", re.ASCII)
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 REQUESTS = Counter("chorus_http_requests_total", "Requests.", ["method", "route", "status"])
 SECONDS = Histogram(
     "chorus_http_seconds",
-    "Time to the end of the answer.",
+    "Time to the end of the response.",
     ["method", "route"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 30),
 )
 
 
 def configure_logging(settings: Settings, service: str) -> None:
-    """Logs are events with keys, on standard error, readable or as JSON lines."""
+    """Log events with keys to standard error, for the console or as JSON lines."""
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if settings.log_format == "json"
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
-            # The pretty one prints local variables, which may be secrets.
+            # The default formatter prints local variables, which may hold secrets.
             exception_formatter=structlog.dev.plain_traceback,
         )
     )
@@ -63,7 +55,7 @@ def configure_logging(settings: Settings, service: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)
-    # Libraries that log in the usual way get the same form, and a key that says which library it is.
+    # Libraries log through `logging`: same format, with the logger's name as a key.
     libraries = logging.StreamHandler(sys.stderr)
     libraries.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -74,44 +66,22 @@ def configure_logging(settings: Settings, service: str) -> None:
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[libraries], force=True)
 
 
-def cause_of(headers: Mapping[bytes, bytes]) -> Causation:
-    """The flow of a request: the client's correlation id and trace, if they are well formed, else new ones."""
-    correlation_id = headers.get(_CORRELATION_NAME, b"").decode("latin-1")
-    if not _CORRELATION.fullmatch(correlation_id):
-        correlation_id = str(uuid7())
-    traceparent = headers.get(b"traceparent", b"").decode("latin-1")
-    if not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = f"00-{_unique(128):032x}-{_unique(64):016x}-01"
-    return Causation(correlation_id, None, traceparent)
-
-
-_unique = random.Random(secrets.randbits(128)).getrandbits  # noqa: S311
-"""Trace ids need to be unique, not secret; the system's secure source costs a system call each."""
-
-
 class Telemetry:
-    """ASGI middleware: gives each request its cause, each answer its correlation id, and counts both.
+    """ASGI middleware: gives each request its context and each response its correlation id, and counts both.
 
-    The request's headers by their names in lower case, read once, stand in its scope beside the cause.
-
-    It also turns HEAD into GET (and counts it so), and answers what failed or was given up, and nobody else has
-    answered.
+    It also responds to requests that have failed or been interrupted without a response.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection; only HTTP is looked at."""
+        """Handle one connection. Only HTTP is counted."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["method"] == "HEAD":
-            scope = {**scope, "method": "GET", HEAD: True}
-        headers = dict(reversed(scope["headers"]))  # of several with one name the first counts
-        cause = cause_of(headers)
-        scope["chorus.headers"], scope["chorus.cause"] = headers, cause
-        told = (_CORRELATION_NAME, cause.correlation_id.encode())
+        scope, causation = with_context(scope)
+        correlation = (_CORRELATION_NAME, causation.correlation_id.encode())
         started = time.perf_counter()
         status = 0
 
@@ -119,24 +89,24 @@ class Telemetry:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], told]
+                message["headers"] = [*message["headers"], correlation]
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            # Here, and not in a handler: those of Exception run outside, without correlation id and count.
+            # Not in an exception handler: Starlette runs that of Exception outside all middleware.
             if status:
-                raise  # half an answer cannot be taken back
-            await failed(scope["path"], error)(scope, receive, send_with_id)
+                raise  # the response has begun
+            await unhandled(scope["path"], error)(scope, receive, send_with_id)
         except asyncio.CancelledError:
-            # The service ends, and uvicorn waits no longer. Its own answer would be a 500 without correlation id.
+            # The service stops. Uvicorn's own response would be a 500 without correlation id.
             if status:
                 raise
-            await given_up(scope["path"])(scope, receive, send_with_id)
+            await interrupted(scope["path"])(scope, receive, send_with_id)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            requests, seconds = _series(scope["method"], route, status or GONE)
+            requests, seconds = _series(scope["method"], route, status or CLIENT_CLOSED)
             requests.inc()
             seconds.observe(time.perf_counter() - started)
 

@@ -12,17 +12,17 @@ from chassis.web.routing import StrictRoute
 
 
 class Application(FastAPI):
-    """FastAPI without the layers of middleware that no service here uses."""
+    """FastAPI without the middleware that no service uses."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The error handlers around the router, and the added layers around both; the last added is outermost."""
+        """The router inside the error handlers inside the added middleware, of which the last is outermost."""
         app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
         for layer, arguments, options in reversed(self.user_middleware):
             app = layer(app, *arguments, **options)
         return app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection. FastAPI's own telemetry is not consulted each time."""
+        """Handle one connection, without FastAPI's own telemetry."""
         await Starlette.__call__(self, scope, receive, send)
 
 
@@ -34,9 +34,9 @@ def build_application(
     lifespan: Lifespan[FastAPI],
     tags: dict[str, str],
 ) -> FastAPI:
-    """Build the application; `tags` are those of the routes with their descriptions. Raises TypeError.
+    """Build the application; `tags` maps each tag of the routes to its description.
 
-    Every route must be a StrictRoute.
+    Raises TypeError if a route is not a StrictRoute.
     """
     routes = [route for router in routers for route in router.routes]
     if not all(isinstance(route, StrictRoute) for route in routes):
@@ -46,7 +46,7 @@ def build_application(
         description=description,
         version="1",
         license_info={"name": "MIT"},
-        servers=[{"url": "/", "description": "The service that gives this document."}],
+        servers=[{"url": "/", "description": "The service that serves this document."}],
         openapi_tags=[{"name": tag, "description": text} for tag, text in tags.items()],
         lifespan=lifespan,
         openapi_url=None,
@@ -56,6 +56,6 @@ def build_application(
     )
     problems.install(app)
     routing.install(app)
-    # Added as they are: the routes of an included router are looked for twice with each request.
+    # Added directly: with `include_router` each request is matched against the routes twice.
     app.routes.extend(routes)
     return app

@@ -1,4 +1,4 @@
-"""Authentication by access tokens. The keys to verify them arrive as events; no service calls users.
+"""Authentication by access tokens, verified with public keys that arrive as events; no service calls users.
 
 A token is a JWT (RFC 7519) signed with Ed25519 (RFC 8037), valid for an hour. Every service stores the public keys of
 SigningKeyPublished in its own database.
@@ -19,6 +19,7 @@ from sqlmodel import Field
 
 from chassis.database.tables import Table, statements
 from chassis.database.transaction import Pool, Transaction
+from chassis.web.context import headers_of
 from chassis.web.dependencies import provided
 from chassis.web.problems import Forbidden, NotFound, Unauthorized
 from events.base import Envelope
@@ -29,16 +30,16 @@ AUDIENCE: Final = "chorus"
 ALGORITHM: Final = "EdDSA"
 REQUIRED: Final = ["iss", "aud", "exp", "iat", "sub"]
 TOKEN_LIMIT: Final = 2048
-"""Characters of a token; a longer one is refused unread."""
+"""Characters of a token; a longer one is refused without parsing it."""
 CACHED_TOKENS: Final = 20_000
 RELOAD_SECONDS: Final = 0.5
-"""Least time between two reads of the keys, which a token with an unknown key id causes."""
+"""Least time between two reads of the keys; a token with an unknown key id causes a read."""
 
 Role = Literal["user", "operator"]
 
 
 class SigningKey(Table, table=True):
-    """The public half of a key that tokens may be signed with, from SigningKeyPublished."""
+    """The public key of a pair that tokens may be signed with, from SigningKeyPublished."""
 
     __tablename__ = "signing_keys"
 
@@ -49,7 +50,7 @@ class SigningKey(Table, table=True):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """The person who sends a request, by their token."""
+    """The person who sends a request, as their token identifies them."""
 
     id: UUID
     role: Role = "user"
@@ -62,7 +63,7 @@ class User:
 async def store_signing_keys(
     tx: Transaction, received: Sequence[Envelope[SigningKeyPublished]]
 ) -> None:
-    """Store the keys that tokens are verified with. A key never changes: an id that is known stays as it is."""
+    """Store the keys that tokens are verified with. A key never changes, so a known id is not updated."""
     await tx.insert_missing(
         [
             SigningKey(key_id=e.event.key_id, x=e.event.jwk.x, valid_until=e.event.valid_until)
@@ -112,7 +113,7 @@ class Verifier:
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
         if key_id not in self._keys and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
-            # Requests that come while the keys are being read wait for the same read.
+            # Concurrent requests wait for the same read.
             if self._loading is None or self._loading.done():
                 self._loading = asyncio.create_task(self._load())
             await asyncio.shield(self._loading)
@@ -140,15 +141,15 @@ def _user(claims: dict[str, Any]) -> User:
 
 async def authenticate(request: Request, verifier: Verifier) -> User:
     """The user who sends a request. Raises Unauthorized."""
-    sent: bytes = request.scope["chorus.headers"].get(b"authorization", b"")
-    scheme, _, token = sent.decode("latin-1").partition(" ")
+    header = headers_of(request).get(b"authorization", b"")
+    scheme, _, token = header.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized("Send `Authorization: Bearer <accessToken>`.")
     return await verifier.user(token.strip())
 
 
 class Bearer(HTTPBearer):
-    """The security scheme of OpenAPI, and the check of the token in one step."""
+    """The security scheme in OpenAPI, and the verification of the token."""
 
     async def __call__(  # type: ignore[override]
         self, request: Request, verifier: Annotated[Verifier, Depends(provided(Verifier))]
@@ -171,7 +172,7 @@ async def operator(user: CurrentUser) -> User:
 
 
 async def owner(user_id: Annotated[UUID, Path(alias="userId")], user: CurrentUser) -> UUID:
-    """The `userId` of a path, if the user may see it; another user's is answered like a missing one."""
+    """The `userId` of a path. Raises NotFound if the sender may not see this user, as for a user who does not exist."""
     if not user.may_see(user_id):
         raise NotFound("There is no such user.")
     return user_id

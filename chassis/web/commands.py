@@ -22,13 +22,13 @@ from chassis.database.group_commit import GroupCommitter, OnCommit, Work
 from chassis.database.tables import Table, statements
 from chassis.database.transaction import Pool, Transaction
 from chassis.web.auth import CurrentUser, User
+from chassis.web.context import causation_of
 from chassis.web.dependencies import provided
 from chassis.web.problems import MEDIA_TYPE, KeyReused, Problem
-from events.base import Causation
 
 REQUEST_TIMEOUT_SECONDS: Final = 5.0
-"""How long a request waits for a database that is unavailable; then it is answered with 503. A connected database that
-does not respond is noticed after `SILENCE_SECONDS`."""
+"""How long a request waits for an unavailable database before its response is 503. A connected database that does not
+respond is detected after COMMAND_SECONDS of `chassis.database.pool`."""
 
 REPLAYED: Final = {"Idempotent-Replayed": "true"}
 
@@ -39,7 +39,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Any text of your own. The same key and body give the same answer again.",
+        description="Any text of your choice. The same key and body give the same response again.",
         examples=["5f2c7c1e-order-1"],
     ),
 ]
@@ -49,7 +49,7 @@ Result = TypeVar("Result")
 
 
 class IdempotencyRecord(Table, table=True):
-    """A key that a user has sent, with the response that the same request gets again."""
+    """A key that a user has sent, with the response to the request that it identifies."""
 
     __tablename__ = "idempotency_keys"
 
@@ -64,7 +64,7 @@ class IdempotencyRecord(Table, table=True):
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response as it is sent and stored."""
+    """A response in the form in which it is stored and sent."""
 
     status: int
     body: str
@@ -198,7 +198,7 @@ class Committers:
     def of(
         self, use_case: Work[Command, Any]
     ) -> GroupCommitter[IdempotentRequest[Command], StoredResponse]:
-        """The group committer of a use case; made when it is first asked for."""
+        """The group committer of a use case; created on first use."""
         if use_case not in self._made:
             self._made[use_case] = GroupCommitter(
                 self._pool,
@@ -224,7 +224,7 @@ class Commands:
         user: User | None = None,
         key: str | None = None,
     ) -> None:
-        self.cause: Causation = request.scope["chorus.cause"]
+        self.cause = causation_of(request)
         self._request = request
         self._committers = committers
         self._user = user
@@ -254,7 +254,7 @@ class Commands:
 def rendering(
     view: Callable[[Any], BaseModel], status: int, location: Callable[[Any], str] | None
 ) -> Callable[[str, Any], StoredResponse]:
-    """How a result becomes a response: a value through its view, a refusal as a problem."""
+    """The function that makes a response from a result: a value through its view, a refusal as a problem."""
 
     def render(path: str, result: Any) -> StoredResponse:
         if isinstance(result, Problem):
@@ -267,7 +267,7 @@ def rendering(
 
 
 async def _fingerprint(request: Request) -> str:
-    """A digest of method, path and body, whatever the body's white space and order of fields."""
+    """A digest of method, path and body; the body's white space and order of fields make no difference."""
     body = await request.body()
     canonical = json.dumps(await request.json(), sort_keys=True, default=str) if body else ""
     text = f"{request.method} {request.scope['path']} {canonical}"
@@ -291,4 +291,4 @@ UserCommands = Annotated[Commands, Depends(_user_commands)]
 """Commands of a signed-in user, with Idempotency-Key."""
 
 KeylessCommands = Annotated[Commands, Depends(_keyless_commands)]
-"""Commands without Idempotency-Key. The route says who may send them."""
+"""Commands without Idempotency-Key. The route itself decides who may send them."""

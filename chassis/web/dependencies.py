@@ -1,6 +1,6 @@
 """The objects of a service as typed dependencies of its routes.
 
-A service's composition root provides an object, and a route asks for it by its type:
+The composition root of a service provides an object, and a route depends on it by its type:
 
     provide(app, Admission())
     AdmissionDep = Annotated[Admission, Depends(provided(Admission))]
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def provide(app: FastAPI, *objects: object) -> None:
-    """Make objects available to the routes of an application, each by its type."""
+    """Provide objects to the routes of an application, each by its type."""
     provided: dict[type, Any] = app.state.__dict__.setdefault("provided", {})
     provided.update({type(one): one for one in objects})
 

@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problem details: one base class, one renderer.
 
-A domain error is a type with a status and a stable slug (`reason`); its docstring is its title. Use cases return
-them as results (a refusal is no fault), routes and dependencies raise them.
+A refusal is a type with a status and a stable slug (`reason`); its docstring is its title. Use cases return refusals
+as results; routes and dependencies raise them.
 """
 
 import inspect
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import structlog
@@ -31,12 +31,13 @@ RETRY_AFTER_SECONDS: Final = "1"
 class Problem(Exception):
     """The request cannot be fulfilled."""
 
-    status: ClassVar[int] = 400
-    reason: ClassVar[str | None] = None
-    title: ClassVar[str]
+    status: int = 400
+    reason: str | None = None
+    title: str
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, status: int | None = None, reason: str | None = None) -> None:
         cls.title = (inspect.getdoc(cls) or "").split("\n")[0].rstrip(".")
+        cls.status, cls.reason = status or cls.status, reason or cls.reason
 
     def __init__(
         self, detail: str = "", *, headers: dict[str, str] | None = None, **more: Any
@@ -48,118 +49,97 @@ class Problem(Exception):
         """Further members of the problem document."""
 
     def document(self, instance: str) -> dict[str, Any]:
-        """The problem as RFC 9457 wants it."""
-        return _document(self.status, self.title, self.detail, instance, self.reason, self.more)
+        """The problem document (RFC 9457); `instance` is the path of the request."""
+        document: dict[str, Any] = {
+            "type": f"urn:chorus:problem:{self.reason}" if self.reason else "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail or self.title,
+            "instance": quote(instance, safe="/:@!$&'()*+,;=~"),
+        }
+        if self.reason:
+            document["reason"] = self.reason
+        return document | self.more
 
     @classmethod
     def example(cls) -> Self:
-        """One of its kind, for the documentation."""
+        """An instance for the documentation."""
         return cls()
 
 
-class NotFound(Problem):
-    """There is no such thing, or it is not yours."""
-
-    status = 404
-    reason = "not_found"
+class NotFound(Problem, status=404, reason="not_found"):
+    """It does not exist, or it is not yours."""
 
 
-class Unauthorized(Problem):
+class Unauthorized(Problem, status=401, reason="unauthorized"):
     """A valid access token is needed."""
-
-    status = 401
-    reason = "unauthorized"
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-class Forbidden(Problem):
+class Forbidden(Problem, status=403, reason="forbidden"):
     """Your role does not allow this."""
 
-    status = 403
-    reason = "forbidden"
 
-
-class MethodNotAllowed(Problem):
-    """This path does not have this method."""
-
-    status = 405
-    reason = "method_not_allowed"
+class MethodNotAllowed(Problem, status=405, reason="method_not_allowed"):
+    """This path does not support this method."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         super().__init__(headers={"Allow": ", ".join(allowed)})
 
 
-class ContentTooLarge(Problem):
+class ContentTooLarge(Problem, status=413, reason="content_too_large"):
     """The body is too large."""
 
-    status = 413
-    reason = "content_too_large"
+
+class UnsupportedMediaType(Problem, status=415, reason="unsupported_media_type"):
+    """The body is of a media type that this service does not accept."""
 
 
-class UnsupportedMediaType(Problem):
-    """The body is of a type that this service does not read."""
-
-    status = 415
-    reason = "unsupported_media_type"
-
-
-class Invalid(Problem):
+class Invalid(Problem, status=422, reason="invalid_request"):
     """The request is not valid."""
-
-    status = 422
-    reason = "invalid_request"
 
     @classmethod
     def at(cls, field: str, message: str) -> Self:
-        """What is wrong with one field."""
+        """The refusal of one field."""
         return cls.of([{"field": field, "message": message}])
 
     @classmethod
     def of(cls, errors: list[dict[str, str]]) -> Self:
-        """What is wrong with each `field`, in a `message`."""
+        """The refusal of several fields; each error has a `field` and a `message`."""
         return cls("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
 
     @classmethod
     def example(cls) -> Self:
-        """One of its kind, for the documentation."""
+        """An instance for the documentation."""
         return cls.at("limit", "Input should be less than or equal to 200")
 
 
-class KeyReused(Problem):
+class KeyReused(Problem, status=422, reason="idempotency_key_reused"):
     """This Idempotency-Key was used for another request."""
 
-    status = 422
-    reason = "idempotency_key_reused"
 
-
-class Unavailable(Problem):
-    """The service cannot do this right now; try again."""
-
-    status = 503
-    reason = "unavailable"
+class Unavailable(Problem, status=503, reason="unavailable"):
+    """The service cannot do this now; try again."""
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
-class Fault(Problem):
+class Fault(Problem, status=500, reason="internal_error"):
     """The service failed."""
-
-    status = 500
-    reason = "internal_error"
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+    """Why one field of a request is not valid."""
 
     field: str
     message: str
 
 
 class ProblemDocument(BaseModel):
-    """An error, as RFC 9457 describes it."""
+    """An error (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -169,7 +149,7 @@ class ProblemDocument(BaseModel):
     detail: str = Field(examples=["totalPrice: must be more than 0 and at most 1000000000000.00"])
     instance: str = Field(description="The path of the request.", examples=["/order/create"])
     reason: str | None = Field(None, description="A stable slug.", examples=["invalid_request"])
-    errors: list[FieldError] | None = Field(None, description="What is wrong, field by field.")
+    errors: list[FieldError] | None = Field(None, description="Each field that is not valid.")
 
 
 def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
@@ -195,37 +175,14 @@ def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-def _document(
-    status: int,
-    title: str,
-    detail: str,
-    instance: str,
-    reason: str | None,
-    more: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "type": f"urn:chorus:problem:{reason}" if reason else "about:blank",
-        "title": title,
-        "status": status,
-        "detail": detail or title,
-        "instance": quote(instance, safe="/:@!$&'()*+,;=~"),
-    }
-    if reason:
-        document["reason"] = reason
-    return document | (more or {})
+def render(problem: Problem, path: str) -> Response:
+    """The response that refuses a request to a path."""
+    document = json.dumps(problem.document(path))
+    return Response(document, problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
-def render(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    """A problem document as a response."""
-    return Response(
-        json.dumps(document), document["status"], headers=headers, media_type=MEDIA_TYPE
-    )
-
-
-@lru_cache(maxsize=16)
-def rendered(problem: Problem, path: str) -> Response:
-    """The response to a request that is refused often: made once for each problem and path."""
-    return render(problem.document(path), problem.headers)
+render_cached = lru_cache(maxsize=16)(render)
+"""The same for a problem that many requests get: made once for each problem and path."""
 
 
 def install(app: FastAPI) -> None:
@@ -233,20 +190,19 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
-        return render(error.document(request.scope["path"]), error.headers)
+        return render(error, request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
-        title = HTTPStatus(error.status_code).phrase
-        reason = title.lower().replace(" ", "_")
-        path = request.scope["path"]
-        document = _document(error.status_code, title, str(error.detail), path, reason)
-        return render(document, dict(error.headers or {}))
+        problem = Problem(str(error.detail), headers=dict(error.headers or {}))
+        problem.status, problem.title = error.status_code, HTTPStatus(error.status_code).phrase
+        problem.reason = problem.title.lower().replace(" ", "_")
+        return render(problem, request.scope["path"])
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         problem = Invalid.of([_field_error(e) for e in error.errors()[:20]])
-        return render(problem.document(request.scope["path"]))
+        return render(problem, request.scope["path"])
 
     @app.exception_handler(OverloadedError)
     @app.exception_handler(UnavailableError)
@@ -260,35 +216,32 @@ def install(app: FastAPI) -> None:
 
 
 def unavailable(path: str, error: Exception) -> Response:
-    """The answer to a request that can be sent again in a moment."""
+    """The response to a request that had no effect and can be sent again in a moment."""
     log.warning("http.unavailable", error=repr(error), path=path)
-    problem = Unavailable("Nothing has been done. Try again shortly.")
-    return render(problem.document(path), problem.headers)
+    return render(Unavailable("Nothing has been done. Try again shortly."), path)
 
 
-def given_up(path: str) -> Response:
-    """The answer to a request that the end of the service has overtaken."""
-    log.warning("http.given_up", path=path)
+def interrupted(path: str) -> Response:
+    """The response to a request that was still in progress when the service stopped."""
+    log.warning("http.interrupted", path=path)
     return _outcome_unknown(path, "The service stops")
 
 
-def failed(path: str, error: Exception) -> Response:
-    """The answer to a request that nothing else has answered: 503 if a server is away, else 500."""
-    if _server_is_away(error):
+def unhandled(path: str, error: Exception) -> Response:
+    """The response to a request whose error no handler knows: 503 if a server is unavailable, else 500."""
+    if _server_unavailable(error):
         return unavailable(path, error)
     log.error("http.fault", path=path, exc_info=error)
-    return render(Fault().document(path))
+    return render(Fault(), path)
 
 
 def _outcome_unknown(path: str, why: str) -> Response:
-    problem = Unavailable(
-        f"{why}: this may have been done or not. Repeat it with the same Idempotency-Key."
-    )
-    return render(problem.document(path), problem.headers)
+    detail = f"{why}: this may have been done or not. Repeat it with the same Idempotency-Key."
+    return render(Unavailable(detail), path)
 
 
-def _server_is_away(error: BaseException | None) -> bool:
-    # SQLAlchemy wraps what the driver raises.
+def _server_unavailable(error: BaseException | None) -> bool:
+    # SQLAlchemy wraps the driver's errors.
     while error is not None:
         if is_transient(error) or isinstance(error, PoolTimeoutError):
             return True
@@ -297,7 +250,7 @@ def _server_is_away(error: BaseException | None) -> bool:
 
 
 def _field_error(error: dict[str, Any]) -> dict[str, str]:
-    where, *place = map(str, error["loc"])  # where: body, query, path or header
+    where, *place = map(str, error["loc"])  # `where` is body, query, path or header
     return {
         "field": ".".join(place)[:200] or where,
         "message": str(error["msg"]).removeprefix("Value error, ")[:300],

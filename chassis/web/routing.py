@@ -1,7 +1,7 @@
-"""Strict routes: requests are refused before the route's own code runs if they are not what it documents.
+"""Strict routes: a request that a route does not document is refused before the route's own code runs.
 
-Refused are bodies that are too large, of another type or not strict JSON, query parameters that the route does not
-declare, and methods that the path does not have. A router applies this by its route class:
+Refused are bodies that are too large, of another media type or not strict JSON, query parameters that the route does
+not declare, and methods that the path does not support. A router applies this by its route class:
 
     router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
 """
@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from chassis.web import openapi
+from chassis.web.context import headers_of, is_head
 from chassis.web.problems import (
     ContentTooLarge,
     Invalid,
@@ -41,22 +42,19 @@ ABSENT: Final = object()
 B = TypeVar("B", bound=BaseModel)
 H = TypeVar("H", bound=BaseModel)
 
-HEAD: Final = "chorus.head"
-"""In the scope of a GET that a HEAD was made into; the server leaves out the body."""
-
 _JSON_TYPE: Final = re.compile(
     rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE
 )
 
 
 class StrictRoute(APIRoute):
-    """A route that takes what it documents and refuses the rest as a problem."""
+    """A route that accepts what it documents and refuses everything else with a problem."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **described: Any) -> None:
         described["responses"] = {**openapi.EVERYWHERE, **(described.get("responses") or {})}
         described["generate_unique_id_function"] = openapi.operation_id
         super().__init__(path, endpoint, **described)
-        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's handler needs it
+        self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's handler requires it
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler, behind the checks."""
@@ -70,23 +68,23 @@ class StrictRoute(APIRoute):
             check_query(request, known)
             read = await read_body(request)
             if self.body_field is None and read.document not in ({}, ABSENT):
-                raise Invalid.at("body", "this request takes none")
+                raise Invalid.at("body", "this request has no body")
             return await handle(read)
 
         async def without_head(request: Request) -> Response:
-            if HEAD in request.scope:
+            if is_head(request):
                 raise HTTPException(405)
             return await strictly(request)
 
-        # The headers of a stream are not worth waiting for its end.
+        # A HEAD request would have to wait for the end of the stream.
         return without_head if self.response_class is EventSourceResponse else strictly
 
 
 class DirectRoute(StrictRoute):
     """A route that is documented by one function's signature and handled by another, `handler`.
 
-    The handler gets the request itself and does all checks: without FastAPI's dependency injection a request costs
-    half as much. For the one request where that counts.
+    The handler receives the request and makes all checks itself. Without FastAPI's dependency injection a request costs
+    half as much CPU time; this is for the one route that needs it.
     """
 
     def __init__(
@@ -116,8 +114,8 @@ class ReadRequest(Request):
 
 
 async def read_body(request: Request) -> ReadRequest:
-    """Read the body. Raises ContentTooLarge, UnsupportedMediaType, or Invalid if it is no strict JSON."""
-    headers = request.scope["chorus.headers"]
+    """Read the body. Raises ContentTooLarge, UnsupportedMediaType, or Invalid if it is not strict JSON."""
+    headers = headers_of(request)
     body = b""
     if b"content-length" in headers or b"transfer-encoding" in headers:
         body = await _bounded_body(request, headers.get(b"content-length", b"0"))
@@ -129,8 +127,8 @@ async def read_body(request: Request) -> ReadRequest:
 
 
 def validated_request(request: ReadRequest, headers: type[H], body: type[B]) -> tuple[H, B]:
-    """The headers and the body of a request as models. Raises RequestValidationError with all that is invalid."""
-    sent: dict[bytes, bytes] = request.scope["chorus.headers"]
+    """The headers and the body of a request as models. Raises RequestValidationError with all errors of both."""
+    sent = headers_of(request)
     fields = (field.alias or name for name, field in headers.model_fields.items())
     found = {
         name: sent[key].decode("latin-1")
@@ -169,7 +167,7 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
 
 
 def check_query(request: Request, known: AbstractSet[str] = frozenset()) -> None:
-    """Raise Invalid for a query parameter that is unknown, repeated, or holds a NUL."""
+    """Raise Invalid for a query parameter that is unknown, is repeated, or contains a NUL character."""
     if not request.scope["query_string"]:
         return
     seen = set()
@@ -177,9 +175,9 @@ def check_query(request: Request, known: AbstractSet[str] = frozenset()) -> None
         if name not in known:
             raise Invalid.at(name, "is not a parameter of this request")
         if name in seen:
-            raise Invalid.at(name, "stands there twice")
+            raise Invalid.at(name, "is repeated")
         if "\0" in value:
-            raise Invalid.at(name, "has a NUL character")
+            raise Invalid.at(name, "contains a NUL character")
         seen.add(name)
 
 
@@ -200,18 +198,17 @@ async def _bounded_body(request: Request, declared: bytes) -> bytes:
 
 
 def install(app: FastAPI) -> None:
-    """Say which methods a path has, where it is asked for another."""
+    """Respond with the methods that a path supports (`Allow`) to a request with another one."""
 
     @app.exception_handler(405)
     async def _method_not_allowed(request: Request, _: Exception) -> Response:
         path = request.scope["path"]
-        problem = MethodNotAllowed(_allowed_methods(app, path))
-        return render(problem.document(path), problem.headers)
+        return render(MethodNotAllowed(_allowed_methods(app, path)), path)
 
 
 @cache
 def _literal_paths(app: FastAPI) -> frozenset[str]:
-    """Paths that a route names letter by letter: `/user/login` is no `/user/{userId}`, whatever the method."""
+    """Paths without parameters. They take precedence: `/user/login` is never a `/user/{userId}`, with any method."""
     routes = iter_route_contexts(app.routes)
     return frozenset(route.path for route in routes if route.path and "{" not in route.path)
 
@@ -230,10 +227,10 @@ def _allowed_methods(app: FastAPI, path: str) -> list[str]:
 
 
 def strict_json(body: bytes) -> Any:
-    """A body's JSON. Raises Invalid for what RFC 8259 leaves open, and for text that no database takes.
+    """A body's JSON. Raises Invalid for what RFC 8259 leaves to implementations, and for text that PostgreSQL rejects.
 
-    That is: another encoding than UTF-8, NaN and infinities, a field that stands twice, NUL characters, halves of
-    surrogate pairs, numbers of thousands of digits, and nesting that no reader follows.
+    That is: encodings other than UTF-8, NaN and infinities, repeated fields, NUL characters, unpaired surrogates,
+    numbers with thousands of digits, and nesting beyond Python's recursion limit.
     """
     try:
         document = _decode(body.decode())
@@ -246,22 +243,22 @@ def strict_json(body: bytes) -> Any:
     except UnicodeDecodeError:
         raise Invalid.at("body", "is not UTF-8") from None
     except ValueError:
-        raise Invalid.at("body", "has a number of too many digits") from None
+        raise Invalid.at("body", "contains a number with too many digits") from None
     return document
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise Invalid.at("body", "has a field that stands twice")
+        raise Invalid.at("body", "contains a repeated field")
     return found
 
 
 def _constant(name: str) -> Any:
-    raise Invalid.at("body", f"is not JSON: {name} is no number")
+    raise Invalid.at("body", f"is not JSON: {name} is not a number")
 
 
-# Numbers stay as they were written: a float would round 10.001 and worse before anybody looks at its places.
+# Numbers are read as Decimal: a float would be rounded before its decimal places are checked.
 _decode: Final = json.JSONDecoder(
     object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
 ).decode
@@ -277,6 +274,6 @@ def _check_text(value: Any) -> None:
             _check_text(item)
     elif isinstance(value, str):
         if "\0" in value:
-            raise Invalid.at("body", "has a NUL character")
+            raise Invalid.at("body", "contains a NUL character")
         if any("\ud800" <= character <= "\udfff" for character in value):
-            raise Invalid.at("body", "has half of a surrogate pair")
+            raise Invalid.at("body", "contains an unpaired surrogate")

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from apps.orders.admission import ALWAYS, Admission
+from apps.orders.admission import ALWAYS_ADMITTED, Admission
 from tests.support.builders import a_user, payment_succeeded
 from tests.support.harness import RunningService
 from tests.support.shopping import place
 
-MANY = ALWAYS + 20
+MANY = ALWAYS_ADMITTED + 20
 LONG_AGO = "UPDATE orders SET placed_at = placed_at - interval '10 seconds' WHERE id = $1"
 
 
 @pytest.fixture
 def no_standstill(orders: RunningService, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """However slow this machine is. Admission control begins anew, before and after."""
-    monkeypatch.setattr("apps.orders.admission.STANDSTILL_SECONDS", 3600)
+    monkeypatch.setattr("apps.orders.admission.INTERRUPTED_SECONDS", 3600)
     admission = orders.provided(Admission)
     vars(admission).update(vars(Admission()))
     yield
@@ -48,5 +48,5 @@ async def test_a_slow_flow_lets_in_as_many_as_it_settles_in_time(orders: Running
     placed = await orders.database.fetchval(
         "SELECT count(*) FROM orders WHERE user_id = $1", user.id
     )
-    assert placed == ALWAYS - 1  # with the late one
+    assert placed == ALWAYS_ADMITTED - 1  # with the late one
     assert statuses == {201: placed, 503: MANY - placed}

@@ -9,8 +9,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from apps.users import use_cases
-from apps.users.models import User
-from apps.users.problems import EmailTaken
+from apps.users.models import EmailTaken, User
 from apps.users.use_cases import ChangeUser
 from events.base import Causation
 from events.users import UserRegistered, UserUpdated

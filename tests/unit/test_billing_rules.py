@@ -1,12 +1,20 @@
-"""What billing allows and refuses, by the rules on its models alone."""
+"""The rules of billing's models."""
 
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
-from apps.billing.models import CASH, MAX_BALANCE, REVENUE, Account, Charge, Transfer
-from apps.billing.problems import BalanceLimit, InsufficientFunds
+from apps.billing.models import (
+    CASH,
+    MAX_BALANCE,
+    REVENUE,
+    Account,
+    BalanceLimit,
+    Charge,
+    InsufficientFunds,
+    Transfer,
+)
 from events.billing import AccountState
 from events.orders import OrderState
 from tests.support.builders import an_order
@@ -27,8 +35,8 @@ def moved(transfer: object) -> Transfer:
     return transfer
 
 
-class TestMoneyIn:
-    def test_a_deposit_comes_from_outside_and_raises_balance_and_version(self) -> None:
+class TestDeposit:
+    def test_a_deposit_comes_from_cash_and_raises_balance_and_version(self) -> None:
         account = an_account(balance=5, version=7)
         transfer = moved(account.deposit(100, ID, NOW))
 
@@ -38,7 +46,7 @@ class TestMoneyIn:
         assert (transfer.id, transfer.kind, transfer.amount) == (ID, "deposit", 100)
         assert (transfer.created_at, transfer.order_id) == (NOW, None)
 
-    def test_an_account_can_be_filled_to_the_brim_and_not_beyond(self) -> None:
+    def test_a_deposit_may_reach_but_not_exceed_the_balance_limit(self) -> None:
         account = an_account(balance=MAX_BALANCE - 1)
 
         assert isinstance(account.deposit(2, ID, NOW), BalanceLimit)
@@ -47,8 +55,8 @@ class TestMoneyIn:
         assert account.balance == MAX_BALANCE
 
 
-class TestMoneyOut:
-    def test_a_withdrawal_goes_outside(self) -> None:
+class TestWithdraw:
+    def test_a_withdrawal_goes_to_cash(self) -> None:
         account = an_account(balance=100)
         transfer = moved(account.withdraw(40, ID, NOW))
 
@@ -56,12 +64,12 @@ class TestMoneyOut:
         assert (transfer.debit_account, transfer.credit_account) == (account.id, CASH)
         assert (transfer.kind, transfer.balance) == ("withdrawal", 60)
 
-    def test_everything_may_be_taken_out(self) -> None:
+    def test_the_whole_balance_may_be_withdrawn(self) -> None:
         account = an_account(balance=100)
         moved(account.withdraw(100, ID, NOW))
         assert account.balance == 0
 
-    def test_a_cent_too_much_is_refused_and_changes_nothing(self) -> None:
+    def test_an_uncovered_withdrawal_is_refused_and_changes_nothing(self) -> None:
         account = an_account(balance=100)
         refusal = account.withdraw(101, ID, NOW)
 
@@ -72,8 +80,8 @@ class TestMoneyOut:
         assert document["balance"] == "1.00"
 
 
-class TestCharges:
-    def test_an_order_that_fits_is_paid_to_revenue(self) -> None:
+class TestCharge:
+    def test_a_covered_order_is_paid_to_revenue(self) -> None:
         account = an_account(balance=10_000)
         order = an_order(total="30.00", user=account.user_id)
 
@@ -86,12 +94,12 @@ class TestCharges:
         assert (payment.debit_account, payment.credit_account) == (account.id, REVENUE)
         assert (payment.kind, payment.order_id, payment.amount) == ("payment", order.id, 3_000)
 
-    def test_an_order_for_all_there_is_is_paid(self) -> None:
+    def test_an_order_for_the_whole_balance_is_paid(self) -> None:
         account = an_account(balance=3_000)
         charge, _ = account.charge(an_order(total="30.00"), ID, NOW)
         assert (charge.status, account.balance) == ("paid", 0)
 
-    def test_a_refusal_records_the_balance_at_that_moment(self) -> None:
+    def test_a_rejection_records_the_balance_at_that_moment(self) -> None:
         account = an_account(balance=2_999, version=4)
         charge, transfer = account.charge(an_order(total="30.00"), ID, NOW)
 
@@ -100,7 +108,7 @@ class TestCharges:
         assert (charge.balance, charge.account_version, charge.amount) == (2_999, 4, 3_000)
         assert (account.balance, account.version) == (2_999, 4)
 
-    def test_the_payment_is_told_as_it_was_made(self) -> None:
+    def test_the_payment_in_events_matches_the_charge(self) -> None:
         order = an_order(total="30.00")
         charge, _ = an_account(balance=3_000).charge(order, ID, NOW)
         payment = charge.payment()
@@ -108,7 +116,7 @@ class TestCharges:
         assert payment.created_at == NOW
 
 
-class TestRefunds:
+class TestRefund:
     @pytest.fixture
     def order(self) -> OrderState:
         return an_order(total="30.00")
@@ -127,7 +135,7 @@ class TestRefunds:
         assert (refund.id, refund.payment_id, refund.order_id) == (OTHER_ID, ID, order.id)
         assert (refund.amount, refund.created_at) == (3_000, LATER)
 
-    def test_what_was_not_refunded_cannot_be_told_as_a_refund(self, order: OrderState) -> None:
+    def test_a_charge_without_a_refund_has_no_refund_state(self, order: OrderState) -> None:
         charge, _ = an_account(balance=3_000).charge(order, ID, NOW)
         with pytest.raises(AssertionError):
             charge.refunded()
@@ -139,7 +147,7 @@ class TestRefunds:
         assert account.balance == 3_000
 
 
-def test_an_account_is_told_with_its_balance_and_version() -> None:
+def test_the_account_in_events_has_balance_and_version() -> None:
     account = an_account(balance=7_000, version=3)
     assert account.state() == AccountState(
         id=account.id, user_id=account.user_id, balance=7_000, currency="EUR", version=3

@@ -1,4 +1,4 @@
-"""A direct route answers every request as FastAPI itself would, and is documented alike."""
+"""A direct route responds to every request as FastAPI does, and has the same documentation."""
 
 from typing import Annotated, Any
 
@@ -94,51 +94,53 @@ def by_fastapi() -> FastAPI:
 PATH = "/thing/make"
 JSON = {"Content-Type": "application/json"}
 CALLER = {"Authorization": "Ada", "X-Times": "3"}
-GOOD: dict[str, Any] = {"content": b'{"amount": "1.50"}', "headers": JSON | CALLER}
+VALID: dict[str, Any] = {"content": b'{"amount": "1.50"}', "headers": JSON | CALLER}
 
 
-def but(**other: Any) -> dict[str, Any]:
-    """A good request, except for this."""
-    headers = GOOD["headers"] | other.pop("headers", {})
-    return GOOD | {"headers": {name: value for name, value in headers.items() if value}} | other
+def changed(**other: Any) -> dict[str, Any]:
+    """A valid request with changes."""
+    headers = VALID["headers"] | other.pop("headers", {})
+    return VALID | {"headers": {name: value for name, value in headers.items() if value}} | other
 
 
 REQUESTS: dict[str, dict[str, Any]] = {
-    "a good one": GOOD,
-    "all headers": but(headers={"X-Key": "abc", "Prefer": "wait=1"}),
-    "a header that stands twice": GOOD
-    | {"headers": [*GOOD["headers"].items(), ("Prefer", "first"), ("prefer", "second")]},
-    "an empty header": GOOD | {"headers": [*GOOD["headers"].items(), ("X-Key", "")]},
-    "letters that are not ASCII": but(headers={"Prefer": "wärts".encode("latin-1")}),
-    "no body": but(content=b""),
-    "a body that is null": but(content=b"null"),
-    "a body that is a list": but(content=b"[]"),
-    "a body that is a text": but(content=b'"amount"'),
-    "a field missing": but(content=b"{}"),
-    "a field too many": but(content=b'{"amount": 1, "more": true}'),
-    "a wrong field": but(content=b'{"amount": -1, "name": 7}'),
-    "a wrong header": but(headers={"X-Key": "a"}),
-    "a header missing": but(headers={"X-Times": None}),
-    "a caller who says nothing": but(headers={"Authorization": None}),
-    "everything wrong": but(
+    "a valid one": VALID,
+    "all headers": changed(headers={"X-Key": "abc", "Prefer": "wait=1"}),
+    "a repeated header": VALID
+    | {"headers": [*VALID["headers"].items(), ("Prefer", "first"), ("prefer", "second")]},
+    "an empty header": VALID | {"headers": [*VALID["headers"].items(), ("X-Key", "")]},
+    "letters that are not ASCII": changed(headers={"Prefer": "wärts".encode("latin-1")}),
+    "no body": changed(content=b""),
+    "a body that is null": changed(content=b"null"),
+    "a body that is a list": changed(content=b"[]"),
+    "a body that is a text": changed(content=b'"amount"'),
+    "a field missing": changed(content=b"{}"),
+    "a field too many": changed(content=b'{"amount": 1, "more": true}'),
+    "a wrong field": changed(content=b'{"amount": -1, "name": 7}'),
+    "a wrong header": changed(headers={"X-Key": "a"}),
+    "a header missing": changed(headers={"X-Times": None}),
+    "no credentials": changed(headers={"Authorization": None}),
+    "everything wrong": changed(
         content=b'{"amount": "x"}',
         headers={"X-Key": "abcdef", "Prefer": "0123456789", "X-Times": "0"},
     ),
-    "another type of body": but(headers={"Content-Type": "text/plain"}),
-    "no JSON": but(content=b"{"),
-    "a query": but(path=f"{PATH}?a=b"),
+    "another type of body": changed(headers={"Content-Type": "text/plain"}),
+    "no JSON": changed(content=b"{"),
+    "a query": changed(path=f"{PATH}?a=b"),
 }
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-async def test_the_answer_is_fastapis(name: str, direct: FastAPI, by_fastapi: FastAPI) -> None:
+async def test_a_direct_route_responds_as_fastapi_does(
+    name: str, direct: FastAPI, by_fastapi: FastAPI
+) -> None:
     request = {"path": PATH, **REQUESTS[name]}
-    ours, theirs = await _ask(direct, **request), await _ask(by_fastapi, **request)
+    ours, theirs = await _post(direct, **request), await _post(by_fastapi, **request)
     assert ours == theirs
     assert ours[0] < 500
 
 
-async def _ask(app: FastAPI, path: str, **request: Any) -> tuple[int, str, dict[str, str]]:
+async def _post(app: FastAPI, path: str, **request: Any) -> tuple[int, str, dict[str, str]]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://things") as http:
         answer = await http.post(path, **request)
@@ -147,24 +149,24 @@ async def _ask(app: FastAPI, path: str, **request: Any) -> tuple[int, str, dict[
     return answer.status_code, answer.text, headers
 
 
-def test_both_are_documented_alike(direct: FastAPI, by_fastapi: FastAPI) -> None:
+def test_a_direct_route_is_documented_as_by_fastapi(direct: FastAPI, by_fastapi: FastAPI) -> None:
     assert direct.openapi() == by_fastapi.openapi()
 
 
-async def test_a_route_does_not_run_when_its_guard_could_not_be_asked() -> None:
+async def test_a_route_does_not_run_if_its_dependency_is_not_satisfied() -> None:
     ran = []
 
-    async def guard(level: Annotated[int, Header(alias="X-Level")]) -> None:
-        """Lets everybody in who says a number."""
+    async def check(level: Annotated[int, Header(alias="X-Level")]) -> None:
+        """Admits every request with a number."""
 
-    async def guarded() -> Response:
+    async def handler() -> Response:
         ran.append(True)
         return Response()
 
     router = APIRouter(prefix="/thing", tags=["things"], route_class=StrictRoute)
-    router.post("", dependencies=[Depends(guard)])(guarded)
+    router.post("", dependencies=[Depends(check)])(handler)
     app = create_app("things", description="Things.", router=router, subscriptions=())
-    refused, _, _ = await _ask(app, "/thing", headers={"X-Level": "none"})
+    refused, _, _ = await _post(app, "/thing", headers={"X-Level": "none"})
     assert (refused, ran) == (422, [])
-    let_in, _, _ = await _ask(app, "/thing", headers={"X-Level": "1"})
-    assert (let_in, ran) == (200, [True])
+    accepted, _, _ = await _post(app, "/thing", headers={"X-Level": "1"})
+    assert (accepted, ran) == (200, [True])

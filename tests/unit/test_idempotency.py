@@ -1,4 +1,4 @@
-"""The same key and body give the same answer again, in one batch and in many, and nothing is done twice."""
+"""Idempotent requests: the same key and body run once and get the stored response, in one batch or several."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ ADA, BOB = UUID(int=1), UUID(int=2)
 
 
 class Keys:
-    """What the use case reads with SQL of its own: the answers to keys that were taken."""
+    """Executes the SQL of `idempotent`: the stored responses of existing keys."""
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
@@ -34,38 +34,40 @@ class Keys:
 
 
 class Counter:
-    """A use case that must not be done twice: it counts up. "bad" is refused."""
+    """A use case that counts its executions. The command "bad" is refused."""
 
     def __init__(self) -> None:
         self.memory = Memory()
-        self.done: list[str] = []
+        self.executed: list[str] = []
         self.work = idempotent(self.count)
 
     async def count(self, tx: Transaction, commands: Sequence[str]) -> list[int | Problem]:
         results: list[int | Problem] = []
         for command in commands:
-            self.done.append(command)
-            results.append(NotFound("Nothing bad.") if command == "bad" else len(self.done))
+            self.executed.append(command)
+            results.append(NotFound("Nothing bad.") if command == "bad" else len(self.executed))
         return results
 
     @staticmethod
-    def answer(path: str, result: int | Problem) -> StoredResponse:
+    def render(path: str, result: int | Problem) -> StoredResponse:
         if isinstance(result, Problem):
             return StoredResponse.of_problem(result, path)
         return StoredResponse(
             201, f'{{"count":{result}}}', headers={"Location": f"/count/{result}"}
         )
 
-    def batch(self, *asked: IdempotentRequest[str]) -> list[StoredResponse]:
+    def batch(self, *sent: IdempotentRequest[str]) -> list[StoredResponse]:
         with self.memory.transaction() as tx:
             tx.fetch = Keys(self.memory).fetch  # type: ignore[method-assign]
-            answers: list[StoredResponse] = list(at_once(self.work(tx, asked)))
-            return answers
+            responses: list[StoredResponse] = list(at_once(self.work(tx, sent)))
+            return responses
 
 
-def asks(command: str = "one", key: str | None = "k", user: UUID = ADA) -> IdempotentRequest[str]:
+def a_request(
+    command: str = "one", key: str | None = "k", user: UUID = ADA
+) -> IdempotentRequest[str]:
     return IdempotentRequest(
-        command, "/count", Counter.answer, user, key, f"fingerprint of {command}"
+        command, "/count", Counter.render, user, key, f"fingerprint of {command}"
     )
 
 
@@ -74,63 +76,63 @@ def counter() -> Counter:
     return Counter()
 
 
-def again(answer: StoredResponse) -> StoredResponse:
-    """The same answer, as it is given to whoever repeats his request."""
+def replayed_from(response: StoredResponse) -> StoredResponse:
+    """The response to a repeated request."""
     return StoredResponse(
-        answer.status,
-        answer.body,
-        answer.media_type,
-        {"Idempotent-Replayed": "true", **answer.headers},
+        response.status,
+        response.body,
+        response.media_type,
+        {"Idempotent-Replayed": "true", **response.headers},
     )
 
 
 @pytest.mark.parametrize("command", ["one", "bad"])
-def test_the_same_request_gets_the_same_answer_and_is_done_once(
+def test_a_repeated_request_gets_the_stored_response_and_runs_once(
     counter: Counter, command: str
 ) -> None:
-    [first] = counter.batch(asks(command))
-    [second] = counter.batch(asks(command))
-    assert second == again(first)
-    assert counter.done == [command]
+    [first] = counter.batch(a_request(command))
+    [second] = counter.batch(a_request(command))
+    assert second == replayed_from(first)
+    assert counter.executed == [command]
 
 
 @pytest.mark.parametrize("command", ["one", "bad"])
-def test_fifty_at_the_same_moment_are_one(counter: Counter, command: str) -> None:
-    first, *others = counter.batch(*[asks(command) for _ in range(50)])
-    assert others == [again(first)] * 49
-    assert counter.done == [command]
+def test_fifty_concurrent_requests_run_once(counter: Counter, command: str) -> None:
+    first, *others = counter.batch(*[a_request(command) for _ in range(50)])
+    assert others == [replayed_from(first)] * 49
+    assert counter.executed == [command]
 
 
 def test_a_refusal_is_replayed_as_a_problem(counter: Counter) -> None:
-    counter.batch(asks("bad"))
-    [replayed] = counter.batch(asks("bad"))
+    counter.batch(a_request("bad"))
+    [replayed] = counter.batch(a_request("bad"))
     assert (replayed.status, replayed.media_type) == (404, "application/problem+json")
 
 
-def test_another_request_with_the_key_is_refused(counter: Counter) -> None:
-    one, other = counter.batch(asks("one"), asks("two"))
+def test_another_request_with_the_same_key_is_refused(counter: Counter) -> None:
+    one, other = counter.batch(a_request("one"), a_request("two"))
     assert one.status == 201
     assert other.status == 422
     assert '"reason": "idempotency_key_reused"' in other.body
-    [later] = counter.batch(asks("two"))
+    [later] = counter.batch(a_request("two"))
     assert later == other
-    assert counter.done == ["one"]
+    assert counter.executed == ["one"]
 
 
 def test_a_key_belongs_to_its_user(counter: Counter) -> None:
-    [adas] = counter.batch(asks(user=ADA))
-    [bobs] = counter.batch(asks(user=BOB))
+    [adas] = counter.batch(a_request(user=ADA))
+    [bobs] = counter.batch(a_request(user=BOB))
     assert (adas.body, bobs.body) == ('{"count":1}', '{"count":2}')
 
 
-def test_without_a_key_everything_is_done(counter: Counter) -> None:
-    answers = counter.batch(asks(key=None), asks(key=None))
-    assert [answer.body for answer in answers] == ['{"count":1}', '{"count":2}']
+def test_requests_without_a_key_always_run(counter: Counter) -> None:
+    responses = counter.batch(a_request(key=None), a_request(key=None))
+    assert [response.body for response in responses] == ['{"count":1}', '{"count":2}']
     assert counter.memory.rows(IdempotencyRecord) == []
 
 
 requests = st.builds(
-    asks,
+    a_request,
     st.sampled_from(["one", "two", "bad"]),
     st.sampled_from(["k", "l", None]),
     st.sampled_from([ADA, BOB]),
@@ -138,21 +140,21 @@ requests = st.builds(
 
 
 @given(st.lists(st.lists(requests, max_size=6), max_size=6))
-def test_in_any_company_each_key_is_done_once_and_answered_alike(
+def test_in_any_batches_each_key_runs_once_and_gets_one_response(
     batches: list[list[IdempotentRequest[str]]],
 ) -> None:
     counter = Counter()
     first: dict[Any, tuple[IdempotentRequest[str], StoredResponse]] = {}
     keyless = 0
     for batch in batches:
-        for one, answer in zip(batch, counter.batch(*batch), strict=True):
+        for one, response in zip(batch, counter.batch(*batch), strict=True):
             if one.key is None:
                 keyless += 1
-                assert "Idempotent-Replayed" not in answer.headers
+                assert "Idempotent-Replayed" not in response.headers
             elif (one.user_id, one.key) not in first:
-                first[one.user_id, one.key] = (one, answer)
+                first[one.user_id, one.key] = (one, response)
             elif first[one.user_id, one.key][0].fingerprint == one.fingerprint:
-                assert answer == again(first[one.user_id, one.key][1])
+                assert response == replayed_from(first[one.user_id, one.key][1])
             else:
-                assert answer.status == 422
-    assert len(counter.done) == len(first) + keyless
+                assert response.status == 422
+    assert len(counter.executed) == len(first) + keyless

@@ -1,7 +1,7 @@
 """The ledger under any sequence of deposits, withdrawals, orders and cancellations, in batches of any size.
 
-Billing's own use cases run against a database in memory. After each step the ledger's rows are checked by themselves
-and against a simpler ledger that is kept beside them, one item at a time.
+Billing's use cases run against a database in memory. After each step the rows of the ledger are checked for consistency
+and compared with a simple model that handles one item at a time.
 """
 
 from collections import defaultdict
@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from apps.billing import use_cases
-from apps.billing.models import CASH, REVENUE, Account, Charge, Transfer
-from apps.billing.problems import InsufficientFunds
+from apps.billing.models import CASH, REVENUE, Account, Charge, InsufficientFunds, Transfer
 from apps.billing.use_cases import MoveFunds, ViewAccount
 from events.base import Causation, Envelope, Event
 from events.billing import (
@@ -45,13 +44,13 @@ numbers = st.lists(st.integers(0, ORDERS - 1), min_size=1, max_size=8)
 
 @dataclass
 class SimpleLedger:
-    """What should be so: balances and each order's outcome."""
+    """The model: balances, and the outcome of each order."""
 
     balances: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     outcomes: dict[UUID, str] = field(default_factory=dict)
 
     def place(self, order: OrderState) -> str | None:
-        """What an order that arrives leads to; None if nothing."""
+        """The outcome of an order that arrives; None without a new one."""
         before = self.outcomes.get(order.id)
         if before not in (None, "cancelled"):
             return None
@@ -76,7 +75,7 @@ class SimpleLedger:
 
 
 class Ledger(RuleBasedStateMachine):
-    """Billing, used in every way that the two doors allow."""
+    """Billing, with requests and events in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(wanted=moves)
     def deposit(self, wanted: list[tuple[UUID, int]]) -> None:
-        results = self.memory.run(use_cases.deposit, _wishes(wanted))
+        results = self.memory.run(use_cases.deposit, _commands(wanted))
         for (user, amount), result in zip(wanted, results, strict=True):
             self.expected.balances[user] += amount
             assert isinstance(result, Transfer)
@@ -100,7 +99,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(wanted=moves)
     def withdraw(self, wanted: list[tuple[UUID, int]]) -> None:
-        results = self.memory.run(use_cases.withdraw, _wishes(wanted))
+        results = self.memory.run(use_cases.withdraw, _commands(wanted))
         for (user, amount), result in zip(wanted, results, strict=True):
             fits = amount <= self.expected.balances[user]
             self.expected.balances[user] -= amount if fits else 0
@@ -108,9 +107,9 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(numbers=numbers)
     def orders_arrive(self, numbers: list[int]) -> None:
-        """New ones and known ones, cancelled ones, and the same one twice in a batch."""
+        """New, known and cancelled orders, and repeated ones in a batch."""
         before = len(self.memory.published)
-        placed = [_heard(OrderPlaced(order=self.orders[n])) for n in numbers]
+        placed = [_received(OrderPlaced(order=self.orders[n])) for n in numbers]
         self.memory.run(use_cases.charge_orders, placed)
         expected = [(self.orders[n], self.expected.place(self.orders[n])) for n in numbers]
         assert _outcomes(self.memory.published[before:]) == [
@@ -120,15 +119,17 @@ class Ledger(RuleBasedStateMachine):
     @rule(numbers=numbers)
     def orders_are_cancelled(self, numbers: list[int]) -> None:
         before = len(self.memory.published)
-        received = [_heard(OrderCancelled(order=cancelled(self.orders[n]))) for n in numbers]
+        received = [_received(OrderCancelled(order=cancelled(self.orders[n]))) for n in numbers]
         self.memory.run(use_cases.refund_orders, received)
         expected = [(self.orders[n], self.expected.cancel(self.orders[n])) for n in numbers]
-        told = [(id, outcome) for id, outcome, _ in _outcomes(self.memory.published[before:])]
-        assert told == [(order.id, outcome) for order, outcome in expected if outcome]
+        found = [(id, outcome) for id, outcome, _ in _outcomes(self.memory.published[before:])]
+        assert found == [(order.id, outcome) for order, outcome in expected if outcome]
 
     @rule(user=users)
-    def users_register_and_look(self, user: UUID) -> None:
-        self.memory.run(use_cases.open_accounts, [_heard(UserRegistered(user=a_user(id=user)))] * 2)
+    def users_register_and_view(self, user: UUID) -> None:
+        self.memory.run(
+            use_cases.open_accounts, [_received(UserRegistered(user=a_user(id=user)))] * 2
+        )
         [account] = self.memory.run(
             use_cases.view_accounts, [ViewAccount(user, CAUSE, by_owner=True)]
         )
@@ -142,7 +143,7 @@ class Ledger(RuleBasedStateMachine):
         assert not any(b for user, b in self.expected.balances.items() if user not in found)
 
     @invariant()
-    def every_account_is_what_its_transfers_make_it(self) -> None:
+    def every_account_is_the_sum_of_its_transfers(self) -> None:
         for account in self.memory.rows(Account):
             balance, version = 0, 1
             for transfer in self.memory.rows(Transfer):
@@ -154,15 +155,15 @@ class Ledger(RuleBasedStateMachine):
             assert (account.balance, account.version) == (balance, version)
 
     @invariant()
-    def what_is_in_the_wallets_came_from_outside_and_was_not_spent(self) -> None:
+    def accounts_cash_and_revenue_sum_to_zero(self) -> None:
         totals: dict[UUID, int] = defaultdict(int)
         for transfer in self.memory.rows(Transfer):
             entries = _entries(transfer)
             assert sum(entries.values()) == 0
             for account, amount in entries.items():
                 totals[account] += amount
-        wallets = sum(account.balance for account in self.memory.rows(Account))
-        assert wallets + totals[CASH] + totals[REVENUE] == 0
+        accounts = sum(account.balance for account in self.memory.rows(Account))
+        assert accounts + totals[CASH] + totals[REVENUE] == 0
 
     @invariant()
     def every_decision_has_its_transfers(self) -> None:
@@ -174,7 +175,7 @@ class Ledger(RuleBasedStateMachine):
             assert moved[charge.order_id] == wanted.get(charge.status, [])
 
     @invariant()
-    def every_refusal_was_justified(self) -> None:
+    def every_rejection_was_justified(self) -> None:
         history = {(t.account_id, t.account_version): t.balance for t in self.memory.rows(Transfer)}
         for charge in self.memory.rows(Charge):
             if charge.reason == "insufficient_funds":
@@ -183,42 +184,42 @@ class Ledger(RuleBasedStateMachine):
                 assert charge.balance == (history[place] if charge.account_version > 1 else 0)
 
     @invariant()
-    def every_movement_was_told_once(self) -> None:
-        told = [
+    def every_transfer_was_published_once(self) -> None:
+        published = [
             *(e.transaction.id for e in self.memory.events(FundsDeposited)),
             *(e.transaction.id for e in self.memory.events(FundsWithdrawn)),
             *(e.payment.id for e in self.memory.events(PaymentSucceeded)),
             *(e.refund.id for e in self.memory.events(PaymentRefunded)),
         ]
-        assert sorted(told) == sorted(transfer.id for transfer in self.memory.rows(Transfer))
+        assert sorted(published) == sorted(transfer.id for transfer in self.memory.rows(Transfer))
         opened = [event.account.id for event in self.memory.events(AccountOpened)]
         assert sorted(opened) == sorted(account.id for account in self.memory.rows(Account))
 
 
-def _wishes(wanted: list[tuple[UUID, int]]) -> list[MoveFunds]:
+def _commands(wanted: list[tuple[UUID, int]]) -> list[MoveFunds]:
     return [MoveFunds(user, amount, CAUSE, by_owner=True) for user, amount in wanted]
 
 
-def _heard(event: Any) -> Envelope[Any]:
+def _received(event: Any) -> Envelope[Any]:
     return Envelope(UUID(int=9), event, now(), CAUSE)
 
 
 def _outcomes(published: list[tuple[Event, Causation]]) -> list[tuple[UUID, str, UUID]]:
-    """Order, outcome and user of each event that tells one."""
+    """Order, outcome and user of each event with an outcome."""
     found = []
     for event, cause in published:
         if isinstance(event, AccountOpened):
             continue
-        told = cast("PaymentSucceeded | PaymentRejected | PaymentRefunded", event)
+        decided = cast("PaymentSucceeded | PaymentRejected | PaymentRefunded", event)
         names = {PaymentSucceeded: "paid", PaymentRefunded: "refunded"}
-        outcome = told.reason if isinstance(told, PaymentRejected) else names[type(told)]
+        outcome = decided.reason if isinstance(decided, PaymentRejected) else names[type(decided)]
         assert cause.causation_id == UUID(int=9)
-        found.append((told.order.id, outcome, told.account.user_id))
+        found.append((decided.order.id, outcome, decided.account.user_id))
     return found
 
 
 def _entries(transfer: Transfer) -> dict[UUID, int]:
-    """The two entries of a movement, as the view `ledger_entries` shows them."""
+    """The two entries of a transfer, as in the view `ledger_entries`."""
     return {transfer.debit_account: -transfer.amount, transfer.credit_account: transfer.amount}
 
 
@@ -228,9 +229,9 @@ TestLedger.settings = settings(max_examples=50, stateful_step_count=20)
 
 def test_a_small_order_behind_a_refused_large_one_is_paid() -> None:
     memory = Memory()
-    memory.run(use_cases.deposit, _wishes([(USERS[0], 5_000)]))
+    memory.run(use_cases.deposit, _commands([(USERS[0], 5_000)]))
     orders = [an_order(user=USERS[0], total=total) for total in ("40.00", "20.00", "10.00")]
-    memory.run(use_cases.charge_orders, [_heard(OrderPlaced(order=order)) for order in orders])
+    memory.run(use_cases.charge_orders, [_received(OrderPlaced(order=order)) for order in orders])
     assert [outcome for _, outcome, _ in _outcomes(memory.published[2:])] == [
         "paid",
         "insufficient_funds",

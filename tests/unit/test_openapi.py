@@ -48,7 +48,7 @@ def test_a_document_introduces_itself(document: Document) -> None:
     assert document["info"]["title"].startswith("Chorus ")
     assert document["info"]["description"]
     assert document["servers"] == [
-        {"url": "/", "description": "The service that gives this document."}
+        {"url": "/", "description": "The service that serves this document."}
     ]
     described = {tag["name"] for tag in document["tags"] if tag["description"]}
     for name, operation in operations(document):

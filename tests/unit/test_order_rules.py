@@ -1,4 +1,4 @@
-"""An order's way: pending -> paid | rejected | cancelled, and paid -> cancelled. Nothing else, whatever comes when."""
+"""The transitions of an order: pending -> paid | rejected | cancelled, and paid -> cancelled, and no others."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from apps.orders import use_cases
-from apps.orders.models import Customer, Order
-from apps.orders.problems import OrderAlreadyRejected
+from apps.orders.models import Customer, Order, OrderAlreadyRejected
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from chassis.web.problems import NotFound
 from events.base import Causation, Envelope, Event
@@ -79,7 +78,7 @@ def test_a_new_order_is_pending() -> None:
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_a_step_changes_the_status_and_raises_the_version(
+def test_a_transition_changes_the_status_and_raises_the_version(
     status: str, step: Step, then: str
 ) -> None:
     order = an_order_that_is(status)
@@ -107,7 +106,7 @@ def test_a_step_changes_the_status_and_raises_the_version(
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_what_is_settled_stays(status: str, step: Step) -> None:
+def test_a_settled_order_ignores_further_transitions(status: str, step: Step) -> None:
     order = an_order_that_is(status)
     before = order.state()
     assert step(order, LATER) is False
@@ -124,7 +123,7 @@ def test_a_rejected_order_cannot_be_cancelled() -> None:
 
 
 class Orders(RuleBasedStateMachine):
-    """Orders' use cases, with outcomes and cancellations in any order and number."""
+    """The use cases of orders, with outcomes and cancellations in any order and number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +155,7 @@ class Orders(RuleBasedStateMachine):
         self.memory.run(use_cases.mark_rejected, received)
 
     @rule(data=st.data())
-    def money_comes_back(self, data: st.DataObject) -> None:
+    def payments_are_refunded(self, data: st.DataObject) -> None:
         received = [_received(payment_refunded(order.state())) for order in self.some(data)]
         self.memory.run(use_cases.mark_refunded, received)
         refunded = {order.id: order.refunded_at for order in self.memory.rows(Order)}
@@ -179,36 +178,36 @@ class Orders(RuleBasedStateMachine):
 
     @invariant()
     def every_change_is_a_version_and_an_event(self) -> None:
-        told: dict[UUID, list[Any]] = {id: [] for id in self.ids}
+        published: dict[UUID, list[Any]] = {id: [] for id in self.ids}
         for event, _ in self.memory.published:
-            told[event.order.id].append(event)  # type: ignore[attr-defined]
+            published[event.order.id].append(event)  # type: ignore[attr-defined]
         for order in self.memory.rows(Order):
-            states = [event.order for event in told[order.id]]
+            states = [event.order for event in published[order.id]]
             assert [state.version for state in states] == list(range(1, order.version + 1))
             assert states[-1] == order.state()
-            assert [type(event) for event in told[order.id]] in _WAYS
+            assert [type(event) for event in published[order.id]] in _HISTORIES
 
     @invariant()
-    def what_is_settled_has_its_time(self) -> None:
+    def settled_orders_have_a_time(self) -> None:
         for order in self.memory.rows(Order):
             assert (order.settled_at is None) == order.pending
             assert (order.reason is not None) == (order.status == "rejected")
 
 
-_WAYS: list[list[type[Event]]] = [
+_HISTORIES: list[list[type[Event]]] = [
     [OrderPlaced],
     [OrderPlaced, OrderPaid],
     [OrderPlaced, OrderRejected],
     [OrderPlaced, OrderCancelled],
     [OrderPlaced, OrderPaid, OrderCancelled],
 ]
-"""Every way an order can go: at most one outcome, and only what is not rejected can be cancelled."""
+"""All possible histories of an order: at most one outcome, and no cancellation after a rejection."""
 
 TestOrders = Orders.TestCase
 TestOrders.settings = settings(max_examples=50, stateful_step_count=20)
 
 
-def test_the_newest_version_of_a_customer_is_stored_whatever_the_order_of_events() -> None:
+def test_the_newest_version_of_a_customer_is_stored_in_any_order_of_events() -> None:
     memory = Memory()
     memory.run(use_cases.store_customers, [_received(UserUpdated(user=a_user(id=USER, version=2)))])
     memory.run(use_cases.store_customers, [_received(UserRegistered(user=a_user(id=USER)))])

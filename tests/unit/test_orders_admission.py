@@ -1,177 +1,168 @@
-"""Under overload as many orders come in as are settled in good time; else all come in."""
+"""Admission control: under overload as many orders are admitted as settle in time, otherwise all."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from apps.orders.admission import (
-    ALWAYS,
-    CALM_SECONDS,
+    ALWAYS_ADMITTED,
+    INTERRUPTED_SECONDS,
+    RECOVERY_SECONDS,
     REFUSED,
-    SLOW,
-    STANDSTILL_SECONDS,
-    TOO_SLOW,
+    TARGET,
+    TARGET_LIMIT,
     Admission,
 )
 
-MANY = 8 * ALWAYS
+MANY = 8 * ALWAYS_ADMITTED
+
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-LATE = 2 * SLOW
-SOON = SLOW / 10
+
+LATE = 2 * TARGET
+
+SOON = TARGET / 10
 
 
-class Door:
-    """A door and a flow behind it, with a clock that goes on when it is told to."""
+class Load:
+    """Admission control with a clock of its own, and outcomes on demand."""
 
     def __init__(self) -> None:
         self.time = 0.0
         self.admission = Admission(lambda: self.time)
 
-    def passes(self, time: timedelta) -> None:
+    def advance(self, time: timedelta) -> None:
         self.time += time.total_seconds()
 
     def settled(self, *took: timedelta) -> None:
         now = BEGIN + timedelta(seconds=self.time)
         self.admission.settled([now - time for time in took], now)
 
-    def let_in(self, orders: int) -> int:
+    def admit(self, orders: int) -> int:
         return sum(self.admission.refusal() is None for _ in range(orders))
 
 
 @pytest.fixture
-def door() -> Door:
-    """A door that has seen an order settle soon."""
-    door = Door()
-    door.settled(SOON)
-    return door
+def load() -> Load:
+    """One order has settled in time."""
+    load = Load()
+    load.settled(SOON)
+    return load
 
 
 @pytest.fixture
-def slow(door: Door) -> Door:
-    """The flow is slow, more orders are on their way than it settles in time, and nobody else comes in."""
-    door.let_in(1)
-    door.passes(SOON)
-    assert door.let_in(MANY) == MANY
-    door.passes(LATE - SOON)
-    door.settled(LATE)
-    assert door.let_in(MANY) == 1
-    return door
+def slow_load(load: Load) -> Load:
+    """Orders settle slowly, more are in flight than settle in time, and no more are admitted."""
+    load.admit(1)
+    load.advance(SOON)
+    assert load.admit(MANY) == MANY
+    load.advance(LATE - SOON)
+    load.settled(LATE)
+    assert load.admit(MANY) == 1
+    return load
 
 
-def test_everybody_comes_in_while_orders_settle_soon(door: Door) -> None:
-    door.let_in(MANY)
-    door.passes(SOON)
-    door.settled(SOON)
-    assert door.let_in(MANY) == MANY
+class TestAdmission:
+    def test_all_orders_are_admitted_while_orders_settle_in_time(self, load: Load) -> None:
+        load.admit(MANY)
+        load.advance(SOON)
+        load.settled(SOON)
+        assert load.admit(MANY) == MANY
 
+    def test_all_orders_are_admitted_before_the_first_outcome(self) -> None:
+        assert Load().admit(MANY) == MANY
 
-def test_everybody_comes_in_before_the_first_outcome() -> None:
-    assert Door().let_in(MANY) == MANY
+    def test_a_batch_without_outcomes_changes_nothing(self, load: Load) -> None:
+        load.settled()
+        assert load.admit(MANY) == MANY
 
+    @pytest.mark.parametrize(("outcomes", "admitted"), [(1, 1), (2, 1), (64, 32)])
+    def test_an_excess_shrinks_gradually(
+        self, slow_load: Load, outcomes: int, admitted: int
+    ) -> None:
+        slow_load.settled(*[LATE] * outcomes)
+        assert slow_load.admit(MANY) == admitted
 
-def test_an_outcome_of_nothing_says_nothing(door: Door) -> None:
-    door.settled()
-    assert door.let_in(MANY) == MANY
+    def test_as_many_orders_are_in_flight_as_settle_in_time(self, load: Load) -> None:
+        load.admit(MANY)
+        load.advance(LATE)
+        load.settled(*[LATE] * MANY)  # all of them, in twice the target time
+        load.admit(MANY)
+        load.advance(LATE)
+        load.settled(*[LATE] * (MANY // 2))  # those admitted since, which was half of them
+        assert load.admit(MANY) == MANY // 4
 
+    def test_orders_admitted_between_outcomes_count_as_in_flight(self, load: Load) -> None:
+        load.admit(MANY)
+        load.advance(LATE)
+        load.settled(*[LATE] * MANY)
+        assert load.admit(MANY) == MANY // 2
+        load.advance(SOON)
+        load.settled(*[LATE] * 100)
+        assert load.admit(MANY) == 50
 
-@pytest.mark.parametrize(("outcomes", "come_in"), [(1, 1), (2, 1), (64, 32)])
-def test_too_many_become_fewer_step_by_step(slow: Door, outcomes: int, come_in: int) -> None:
-    slow.settled(*[LATE] * outcomes)
-    assert slow.let_in(MANY) == come_in
+    def test_a_few_orders_may_always_be_in_flight(self, load: Load) -> None:
+        """A slow network refuses no orders as long as they are few."""
+        for _ in range(10):
+            assert load.admit(ALWAYS_ADMITTED) == ALWAYS_ADMITTED
+            load.advance(LATE)
+            load.settled(*[LATE] * ALWAYS_ADMITTED)
+        assert load.admit(MANY) == ALWAYS_ADMITTED
 
+    def test_the_target_adapts_to_a_system_that_was_never_fast(self) -> None:
+        """On a slow network, for example, no order is refused before there is a backlog."""
+        load = Load()
+        for _ in range(10):
+            assert load.admit(MANY) == MANY
+            load.advance(LATE)
+            load.settled(*[LATE] * MANY)
+        load.admit(10 * MANY)
+        load.advance(2 * TARGET_LIMIT)
+        load.settled(*[2 * TARGET_LIMIT] * MANY)
+        assert load.admit(10 * MANY) == MANY // 2
 
-def test_as_many_are_on_their_way_as_are_settled_in_good_time(door: Door) -> None:
-    door.let_in(MANY)
-    door.passes(LATE)
-    door.settled(*[LATE] * MANY)  # all of them in twice the time
-    door.let_in(MANY)
-    door.passes(LATE)
-    door.settled(*[LATE] * (MANY // 2))  # what came in since, which was the half
-    assert door.let_in(MANY) == MANY // 4
+    def test_a_clock_that_is_set_back_does_not_lift_the_limit(self, slow_load: Load) -> None:
+        slow_load.settled(-LATE)
+        assert slow_load.admit(10 * MANY) <= MANY
 
+    def test_one_late_order_in_a_batch_is_not_an_overload(self, load: Load) -> None:
+        load.admit(MANY)
+        load.advance(LATE)
+        load.settled(LATE, SOON, SOON)
+        assert load.admit(MANY) == MANY
 
-def test_what_comes_in_between_is_on_its_way(door: Door) -> None:
-    door.let_in(MANY)
-    door.passes(LATE)
-    door.settled(*[LATE] * MANY)
-    assert door.let_in(MANY) == MANY // 2
-    door.passes(SOON)
-    door.settled(*[LATE] * 100)
-    assert door.let_in(MANY) == 50
+    def test_unused_room_accumulates_up_to_a_limit(self, slow_load: Load) -> None:
+        for _ in range(3):
+            slow_load.settled(*[LATE] * 20)
+        assert slow_load.admit(MANY) == 30
+        for _ in range(100):
+            slow_load.settled(*[LATE] * 20)
+        assert slow_load.admit(MANY) == ALWAYS_ADMITTED
 
+    def test_the_limit_stays_for_a_while_after_the_overload(self, slow_load: Load) -> None:
+        slow_load.advance(SOON)
+        slow_load.settled(*[SOON] * 64)
+        assert slow_load.admit(MANY) == 64 * (TARGET // SOON)
 
-def test_a_few_may_always_be_on_their_way(door: Door) -> None:
-    """A flow that has become slow for its network's sake refuses nobody as long as they are few."""
-    for _ in range(10):
-        assert door.let_in(ALWAYS) == ALWAYS
-        door.passes(LATE)
-        door.settled(*[LATE] * ALWAYS)
-    assert door.let_in(MANY) == ALWAYS
+    def test_the_limit_ends_some_time_after_the_last_refusal(self, slow_load: Load) -> None:
+        slow_load.advance(timedelta(seconds=RECOVERY_SECONDS))
+        slow_load.settled(SOON)
+        assert slow_load.admit(MANY) == MANY
 
+    def test_an_interruption_refuses_no_orders(self, slow_load: Load) -> None:
+        slow_load.advance(timedelta(seconds=INTERRUPTED_SECONDS))
+        assert slow_load.admit(MANY) == MANY
 
-def test_a_flow_that_was_never_quick_is_measured_by_itself() -> None:
-    """Because its network is far, say. It refuses nobody before it has a backlog."""
-    door = Door()
-    for _ in range(10):
-        assert door.let_in(MANY) == MANY
-        door.passes(LATE)
-        door.settled(*[LATE] * MANY)
-    door.let_in(10 * MANY)
-    door.passes(2 * TOO_SLOW)
-    door.settled(*[2 * TOO_SLOW] * MANY)
-    assert door.let_in(10 * MANY) == MANY // 2
+    def test_orders_whose_outcome_another_replica_consumes_are_dropped(self, load: Load) -> None:
+        load.admit(MANY)
+        load.advance(LATE)
+        load.settled(SOON)
+        load.advance(LATE)
+        load.settled(LATE)
+        assert load.admit(MANY) == ALWAYS_ADMITTED
 
-
-def test_a_clock_that_is_set_back_opens_no_door_and_breaks_nothing(slow: Door) -> None:
-    slow.settled(-LATE)
-    assert slow.let_in(10 * MANY) <= MANY
-
-
-def test_one_late_order_among_others_is_no_overload(door: Door) -> None:
-    door.let_in(MANY)
-    door.passes(LATE)
-    door.settled(LATE, SOON, SOON)
-    assert door.let_in(MANY) == MANY
-
-
-def test_little_room_is_saved_up(slow: Door) -> None:
-    for _ in range(3):
-        slow.settled(*[LATE] * 20)
-    assert slow.let_in(MANY) == 30
-    for _ in range(100):
-        slow.settled(*[LATE] * 20)
-    assert slow.let_in(MANY) == ALWAYS
-
-
-def test_who_was_refused_does_not_rush_in_when_the_flow_is_quick_again(slow: Door) -> None:
-    slow.passes(SOON)
-    slow.settled(*[SOON] * 64)
-    assert slow.let_in(MANY) == 64 * (SLOW // SOON)
-
-
-def test_everybody_comes_in_once_nobody_has_been_refused_for_a_while(slow: Door) -> None:
-    slow.passes(timedelta(seconds=CALM_SECONDS))
-    slow.settled(SOON)
-    assert slow.let_in(MANY) == MANY
-
-
-def test_a_flow_that_is_interrupted_refuses_nobody(slow: Door) -> None:
-    slow.passes(timedelta(seconds=STANDSTILL_SECONDS))
-    assert slow.let_in(MANY) == MANY
-
-
-def test_orders_whose_outcome_another_replica_hears_are_not_counted_for_ever(door: Door) -> None:
-    door.let_in(MANY)
-    door.passes(LATE)
-    door.settled(SOON)
-    door.passes(LATE)
-    door.settled(LATE)
-    assert door.let_in(MANY) == ALWAYS
-
-
-def test_who_is_refused_is_told_when_to_come_again(slow: Door) -> None:
-    before = REFUSED._value.get()
-    refusal = slow.admission.refusal()
-    assert REFUSED._value.get() == before + 1
-    assert refusal is not None
-    assert refusal.headers == {"Retry-After": "1"}
+    def test_a_refusal_has_retry_after(self, slow_load: Load) -> None:
+        before = REFUSED._value.get()
+        refusal = slow_load.admission.refusal()
+        assert REFUSED._value.get() == before + 1
+        assert refusal is not None
+        assert refusal.headers == {"Retry-After": "1"}

@@ -1,4 +1,4 @@
-"""What orders reads from headers and queries."""
+"""The headers and queries of orders."""
 
 from typing import Any
 from uuid import UUID
@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from apps.orders.api import _wait
 from apps.orders.schemas import OrderQuery
-from chassis.web.schemas import page_of
+from chassis.web.pagination import page_of
+from chassis.web.schemas import View
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_a_preference_to_wait_is_read(prefer: str, seconds: int) -> None:
         "wait=٣", "await=5", "no-wait=5", "respond-async", "foo; wait=5", 'foo="wait=5"', 'foo="a, wait=5"',
     ],
 )  # fmt: skip
-def test_what_is_no_such_preference_is_ignored(prefer: str | None) -> None:
+def test_other_preferences_are_ignored(prefer: str | None) -> None:
     assert _wait(prefer) is None
 
 
@@ -55,7 +56,7 @@ def test_what_is_no_such_preference_is_ignored(prefer: str | None) -> None:
     ],
     ids=repr,
 )  # fmt: skip
-def test_a_query_from_nowhere_is_refused(query: dict[str, Any]) -> None:
+def test_an_invalid_order_query_is_refused(query: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         OrderQuery.model_validate(query)
 
@@ -72,9 +73,15 @@ class Row:
         self.id = UUID(int=number)
 
 
+class RowView(View):
+    id: UUID
+
+
 @pytest.mark.parametrize(("there", "shown", "more"), [(0, 0, False), (2, 2, False), (3, 2, True)])
-def test_a_page_leads_to_the_next_only_if_there_is_one(there: int, shown: int, more: bool) -> None:
+def test_a_page_has_a_cursor_only_if_there_is_a_next_page(
+    there: int, shown: int, more: bool
+) -> None:
     rows = [Row(number) for number in range(there, 0, -1)]
-    items, cursor = page_of(rows, 2, lambda row: row.id)
-    assert items == [row.id for row in rows[:shown]]
-    assert cursor == (rows[1].id.hex if more else None)
+    page = page_of(rows, 2, lambda row: RowView(id=row.id))
+    assert [item.id for item in page.items] == [row.id for row in rows[:shown]]
+    assert page.next_cursor == (rows[1].id.hex if more else None)

@@ -1,4 +1,4 @@
-"""A direct route can refuse before it reads anything, with a problem like any other."""
+"""A direct route may refuse a request before reading it, with a problem like any other."""
 
 from collections.abc import AsyncIterator
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from chassis.runtime.service import create_app
-from chassis.web.problems import Unavailable, rendered
+from chassis.web.problems import Unavailable, render_cached
 from chassis.web.routing import DirectRoute, StrictRoute, read_body, validated_request
 from chassis.web.schemas import Body
 
@@ -27,7 +27,7 @@ class NoHeaders(BaseModel):
 
 async def take(request: Request) -> Response:
     if refusals:
-        return rendered(refusals.pop(), request.scope["path"])
+        return render_cached(refusals.pop(), request.scope["path"])
     _, body = validated_request(await read_body(request), NoHeaders, SeatBody)
     return Response(str(body.row), 201)
 
@@ -44,13 +44,13 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_who_is_not_refused_comes_in(http: httpx.AsyncClient) -> None:
+async def test_an_admitted_request_is_handled(http: httpx.AsyncClient) -> None:
     answer = await http.post("/seat/take", json={"row": 7})
     assert (answer.status_code, answer.text) == (201, "7")
 
 
 @pytest.mark.parametrize("body", ["no JSON", '{"row": 7}', '{"row": "none"}', "x" * 100_000])
-async def test_a_refusal_comes_before_everything_else(http: httpx.AsyncClient, body: str) -> None:
+async def test_a_refusal_comes_before_any_validation(http: httpx.AsyncClient, body: str) -> None:
     refusals.append(FULL)
     headers = {"X-Correlation-Id": "a-flow"}
     answer = await http.post("/seat/take?what=this", content=body, headers=headers)
@@ -61,15 +61,15 @@ async def test_a_refusal_comes_before_everything_else(http: httpx.AsyncClient, b
     assert answer.json() == FULL.document("/seat/take")
 
 
-async def test_each_refusal_is_of_its_own_flow(http: httpx.AsyncClient) -> None:
-    """Although the problem is written only once."""
+async def test_each_refusal_has_the_correlation_id_of_its_request(http: httpx.AsyncClient) -> None:
+    """Although the body is rendered only once."""
     for flow in ("one", "other"):
         refusals.append(FULL)
         answer = await http.post("/seat/take", headers={"X-Correlation-Id": flow})
         assert answer.headers.get_list("X-Correlation-Id") == [flow]
 
 
-async def test_it_is_counted_at_its_route(http: httpx.AsyncClient) -> None:
+async def test_a_refusal_is_counted_at_its_route(http: httpx.AsyncClient) -> None:
     refusals.append(FULL)
     await http.post("/seat/take", json={"row": 7})
     metrics = await http.get("/metrics")

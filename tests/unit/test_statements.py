@@ -1,4 +1,4 @@
-"""The SQL that is made from tables: one statement for many rows, in the order of keys."""
+"""The SQL generated from tables: one statement for many rows, in key order."""
 
 from uuid import UUID
 
@@ -10,14 +10,14 @@ from chassis.database.tables import (
     Table,
     Write,
     arrays,
+    combined,
     from_record,
     statements,
-    together,
 )
 
 
 class Parcel(Table, table=True):
-    """A table with everything that a statement has to get right."""
+    """A table with all kinds of columns."""
 
     __tablename__ = "test_parcels"
 
@@ -39,7 +39,7 @@ class Stop(Table, table=True):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def tables_of_nobody_else() -> object:
+def remove_tables() -> object:
     yield
     for name in ("test_parcels", "test_stops"):
         SQLModel.metadata.remove(SQLModel.metadata.tables[name])
@@ -50,7 +50,7 @@ def parcels() -> Statements:
     return statements(Parcel)
 
 
-def test_columns_stand_in_the_order_of_their_declaration(parcels: Statements) -> None:
+def test_columns_keep_the_order_of_declaration(parcels: Statements) -> None:
     assert parcels.columns == {
         "id": "UUID",
         "owner": "UUID",
@@ -62,7 +62,7 @@ def test_columns_stand_in_the_order_of_their_declaration(parcels: Statements) ->
     assert statements(Stop).primary_key == ("parcel_id", "number")
 
 
-def test_rows_are_read_and_locked_in_the_order_of_the_key(parcels: Statements) -> None:
+def test_select_reads_and_locks_in_key_order(parcels: Statements) -> None:
     select = (
         "SELECT id, owner, price, note, version FROM test_parcels"
         " WHERE owner = ANY($1::UUID[]) ORDER BY owner"
@@ -71,7 +71,7 @@ def test_rows_are_read_and_locked_in_the_order_of_the_key(parcels: Statements) -
     assert parcels.select("owner", lock=True) == f"{select} FOR NO KEY UPDATE"
 
 
-def test_all_rows_or_none_are_locked(parcels: Statements) -> None:
+def test_a_complete_select_locks_all_rows_or_none(parcels: Statements) -> None:
     assert parcels.select("owner", lock=True, complete=True) == (
         "SELECT id, owner, price, note, version FROM test_parcels WHERE owner = ANY($1::UUID[])"
         " AND cardinality($1) = (SELECT count(*) FROM test_parcels WHERE owner = ANY($1::UUID[]))"
@@ -79,10 +79,10 @@ def test_all_rows_or_none_are_locked(parcels: Statements) -> None:
     )
 
 
-def test_several_writes_are_one_statement() -> None:
+def test_several_writes_are_combined_into_one_statement() -> None:
     stop, parcel = Write(Stop), Write(Parcel, ("price", "note"))
-    assert together((stop,)) == statements(Stop).insert()
-    assert together((stop, parcel, stop)) == (
+    assert combined((stop,)) == statements(Stop).insert()
+    assert combined((stop, parcel, stop)) == (
         "WITH write_1 AS (INSERT INTO test_stops (parcel_id, number, city)"
         " SELECT * FROM unnest($1::UUID[], $2::INTEGER[], $3::VARCHAR[])),"
         " write_2 AS (UPDATE test_parcels SET price = new.price, note = new.note"
@@ -97,7 +97,7 @@ def test_several_writes_are_one_statement() -> None:
     ]
 
 
-def test_rows_are_inserted_by_columns(parcels: Statements) -> None:
+def test_insert_takes_one_array_for_each_column(parcels: Statements) -> None:
     insert = (
         "INSERT INTO test_parcels (id, owner, price, note, version)"
         " SELECT * FROM unnest($1::UUID[], $2::UUID[], $3::BIGINT[], $4::VARCHAR[], $5::INTEGER[])"
@@ -107,7 +107,7 @@ def test_rows_are_inserted_by_columns(parcels: Statements) -> None:
     assert statements(Stop).insert_new().endswith(" RETURNING parcel_id, number")
 
 
-def test_only_a_higher_version_replaces_a_row(parcels: Statements) -> None:
+def test_upsert_replaces_only_rows_of_a_lower_version(parcels: Statements) -> None:
     assert parcels.upsert_newer() == (
         f"{parcels.insert()} ON CONFLICT (id) DO UPDATE SET owner = excluded.owner,"
         " price = excluded.price, note = excluded.note, version = excluded.version"
@@ -115,7 +115,7 @@ def test_only_a_higher_version_replaces_a_row(parcels: Statements) -> None:
     )
 
 
-def test_an_update_names_what_changes_and_finds_rows_by_their_key(parcels: Statements) -> None:
+def test_update_sets_the_changed_columns_by_primary_key(parcels: Statements) -> None:
     assert parcels.update(["price", "note"]) == (
         "UPDATE test_parcels SET price = new.price, note = new.note"
         " FROM unnest($1::UUID[], $2::BIGINT[], $3::VARCHAR[]) AS new(id, price, note)"
@@ -131,24 +131,26 @@ def test_an_update_names_what_changes_and_finds_rows_by_their_key(parcels: State
     )
 
 
-def test_a_row_has_its_defaults_and_takes_the_rest_as_it_is() -> None:
+def test_a_row_has_defaults_and_is_not_validated() -> None:
     parcel = Parcel(id=UUID(int=1), owner=UUID(int=2))
     assert (parcel.price, parcel.note, parcel.version) == (5, None, 1)
     parcel.price += 1
     assert parcel.price == 6
 
 
-def test_a_query_names_a_column_that_a_row_has_as_its_own() -> None:
+def test_an_attribute_is_a_column_on_the_class_and_a_value_on_a_row() -> None:
     query = str(select(Parcel.id).where(col(Parcel.price) > 1))
     assert "SELECT test_parcels.id" in query
     assert "test_parcels.price > " in query
     parcel = Parcel(id=UUID(int=1), owner=UUID(int=2), price=7)
-    vars(parcel)["price"] = 8  # what SQLAlchemy knows nothing of
+    vars(parcel)["price"] = 8  # without SQLAlchemy
     assert parcel.price == 8
-    assert not hasattr(vars(Parcel)["price"], "__set__"), "Python would ask it before the row"
+    assert not hasattr(vars(Parcel)["price"], "__set__"), (
+        "a data descriptor would precede the row's value"
+    )
 
 
-def test_a_row_that_was_read_can_be_changed_and_written() -> None:
+def test_a_row_from_a_record_can_be_changed_and_written() -> None:
     record = {"id": UUID(int=1), "owner": UUID(int=2), "price": 7, "note": "x", "version": 3}
     parcel = from_record(Parcel, record)
     parcel.price = 8

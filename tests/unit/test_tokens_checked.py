@@ -1,4 +1,4 @@
-"""Who may be believed: tokens against keys, with a table of keys in memory."""
+"""Verification of access tokens, with a table of keys in memory."""
 
 import base64
 import hmac
@@ -57,12 +57,12 @@ def verifier(keys: Keys) -> Verifier:
     return Verifier(keys)
 
 
-async def test_a_sound_token_tells_who_is_asking(signer: Signer, verifier: Verifier) -> None:
+async def test_a_valid_token_identifies_its_user(signer: Signer, verifier: Verifier) -> None:
     assert await verifier.user(signer.token(ADA)) == User(ADA, "user")
     assert await verifier.user(signer.token(ADA, "operator")) == User(ADA, "operator")
 
 
-def public_half(signer: Signer) -> bytes:
+def public_key(signer: Signer) -> bytes:
     return signer.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
@@ -73,11 +73,11 @@ def unsigned(signer: Signer) -> str:
     return f"{_part(head)}.{claims}."
 
 
-def signed_with_the_public_half(signer: Signer, alg: str = "HS256") -> str:
-    """What a checker that trusts `alg` would take: the public key as a shared secret."""
+def signed_with_the_public_key(signer: Signer, alg: str = "HS256") -> str:
+    """Accepted by a verifier that trusts `alg`: the public key as a shared secret."""
     head = _part({"alg": alg, "typ": "JWT", "kid": signer.key_id})
     signed = f"{head}.{signer.token(ADA).split('.')[1]}"
-    signature = hmac.digest(public_half(signer), signed.encode(), "sha256")
+    signature = hmac.digest(public_key(signer), signed.encode(), "sha256")
     return f"{signed}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
@@ -85,8 +85,8 @@ def _part(value: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
 
-def renamed(signer: Signer) -> str:
-    """Signed by somebody else, under the name of the right key."""
+def signed_with_another_key(signer: Signer) -> str:
+    """Signed with another key, under the id of the valid key."""
     return Signer(signer.key_id).token(ADA)
 
 
@@ -103,9 +103,9 @@ TOMORROW = int((datetime.now(UTC) + timedelta(days=1)).timestamp())
 
 FORGED = {
     "unsigned": unsigned,
-    "HS256 with the public key": signed_with_the_public_half,
-    "HS256 that says EdDSA": lambda signer: signed_with_the_public_half(signer, "EdDSA"),
-    "another key under this name": renamed,
+    "HS256 with the public key": signed_with_the_public_key,
+    "HS256 that says EdDSA": lambda signer: signed_with_the_public_key(signer, "EdDSA"),
+    "another key under this name": signed_with_another_key,
     "claims changed": changed,
     "an unknown key": lambda signer: Signer("tests-2").token(ADA),
     "no key": lambda signer: jwt.encode({"sub": str(ADA)}, signer.private, "EdDSA"),
@@ -114,12 +114,12 @@ FORGED = {
     "expires in words": lambda signer: signer.token(ADA, exp="tomorrow"),
     "from the future": lambda signer: signer.token(ADA, iat=TOMORROW),
     "no time of issue": lambda signer: signer.token(ADA, iat=None),
-    "for somebody else": lambda signer: signer.token(ADA, aud="choir"),
-    "for nobody": lambda signer: signer.token(ADA, aud=None),
-    "by somebody else": lambda signer: signer.token(ADA, iss="chorus/orders"),
-    "by nobody": lambda signer: signer.token(ADA, iss=None),
-    "about nobody": lambda signer: signer.token(ADA, sub=None),
-    "about no user": lambda signer: signer.token(ADA, sub="ada"),
+    "another audience": lambda signer: signer.token(ADA, aud="choir"),
+    "no audience": lambda signer: signer.token(ADA, aud=None),
+    "another issuer": lambda signer: signer.token(ADA, iss="chorus/orders"),
+    "no issuer": lambda signer: signer.token(ADA, iss=None),
+    "no subject": lambda signer: signer.token(ADA, sub=None),
+    "a subject that is not an id": lambda signer: signer.token(ADA, sub="ada"),
     "an unknown role": lambda signer: signer.token(ADA, role="admin"),
     "a list of roles": lambda signer: signer.token(ADA, role=["operator"]),
     "too long": lambda signer: signer.token(ADA, more="x" * 2048),
@@ -132,13 +132,13 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
-async def test_everything_else_is_refused(signer: Signer, verifier: Verifier, forge: Any) -> None:
+async def test_a_forged_token_is_refused(signer: Signer, verifier: Verifier, forge: Any) -> None:
     with pytest.raises(Unauthorized) as refused:
         await verifier.user(forge(signer))
     assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
 
 
-async def test_a_token_is_remembered_and_its_key_read_once(
+async def test_tokens_are_cached_and_keys_read_once(
     signer: Signer, keys: Keys, verifier: Verifier
 ) -> None:
     token = signer.token(ADA)
@@ -148,7 +148,7 @@ async def test_a_token_is_remembered_and_its_key_read_once(
     assert keys.reads == 1
 
 
-async def test_what_is_remembered_is_forgotten_when_it_expires(
+async def test_a_cached_token_is_refused_once_it_expires(
     signer: Signer, verifier: Verifier
 ) -> None:
     expired = signer.token(ADA, exp=YESTERDAY)
@@ -157,7 +157,7 @@ async def test_what_is_remembered_is_forgotten_when_it_expires(
         await verifier.user(expired)
 
 
-async def test_no_more_tokens_are_remembered_than_fit(
+async def test_the_cache_keeps_only_the_newest_tokens(
     signer: Signer, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "CACHED_TOKENS", 3)
@@ -167,13 +167,13 @@ async def test_no_more_tokens_are_remembered_than_fit(
     assert list(verifier._cached) == tokens[3:]
 
 
-async def test_an_expired_key_is_no_key(signer: Signer) -> None:
+async def test_an_expired_key_is_refused(signer: Signer) -> None:
     verifier = Verifier(Keys(signer, valid=timedelta(seconds=-1)))
     with pytest.raises(Unauthorized):
         await verifier.user(signer.token(ADA))
 
 
-async def test_a_new_key_is_found_and_unknown_ones_do_not_hammer_the_database(
+async def test_a_new_key_is_loaded_and_unknown_keys_cause_few_reads(
     signer: Signer, keys: Keys, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newer = Signer("tests-2")
@@ -188,7 +188,7 @@ async def test_a_new_key_is_found_and_unknown_ones_do_not_hammer_the_database(
     assert await verifier.user(signer.token(ADA)) == User(ADA)
 
 
-def test_the_first_word_about_a_key_stands(signer: Signer) -> None:
+def test_a_stored_key_is_not_replaced(signer: Signer) -> None:
     memory, imposter = Memory(), Signer(signer.key_id)
     for one in (signer, imposter, Signer("tests-2")):
         received = Envelope(UUID(int=9), one.published(), datetime.now(UTC), Causation("flow"))
@@ -199,7 +199,7 @@ def test_the_first_word_about_a_key_stands(signer: Signer) -> None:
     assert len(memory.rows(auth.SigningKey)) == 2
 
 
-def test_people_see_what_is_theirs_and_operators_see_all() -> None:
+def test_users_see_their_own_data_and_operators_all() -> None:
     assert User(ADA).may_see(ADA)
     assert not User(ADA).may_see(UUID(int=2))
     assert User(ADA, "operator").may_see(UUID(int=2))

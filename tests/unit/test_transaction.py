@@ -1,4 +1,4 @@
-"""One place begins and commits, in as few round trips as can be."""
+"""The unit of work: one place begins and commits, with as few round trips as possible."""
 
 import asyncio
 import re
@@ -26,22 +26,22 @@ async def server() -> Server:
     return Server()
 
 
-def said(sql: str) -> str:
-    """What a statement does to which tables, without the rest."""
+def commands(sql: str) -> str:
+    """The commands of a statement and their tables, without the rest."""
     written = re.findall(r"(?:INSERT INTO|UPDATE(?= \w+ SET)) \w+", sql)
     return ", ".join(written) or re.sub(r"^SELECT .*?(FROM \w+).*", r"SELECT \1", sql)
 
 
 class TestRoundTrips:
-    """There are as few as can be, and what is read shows what was written."""
+    """Writes are deferred, and reads see earlier writes."""
 
-    async def test_everything_that_is_written_goes_in_one_statement(self, server: Server) -> None:
+    async def test_all_writes_are_sent_as_one_statement(self, server: Server) -> None:
         async with begin(server) as tx:
             await tx.lock(Customer, [ADA.id])
             await tx.insert([ORDER])
             await tx.update([CUSTOMER], "version")
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
-        assert [said(sql) for sql in server.executed] == [
+        assert [commands(sql) for sql in server.executed] == [
             "SELECT FROM customers",
             "INSERT INTO orders, UPDATE customers, INSERT INTO outbox",
         ]
@@ -52,14 +52,16 @@ class TestRoundTrips:
             await tx.load(Customer, [ADA.id])
             await tx.insert([ORDER])
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
-        assert [said(sql) for sql in server.executed] == [
+        assert [commands(sql) for sql in server.executed] == [
             "SELECT FROM customers",
             "INSERT INTO orders, INSERT INTO outbox",
         ]
         assert server.begun == 0
         assert len(server.committed) == 1
 
-    async def test_what_could_see_a_write_comes_after_it(self, server: Server) -> None:
+    async def test_deferred_writes_are_sent_before_statements_that_could_read_them(
+        self, server: Server
+    ) -> None:
         async with begin(server) as tx:
             await tx.insert([ORDER])
             await tx.load(Customer, [ADA.id])
@@ -67,7 +69,7 @@ class TestRoundTrips:
             await tx.update([CUSTOMER], "version")
             await tx.execute("SELECT FROM orders")
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
-        assert [said(sql) for sql in server.executed] == [
+        assert [commands(sql) for sql in server.executed] == [
             "INSERT INTO orders",
             "SELECT FROM customers",
             "INSERT INTO customers",
@@ -77,9 +79,7 @@ class TestRoundTrips:
         ]
         assert server.begun == 1
 
-    async def test_rows_that_others_may_write_go_in_the_order_of_their_key(
-        self, server: Server
-    ) -> None:
+    async def test_insert_missing_sends_rows_in_key_order(self, server: Server) -> None:
         users = [UUID(int=n) for n in (3, 1, 2)]
         orders = [Order.place(UUID(int=n), user, 100, now()) for n, user in enumerate(users)]
         async with begin(server) as tx:
@@ -89,7 +89,7 @@ class TestRoundTrips:
             await tx.insert_missing(orders[::-1])
         assert server.sent[0] == [order.id for order in orders]
 
-    async def test_a_connection_that_was_lost_before_the_one_statement_leaves_nothing_unknown(
+    async def test_a_connection_lost_before_the_one_statement_is_not_an_unknown_commit(
         self, server: Server
     ) -> None:
         async def work() -> None:
@@ -102,7 +102,7 @@ class TestRoundTrips:
             await work()
         assert server.executed == [statements(Customer).select("id", lock=False)]
 
-    async def test_who_does_nothing_costs_nothing(self, server: Server) -> None:
+    async def test_an_empty_transaction_makes_no_round_trip(self, server: Server) -> None:
         async with begin(server) as tx:
             await tx.insert([])
             assert await tx.lock_all(Customer, []) == {}
@@ -110,7 +110,7 @@ class TestRoundTrips:
         assert server.begun == 0
 
     @pytest.mark.parametrize(
-        ("fault", "told"),
+        ("fault", "raised"),
         [
             (ConnectionResetError(), CommitUnknownError),
             (asyncpg.ConnectionDoesNotExistError("closed"), CommitUnknownError),
@@ -119,36 +119,36 @@ class TestRoundTrips:
         ],
         ids=lambda value: getattr(value, "__name__", type(value).__name__),
     )
-    async def test_one_statement_may_be_lost_like_a_commit(
-        self, server: Server, fault: Exception, told: type[Exception]
+    async def test_a_connection_lost_during_the_one_statement_is_an_unknown_commit(
+        self, server: Server, fault: Exception, raised: type[Exception]
     ) -> None:
         async def work() -> None:
             async with begin(server) as tx:
                 await tx.insert([ORDER])
 
         server.commit_faults = [fault]
-        with pytest.raises(told):
+        with pytest.raises(raised):
             await work()
         assert not server.committed
 
 
 class TestTransaction:
-    """One place begins and commits."""
+    """Commit, rollback and callbacks."""
 
-    async def test_what_follows_a_commit_waits_for_it(self, server: Server) -> None:
-        happened: list[str] = []
+    async def test_after_commit_callbacks_run_after_commit(self, server: Server) -> None:
+        called: list[str] = []
         async with begin(server) as tx:
-            tx.after_commit(lambda: happened.append("after"))
-            assert happened == []
-        assert happened == ["after"]
+            tx.after_commit(lambda: called.append("after"))
+            assert called == []
+        assert called == ["after"]
 
     @pytest.mark.parametrize("error", [ValueError("bad"), asyncio.CancelledError()], ids=repr)
-    async def test_anything_raised_rolls_back(self, server: Server, error: BaseException) -> None:
-        happened: list[str] = []
+    async def test_any_exception_rolls_back(self, server: Server, error: BaseException) -> None:
+        called: list[str] = []
 
         async def work() -> None:
             async with begin(server) as tx:
-                tx.after_commit(lambda: happened.append("after"))
+                tx.after_commit(lambda: called.append("after"))
                 await tx.execute("write")
                 server.written.append(1)
                 raise error
@@ -157,11 +157,9 @@ class TestTransaction:
             await work()
         assert not server.committed
         assert not server.written
-        assert not happened
+        assert not called
 
-    async def test_a_connection_that_is_gone_is_not_asked_to_roll_back(
-        self, server: Server
-    ) -> None:
+    async def test_no_rollback_is_sent_on_a_closed_connection(self, server: Server) -> None:
         async def work() -> None:
             async with begin(server) as tx:
                 await tx.execute("write")

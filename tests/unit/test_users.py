@@ -33,7 +33,7 @@ def a_key_pair(made: datetime = NOW) -> KeyPair:
 
 
 @pytest.mark.parametrize(
-    ("said", "stored"),
+    ("sent", "stored"),
     [
         ("Ada@Example.ORG", "ada@example.org"),
         ("ada+shop@example.org", "ada+shop@example.org"),
@@ -42,12 +42,12 @@ def a_key_pair(made: datetime = NOW) -> KeyPair:
         ("a" * 64 + "@example.org", "a" * 64 + "@example.org"),
     ],
 )
-def test_an_address_has_one_form(said: str, stored: str) -> None:
-    assert TypeAdapter(Email).validate_python(said) == stored
+def test_an_email_address_is_normalized(sent: str, stored: str) -> None:
+    assert TypeAdapter(Email).validate_python(sent) == stored
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         *("", "ada", "ada@", "@example.org", "ada@example", "ada@localhost", "ada@@example.org"),
         *("ada@example.org\n", "ada@example.org\r\nBcc: eve@example.org", "ada @example.org"),
@@ -55,13 +55,13 @@ def test_an_address_has_one_form(said: str, stored: str) -> None:
         *("a" * 250 + "@example.org", "a@" + "b." * 124 + "example.org", "ada@example.org\0"),
     ],
 )
-def test_what_is_no_address_is_refused(said: str) -> None:
+def test_a_malformed_email_address_is_refused(sent: str) -> None:
     with pytest.raises(ValidationError):
-        TypeAdapter(Email).validate_python(said)
+        TypeAdapter(Email).validate_python(sent)
 
 
 @pytest.mark.parametrize("name", ["A", "Ada Lovelace", "Анна", "O'Brien", "李", "🙂", "x" * 200])
-def test_a_name_is_taken_as_it_is(name: str) -> None:
+def test_a_name_is_kept_unchanged(name: str) -> None:
     assert TypeAdapter(Name).validate_python(name) == name
 
 
@@ -86,7 +86,7 @@ def test_a_password_has_8_to_128_characters(length: int) -> None:
         RegisterBody.model_validate(fields | {"password": "ж" * length})
 
 
-def test_a_short_password_is_wrong_at_sign_in_and_not_malformed() -> None:
+def test_a_short_password_is_valid_at_sign_in() -> None:
     assert LoginBody.model_validate({"email": "ada@example.org", "password": "short"})
 
 
@@ -100,7 +100,7 @@ def test_a_locale_is_en_or_ru(locale: Any) -> None:
 
 
 @pytest.mark.parametrize("field", ["role", "userId", "version", "passwordHash", "balance"])
-def test_no_body_takes_a_field_that_is_not_its_own(field: str) -> None:
+def test_undeclared_fields_are_refused(field: str) -> None:
     fields = {"email": "ada@example.org", "name": "Ada", "password": "correct horse"}
     for body in (RegisterBody, PatchBody, LoginBody):
         own = {name: value for name, value in fields.items() if name in body.model_fields}
@@ -112,12 +112,12 @@ def test_no_body_takes_a_field_that_is_not_its_own(field: str) -> None:
 @pytest.mark.parametrize(
     "body", [{}, None, [], {"name": None}, {"email": None}, {"locale": None}, {"password": "x" * 8}]
 )
-def test_a_change_changes_something(body: Any) -> None:
+def test_a_change_needs_at_least_one_value(body: Any) -> None:
     with pytest.raises(ValidationError):
         PatchBody.model_validate(body)
 
 
-def test_what_a_change_leaves_out_stays() -> None:
+def test_a_change_keeps_omitted_fields() -> None:
     body = PatchBody.model_validate({"locale": "ru"})
     user = a_registered_user()
     later = NOW + timedelta(hours=1)
@@ -128,14 +128,14 @@ def test_what_a_change_leaves_out_stays() -> None:
     assert user.updated_at == later
 
 
-def test_what_changes_nothing_is_no_new_version() -> None:
+def test_a_change_without_effect_makes_no_version() -> None:
     user = a_registered_user()
     assert not user.change("Ada", "ada@example.org", "en", NOW + timedelta(hours=1))
     assert user.version == 1
     assert user.updated_at == NOW
 
 
-def test_a_token_says_who_and_for_how_long() -> None:
+def test_a_token_names_user_role_and_expiry() -> None:
     pair, ring = a_key_pair(), KeyRing()
     ring.hold([pair])
     user = a_registered_user(role="operator")
@@ -161,7 +161,7 @@ def test_a_token_says_who_and_for_how_long() -> None:
     assert jwt.get_unverified_header(token) == {"alg": "EdDSA", "kid": pair.key_id, "typ": "JWT"}
 
 
-def test_the_oldest_key_that_outlives_the_token_signs() -> None:
+def test_the_oldest_key_that_outlives_the_token_signs_it() -> None:
     ring = KeyRing()
     old, new = a_key_pair(NOW), a_key_pair(NOW + timedelta(days=23))
     ring.hold([new, old])
@@ -177,15 +177,15 @@ def test_the_oldest_key_that_outlives_the_token_signs() -> None:
         signed_with(NOW + timedelta(days=53))
 
 
-def test_a_key_is_announced_without_its_private_half() -> None:
+def test_a_key_is_published_without_its_private_key() -> None:
     pair = a_key_pair()
-    said = pair.published().model_dump_json().encode() + repr(pair.known()).encode()
-    assert pair.private_key.hex().encode() not in said
+    public = pair.published().model_dump_json().encode() + repr(pair.known()).encode()
+    assert pair.private_key.hex().encode() not in public
     assert pair.known().x == pair.published().jwk.x
     assert pair.known().valid_until == pair.published().valid_until == NOW + KEY_LIFETIME
 
 
-async def test_a_password_is_hashed_with_argon2id_as_strong_as_promised() -> None:
+async def test_a_password_is_hashed_with_argon2id_of_the_recommended_strength() -> None:
     passwords = Passwords()
     stored = await passwords.hash("correct horse")
     assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
@@ -195,7 +195,7 @@ async def test_a_password_is_hashed_with_argon2id_as_strong_as_promised() -> Non
     assert not await passwords.matches("correct horse", None)
 
 
-async def test_what_is_too_much_to_hash_is_refused_at_once() -> None:
+async def test_passwords_beyond_the_waiting_limit_are_refused() -> None:
     passwords = Passwords(waiting_limit=3)
     results = await asyncio.gather(
         *(passwords.hash("correct horse") for _ in range(5)), return_exceptions=True
@@ -204,14 +204,14 @@ async def test_what_is_too_much_to_hash_is_refused_at_once() -> None:
     assert await passwords.hash("correct horse")
 
 
-async def test_a_password_that_waits_too_long_is_told_so() -> None:
+async def test_a_password_that_waits_too_long_is_refused() -> None:
     passwords = Passwords(timeout=0.0)
     with pytest.raises(Unavailable):
         await passwords.hash("correct horse")
     passwords.require_room()
 
 
-async def test_whoever_gives_up_makes_room() -> None:
+async def test_a_cancelled_password_frees_its_place() -> None:
     passwords = Passwords(waiting_limit=1)
     waiting = asyncio.create_task(passwords.hash("correct horse"))
     await asyncio.sleep(0)
@@ -225,7 +225,7 @@ def settings(email: str | None, password: str | None) -> Settings:
     return Settings.model_construct(operator_email=email, operator_password=secret)
 
 
-def test_the_first_operator_stands_in_the_settings() -> None:
+def test_the_first_operator_is_read_from_the_settings() -> None:
     assert configured_operator(settings(None, None)) is None
     command = configured_operator(settings("Boss@Example.org", "correct horse"))
     assert command is not None
@@ -233,7 +233,7 @@ def test_the_first_operator_stands_in_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("email", "password", "says"),
+    ("email", "password", "message"),
     [
         ("boss@example.org", None, "go together"),
         (None, "correct horse", "go together"),
@@ -241,9 +241,9 @@ def test_the_first_operator_stands_in_the_settings() -> None:
         ("boss@example.org", "pony", "CHORUS_OPERATOR_PASSWORD: .*8 characters"),
     ],
 )
-def test_settings_that_make_no_operator_are_said_without_the_password(
-    email: str | None, password: str | None, says: str
+def test_invalid_operator_settings_are_reported_without_the_password(
+    email: str | None, password: str | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=says) as error:
+    with pytest.raises(ValueError, match=message) as error:
         configured_operator(settings(email, password))
     assert password is None or password not in str(error.value)

@@ -1,4 +1,4 @@
-"""Accounts, charges, transfers, holders, and the tables that every service has."""
+"""Accounts, charges, transfers, holders, and the tables of every service."""
 
 from chassis.database.migrations import chassis_0001, grant, run
 
@@ -54,7 +54,7 @@ CREATE VIEW ledger_entries AS
 
 
 def upgrade() -> None:
-    """Create everything; the ledger can be read and added to, never changed."""
+    """Create all tables; the service may read and append to the ledger, but not change it."""
     chassis_0001.upgrade()
     run(SQL)
     grant("SELECT, INSERT, UPDATE", "holders", "accounts", "charges")

@@ -1,4 +1,4 @@
-"""Orders, customers, and the tables that every service has."""
+"""Orders, customers, and the tables of every service."""
 
 from chassis.database.migrations import chassis_0001, grant, run
 
@@ -27,7 +27,7 @@ CREATE INDEX orders_of_user ON orders (user_id, id DESC);
 
 
 def upgrade() -> None:
-    """Create everything."""
+    """Create all tables."""
     chassis_0001.upgrade()
     run(SQL)
     grant("SELECT, INSERT, UPDATE", "customers", "orders")

@@ -1,4 +1,4 @@
-"""Users, key pairs, and the tables that every service has."""
+"""Users, key pairs, and the tables of every service."""
 
 from chassis.database.migrations import chassis_0001, grant, run
 
@@ -27,7 +27,7 @@ CREATE TABLE key_pairs (
 
 
 def upgrade() -> None:
-    """Create everything."""
+    """Create all tables."""
     chassis_0001.upgrade()
     run(SQL)
     grant("SELECT, INSERT, UPDATE", "users")

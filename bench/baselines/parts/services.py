@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from bench.baselines.common import Service
-from chassis.runtime.telemetry import CORRELATION_HEADER
+from chassis.web.context import CORRELATION_HEADER
 from events.base import Causation
 
 POOL: Final = 256

@@ -12,8 +12,7 @@ from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
 from apps.users.api import PasswordsDep, login, view_user
-from apps.users.models import User
-from apps.users.problems import EmailTaken
+from apps.users.models import EmailTaken, User
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, service_of
 from bench.baselines.parts import sql

@@ -1,17 +1,17 @@
-"""Migrations that every service's database shares, and the words that migrations are written in."""
+"""The tables that every service's database has, and helpers for migrations."""
 
 from alembic import context, op
 
 
 def run(sql: str) -> None:
-    """Run the statements of a script, each ended by a semicolon at the end of its line: asyncpg takes one at a time."""
+    """Run the statements of a script one by one; a semicolon at the end of a line ends each."""
     for statement in sql.split(";\n"):
         if statement.strip():
             op.execute(statement)
 
 
 def grant(rights: str, *tables: str) -> None:
-    """Let the service's role, which owns nothing, use tables. `rights` are SQL's: "SELECT, INSERT"."""
+    """Grant privileges, such as "SELECT, INSERT", on tables to the service's role, which owns none."""
     role = context.config.get_main_option("role")
     assert role is not None
     op.execute(f'GRANT {rights} ON {", ".join(tables)} TO "{role}"')

@@ -1,6 +1,6 @@
 """Revision 0001 of the tables that every service has: outbox, inbox, idempotency keys, signing keys.
 
-Each service's own first migration calls it; like any migration it is never changed once it has been applied.
+The first migration of each service calls it. Like any migration it never changes once it has been applied.
 """
 
 from chassis.database.migrations import grant, run
@@ -39,7 +39,7 @@ CREATE TABLE signing_keys (
 
 
 def upgrade() -> None:
-    """Create the tables and let the service's role use them."""
+    """Create the tables and grant the service's role access."""
     run(SQL)
     grant("SELECT, INSERT, UPDATE, DELETE", "outbox", "inbox", "idempotency_keys")
     grant("SELECT, INSERT, DELETE", "signing_keys")

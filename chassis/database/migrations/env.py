@@ -1,4 +1,4 @@
-"""Alembic's environment for every service: runs as the owner, in the service's database."""
+"""Alembic's environment for every service: runs as the owner of the service's database."""
 
 import asyncio
 

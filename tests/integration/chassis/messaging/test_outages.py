@@ -241,7 +241,7 @@ class TestServiceDuringOutages:
     async def test_a_silent_database_connection_is_replaced(
         self, install_chorus: Install, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(databases, "SILENCE_SECONDS", 1.0)
+        monkeypatch.setattr(databases, "COMMAND_SECONDS", 1.0)
         installation = await install_chorus("silence", "billing")
         url = installation.database_url("billing")
         async with Proxy.before(url) as proxy:
@@ -267,13 +267,13 @@ class TestServiceDuringOutages:
     async def test_a_service_without_a_free_connection_is_not_ready_within_the_timeout(
         self, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(databases, "ANSWER_SECONDS", 0.1)
+        monkeypatch.setattr(databases, "CHECK_SECONDS", 0.1)
         database = fragile.billing.service.database
         async with AsyncExitStack() as taken:
             for _ in range(database.pool.get_max_size()):
                 await taken.enter_async_context(database.pool.acquire())
             await fragile.billing.is_ready(503)
-            asked = database._asked
+            asked = database._check
             await fragile.billing.is_ready(503)
-            assert database._asked is asked  # no second request waits for a connection
+            assert database._check is asked  # no second request waits for a connection
         await fragile.billing.is_ready(200)
