@@ -1,4 +1,4 @@
-"""Which definitions of ours run while something happens, and how many lines they have."""
+"""Which of our functions run while something happens, and how many lines of code they have."""
 
 import ast
 import contextlib
@@ -11,65 +11,42 @@ from types import FrameType
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
+ROOMS: Final = ("events/", "chassis/", "apps/")
 
-Functions = ast.FunctionDef | ast.AsyncFunctionDef
-Definition = Functions | ast.ClassDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass
 class Trace:
-    """The definitions that have run, by file and qualified name."""
+    """The functions and methods that have run, by file: their qualified names."""
 
-    rooms: tuple[str, ...]
-    """The folders whose definitions count: "chassis", "apps/orders"."""
-    found: set[tuple[str, str]] = field(default_factory=set)
+    ran: dict[str, set[str]] = field(default_factory=dict)
 
-    def called(self, frame: FrameType, event: str, _argument: Any) -> None:
+    def note(self, frame: FrameType, event: str, _argument: Any) -> None:
         """Take note of a call, as `sys.setprofile` reports it."""
-        if event == "call" and (file := _file(frame.f_code.co_filename)).startswith(self.rooms):
-            self.found.add((file, frame.f_code.co_qualname))
-
-    def names(self, file: str) -> set[str]:
-        """The qualified names that have run in a file, without the functions inside of functions."""
-        return {name.partition(".<locals>")[0] for path, name in self.found if path == file}
+        file = frame.f_code.co_filename.removeprefix(f"{ROOT}/")
+        if event == "call" and file.startswith(ROOMS) and file.endswith(".py"):
+            self.ran.setdefault(file, set()).add(frame.f_code.co_qualname)
 
     def lines(self) -> dict[str, int]:
-        """Lines by file: of what has run, of the head of its class, and of the classes that it names."""
-        counted: dict[str, set[int]] = {}
-        for file in {file for file, _ in self.found}:
-            defined = definitions(file)
-            for name in self.names(file) & defined.keys():
-                self._count(counted, file, name)
-        return {file: len(numbers) for file, numbers in sorted(counted.items())}
+        """Lines of code by file: those of the functions that have run, without blank lines and docstrings."""
+        return {file: count for file in sorted(self.ran) if (count := len(self._lines_of(file)))}
 
-    def _count(self, counted: dict[str, set[int]], file: str, name: str) -> None:
-        node = definitions(file)[name]
-        lines = counted.setdefault(file, set())
-        if isinstance(node, ast.ClassDef):
-            lines |= _head(node)
-            return
-        lines |= _span(node)
-        if (owner := name.rpartition(".")[0]) in definitions(file):
-            lines |= _head(definitions(file)[owner])
-        for module, kind in self._classes_named_by(file, node):
-            counted.setdefault(module, set()).update(_head(definitions(module)[kind]))
-
-    def _classes_named_by(self, file: str, node: ast.AST) -> Iterator[tuple[str, str]]:
-        for part in ast.walk(node):
-            if isinstance(part, ast.Name) and part.id in (origin := names_of(file)):
-                module, kind = origin[part.id]
-                if module.startswith(self.rooms) and isinstance(definitions(module).get(kind), ast.ClassDef):
-                    yield module, kind
+    def _lines_of(self, file: str) -> set[int]:
+        found: set[int] = set()
+        for name in self.ran[file] & lines_of_functions(file).keys():
+            found |= lines_of_functions(file)[name]
+        return found
 
 
 @contextlib.contextmanager
-def traced(*rooms: str) -> Iterator[Trace]:
-    """Trace the calls in this thread. Caches are emptied before: what they keep runs for the first of its kind."""
-    for clear in _caches(rooms):
+def traced() -> Iterator[Trace]:
+    """Trace the calls in this thread. Caches are emptied before: what fills them belongs to the way as well."""
+    for clear in _caches():
         clear()
-    trace = Trace(rooms)
+    trace = Trace()
     before = sys.getprofile()
-    sys.setprofile(trace.called)
+    sys.setprofile(trace.note)
     try:
         yield trace
     finally:
@@ -77,54 +54,35 @@ def traced(*rooms: str) -> Iterator[Trace]:
 
 
 @cache
-def definitions(file: str) -> dict[str, Definition]:
-    """The classes, functions and methods of a file by qualified name."""
-    found: dict[str, Definition] = {}
+def lines_of_functions(file: str) -> dict[str, frozenset[int]]:
+    """The lines of each function of a file, by its qualified name as the interpreter forms it."""
+    source = (ROOT / file).read_text()
+    blank = {number for number, line in enumerate(source.split("\n"), 1) if not line.strip()}
+    found: dict[str, frozenset[int]] = {}
 
-    def add(body: list[ast.stmt], prefix: str) -> None:
-        for node in body:
-            if isinstance(node, Definition):
-                found[prefix + node.name] = node
-                if isinstance(node, ast.ClassDef):
-                    add(node.body, f"{prefix}{node.name}.")
+    def add(node: ast.AST, prefix: str) -> None:
+        for inner in ast.iter_child_nodes(node):
+            if isinstance(inner, Function):
+                found[prefix + inner.name] = frozenset(_code(inner) - blank)
+                add(inner, f"{prefix}{inner.name}.<locals>.")
+            else:
+                add(inner, f"{prefix}{inner.name}." if isinstance(inner, ast.ClassDef) else prefix)
 
-    add(ast.parse((ROOT / file).read_text()).body, "")
+    add(ast.parse(source), "")
     return found
 
 
-@cache
-def names_of(file: str) -> dict[str, tuple[str, str]]:
-    """Where the names that a file uses are defined: file and name there."""
-    found = {name: (file, name) for name in definitions(file) if "." not in name}
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            path = f"{node.module.replace('.', '/')}.py"
-            if (ROOT / path).exists():
-                found |= {alias.asname or alias.name: (path, alias.name) for alias in node.names}
-    return found
-
-
-def _span(node: Definition) -> set[int]:
-    first = min([node.lineno, *(one.lineno for one in node.decorator_list)])
-    return set(range(first, (node.end_lineno or node.lineno) + 1))
-
-
-def _head(node: Definition) -> set[int]:
-    """A class without its methods."""
-    lines = _span(node)
-    for inner in node.body:
-        if isinstance(inner, Functions):
-            lines -= _span(inner)
+def _code(node: Function) -> set[int]:
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    lines = set(range(first, (node.end_lineno or first) + 1))
+    if ast.get_docstring(node):
+        lines -= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     return lines
 
 
-def _file(name: str) -> str:
-    return name.removeprefix(f"{ROOT}/")
-
-
-def _caches(rooms: tuple[str, ...]) -> Iterator[Callable[[], None]]:
+def _caches() -> Iterator[Callable[[], None]]:
     for name, module in list(sys.modules.items()):
-        if name.replace(".", "/").startswith(rooms):
+        if f"{name.replace('.', '/')}/".startswith(ROOMS) and name != "chassis.runtime.settings":
             for one in vars(module).values():
                 clear = getattr(one, "cache_clear", None)
                 if clear is not None and getattr(one, "__module__", "") == name:
