@@ -15,7 +15,7 @@ RULES: list[dict[str, Any]] = yaml.safe_load(FILE.read_text())["groups"][0]["rul
 def metrics() -> set[str]:
     """The names of our metrics, as they are scraped."""
     found = set()
-    for module in modules("chassis", "apps", "ops"):
+    for module in modules("events", "chassis", "apps", "ops"):
         for kind in ("Counter", "Gauge", "Histogram", "gauge"):
             for _, call in module.calls(kind):
                 if call.args and isinstance(name := getattr(call.args[0], "value", None), str):

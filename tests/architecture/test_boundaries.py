@@ -116,7 +116,7 @@ class TestServices:
     def test_only_relay_and_dead_letters_publish_to_the_broker(self) -> None:
         assert publishes_elsewhere(services_code()) == []
 
-    def test_nothing_is_declared_while_a_service_runs(self) -> None:
+    def test_nothing_is_declared_by_connecting(self) -> None:
         assert declares(services_code()) == []
 
     def test_no_service_calls_another(self) -> None:

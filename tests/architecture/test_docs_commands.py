@@ -22,6 +22,7 @@ PAGES: Final = sorted(
 )
 RECORDS: Final = sorted((ROOT / "docs/adr").glob("0*.md"))
 NOT_OURS: Final = {"chorus_queue"}
+PRODUCT: Final = ("events", "chassis", "apps", "ops")
 
 
 def name_of(path: Path) -> str:
@@ -102,21 +103,21 @@ def test_every_variable_that_a_page_names_is_a_setting(page: Path) -> None:
 
 @pages
 def test_every_figure_that_a_page_names_is_one_of_ours(page: Path) -> None:
-    ours = {text for module in modules("events", "apps") for text in module.texts()}
+    ours = {text for module in modules(*PRODUCT) for text in module.texts()}
     for name in re.findall(r"\bchorus_[a-z_]+[a-z]", page.read_text()):
         assert name in ours | NOT_OURS, name
 
 
 def test_every_figure_is_in_the_runbook() -> None:
     page = (ROOT / "docs/runbook.md").read_text()
-    for module in modules("events", "apps"):
+    for module in modules(*PRODUCT):
         for _, call in module.calls("Counter", "Gauge", "Histogram"):
             if call.args and isinstance(call.args[0], ast.Constant):
                 assert f"`{call.args[0].value!s}" in page, module.path
 
 
 def test_every_log_line_that_the_runbook_explains_is_written_somewhere() -> None:
-    written = {text for module in modules("events", "apps") for text in module.texts()}
+    written = {text for module in modules(*PRODUCT) for text in module.texts()}
     section = (ROOT / "docs/runbook.md").read_text().split("\n## Logs")[1].split("\n## ")[0]
     with_reason = re.findall(r"`([a-z]+\.[a-z_]+)`", section)
     assert len(with_reason) > 5

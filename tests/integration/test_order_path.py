@@ -33,7 +33,7 @@ PERIODIC: Final = {"backlog", "gauges", "health", "late_orders", "retention", "s
 
 TARGETS: Final = {"files": 25, "lines": 1200, "business": 300}
 LIMITS: Final = {"files": 38, "lines": 1600, "business": 390}
-"""What holds today. A limit may only fall, until it meets its target."""
+"""What holds today: a limit may only fall, until it meets its target. Lines are without blank ones and docstrings."""
 
 
 def an_app(service: str) -> FastAPI:
@@ -106,7 +106,6 @@ class TestOrderPath:
         detail = "\n".join(f"{count:5} {file}" for file, count in lines.items())
         over = {name for name, limit in LIMITS.items() if found[name] > limit}
         assert not over, f"{found}, limits {LIMITS}, targets {TARGETS}\n{detail}"
-        assert all(LIMITS[name] >= target for name, target in TARGETS.items())
 
     async def test_the_steps_that_the_architecture_page_lists_run(self, order: Trace) -> None:
         page = ROOT / "docs/architecture.md"
