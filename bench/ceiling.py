@@ -1,7 +1,7 @@
 """The ceiling: FastAPI with one trivial POST, in one process. `python -m bench.ceiling orders --port N`.
 
-It takes an order, checks its form, and answers. It stores nothing and tells nobody, so nothing that does either by the
-same means can be faster.
+It validates an order and responds. It stores and publishes nothing, so no service that does, with the same web server
+and framework, can be faster.
 """
 
 import argparse
@@ -25,33 +25,33 @@ class Message(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
-class Wanted(Message):
-    """What the customer sends."""
+class OrderBody(Message):
+    """The request."""
 
     total_price: Decimal
 
 
-class Taken(Message):
-    """What he is answered."""
+class OrderView(Message):
+    """The response."""
 
     order_id: UUID
     total_price: Decimal
 
 
 @app.post("/order/create", status_code=201)
-async def create_order(body: Wanted) -> Taken:
-    """Take an order, and do nothing with it."""
-    return Taken(order_id=uuid7(), total_price=body.total_price)
+async def create_order(body: OrderBody) -> OrderView:
+    """Validate an order, and respond."""
+    return OrderView(order_id=uuid7(), total_price=body.total_price)
 
 
 @app.get("/ready")
 async def ready() -> bool:
-    """Always."""
+    """It has nothing to wait for."""
     return True
 
 
 def main() -> None:
-    """Serve until SIGTERM, with the web server and the settings that Chorus' services have."""
+    """Serve until SIGTERM, with the web server and the settings of Chorus' services."""
     parser = argparse.ArgumentParser("python -m bench.ceiling")
     parser.add_argument("service", choices=["orders"])
     parser.add_argument("--port", type=int, required=True)

@@ -1,4 +1,4 @@
-"""Charts as SVG: horizontal bars, in colours that can be read on white and on black."""
+"""Bar charts as SVG, in colours that are legible on white and on black."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from bench.figures import Spread, number
 
 WIDTH: Final = 760
 LABEL: Final = 160
-"""Where the bars begin."""
+"""The x coordinate at which the bars begin."""
 
 VALUE: Final = 190
-"""What is kept free for figures behind the longest bar."""
+"""The space for figures behind the longest bar."""
 
 ROW: Final = 34
 TOP: Final = 48
 BAR: Final = 18
-LETTER: Final = 13
+FONT_SIZE: Final = 13
 
 INK: Final = "#6e7781"
 OURS: Final = "#2f81f7"
 OTHERS: Final = "#9aa4ae"
-FONT: Final = f'font-family="system-ui, sans-serif" font-size="{LETTER}" fill="{INK}"'
+FONT: Final = f'font-family="system-ui, sans-serif" font-size="{FONT_SIZE}" fill="{INK}"'
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Bar:
     label: str
     value: Spread
     note: str = ""
-    """Behind the figure."""
+    """Text behind the figure."""
     ours: bool = False
 
 
 def bars(title: str, unit: str, wanted: Sequence[Bar]) -> str:
-    """A chart. A thin line shows the least and the most of all rounds, the bar their median."""
+    """A chart. The bar shows the median of all rounds, a thin line the minimum and the maximum."""
     longest = max((bar.value.most for bar in wanted), default=0.0) or 1.0
     scale = (WIDTH - LABEL - VALUE) / longest
     height = TOP + ROW * len(wanted) + 8
-    said = "; ".join(f"{bar.label}: {number(bar.value.median)} {unit}" for bar in wanted)
+    description = "; ".join(f"{bar.label}: {number(bar.value.median)} {unit}" for bar in wanted)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {FONT}>',
         f"<title>{escape(title)}</title>",
-        f"<desc>{escape(said)}</desc>",
-        f'<text x="0" y="20" font-size="{LETTER + 2}" font-weight="600">{escape(title)}, {escape(unit)}</text>',
+        f"<desc>{escape(description)}</desc>",
+        f'<text x="0" y="20" font-size="{FONT_SIZE + 2}" font-weight="600">{escape(title)}, {escape(unit)}</text>',
     ]
     for place, bar in enumerate(wanted):
         lines += _bar(bar, TOP + ROW * place, scale)
@@ -54,13 +54,13 @@ def bars(title: str, unit: str, wanted: Sequence[Bar]) -> str:
 
 
 def title_of(picture: str) -> str:
-    """What a chart shows, for who cannot see it."""
+    """The title of a chart, as its alternative text."""
     return unescape(picture.partition("<title>")[2].partition("</title>")[0])
 
 
 def _bar(bar: Bar, top: float, scale: float) -> list[str]:
     middle = top + BAR / 2
-    text = middle + LETTER / 3
+    text = middle + FONT_SIZE / 3
     length, least, most = (
         round(value * scale, 1) for value in (bar.value.median, bar.value.least, bar.value.most)
     )

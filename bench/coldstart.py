@@ -1,36 +1,36 @@
-"""From nothing running to the first paid order, as somebody sees it who tries Chorus out: `chorus demo` is timed."""
+"""Cold start: the time from the start of `chorus demo` to the first paid order."""
 
 import asyncio
 import sys
 import time
 from typing import Final
 
-from bench.cast import inherited
 from bench.contestants import CHORUS
 from bench.figures import Spread, spread
 from bench.plan import Bench
+from bench.processes import inherited
 from bench.tables import Outcome, Table
 from tools.children import Child, ChildFailed
 from tools.servers.folders import project_folder
 
-PAID: Final = "hears PaymentSucceeded: paid"
-"""What the demo says of the first order that is paid."""
+PAID: Final = "receives PaymentSucceeded: paid"
+"""The line of the demo about the first paid order."""
 
-LOOK_SECONDS: Final = 0.02
-MOST_SECONDS: Final = 120.0
+POLL_SECONDS: Final = 0.02
+TIMEOUT_SECONDS: Final = 120.0
 
 
 async def coldstart(bench: Bench) -> Outcome:
     """The part."""
     found = []
     for turn in range(bench.plan.rounds):
-        with bench.noting(CHORUS):
+        with bench.recording_failures(CHORUS):
             found.append(await _demo(bench, turn))
-            bench.say(f"paid after {found[-1]:.1f} s")
+            bench.report(f"paid after {found[-1]:.1f} s")
     outcome = Outcome("Cold start", data=found)
     if found:
         outcome.measured["coldstart"] = Spread.of(found).median
-        what = "PostgreSQL and RabbitMQ made and started, four services, the first order paid"
+        what = "PostgreSQL and RabbitMQ created and started, four services started, the first order paid"
         outcome.tables = [
             Table("Cold start, seconds", ("", "seconds"), [(what, spread(Spread.of(found)))])
         ]
@@ -41,19 +41,19 @@ async def _demo(bench: Bench, turn: int) -> float:
     child = Child(
         "demo",
         [sys.executable, "-m", "ops", "demo", "--native", "--exit"],
-        log=bench.stage.folder / f"demo-{turn}.log",
+        log=bench.environment.folder / f"demo-{turn}.log",
         environment=inherited(),
         folder=project_folder(),
     )
-    begun = time.monotonic()
+    started = time.monotonic()
     try:
         child.start()
         while PAID not in (child.log.read_text() if child.log.exists() else ""):
-            if not child.running or time.monotonic() > begun + MOST_SECONDS:
-                raise ChildFailed(f"the demo did not come to a paid order\n{child.tail()}")
-            await asyncio.sleep(LOOK_SECONDS)
-        taken = time.monotonic() - begun
-        await asyncio.to_thread(child.finish, within=MOST_SECONDS)
+            if not child.running or time.monotonic() > started + TIMEOUT_SECONDS:
+                raise ChildFailed(f"the demo did not reach a paid order\n{child.tail()}")
+            await asyncio.sleep(POLL_SECONDS)
+        taken = time.monotonic() - started
+        await asyncio.to_thread(child.finish, within=TIMEOUT_SECONDS)
     finally:
         child.stop()
     return taken

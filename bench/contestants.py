@@ -1,4 +1,4 @@
-"""Who is measured: Chorus, three other ways to build it, and a ceiling."""
+"""What is measured: Chorus, three other ways to build it, and a ceiling."""
 
 import sys
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ class Contestant:
 
     name: str
     label: str
-    """In a word or two, for tables."""
+    """The name in tables."""
     what: str
-    """In a sentence's worth."""
+    """A description for the page."""
     command: tuple[str, ...]
-    """Runs one of its services, with the service's name and `--port=N` behind it."""
+    """The command of a service. The name of the service and `--port=N` are appended."""
     services: tuple[str, ...] = SERVICES
     own_topology: bool = False
-    """Whether it makes its exchanges and queues by itself, and enters the broker as an administrator."""
+    """Whether it declares its own exchanges and queues, as an administrator of the broker."""
 
     @property
     def settles(self) -> bool:
-        """Whether an order comes to an end, with a letter."""
+        """Whether it settles orders, with a notification."""
         return self.services == SERVICES
 
 
@@ -43,9 +43,9 @@ CONTESTANTS: Final = (
         "http_only", "HTTP only", "services that call each other, with a tuned client and tuned SQL"
     ),
     _baseline(
-        "events_for_letters",
-        "events for letters",
-        "the same, but letters are told of by thin events",
+        "events_for_notifications",
+        "thin events",
+        "the same, with thin events for notifications",
     ),
     _baseline(
         "usual",
@@ -55,7 +55,7 @@ CONTESTANTS: Final = (
     Contestant(
         "ceiling",
         "ceiling",
-        "FastAPI with one trivial POST, in one process; it stores nothing and tells nobody",
+        "FastAPI with one trivial POST, in one process; it stores and publishes nothing",
         (sys.executable, "-m", "bench.ceiling"),
         services=("orders",),
     ),

@@ -1,4 +1,4 @@
-"""Customers with money on their accounts, made through the services' own doors."""
+"""Customers with money on their accounts, created over the public HTTP API."""
 
 import asyncio
 import secrets
@@ -7,18 +7,18 @@ from typing import Any, Final
 
 import httpx
 
-from bench.cast import Cast
 from bench.client import post
+from bench.processes import Processes
 
-PASSWORD: Final = "correct horse battery"  # noqa: S105 - of customers who are gone in a minute
+PASSWORD: Final = "correct horse battery"  # noqa: S105 - of temporary customers
 DEPOSIT: Final = "1000000000.00"
 PRICE: Final = "1.00"
-PATIENCE_SECONDS: Final = 30.0
+TIMEOUT_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True)
 class Customer:
-    """Somebody who is signed in."""
+    """A user with a token."""
 
     id: str
     email: str
@@ -29,19 +29,19 @@ class Customer:
         return post("/order/create", {"totalPrice": price}, self.token)
 
 
-STRANGER: Final = Customer("", "", "")
-"""For who asks nobody who he is."""
+ANONYMOUS: Final = Customer("", "", "")
+"""For a contestant without users."""
 
 
-async def make_customers(cast: Cast, count: int) -> list[Customer]:
-    """Register so many, sign them in, and put money on their accounts. Raises httpx.HTTPError."""
-    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, trust_env=False) as http:
-        return await asyncio.gather(*(_make(http, cast.urls) for _ in range(count)))
+async def make_customers(processes: Processes, count: int) -> list[Customer]:
+    """Register so many customers, log them in, and deposit money. Raises httpx.HTTPError."""
+    async with httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False) as http:
+        return await asyncio.gather(*(_make(http, processes.urls) for _ in range(count)))
 
 
 async def _make(http: httpx.AsyncClient, urls: dict[str, str]) -> Customer:
     customer = await register(http, urls)
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             if (await deposit(http, urls, customer)).is_success:
                 return customer
@@ -49,14 +49,14 @@ async def _make(http: httpx.AsyncClient, urls: dict[str, str]) -> Customer:
 
 
 async def register(http: httpx.AsyncClient, urls: dict[str, str]) -> Customer:
-    """A new customer, signed in, without money. Raises httpx.HTTPError."""
+    """A new customer with a token, without money. Raises httpx.HTTPError."""
     email = f"{secrets.token_hex(8)}@example.com"
     body = {"email": email, "password": PASSWORD, "name": "Ada"}
     user = await _ask(http, f"{urls['users']}/user/register", body)
-    return Customer(user["userId"], email, await sign_in(http, urls, email))
+    return Customer(user["userId"], email, await log_in(http, urls, email))
 
 
-async def sign_in(http: httpx.AsyncClient, urls: dict[str, str], email: str) -> str:
+async def log_in(http: httpx.AsyncClient, urls: dict[str, str], email: str) -> str:
     """A new token. Raises httpx.HTTPError."""
     body = {"email": email, "password": PASSWORD}
     token: str = (await _ask(http, f"{urls['users']}/user/login", body))["accessToken"]
@@ -66,7 +66,7 @@ async def sign_in(http: httpx.AsyncClient, urls: dict[str, str], email: str) -> 
 async def deposit(
     http: httpx.AsyncClient, urls: dict[str, str], customer: Customer
 ) -> httpx.Response:
-    """Put money on an account, if it is there."""
+    """Deposit money, if the account exists."""
     return await http.post(
         f"{urls['billing']}/account/{customer.id}/deposit",
         json={"amount": DEPOSIT},
@@ -75,12 +75,10 @@ async def deposit(
 
 
 async def _ask(http: httpx.AsyncClient, url: str, body: dict[str, str]) -> Any:
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
             answer = await http.post(url, json=body)
             if answer.status_code != 503:
                 answer.raise_for_status()
                 return answer.json()
-            await asyncio.sleep(
-                0.2
-            )  # passwords take their time, and who has too many at once says so
+            await asyncio.sleep(0.2)  # too many passwords are being hashed

@@ -1,4 +1,4 @@
-"""Percentiles, medians, and numbers as a person reads them."""
+"""Percentiles, medians, and the formatting of numbers."""
 
 import math
 import statistics
@@ -20,7 +20,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True)
 class Percentiles:
-    """How a set of durations, in seconds, is spread."""
+    """The percentiles of durations, in seconds."""
 
     count: int
     p50: float
@@ -38,7 +38,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Spread:
-    """What came out of several rounds."""
+    """The results of several rounds."""
 
     median: float
     least: float
@@ -57,7 +57,7 @@ class Spread:
 
 
 def number(value: float) -> str:
-    """Three digits that count, more if it is large: 0.123, 4.56, 78.9, 1,234."""
+    """Three significant digits, more if it is large: 0.123, 4.56, 78.9, 1,234."""
     if abs(value) < 0.0005:
         return "0"
     for limit, places in ((1, 3), (10, 2), (100, 1)):
@@ -67,7 +67,7 @@ def number(value: float) -> str:
 
 
 def spread(value: Spread) -> str:
-    """The median, and in brackets the least and the most."""
+    """The median, and in brackets the minimum and the maximum."""
     if value.least == value.most:
         return number(value.median)
     return f"{number(value.median)} ({number(value.least)}-{number(value.most)})"

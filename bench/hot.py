@@ -1,4 +1,4 @@
-"""One hot account: all orders are one customer's, who cannot be served side by side, against 64 customers."""
+"""One hot account: all orders of one customer, which cannot be charged in parallel, against 64 customers."""
 
 from dataclasses import asdict
 
@@ -9,7 +9,7 @@ from bench.plan import Bench
 from bench.tables import Outcome, Table
 
 Pair = tuple[Measured, Measured]
-"""Of one round: many accounts, one account."""
+"""The measurements of one round: many accounts, one account."""
 
 
 async def hot(bench: Bench) -> Outcome:
@@ -17,13 +17,13 @@ async def hot(bench: Bench) -> Outcome:
     pairs: dict[str, list[Pair]] = {}
     for _ in range(bench.plan.rounds):
         for contestant in bench.plan.settling:
-            with bench.noting(contestant):
-                async with bench.cast(contestant) as cast:
-                    orders = int(await bench.warm(cast) * bench.plan.seconds)
-                    many, _, _ = await bench.order(cast, orders)
-                    one, _, _ = await bench.order(cast, orders, hot=True)
+            with bench.recording_failures(contestant):
+                async with bench.running(contestant) as processes:
+                    orders = int(await bench.warm(processes) * bench.plan.seconds)
+                    many, _, _ = await bench.order(processes, orders)
+                    one, _, _ = await bench.order(processes, orders, hot=True)
                 pairs.setdefault(contestant.name, []).append((many, one))
-                bench.say(f"{contestant.label}: {one.settled_rate:,.0f} orders/s on one account")
+                bench.report(f"{contestant.label}: {one.settled_rate:,.0f} orders/s on one account")
     data = {name: [[asdict(m) for m in pair] for pair in found] for name, found in pairs.items()}
     outcome = Outcome("One hot account", tables=[_table(pairs)], data=data)
     if ours := pairs.get("chorus"):

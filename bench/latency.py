@@ -1,7 +1,7 @@
-"""How long an answer takes, and an order, at a fixed rate: orders come whatever became of those before.
+"""The latency of the response and of the settled order at a fixed rate, in an open loop.
 
-Every wait counts from when the order should have been sent, so an answer that is late makes nothing look better. An
-order is settled when the transaction that stored its outcome was committed.
+Every latency counts from when the order was due, so that a late response does not hide latency (coordinated omission).
+An order is settled when the transaction that stored its outcome was committed.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,18 +15,18 @@ from bench.plan import Bench
 from bench.tables import Outcome, Table
 
 SLOW: Final = 20.0
-"""Orders a second that leave everybody time."""
+"""Orders a second at which no contestant is busy."""
 
 SLOW_SECONDS: Final = 4
-"""How many times as long the slow rate is measured: there is little to see in a second of it."""
+"""How many times as long the slow rate is measured, to have enough orders."""
 
 FROM_WHEN: Final = (
-    "From when an order was due. p50, p99 and the rates are medians of the rounds; most is the most of any round, "
-    "refused the sum of all."
+    "From when an order was due. p50, p99 and the rates are medians of the rounds; max is the maximum of all rounds, "
+    "refused the sum of all rounds."
 )
 HOW_TO_READ: Final = (
     f"{FROM_WHEN} The second rate of each is half of what it settles at most, the third all of it, the last twice as "
-    "much: what is accepted of that must still be settled, and refusing must be cheap."
+    "much: accepted orders must still be settled, and refusals must be cheap."
 )
 
 Waits = dict[str, dict[str, list["Wait"]]]
@@ -35,7 +35,7 @@ Waits = dict[str, dict[str, list["Wait"]]]
 
 @dataclass(frozen=True)
 class Wait:
-    """What came of one rate in one round."""
+    """The latencies at one rate in one round."""
 
     rate: float
     accept: Percentiles
@@ -43,11 +43,11 @@ class Wait:
     refused: int
     accepted_rate: float
     settled_rate: float
-    """Orders a second, until the last one is accepted and settled."""
+    """Orders a second until the last one is settled."""
 
     @classmethod
     def of(cls, rate: float, measured: Measured, sent: Sent, times: Times) -> "Wait":
-        """All waits count from when an order was due."""
+        """All latencies count from when an order was due."""
         due = dict(zip(sent.order_ids, sent.due, strict=True))
         return cls(
             rate,
@@ -65,7 +65,7 @@ async def latency(bench: Bench) -> Outcome:
     waits: Waits = {}
     for _ in range(1 if plan.quick else plan.rounds):
         for contestant in [CHORUS] if plan.quick else plan.settling:
-            with bench.noting(contestant):
+            with bench.recording_failures(contestant):
                 found = await _one_round(bench, contestant)
                 for name, wait in found.items():
                     waits.setdefault(contestant.name, {}).setdefault(name, []).append(wait)
@@ -73,7 +73,7 @@ async def latency(bench: Bench) -> Outcome:
         who: {rate: [asdict(one) for one in found] for rate, found in by_rate.items()}
         for who, by_rate in waits.items()
     }
-    outcome = Outcome("Waiting", tables=[_table(waits)], data=data)
+    outcome = Outcome("Latency", tables=[_table(waits)], data=data)
     if ours := waits.get("chorus"):
         outcome.measured = _measured(ours)
     return outcome
@@ -81,17 +81,17 @@ async def latency(bench: Bench) -> Outcome:
 
 async def _one_round(bench: Bench, contestant: Contestant) -> dict[str, Wait]:
     found = {}
-    async with bench.cast(contestant) as cast:
-        await bench.warm(cast)
+    async with bench.running(contestant) as processes:
+        await bench.warm(processes)
         most = bench.rates[contestant.name]
-        asked = {"20": SLOW}
+        rates = {"20": SLOW}
         if not bench.plan.quick:
-            asked |= {"half": most / 2, "most": most, "twice": most * 2}
-        for name, rate in asked.items():
+            rates |= {"half": most / 2, "most": most, "twice": most * 2}
+        for name, rate in rates.items():
             seconds = bench.plan.seconds * (SLOW_SECONDS if name == "20" else 1)
-            found[name] = Wait.of(rate, *await bench.tick(cast, rate, seconds))
-            said = f"accepted {found[name].accept} ms, settled {found[name].settle} ms"
-            bench.say(f"{contestant.label} at {rate:,.0f}/s (p50 / p99 / most): {said}")
+            found[name] = Wait.of(rate, *await bench.order_at_rate(processes, rate, seconds))
+            result = f"accepted {found[name].accept} ms, settled {found[name].settle} ms"
+            bench.report(f"{contestant.label} at {rate:,.0f}/s (p50 / p99 / max): {result}")
     return found
 
 
@@ -127,8 +127,8 @@ def _table(waits: Waits) -> Table:
             ]
             rows.append((f"{LABELS[who]}, {rate:,.0f}/s", *cells, f"{refused:,}", *rates))
     return Table(
-        "Orders by the clock: milliseconds until they are accepted and settled",
-        ("", "accepted p50", "p99", "most", "settled p50", "p99", "most", "refused", "accepted/s",
+        "Orders at a fixed rate: milliseconds until they are accepted and settled",
+        ("", "accepted p50", "p99", "max", "settled p50", "p99", "max", "refused", "accepted/s",
          "settled/s"),
         rows,
         [HOW_TO_READ if any("half" in by_rate for by_rate in waits.values()) else FROM_WHEN],

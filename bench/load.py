@@ -1,7 +1,6 @@
-"""The load: customers who order again as soon as they are answered, or by the clock, whatever the answers do.
+"""The load: orders in a closed loop (each customer waits for the response), or in an open loop (at a fixed rate).
 
-Both count everything that was sent, and what became of it. A connection that is lost comes back by itself; the request
-that was on it counts as unanswered.
+Both count all requests and responses. A lost connection reconnects by itself; its request counts as unanswered.
 """
 
 import asyncio
@@ -16,11 +15,11 @@ from typing import Final
 from bench.client import Connection, connect
 
 AGAIN_SECONDS: Final = 0.02
-"""Pause before a connection is opened again, or used again after a refusal."""
+"""The delay before a connection is reopened, or used again after a refusal."""
 
 CREATED: Final = 201
-LAST_ANSWER_SECONDS: Final = 60.0
-"""How long the last answers of a load by the clock are waited for."""
+LAST_RESPONSE_SECONDS: Final = 60.0
+"""The timeout for the last responses of an open loop."""
 
 _ORDER_ID: Final = b'"orderId":"'
 _ID_LENGTH: Final = 36
@@ -28,33 +27,33 @@ _ID_LENGTH: Final = 36
 
 @dataclass
 class Sent:
-    """What came of a load. Times are seconds since 1970, so that they can be compared with those in the databases."""
+    """The result of a load. Times are seconds since 1970, comparable with those in the databases."""
 
-    begun: float = 0.0
+    started: float = 0.0
     ended: float = 0.0
-    """When the last answer came."""
+    """When the last response arrived."""
     statuses: Counter[int] = field(default_factory=Counter)
     unanswered: int = 0
     order_ids: list[str] = field(default_factory=list)
-    """Of what was accepted, in the order of the answers."""
+    """The ids of accepted orders, in the order of the responses."""
     due: list[float] = field(default_factory=list)
-    """When each accepted order should have been sent; for customers who wait, when it was."""
+    """When each accepted order was due; in a closed loop, when it was sent."""
     answered: list[float] = field(default_factory=list)
-    """When each accepted order was answered."""
+    """When the response to each accepted order arrived."""
 
     @property
     def accepted(self) -> int:
-        """Orders that were answered with 201."""
+        """The number of responses with 201."""
         return self.statuses[CREATED]
 
     @property
     def waits(self) -> list[float]:
-        """How long each accepted order took to be answered."""
+        """The latency of each accepted order."""
         return [end - begin for begin, end in zip(self.due, self.answered, strict=True)]
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """When orders come that know nothing of each other, so many a second: offsets in order, at least one."""
+    """The times of a Poisson process with `rate` orders a second, as ascending offsets; at least one."""
     dice = random.Random(seed)  # noqa: S311 - no secret
     found = [dice.expovariate(rate)]
     while (at := found[-1] + dice.expovariate(rate)) < seconds:
@@ -63,7 +62,7 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def order_id_in(body: bytes) -> str:
-    """The id in the answer to an order, without reading the rest; empty if there is none."""
+    """The order id in a response, without parsing the rest; empty if there is none."""
     place = body.find(_ORDER_ID)
     if place < 0:
         return ""
@@ -72,7 +71,7 @@ def order_id_in(body: bytes) -> str:
 
 
 class Load(ABC):
-    """Connections to one service, and what came of what was sent over them."""
+    """Connections to one service, and the result of the load."""
 
     def __init__(self, url: str, requests: Sequence[bytes]) -> None:
         self.sent = Sent()
@@ -84,7 +83,7 @@ class Load(ABC):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self, connections: int) -> None:
-        """Raises OSError if the service is not there."""
+        """Open the connections. Raises OSError."""
         for place in range(connections):
             self._connections[place] = await connect(self._url, place, self._note, self._lost)
 
@@ -97,7 +96,7 @@ class Load(ABC):
             connection.close()
 
     def _send(self, connection: Connection, due: float) -> None:
-        connection.begun = due
+        connection.due = due
         connection.send(self._requests[connection.place % len(self._requests)])
 
     def _note(self, connection: Connection, status: int, body: bytes) -> None:
@@ -106,25 +105,25 @@ class Load(ABC):
         if status == CREATED:
             sent.ended = time.time()
             sent.order_ids.append(order_id_in(body))
-            sent.due.append(connection.begun)
+            sent.due.append(connection.due)
             sent.answered.append(sent.ended)
             self._free(connection)
         else:
-            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._rested, connection)
+            asyncio.get_running_loop().call_later(AGAIN_SECONDS, self._reuse, connection)
 
-    def _rested(self, connection: Connection) -> None:
-        if connection.is_open:  # else another has come in its place
+    def _reuse(self, connection: Connection) -> None:
+        if connection.is_open:  # else it was replaced
             self._free(connection)
 
     def _lost(self, connection: Connection) -> None:
         if connection.waiting:
             self.sent.unanswered += 1
         if not self._closing:
-            task = asyncio.create_task(self._return(connection.place))
+            task = asyncio.create_task(self._reconnect(connection.place))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _return(self, place: int) -> None:
+    async def _reconnect(self, place: int) -> None:
         while True:
             await asyncio.sleep(AGAIN_SECONDS)
             try:
@@ -137,11 +136,11 @@ class Load(ABC):
 
     @abstractmethod
     def _free(self, connection: Connection) -> None:
-        """A connection has nothing on its way any more."""
+        """Called when a connection has no request in flight any more."""
 
 
-class Waiting(Load):
-    """A closed loop: everybody orders again as soon as he is answered, until `orders` are sent or it is stopped."""
+class ClosedLoop(Load):
+    """Each connection sends its next order after the response, until `orders` are sent or it is stopped."""
 
     def __init__(self, url: str, requests: Sequence[bytes], orders: int) -> None:
         super().__init__(url, requests)
@@ -149,9 +148,9 @@ class Waiting(Load):
         self._finished: set[int] = set()
 
     async def run(self, connections: int) -> Sent:
-        """Send everything, and wait for every answer. Raises OSError if the service is not there."""
+        """Send all orders, and wait for all responses. Raises OSError."""
         await self.open(connections)
-        self.sent.begun = time.time()
+        self.sent.started = time.time()
         for connection in list(self._connections.values()):
             self._free(connection)
         try:
@@ -174,11 +173,11 @@ class Waiting(Load):
             self._done.set()
 
 
-class Clocked(Load):
-    """An open loop: orders come when they come, whatever became of those before.
+class OpenLoop(Load):
+    """Sends orders at the times of a schedule, independent of the responses.
 
-    An order that finds no free connection waits for one, and its wait counts, because every wait counts from when the
-    order should have been sent.
+    An order without a free connection waits for one. That wait counts, since every latency counts from when the order
+    was due.
     """
 
     def __init__(self, url: str, requests: Sequence[bytes], schedule: Sequence[float]) -> None:
@@ -190,33 +189,30 @@ class Clocked(Load):
         self._open = len(schedule)
 
     async def run(self, connections: int) -> Sent:
-        """Send everything when it is due, and wait for every answer. Raises OSError if the service is not there.
-
-        Raises TimeoutError if the last answers do not come.
-        """
+        """Send all orders when they are due, and wait for all responses. Raises OSError, or TimeoutError."""
         await self.open(connections)
         self._idle.extend(self._connections.values())
-        self.sent.begun = time.time()
+        self.sent.started = time.time()
         self._tick()
         try:
-            async with asyncio.timeout(self._seconds + LAST_ANSWER_SECONDS):
+            async with asyncio.timeout(self._seconds + LAST_RESPONSE_SECONDS):
                 await self._done.wait()
         finally:
             self.close()
         return self.sent
 
     def _tick(self) -> None:
-        now = time.time() - self.sent.begun
+        now = time.time() - self.sent.started
         while self._schedule and self._schedule[0] <= now:
             self._late.append(self._schedule.popleft())
         while self._late and self._idle:
-            self._send(self._idle.popleft(), self.sent.begun + self._late.popleft())
+            self._send(self._idle.popleft(), self.sent.started + self._late.popleft())
         if self._schedule:
             asyncio.get_running_loop().call_later(self._schedule[0] - now, self._tick)
 
     def _free(self, connection: Connection) -> None:
         if self._late:
-            self._send(connection, self.sent.begun + self._late.popleft())
+            self._send(connection, self.sent.started + self._late.popleft())
         else:
             self._idle.append(connection)
 

@@ -1,4 +1,4 @@
-"""What was measured on: the machine, and the versions that count."""
+"""Describes the machine and the versions of a run."""
 
 import importlib.metadata
 import os
@@ -18,17 +18,17 @@ LIBRARIES: Final = ("fastapi", "faststream", "aio-pika", "asyncpg", "uvicorn", "
 
 
 def describe(servers: PrivateServers) -> dict[str, str]:
-    """By what it is about."""
+    """The description, by topic."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": f"{_processor()}, {os.cpu_count()} cores, shared by everything that is measured and the load",
+        "processor": f"{_processor()}, {os.cpu_count()} cores, shared by the contestant, the servers and the load",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        "PostgreSQL": f"{_postgres()}, as it comes, fsync on, with commit timestamps",
+        "PostgreSQL": f"{_postgres()}, default configuration, fsync on, with commit timestamps",
         "RabbitMQ": _rabbitmq(servers),
         "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
-        "busy before": f"{os.getloadavg()[0]:.1f} processes on average in the minute before the start",
+        "load before": f"{os.getloadavg()[0]:.1f} processes on average in the minute before the start",
     }
 
 
@@ -42,10 +42,10 @@ def _processor() -> str:
 
 
 def _postgres() -> str:
-    said = subprocess.run(
+    version = subprocess.run(
         [postgres_programs() / "postgres", "--version"], check=True, capture_output=True, text=True
     ).stdout
-    return said.split()[2]
+    return version.split()[2]
 
 
 def _rabbitmq(servers: PrivateServers) -> str:

@@ -1,8 +1,8 @@
-"""One measurement: a load, the wait until everything that was accepted is settled, the audit, and what it all cost.
+"""One measurement: a load, the wait until all accepted orders are settled, the audit, and the cost.
 
-Times come from one machine's clock. An order is settled when the transaction that stored its outcome was committed; its
-letter is written, or recorded as sent, when that transaction was: PostgreSQL remembers both
-(`track_commit_timestamp`), so nobody need ask again and again, and nothing is measured but what has happened.
+All times come from the clock of one machine. An order is settled when the transaction that stored its outcome was
+committed; likewise its notification is written, or recorded as sent. PostgreSQL records these times
+(`track_commit_timestamp`), so the measurement does not depend on polling.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from uuid import UUID
 import asyncpg
 
 from bench.audited import FailedAuditError, check
-from bench.cast import Cast
+from bench.environment import Environment
 from bench.figures import Percentiles
 from bench.load import Sent
-from bench.processes import machine_seconds, memory_bytes, processor_seconds
-from bench.stage import Stage
+from bench.processes import Processes
+from bench.resources import machine_seconds, memory_bytes, processor_seconds
 from events.base import least_id
 
-LOOK_SECONDS: Final = 0.02
-"""How often is looked whether all is settled, once the load has ended."""
+POLL_SECONDS: Final = 0.02
+"""The interval of the poll for settled orders, after the load has ended."""
 
-PATIENCE_SECONDS: Final = 30.0
-"""How long nothing may happen before a run is given up."""
+TIMEOUT_SECONDS: Final = 30.0
+"""How long a measurement may make no progress before it fails."""
 
 OPEN_ORDERS: Final = """
 SELECT count(*) FILTER (WHERE status = 'pending') AS open, count(*) AS "all" FROM orders WHERE id >= $1
 """
-LETTERS: Final = """
+NOTIFICATIONS: Final = """
 SELECT count(*) AS written, count(*) FILTER (WHERE status = 'sent') AS sent FROM notifications WHERE order_id >= $1
 """
 SETTLED: Final = """
@@ -42,19 +42,20 @@ SELECT id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM
 WHERE id >= $1 AND status <> 'pending'
 """
 WRITTEN: Final = """
-SELECT order_id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM notifications WHERE order_id >= $1
+SELECT order_id::text, extract(epoch FROM pg_xact_commit_timestamp(xmin))::float8 FROM notifications
+WHERE order_id >= $1
 """
-"""Where no mail is sent, nothing touches a letter after it was written."""
+"""Without mail, a notification is not changed after it was written."""
 
 CREATED: Final = """
 SELECT order_id::text, extract(epoch FROM created_at)::float8 FROM notifications WHERE order_id >= $1
 """
-"""Where mail is sent, the last transaction on a letter recorded that; this was noted at the end of the first one."""
+"""With mail, the last transaction on a notification recorded that it was sent; `created_at` is from the first one."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """When what happened to each order, in seconds since 1970, by order."""
+    """When each order was settled, and its notification written and sent, in seconds since 1970, by order id."""
 
     settled: dict[str, float]
     written: dict[str, float]
@@ -62,24 +63,24 @@ class Times:
     """Empty without mail."""
 
     def complete(self) -> Iterator[float]:
-        """When each order was settled and its letter written."""
+        """When each order was settled and its notification written."""
         return (max(at, self.written[id]) for id, at in self.settled.items())
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of one measurement. Processor times are milliseconds per accepted order."""
+    """The result of one measurement. Processor times are milliseconds per accepted order."""
 
     orders: int
     accepted_rate: float
     settled_rate: float
-    """Orders a second until every one is settled and its letter is written."""
+    """Orders a second until all are settled, with their notifications written."""
     sent_rate: float
-    """Orders a second until every letter is recorded as sent; 0 without mail."""
+    """Orders a second until all e-mails are recorded as sent; 0 without mail."""
     accept: Percentiles
     processor: dict[str, float]
     machine: float
-    """Spent by anybody on this machine in that time: more than the sum, if others were at work."""
+    """Of all processes of this machine in that time: more than the sum, if other programs were running."""
     memory: dict[str, int]
     """In bytes, right after the load."""
     idle_memory: dict[str, int]
@@ -87,18 +88,18 @@ class Measured:
 
     @property
     def processor_sum(self) -> float:
-        """Of everything that was started for the measurement, the load included."""
+        """Of all processes of the measurement, the load included."""
         return sum(self.processor.values())
 
 
 def id_of(moment: float) -> UUID:
-    """The least UUIDv7 of a moment, in seconds since 1970: ids of orders are in the order of time."""
+    """The least UUIDv7 of a time, in seconds since 1970. The ids of orders are ordered by time."""
     return least_id(datetime.fromtimestamp(moment, UTC))
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """No garbage collection in this process, which is the load generator's as well."""
+def without_garbage_collection() -> Iterator[None]:
+    """No garbage collection in this process, which is also the load generator."""
     gc.collect()
     gc.disable()
     try:
@@ -108,7 +109,7 @@ def undisturbed() -> Iterator[None]:
 
 
 class Meter:
-    """Reads what processes spend of the processor from when it was made."""
+    """Measures the processor time of processes since it was created."""
 
     def __init__(self, roots: Mapping[str, int]) -> None:
         self._roots = roots
@@ -117,45 +118,45 @@ class Meter:
         self._own = time.process_time()
 
     def read(self) -> tuple[dict[str, float], float]:
-        """Seconds by process, with what stands below it, and of the whole machine. "load" is this process."""
+        """Seconds by process tree, and of the whole machine. "load" is this process."""
         spent = {n: s - self._before[n] for n, s in processor_seconds(self._roots).items()}
         spent["load"] = time.process_time() - self._own
         return spent, machine_seconds() - self._machine
 
 
 async def measure(
-    stage: Stage, cast: Cast, load: Coroutine[Any, Any, Sent]
+    environment: Environment, processes: Processes, load: Coroutine[Any, Any, Sent]
 ) -> tuple[Measured, Sent, Times]:
-    """Runs a load against a contestant. Raises FailedAuditError, or what the load raises."""
-    roots = {**stage.roots, **cast.roots}
-    if not cast.contestant.settles:
-        return await _measure_answers(cast, roots, load)
-    async with cast.installation.databases() as databases:
+    """Run a load against a contestant. Raises FailedAuditError, or what the load raises."""
+    roots = {**environment.roots, **processes.roots}
+    if not processes.contestant.settles:
+        return await _measure_responses(processes, roots, load)
+    async with processes.installation.databases() as databases:
         since, meter = id_of(time.time()), Meter(roots)
-        with undisturbed():
+        with without_garbage_collection():
             sent = await load
-            await settled(databases, since, mail=cast.mail)
+            await settled(databases, since, mail=processes.mail)
         spent, machine = meter.read()
-        times = await read_times(databases, since, mail=cast.mail)
-    await check(cast, sent, since)
-    held = (cast.idle, memory_bytes(roots))
-    return _summed_up(sent, times, (spent, machine), held), sent, times
+        times = await read_times(databases, since, mail=processes.mail)
+    await check(processes, sent, since)
+    held = (processes.idle, memory_bytes(roots))
+    return _result(sent, times, (spent, machine), held), sent, times
 
 
-async def _measure_answers(
-    cast: Cast, roots: dict[str, int], load: Coroutine[Any, Any, Sent]
+async def _measure_responses(
+    processes: Processes, roots: dict[str, int], load: Coroutine[Any, Any, Sent]
 ) -> tuple[Measured, Sent, Times]:
-    """For who has nothing to settle: an order is done when it is answered."""
+    """For the ceiling, which settles nothing: an order is done with its response."""
     meter = Meter(roots)
-    with undisturbed():
+    with without_garbage_collection():
         sent = await load
     done = dict(zip(sent.order_ids, sent.answered, strict=True))
     times = Times(settled=done, written=done, sent={})
-    held = (cast.idle, memory_bytes(roots))
-    return _summed_up(sent, times, meter.read(), held), sent, times
+    held = (processes.idle, memory_bytes(roots))
+    return _result(sent, times, meter.read(), held), sent, times
 
 
-def _summed_up(
+def _result(
     sent: Sent,
     times: Times,
     spent: tuple[dict[str, float], float],
@@ -164,9 +165,9 @@ def _summed_up(
     count, (processor, machine), (idle, full) = sent.accepted, spent, held
     return Measured(
         orders=count,
-        accepted_rate=count / (sent.ended - sent.begun),
-        settled_rate=count / (max(times.complete()) - sent.begun),
-        sent_rate=count / (max(times.sent.values()) - sent.begun) if times.sent else 0.0,
+        accepted_rate=count / (sent.ended - sent.started),
+        settled_rate=count / (max(times.complete()) - sent.started),
+        sent_rate=count / (max(times.sent.values()) - sent.started) if times.sent else 0.0,
         accept=Percentiles.of(sent.waits),
         processor={name: seconds / count * 1000 for name, seconds in processor.items()},
         machine=machine / count * 1000,
@@ -176,28 +177,28 @@ def _summed_up(
 
 
 async def settled(databases: Mapping[str, asyncpg.Connection], since: UUID, *, mail: bool) -> None:
-    """Wait until every order since then is settled, with a letter. Raises FailedAuditError if nothing happens."""
+    """Wait until all orders since then are settled, with a notification. Raises FailedAuditError without progress."""
     before: Any = None
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         orders = await databases["orders"].fetchrow(OPEN_ORDERS, since)
-        letters = await databases["notifications"].fetchrow(LETTERS, since)
-        if orders["open"] == 0 and orders["all"] == letters["sent" if mail else "written"]:
+        notifications = await databases["notifications"].fetchrow(NOTIFICATIONS, since)
+        if orders["open"] == 0 and orders["all"] == notifications["sent" if mail else "written"]:
             return
-        if before != (before := (tuple(orders), tuple(letters))):
-            deadline = time.monotonic() + PATIENCE_SECONDS
+        if before != (before := (tuple(orders), tuple(notifications))):
+            deadline = time.monotonic() + TIMEOUT_SECONDS
         if time.monotonic() > deadline:
             raise FailedAuditError(
-                f"of {orders['all']} orders {orders['open']} stay pending, {letters['written']} letters are written "
-                f"and {letters['sent']} sent, and nothing happens any more"
+                f"of {orders['all']} orders {orders['open']} stay pending, {notifications['written']} notifications "
+                f"are written and {notifications['sent']} sent, without progress for {TIMEOUT_SECONDS:.0f} s"
             )
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def read_times(
     databases: Mapping[str, asyncpg.Connection], since: UUID, *, mail: bool
 ) -> Times:
-    """When each order since then was settled, and its letter written and sent."""
+    """When each order since then was settled, and its notification written and sent."""
 
     async def times(service: str, query: str) -> dict[str, float]:
         return dict(await databases[service].fetch(query, since))

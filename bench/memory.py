@@ -1,6 +1,6 @@
-"""What the four services hold in memory: idle, and after more and more orders at full load.
+"""The memory of the four services: idle, and after each batch of orders at full load.
 
-Proportional set size: a page that several processes share is counted once, shared among them.
+It is the proportional set size: a page that several processes share is divided among them.
 """
 
 from typing import Final
@@ -9,12 +9,12 @@ from apps import SERVICES
 from bench.contestants import CHORUS
 from bench.figures import megabytes
 from bench.plan import Bench
-from bench.processes import memory_bytes
+from bench.resources import memory_bytes
 from bench.tables import Outcome, Table
 
 BATCHES: Final = 5
 SECONDS_EACH: Final = 2
-"""How many times as long a batch takes as any other measurement."""
+"""How many times as long a batch takes as other measurements."""
 
 Held = dict[str, int]
 """Bytes by service."""
@@ -23,15 +23,15 @@ Held = dict[str, int]
 async def memory(bench: Bench) -> Outcome:
     """The part."""
     found: dict[int, Held] = {}
-    with bench.noting(CHORUS):
-        async with bench.cast(CHORUS) as cast:
-            found[0] = _of_services(memory_bytes(cast.roots))
-            orders, batch = 0, int(await bench.warm(cast) * bench.plan.seconds * SECONDS_EACH)
+    with bench.recording_failures(CHORUS):
+        async with bench.running(CHORUS) as processes:
+            found[0] = _of_services(memory_bytes(processes.roots))
+            orders, batch = 0, int(await bench.warm(processes) * bench.plan.seconds * SECONDS_EACH)
             for _ in range(BATCHES):
-                measured, _, _ = await bench.order(cast, batch)
+                measured, _, _ = await bench.order(processes, batch)
                 orders += measured.orders
                 found[orders] = _of_services(measured.memory)
-                bench.say(f"after {orders:,} orders {megabytes(sum(found[orders].values()))} MB")
+                bench.report(f"after {orders:,} orders {megabytes(sum(found[orders].values()))} MB")
     outcome = Outcome("Memory", data=found)
     if found:
         outcome.tables = [_table(found)]
@@ -53,4 +53,4 @@ def _table(found: dict[int, Held]) -> Table:
         )
         for orders, held in found.items()
     ]
-    return Table("Memory of Chorus, MB", ("", *SERVICES, "together"), rows)
+    return Table("Memory of Chorus, MB", ("", *SERVICES, "total"), rows)

@@ -1,7 +1,7 @@
 """A million settled orders in the tables, against none: the same load on two installations of Chorus, in turns.
 
-The million is written by SQL, as it would be after a million orders of the same customers: orders, charges, transfers,
-letters that are sent, and what the inboxes remember. The ledger adds up, so the audit is the same as ever.
+The rows are inserted by SQL, as they would be after a million orders of the same customers: orders, charges, transfers,
+sent notifications, and inboxes. The ledger is balanced, so the usual audit applies.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from bench.tables import Outcome, Table
 
 ORDERS: Final = 1_000_000
 FULL: Final = "million"
-"""The installation that has them."""
+"""The installation with them."""
 
 EMPTY: Final = "nothing"
-"""The installation that has none."""
+"""The installation without them."""
 
 PRICE: Final = 100
 FIRST: Final = 1_700_000_000_000
-"""When the first of these orders was placed, in milliseconds since 1970; then there was one every millisecond."""
+"""When the first of these orders was placed, in milliseconds since 1970. One follows every millisecond."""
 
 HELPERS: Final = f"""
 CREATE FUNCTION pg_temp.made(kind text, n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
@@ -36,7 +36,7 @@ CREATE FUNCTION pg_temp.at(n bigint) RETURNS timestamptz LANGUAGE sql IMMUTABLE 
     SELECT to_timestamp(({FIRST} + n) / 1000.0)
 $$;
 """
-"""Ids as UUIDv7 orders them, and moments, by number: the same in every database."""
+"""Functions for ids in the order of UUIDv7, and for times, by number: the same in every database."""
 
 PLACED: Final = """
 INSERT INTO orders (id, user_id, total, currency, status, placed_at, settled_at, version)
@@ -65,8 +65,8 @@ UPDATE accounts a SET balance = last.balance, version = last.version
 FROM (SELECT id, min(balance) AS balance, max(version) AS version FROM wanted GROUP BY id) AS last WHERE last.id = a.id
 """
 WRITTEN: Final = """
-INSERT INTO notifications (id, user_id, order_id, kind, amount, balance, currency, address, locale, subject, body, status,
-                     attempts, created_at, sent_at, correlation_id, causation_id)
+INSERT INTO notifications (id, user_id, order_id, kind, amount, balance, currency, address, locale, subject, body,
+                           status, attempts, created_at, sent_at, correlation_id, causation_id)
 SELECT pg_temp.made('7003', n), r.id, pg_temp.made('7001', n), 'joy', $2, 0, 'EUR', r.email, 'en',
     'Your order is paid: 1.00 EUR',
     'Hello ' || r.name || E',\\n\\ngood news: your order is paid. Thank you!\\n\\nOrder: ' || pg_temp.made('7001', n)
@@ -83,7 +83,7 @@ FROM generate_series(0, $1::bigint - 1) AS n
 async def fill(
     databases: Mapping[str, asyncpg.Connection], user_ids: list[str], orders: int
 ) -> None:
-    """Write so many settled orders of these users, as if they had been placed one by one."""
+    """Insert so many settled orders of these users, as if they had been placed one by one."""
     for service in ("orders", "billing", "notifications"):
         await databases[service].execute(HELPERS)
         await databases[service].execute(PROCESSED, orders)
@@ -95,19 +95,19 @@ async def fill(
 async def million(bench: Bench) -> Outcome:
     """The part."""
     found: dict[str, list[Measured]] = {EMPTY: [], FULL: []}
-    with bench.noting(CHORUS):
-        async with bench.cast(CHORUS, name=FULL) as cast:
-            customers = await bench.customers(cast)
-            await bench.warm(cast)
-            async with cast.installation.databases() as databases:
+    with bench.recording_failures(CHORUS):
+        async with bench.running(CHORUS, name=FULL) as processes:
+            customers = await bench.customers(processes)
+            await bench.warm(processes)
+            async with processes.installation.databases() as databases:
                 await fill(databases, [customer.id for customer in customers], ORDERS)
-        bench.say(f"{ORDERS:,} orders are written")
+        bench.report(f"{ORDERS:,} orders are inserted")
         for _ in range(bench.plan.rounds):
             for name, measured in found.items():
-                async with bench.cast(CHORUS, name=name) as cast:
-                    orders = int(await bench.warm(cast) * bench.plan.seconds)
-                    measured.append((await bench.order(cast, orders))[0])
-                bench.say(f"{name}: {measured[-1].settled_rate:,.0f} orders/s")
+                async with bench.running(CHORUS, name=name) as processes:
+                    orders = int(await bench.warm(processes) * bench.plan.seconds)
+                    measured.append((await bench.order(processes, orders))[0])
+                bench.report(f"{name}: {measured[-1].settled_rate:,.0f} orders/s")
     outcome = Outcome(
         "A million orders", data={n: [asdict(m) for m in ms] for n, ms in found.items()}
     )

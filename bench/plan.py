@@ -1,4 +1,4 @@
-"""What is run, how often and how long; and what every part gets to work with."""
+"""What runs, how often and how long; and the tools of every part."""
 
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -10,120 +10,122 @@ import httpx
 from rich.markup import escape
 
 from bench.audited import FailedAuditError
-from bench.cast import Cast, running
 from bench.contestants import CONTESTANTS, Contestant
-from bench.customers import STRANGER, Customer, make_customers
-from bench.load import Clocked, Sent, Waiting, poisson
+from bench.customers import ANONYMOUS, Customer, make_customers
+from bench.environment import Environment
+from bench.load import ClosedLoop, OpenLoop, Sent, poisson
 from bench.measure import Measured, Times, measure
-from bench.stage import Stage
+from bench.processes import Processes, running
 from ops.console import console
 from tools.children import CannotRun
 
 CONNECTIONS: Final = 64
-CONNECTIONS_BY_THE_CLOCK: Final = 512
+OPEN_LOOP_CONNECTIONS: Final = 512
 CUSTOMERS: Final = 64
 
 FIRST_ORDERS: Final = 128
-"""What is ordered first, to see how fast somebody is."""
+"""The first orders, which give a first rate."""
 
 WARM_SECONDS: Final = 0.7
-"""How long is ordered before anything counts."""
+"""The duration of the warm-up."""
 
 FAILURES: Final = (FailedAuditError, CannotRun, OSError, TimeoutError, httpx.HTTPError)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for."""
+    """The options of the command."""
 
     rounds: int
     seconds: float
     seed: int
     quick: bool
     names: Sequence[str]
-    """Of contestants."""
+    """The names of contestants."""
 
     @property
     def contestants(self) -> list[Contestant]:
-        """Who takes part."""
+        """The contestants that take part."""
         return [one for one in CONTESTANTS if one.name in self.names]
 
     @property
     def settling(self) -> list[Contestant]:
-        """Who takes part and settles orders."""
+        """The contestants that take part and settle orders."""
         return [one for one in self.contestants if one.settles]
 
 
 @dataclass
 class Bench:
-    """What every part gets to work with."""
+    """The tools of every part: contestants, customers, loads, findings."""
 
     plan: Plan
-    stage: Stage
+    environment: Environment
     rates: dict[str, float] = field(default_factory=dict)
-    """How many orders a second each contestant settles, as far as is known."""
+    """The settled orders a second of each contestant, as far as measured."""
     part: str = ""
     """The part that is running."""
     findings: list[str] = field(default_factory=list)
-    """What was not right."""
+    """Failed audits and other failures."""
     _customers: dict[str, list[Customer]] = field(default_factory=dict)
 
     @contextmanager
-    def noting(self, contestant: Contestant) -> Iterator[None]:
-        """What goes wrong with a contestant becomes a finding, and the others go on."""
+    def recording_failures(self, contestant: Contestant) -> Iterator[None]:
+        """A failure of a contestant becomes a finding, and the others continue."""
         try:
             yield
         except FAILURES as error:
-            for said in error.args or [repr(error)]:
-                self.findings.append(f"{self.part}, {contestant.name}: {said}")
-                self.say(f"✗ {self.findings[-1]}")
+            for message in error.args or [repr(error)]:
+                self.findings.append(f"{self.part}, {contestant.name}: {message}")
+                self.report(f"✗ {self.findings[-1]}")
 
-    def say(self, text: str) -> None:
-        """Tell a person how far it is."""
+    def report(self, text: str) -> None:
+        """Print the progress."""
         console.print(f"  [dim]{escape(text)}[/]")
 
     @asynccontextmanager
-    async def cast(
+    async def running(
         self, contestant: Contestant, *, mail: bool = False, name: str = ""
-    ) -> AsyncIterator[Cast]:
-        """A contestant runs."""
-        async with running(self.stage, contestant, mail=mail, name=name) as cast:
-            yield cast
+    ) -> AsyncIterator[Processes]:
+        """Run a contestant in this block."""
+        async with running(self.environment, contestant, mail=mail, name=name) as processes:
+            yield processes
 
-    async def customers(self, cast: Cast) -> list[Customer]:
-        """Who orders; registered the first time."""
-        if not cast.contestant.settles:
-            return [STRANGER]
-        name = cast.installation.name
+    async def customers(self, processes: Processes) -> list[Customer]:
+        """The customers of an installation, registered once."""
+        if not processes.contestant.settles:
+            return [ANONYMOUS]
+        name = processes.installation.name
         if name not in self._customers:
-            self._customers[name] = await make_customers(cast, CUSTOMERS)
+            self._customers[name] = await make_customers(processes, CUSTOMERS)
         return self._customers[name]
 
-    async def requests(self, cast: Cast, *, hot: bool = False) -> list[bytes]:
-        """An order of each customer, in an order that the seed decides; or of one only."""
-        customers = list(await self.customers(cast))
+    async def requests(self, processes: Processes, *, hot: bool = False) -> list[bytes]:
+        """A request of each customer, shuffled by the seed; of one customer if `hot`."""
+        customers = list(await self.customers(processes))
         random.Random(self.plan.seed).shuffle(customers)  # noqa: S311 - no secret
         return [customer.order() for customer in customers[: 1 if hot else None]]
 
     async def order(
-        self, cast: Cast, orders: int, *, hot: bool = False
+        self, processes: Processes, orders: int, *, hot: bool = False
     ) -> tuple[Measured, Sent, Times]:
-        """So many orders, as fast as CONNECTIONS customers can place them who wait for their answers."""
-        load = Waiting(cast.urls["orders"], await self.requests(cast, hot=hot), orders)
-        return await measure(self.stage, cast, load.run(CONNECTIONS))
+        """Measure so many orders in a closed loop over CONNECTIONS."""
+        load = ClosedLoop(processes.urls["orders"], await self.requests(processes, hot=hot), orders)
+        return await measure(self.environment, processes, load.run(CONNECTIONS))
 
-    async def tick(self, cast: Cast, rate: float, seconds: float) -> tuple[Measured, Sent, Times]:
-        """Orders that come by the clock, so many a second, over as many connections as it takes."""
+    async def order_at_rate(
+        self, processes: Processes, rate: float, seconds: float
+    ) -> tuple[Measured, Sent, Times]:
+        """Measure orders at a rate in an open loop."""
         schedule = poisson(rate, seconds, self.plan.seed)
-        load = Clocked(cast.urls["orders"], await self.requests(cast), schedule)
-        return await measure(self.stage, cast, load.run(CONNECTIONS_BY_THE_CLOCK))
+        load = OpenLoop(processes.urls["orders"], await self.requests(processes), schedule)
+        return await measure(self.environment, processes, load.run(OPEN_LOOP_CONNECTIONS))
 
-    async def warm(self, cast: Cast) -> float:
-        """Let a contestant run warm. Returns how many orders a second it settles now."""
-        name = cast.contestant.name
+    async def warm(self, processes: Processes) -> float:
+        """Warm a contestant up. Returns its settled orders a second."""
+        name = processes.contestant.name
         rate = self.rates.get(name, 0.0)
         if not rate:
-            rate = (await self.order(cast, FIRST_ORDERS))[0].settled_rate
-        warmed, _, _ = await self.order(cast, max(CONNECTIONS, int(rate * WARM_SECONDS)))
+            rate = (await self.order(processes, FIRST_ORDERS))[0].settled_rate
+        warmed, _, _ = await self.order(processes, max(CONNECTIONS, int(rate * WARM_SECONDS)))
         self.rates[name] = max(rate, warmed.settled_rate)
         return warmed.settled_rate

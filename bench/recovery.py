@@ -1,7 +1,7 @@
-"""`kill -9` of each service under full load: how long until as many orders are settled again as before.
+"""`kill -9` of each service under full load: the time until as many orders a second are settled as before.
 
-The service is started again a second after it was killed, as a supervisor would. Afterwards everything that was
-accepted must be settled, once, with one letter: the audit is the same as ever.
+The service is restarted a second after it was killed, as by a supervisor. Afterwards all accepted orders must be
+settled once, with one notification: the usual audit applies.
 """
 
 import asyncio
@@ -12,20 +12,20 @@ from typing import Final
 
 from apps import SERVICES
 from bench.audited import FailedAuditError, check
-from bench.cast import Cast
 from bench.contestants import CHORUS
 from bench.figures import Spread, spread
-from bench.load import Waiting
-from bench.measure import id_of, read_times, settled, undisturbed
+from bench.load import ClosedLoop
+from bench.measure import id_of, read_times, settled, without_garbage_collection
 from bench.plan import CONNECTIONS, Bench
+from bench.processes import Processes
 from bench.tables import Outcome, Table
 
 BEFORE_SECONDS: Final = 3.0
-"""How long the load runs before anybody is killed; the first of these seconds does not count."""
+"""How long the load runs before the kill. The first of these seconds does not count."""
 
 DOWN_SECONDS: Final = 1.0
 AFTER_SECONDS: Final = 8.0
-"""How long the load goes on after somebody was killed."""
+"""How long the load continues after the kill."""
 
 WINDOW_SECONDS: Final = 0.5
 STEP_SECONDS: Final = 0.1
@@ -35,22 +35,21 @@ UNLIMITED: Final = 10_000_000
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of one kill."""
+    """The result of one kill."""
 
     service: str
     before: float
-    """Orders a second that were settled, with a letter, before it."""
+    """Settled orders a second before it."""
     seconds: float | None
-    """From the kill to the rate of before; None if it did not come back."""
+    """From the kill until the rate before it is reached again; None if it was not."""
     unanswered: int
     refused: int
 
 
 def seconds_to_recover(done: Sequence[float], before: float, within: float) -> float | None:
-    """Seconds from a kill until as much is done again as before, in WINDOW_SECONDS: 0 if that never changed.
+    """Seconds from a kill until WINDOW_SECONDS have the rate `before` again; 0 if the rate never changed.
 
-    `done` holds the moments at which something was done, in seconds from the kill; `before` is how often that was, a
-    second.
+    `done` has the times of settled orders, in seconds from the kill; `before` is their rate a second.
     """
     enough = before * WINDOW_SECONDS * ENOUGH
     for step in range(round((within - WINDOW_SECONDS) / STEP_SECONDS) + 1):
@@ -65,15 +64,15 @@ async def recovery(bench: Bench) -> Outcome:
     found: dict[str, list[Recovery]] = {}
     for _ in range(bench.plan.rounds):
         for service in SERVICES:
-            with bench.noting(CHORUS):
-                async with bench.cast(CHORUS) as cast:
-                    await bench.warm(cast)
-                    came = await _kill(bench, cast, service)
-                found.setdefault(service, []).append(came)
-                bench.say(f"{service} killed: back after {came.seconds or 0:.1f} s")
-                if came.seconds is None:
+            with bench.recording_failures(CHORUS):
+                async with bench.running(CHORUS) as processes:
+                    await bench.warm(processes)
+                    result = await _kill(bench, processes, service)
+                found.setdefault(service, []).append(result)
+                bench.report(f"{service} killed: recovered after {result.seconds or 0:.1f} s")
+                if result.seconds is None:
                     raise FailedAuditError(
-                        f"{service} did not come back to {came.before:,.0f} orders/s"
+                        f"{service} did not recover to {result.before:,.0f} orders/s"
                     )
     outcome = Outcome(
         "Recovery", [_table(found)], data={s: [asdict(r) for r in rs] for s, rs in found.items()}
@@ -83,18 +82,18 @@ async def recovery(bench: Bench) -> Outcome:
     return outcome
 
 
-async def _kill(bench: Bench, cast: Cast, service: str) -> Recovery:
-    load = Waiting(cast.urls["orders"], await bench.requests(cast), UNLIMITED)
-    async with cast.installation.databases() as databases:
+async def _kill(bench: Bench, processes: Processes, service: str) -> Recovery:
+    load = ClosedLoop(processes.urls["orders"], await bench.requests(processes), UNLIMITED)
+    async with processes.installation.databases() as databases:
         since = id_of(time.time())
-        with undisturbed():
+        with without_garbage_collection():
             running = asyncio.create_task(load.run(CONNECTIONS))
             try:
                 await asyncio.sleep(BEFORE_SECONDS)
                 killed = time.time()
-                cast.children[service].kill()
+                processes.children[service].kill()
                 await asyncio.sleep(DOWN_SECONDS)
-                cast.children[service].start()
+                processes.children[service].start()
                 await asyncio.sleep(AFTER_SECONDS - DOWN_SECONDS)
                 load.stop()
                 sent = await running
@@ -102,7 +101,7 @@ async def _kill(bench: Bench, cast: Cast, service: str) -> Recovery:
                 running.cancel()
             await settled(databases, since, mail=False)
         times = await read_times(databases, since, mail=False)
-    await check(cast, sent, since)
+    await check(processes, sent, since)
     done = sorted(at - killed for at in times.complete())
     counted = BEFORE_SECONDS - 1
     before = sum(-counted <= at < 0 for at in done) / counted
@@ -132,7 +131,7 @@ def _table(found: dict[str, list[Recovery]]) -> Table:
     ]
     return Table(
         "kill -9 under load",
-        ("killed", "settled/s before", "seconds to 90 % of it", "unanswered at most", "refused at most"),
+        ("killed", "settled/s before", "seconds to 90 % of it", "max unanswered", "max refused"),
         rows,
-        [f"It is started again after {DOWN_SECONDS:.0f} s, which count. The orders path does without users."],
+        [f"The service is restarted after {DOWN_SECONDS:.0f} s, which count. Orders do not need users."],
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""`chorus bench`: runs the parts that were asked for, and tells what came of them."""
+"""`chorus bench`: runs the requested parts, and reports the results."""
 
 import json
 import time
@@ -15,6 +15,7 @@ from bench import page, targets
 from bench.coldstart import coldstart
 from bench.contestants import CONTESTANTS
 from bench.down import down
+from bench.environment import start_servers
 from bench.hot import hot
 from bench.latency import latency
 from bench.machine import describe
@@ -24,7 +25,6 @@ from bench.million import million
 from bench.plan import Bench, Plan
 from bench.recovery import recovery
 from bench.settled import settled
-from bench.stage import stage
 from bench.tables import Outcome
 from ops.console import console
 from tools.children import CannotRun
@@ -57,7 +57,7 @@ def bench(
     seed: int,
     write: bool,
 ) -> None:
-    """Run, tell, and write. Raises CannotRun, or typer.Exit if something that was measured was not right."""
+    """Run and report. Raises CannotRun, or typer.Exit if there are findings."""
     wanted = _known(parts, list(PARTS), "part") or (QUICK if quick else tuple(PARTS))
     names = _known(only, [one.name for one in CONTESTANTS], "contestant")
     plan = Plan(
@@ -67,15 +67,15 @@ def bench(
         quick=quick,
         names=names or tuple(one.name for one in CONTESTANTS),
     )
-    begun = time.monotonic()
-    console.print(f"\n[bold]Chorus[/] is measured: {', '.join(wanted)}.")
-    with stage() as made:
-        machine = describe(made.servers)
-        work = Bench(plan, made)
+    started = time.monotonic()
+    console.print(f"\n[bold]Chorus[/] measures: {', '.join(wanted)}.")
+    with start_servers() as environment:
+        machine = describe(environment.servers)
+        work = Bench(plan, environment)
         outcomes = uvloop.run(_run(work, wanted))
-    _tell(outcomes, work.findings, write=write)
-    console.print(f"  [dim]{seconds(time.monotonic() - begun)}, seed {seed}[/]")
-    _keep(plan, machine, outcomes, work.findings)
+    _show(outcomes, work.findings, write=write)
+    console.print(f"  [dim]{seconds(time.monotonic() - started)}, seed {seed}[/]")
+    _save(plan, machine, outcomes, work.findings)
     if write:
         page.write(plan, machine, outcomes, work.findings)
     if work.findings:
@@ -93,12 +93,12 @@ async def _run(work: Bench, wanted: Sequence[str]) -> dict[str, Outcome]:
     outcomes = {}
     for name in wanted:
         work.part = name
-        work.say(f"{name} ...")
+        work.report(f"{name} ...")
         outcomes[name] = await PARTS[name](work)
     return outcomes
 
 
-def _tell(outcomes: dict[str, Outcome], findings: Sequence[str], *, write: bool) -> None:
+def _show(outcomes: dict[str, Outcome], findings: Sequence[str], *, write: bool) -> None:
     measured: dict[str, float] = {}
     for outcome in outcomes.values():
         measured |= outcome.measured
@@ -109,7 +109,7 @@ def _tell(outcomes: dict[str, Outcome], findings: Sequence[str], *, write: bool)
         console.print(f"  [red]✗[/] {finding}", markup=True)
 
 
-def _keep(
+def _save(
     plan: Plan, machine: dict[str, str], outcomes: dict[str, Outcome], findings: Sequence[str]
 ) -> None:
     document: dict[str, Any] = {
@@ -123,4 +123,4 @@ def _keep(
     folder.mkdir(parents=True, exist_ok=True)
     path: Path = folder / f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}.json"
     path.write_text(json.dumps(document, indent=1))
-    console.print(f"  [dim]everything in figures: {path}[/]")
+    console.print(f"  [dim]all figures: {path}[/]")

@@ -1,6 +1,6 @@
-"""How many orders a second are settled, and what of the processor each of them costs.
+"""Settled orders a second, and the processor time of each.
 
-Everybody gets as many orders as keep him busy for the same time: as many as he has just shown that he settles.
+Each contestant receives as many orders as it needs the same time for, by the rate of its warm-up.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,33 +16,33 @@ from bench.plan import Bench
 from bench.tables import Outcome, Table
 
 Rounds = dict[str, list[Measured]]
-"""What was measured of each contestant, by name."""
+"""The measurements of each contestant, by name."""
 
 Rate = Callable[[Measured], float]
 
 PROCESSES: Final = (
-    "orders", "billing", "notifications", "users", "postgres", "rabbitmq", "mail sink", "load",
+    "orders", "billing", "notifications", "users", "postgres", "rabbitmq", "SMTP sink", "load",
 )  # fmt: skip
-"""Whose processor time is told."""
+"""The processes in the table of processor time."""
 
 HOW_TO_READ: Final = (
-    "The median of all rounds, and in brackets the least and the most. How many times as fast Chorus is, is compared "
-    "round by round."
+    "The median of all rounds, and in brackets the minimum and the maximum. How many times as fast Chorus is, is "
+    "compared round by round."
 )
 
 
 def settled_rate(measured: Measured) -> float:
-    """Until every order is settled, with a letter."""
+    """The rate until all orders are settled."""
     return measured.settled_rate
 
 
 def sent_rate(measured: Measured) -> float:
-    """Until every letter is sent."""
+    """The rate until all e-mails are sent."""
     return measured.sent_rate
 
 
 async def run_rounds(bench: Bench, *, mail: bool = False) -> Rounds:
-    """Rounds of all contestants, in turns. Who fails once has no figures at all."""
+    """Rounds of all contestants, in turns. A contestant that fails once has no figures."""
     rounds: Rounds = {}
     taking_part = bench.plan.settling if mail else bench.plan.contestants
     for turn in range(bench.plan.rounds):
@@ -50,16 +50,16 @@ async def run_rounds(bench: Bench, *, mail: bool = False) -> Rounds:
             if turn and contestant.name not in rounds:
                 continue
             found: list[Measured] = []
-            with bench.noting(contestant):
-                async with bench.cast(contestant, mail=mail) as cast:
-                    rate = await bench.warm(cast)
-                    found += [(await bench.order(cast, int(rate * bench.plan.seconds)))[0]]
+            with bench.recording_failures(contestant):
+                async with bench.running(contestant, mail=mail) as processes:
+                    rate = await bench.warm(processes)
+                    found += [(await bench.order(processes, int(rate * bench.plan.seconds)))[0]]
             if not found:
                 rounds.pop(contestant.name, None)
                 continue
             rounds.setdefault(contestant.name, []).extend(found)
-            said = f"{found[0].settled_rate:,.0f} orders/s"
-            bench.say(f"{contestant.label}, round {turn + 1}: {said}")
+            rate_text = f"{found[0].settled_rate:,.0f} orders/s"
+            bench.report(f"{contestant.label}, round {turn + 1}: {rate_text}")
     return rounds
 
 
@@ -69,7 +69,7 @@ def rates(rounds: Sequence[Measured], rate: Rate = settled_rate) -> Spread:
 
 
 def against(rounds: Rounds, theirs: str, rate: Rate = settled_rate) -> Spread | None:
-    """How many times as fast Chorus is, round by round; None if there is nothing to compare."""
+    """How many times as fast Chorus is, round by round. None without anything to compare."""
     if theirs == "chorus" or not rounds.get("chorus") or not rounds.get(theirs):
         return None
     pairs = zip(rounds["chorus"], rounds[theirs], strict=False)
@@ -107,7 +107,7 @@ async def settled(bench: Bench) -> Outcome:
 
 
 def as_json(rounds: Rounds) -> dict[str, list[dict[str, object]]]:
-    """Everything that was measured."""
+    """All measurements, as JSON can hold them."""
     return {name: [asdict(one) for one in found] for name, found in rounds.items()}
 
 
@@ -133,7 +133,7 @@ def times_as_fast(rounds: Rounds, name: str, rate: Rate = settled_rate) -> str:
 
 
 def processor(rounds: Rounds, title: str) -> Table:
-    """Who spends what of the processor."""
+    """The processor time by process."""
     rows = [
         (name, *(_spent(found, name) for found in rounds.values()))
         for name in PROCESSES
@@ -144,18 +144,18 @@ def processor(rounds: Rounds, title: str) -> Table:
         number(Spread.of(max(one.machine - one.processor_sum, 0) for one in found).median)
         for found in rounds.values()
     ]
-    rows += [("together", *whole), ("others on this machine", *others)]
+    rows += [("total", *whole), ("other programs", *others)]
     return Table(title, ("", *(LABELS[name] for name in rounds)), rows)
 
 
 def _memory(rounds: Rounds) -> Table:
-    """Of the services alone: the servers are the same for all."""
+    """The memory of the services, without the servers, which are the same for all."""
     rows = []
     for name, found in rounds.items():
         idle = Spread.of(_of_services(one.idle_memory) for one in found)
         full = Spread.of(_of_services(one.memory) for one in found)
         rows.append((LABELS[name], megabytes(idle.median), megabytes(full.median)))
-    return Table("Memory of the services together, MB", ("", "idle", "after full load"), rows)
+    return Table("Memory of all services, MB", ("", "idle", "after full load"), rows)
 
 
 def _of_services(memory: dict[str, int]) -> int:

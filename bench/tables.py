@@ -1,4 +1,4 @@
-"""Tables, for the terminal and for a page."""
+"""Tables, for the terminal and for Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,18 +12,18 @@ from rich.table import Table as RichTable
 
 @dataclass(frozen=True)
 class Table:
-    """The first column says what a row is about."""
+    """A table. The first column names the row."""
 
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
-    """What must be known to read it: sentences."""
+    """Sentences below the table."""
     figures: bool = True
-    """Whether the other columns hold figures; words are aligned to the left."""
+    """Whether the other columns hold figures, aligned to the right."""
 
     def markdown(self) -> str:
-        """For a page, without the title."""
+        """The table as Markdown, without the title."""
         lines = [
             _row(self.head),
             _row(["---", *("---:" if self.figures else "---" for _ in self.head[1:])]),
@@ -32,7 +32,7 @@ class Table:
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
 
     def show(self, console: Console) -> None:
-        """For a person at a terminal."""
+        """Print the table."""
         table = RichTable(title=escape(self.title), title_justify="left", box=box.SIMPLE_HEAD)
         for number, name in enumerate(self.head):
             right = number > 0 and self.figures
@@ -55,13 +55,13 @@ def _row(cells: Sequence[str]) -> str:
 
 @dataclass
 class Outcome:
-    """What came of a part of the benchmark."""
+    """The result of a part of the benchmark."""
 
     title: str
     tables: list[Table] = field(default_factory=list)
     measured: dict[str, float] = field(default_factory=dict)
-    """What there is a target for, by the target's name."""
+    """The figures with a target, by the key of the target."""
     charts: dict[str, str] = field(default_factory=dict)
-    """Pictures, by file name."""
+    """SVG by file name."""
     data: Any = None
-    """Everything, as JSON can hold it."""
+    """All measurements, as JSON can hold them."""

@@ -1,4 +1,4 @@
-"""What Chorus is meant to reach, and whether it does."""
+"""The targets of Chorus, and whether they hold."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,52 +13,52 @@ class Target:
     """A limit for one figure."""
 
     key: str
-    """What a part calls the figure."""
+    """The key in `Outcome.measured`."""
     what: str
     bound: Literal["at least", "at most"]
     limit: float
     unit: str
     bounded_by: str = ""
-    """What keeps the figure from its limit, where it does not hold."""
+    """What limits the figure, if the target does not hold."""
 
     def holds(self, value: float) -> bool:
         """Whether a figure is within the limit."""
         return value >= self.limit if self.bound == "at least" else value <= self.limit
 
 
-SAME_DOOR: Final = (
-    "Every contestant stands behind the same front door, and those of HTTP use SQL of the same kind, so what makes"
-    " Chorus faster makes them faster too; the ratio is that of the processor time that an order costs each (below)."
+SAME_FRONT: Final = (
+    "Every contestant has the same web server and API, and those over HTTP use similar SQL, so what makes Chorus faster"
+    " makes them faster too; the ratio is that of the processor time of an order (below)."
 )
-LETTERS: Final = (
-    "The same, and a letter costs each of them its conversation with the mail server and the records of it: half of"
-    " what Chorus spends then (below); [where that goes](profile.md#with-mail)."
+MAIL: Final = (
+    "The same, and an e-mail costs each of them an SMTP session and its records: half of the processor time of Chorus"
+    " with mail (below); [details](profile.md#with-mail)."
 )
 PYTHON: Final = (
-    "Both cores are nine tenths busy: the rate is the cores by what an order costs. Three fifths of that is Python,"
-    " evenly spread, most of it in orders, and a third PostgreSQL and RabbitMQ; the last profile is in [Where the time"
-    " of an order goes now](profile.md)."
+    "Both cores are 90 % busy: processor time limits the rate. Three fifths of it is Python, evenly spread, most of it"
+    " in orders, and a third PostgreSQL and RabbitMQ; the last profile is in [Where the time of an order goes"
+    " now](profile.md)."
 )
 START: Final = (
-    "A second passes before a supervisor starts it again; then Python imports its libraries on cores that are busy with"
-    " the load, and the backlog is settled beside the new orders."
+    "It is restarted after a second; then Python imports its libraries on cores that are busy with the load, and the"
+    " backlog is settled in parallel with the new orders."
 )
 ALONE: Final = (
-    "An order that comes alone waits for one thing after the other: three COMMITs and two messages of quorum queues,"
-    " each of which is synced to the disk before it goes on. The disk of the machine decides."
+    "A single order waits for three COMMITs and two messages of quorum queues in sequence, each of which is synced to"
+    " the disk. The disk of the machine limits it."
 )
 
 TARGETS: Final = (
-    Target("http_only", "settled orders/s against HTTP only, without mail", "at least", 8, "x", SAME_DOOR),
-    Target("http_only_mail", "settled orders/s against HTTP only, with mail", "at least", 4, "x", LETTERS),
-    Target("usual", "settled orders/s against the usual event-driven build", "at least", 25, "x", SAME_DOOR),
+    Target("http_only", "settled orders/s against HTTP only, without mail", "at least", 8, "x", SAME_FRONT),
+    Target("http_only_mail", "settled orders/s against HTTP only, with mail", "at least", 4, "x", MAIL),
+    Target("usual", "settled orders/s against the usual event-driven build", "at least", 25, "x", SAME_FRONT),
     Target("ceiling", "settled orders/s against the ceiling", "at least", 0.5, "x", PYTHON),
-    Target("processor", "processor time per settled order, everything counted", "at most", 0.45, "ms", PYTHON),
+    Target("processor", "processor time per settled order, all processes", "at most", 0.45, "ms", PYTHON),
     Target("accept_p99_at_20", "accepted at 20 orders/s, p99", "at most", 10, "ms"),
     Target("settle_p50_at_20", "settled at 20 orders/s, p50", "at most", 15, "ms", ALONE),
     Target("settle_p99_at_20", "settled at 20 orders/s, p99", "at most", 40, "ms", ALONE),
-    Target("accept_p99_at_half", "accepted at half of the most, p99", "at most", 100, "ms"),
-    Target("settle_p50_at_half", "settled at half of the most, p50", "at most", 60, "ms"),
+    Target("accept_p99_at_half", "accepted at half of the maximum rate, p99", "at most", 100, "ms"),
+    Target("settle_p50_at_half", "settled at half of the maximum rate, p50", "at most", 60, "ms"),
     Target("hot", "one hot account against 64 accounts", "at least", 0.9, "x"),
     Target("million", "1,000,000 orders in the tables against none", "at least", 0.8, "x"),
     Target("recovery", "back at 90 % of the rate after kill -9 of any process", "at most", 5, "s", START),
@@ -69,7 +69,7 @@ TARGETS: Final = (
 
 
 def table(measured: Mapping[str, float], *, complete: bool = True) -> Table:
-    """Row by row: the target, what was measured, whether it holds; `complete` tells of what was not measured too."""
+    """The targets, the measurements, and whether they hold. `complete` includes what was not measured."""
     return Table(
         title="Targets",
         head=("what", "target", "measured", "holds"),
@@ -82,14 +82,14 @@ def table(measured: Mapping[str, float], *, complete: bool = True) -> Table:
 
 
 def shortfalls(measured: Mapping[str, float]) -> Iterator[str]:
-    """What does not hold, a line each reason, and what bounds it."""
+    """The targets that do not hold: a line for each reason."""
     short: dict[str, list[str]] = {}
     for target in TARGETS:
         value = measured.get(target.key)
         if value is not None and not target.holds(value):
             short.setdefault(target.bounded_by, []).append(target.what)
     for bound, rows in short.items():
-        yield f"**{'; '.join(rows)}**: {bound or 'not known yet.'}"
+        yield f"**{'; '.join(rows)}**: {bound or 'the reason is unknown.'}"
 
 
 def _row(target: Target, value: float | None) -> tuple[str, str, str, str]:

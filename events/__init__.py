@@ -1,1 +1,1 @@
-"""The published language of Chorus: every fact that one service tells the others. Read this package first."""
+"""The published language of Chorus: every event that one service publishes for the others. Read this package first."""

@@ -1,7 +1,7 @@
-"""What an event is: a frozen fact with a name, a version and a subject, and what travels around it.
+"""The base of all events: a frozen fact with a name, a version and a subject, and the envelope around it.
 
-An `Event` is the body alone. A `Heard` event has an identity (`id`), a time, and a `Cause`: the flow it belongs
-to (`correlation_id`) and the message that caused it (`causation_id`).
+An `Event` is the body alone. An `Envelope` adds its identity (`id`), its time and its `Causation`: the flow that it
+belongs to (`correlation_id`) and the message that caused it (`causation_id`).
 """
 
 import operator
@@ -20,21 +20,21 @@ SPECVERSION: Final = "1.0"
 
 
 def least_id(moment: datetime) -> UUID:
-    """The least UUIDv7 of a moment: what was made since then has a greater one."""
+    """The least UUIDv7 of a moment: every id made since then is greater."""
     return UUID(int=int(moment.timestamp() * 1000) << 80)
 
 
 def rfc3339(moment: datetime) -> str:
-    """Write an aware moment in UTC with microseconds: 2026-11-22T13:05:12.000000Z."""
+    """Format an aware time in UTC with microseconds: 2026-11-22T13:05:12.000000Z."""
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 Moment = AwareDatetime
-"""An aware point in time; RFC 3339 in JSON, in UTC as everything here is."""
+"""An aware point in time; RFC 3339 in JSON, always in UTC."""
 
 
 class State(BaseModel):
-    """A part of an event: frozen, camelCase in JSON. A reader ignores fields that it does not know."""
+    """A part of an event: frozen, camelCase in JSON. Readers ignore unknown fields."""
 
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True
@@ -42,23 +42,23 @@ class State(BaseModel):
 
 
 class Event(State):
-    """A fact that a service tells the others, named in the past tense.
+    """A fact that a service publishes, named in the past tense.
 
-    A subclass names its exchange (the publisher), its routing key with the version, and the path to the id of
-    the aggregate that it is about:
+    A subclass names its exchange (the publisher), its routing key with the version, and the path to the id of its
+    aggregate:
 
         class OrderPlaced(Event, exchange="orders", key="order-placed.v1", subject="order.id"): ...
 
-    A published event is frozen: optional fields may be added, anything else is a new version beside it.
+    A published event may get optional fields; any other change is a new version beside it.
     """
 
     exchange: ClassVar[str]
     key: ClassVar[str]
     version: ClassVar[int]
-    published: ClassVar[dict[str, type["Event"]]] = {}
-    """Every event of the language by routing key."""
+    by_key: ClassVar[dict[str, type["Event"]]] = {}
+    """Every event type that has been imported, by routing key."""
     subject_path: ClassVar[str]
-    """Where the aggregate's id stands in the body: "order.id"."""
+    """The path to the aggregate's id in the body: "order.id"."""
     _subject: ClassVar[Callable[[Any], Any]]
 
     def __init_subclass__(cls, *, exchange: str, key: str, subject: str) -> None:
@@ -66,30 +66,30 @@ class Event(State):
         cls.exchange, cls.key, cls.subject_path = exchange, key, subject
         cls.version = int(key.rpartition(".v")[2])
         cls._subject = operator.attrgetter(subject)
-        if cls.published.setdefault(key, cls) is not cls:
-            raise TypeError(f"{key} is already the key of {cls.published[key].__name__}")
+        if cls.by_key.setdefault(key, cls) is not cls:
+            raise TypeError(f"{key} is already the key of {cls.by_key[key].__name__}")
 
     @property
     def subject(self) -> str:
-        """The id of the aggregate that this event is about."""
+        """The id of the aggregate that the event is about."""
         return str(type(self)._subject(self))  # noqa: SLF001
 
     @classmethod
     def queue_key(cls) -> str:
-        """The routing key without the version, as it stands in queue names: "order-placed"."""
+        """The routing key without the version, as in queue names: "order-placed"."""
         return cls.key.rpartition(".v")[0]
 
     @classmethod
     def dataschema(cls) -> str:
-        """A URI that names the shape of the body, with its version."""
+        """A URI for the schema of the body and its version."""
         return f"urn:chorus:{cls.exchange}:{cls.key.replace('.', ':')}"
 
 
 class Causation(NamedTuple):
-    """Why something happens: the flow that it belongs to and the message that caused it.
+    """Why something happens: the flow that it belongs to, and the message that caused it.
 
-    `correlation_id` is one text for a whole flow, end to end, at most 128 characters. `causation_id` is the id of
-    the event that caused this, None where a person's request did. `traceparent` follows W3C Trace Context.
+    `correlation_id` is the same for a whole flow, end to end, at most 128 characters. `causation_id` is the id of the
+    event that caused it, None if a request did. `traceparent` follows W3C Trace Context.
     """
 
     correlation_id: str
@@ -98,7 +98,7 @@ class Causation(NamedTuple):
 
 
 class Envelope(NamedTuple, Generic[E_co]):
-    """An event as a service hears it: the fact, its identity, its time and its cause."""
+    """An event as a service receives it: the fact, its identity, its time and its causation."""
 
     id: UUID
     event: E_co
@@ -106,7 +106,7 @@ class Envelope(NamedTuple, Generic[E_co]):
     cause: Causation
 
     def causation(self) -> Causation:
-        """The cause of whatever this event leads to."""
+        """The causation of everything that is done because of this event."""
         return Causation(self.cause.correlation_id, self.id, self.cause.traceparent)
 
 

@@ -1,4 +1,4 @@
-"""What the billing service tells: accounts, money put in and taken out, and the outcome of every payment."""
+"""Events of billing: accounts, deposits, withdrawals, and the outcome of every payment."""
 
 from typing import Literal
 from uuid import UUID
@@ -12,7 +12,7 @@ RejectionReason = Literal["insufficient_funds", "order_cancelled"]
 
 
 class AccountState(State):
-    """A user's account and its balance after the change that the event tells of."""
+    """A user's account, with its balance after the change that the event is about."""
 
     id: UUID
     user_id: UUID
@@ -22,7 +22,7 @@ class AccountState(State):
 
 
 class TransactionState(State):
-    """One movement of money. `amount` is always positive; `kind` tells the direction."""
+    """One movement of money. `amount` is always positive; `kind` implies the direction."""
 
     id: UUID
     kind: TransactionKind
@@ -31,7 +31,7 @@ class TransactionState(State):
 
 
 class PaymentState(State):
-    """What was debited for an order, once and for all."""
+    """The debit for an order. There is at most one for each order."""
 
     id: UUID
     order_id: UUID
@@ -40,7 +40,7 @@ class PaymentState(State):
 
 
 class RefundState(State):
-    """What went back for a payment, once and for all."""
+    """The refund of a payment. There is at most one for each payment."""
 
     id: UUID
     payment_id: UUID
@@ -50,27 +50,27 @@ class RefundState(State):
 
 
 class AccountOpened(Event, exchange="billing", key="account-opened.v1", subject="account.id"):
-    """A user has an account, with nothing on it."""
+    """A user has an account, and its balance is zero."""
 
     account: AccountState
 
 
 class FundsDeposited(Event, exchange="billing", key="funds-deposited.v1", subject="account.id"):
-    """Money has been put into the account."""
+    """Money has been credited to the account."""
 
     account: AccountState
     transaction: TransactionState
 
 
 class FundsWithdrawn(Event, exchange="billing", key="funds-withdrawn.v1", subject="account.id"):
-    """Money has been taken out of the account."""
+    """Money has been withdrawn from the account."""
 
     account: AccountState
     transaction: TransactionState
 
 
 class PaymentSucceeded(Event, exchange="billing", key="payment-succeeded.v1", subject="order.id"):
-    """The order's total has left the account."""
+    """The order's total has been debited from the account."""
 
     payment: PaymentState
     order: OrderState
@@ -78,7 +78,7 @@ class PaymentSucceeded(Event, exchange="billing", key="payment-succeeded.v1", su
 
 
 class PaymentRejected(Event, exchange="billing", key="payment-rejected.v1", subject="order.id"):
-    """Nothing has left the account for this order, and nothing will. `account` is as it was at that moment."""
+    """Nothing has been debited for this order, and nothing will be. `account` is its state at that moment."""
 
     reason: RejectionReason
     order: OrderState
@@ -86,7 +86,7 @@ class PaymentRejected(Event, exchange="billing", key="payment-rejected.v1", subj
 
 
 class PaymentRefunded(Event, exchange="billing", key="payment-refunded.v1", subject="order.id"):
-    """What had been debited for the order is back on the account."""
+    """The amount debited for the order has been credited to the account again."""
 
     refund: RefundState
     payment: PaymentState

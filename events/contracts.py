@@ -1,9 +1,9 @@
-"""Published contracts: `python -m events.contracts check` compares today's events with what was once promised.
+"""Published contracts: `python -m events.contracts check` compares today's events with those that were published.
 
-Each file of `events/published/` is the promise of one event version, made by `python -m events.contracts write`. A
-promise is kept for ever: what was published can still be read, and whoever reads it today can read tomorrow's. So an
-optional field may be added, and an event; everything else is a new version beside the old one. A value that is added
-to an enumeration breaks whoever does not know it yet, and one that is removed breaks the reading of old events.
+Each file of `events/published/` is the contract of one event version, written by `python -m events.contracts write`.
+Compatibility holds in both directions: today's readers can read old events, and old readers can read today's. So an
+optional field may be added, and an event; any other change is a new version beside the old one. A value added to an
+enumeration breaks readers that do not know it; one that is removed breaks the reading of old events.
 """
 
 import importlib
@@ -20,21 +20,21 @@ from events.base import Event
 
 PUBLISHED: Final = Path(__file__).parent / "published"
 PROSE: Final = frozenset({"title", "description", "examples"})
-"""Parts of a schema that promise nothing."""
+"""Keywords of a schema that are not part of the contract."""
 
 Contract = dict[str, Any]
 
 
 def language() -> dict[str, type[Event]]:
-    """Every event of the language by routing key, from all modules of this package."""
+    """Every event type by routing key, from all modules of this package."""
     for module in pkgutil.iter_modules(events.__path__, "events."):
         if not module.ispkg:
             importlib.import_module(module.name)
-    return dict(Event.published)
+    return dict(Event.by_key)
 
 
 def contract(kind: type[Event]) -> Contract:
-    """What an event promises: who publishes it, under which key and name, about what, and its shape."""
+    """The contract of an event: its publisher, routing key, name, subject and schema."""
     return {
         "event": kind.__name__,
         "exchange": kind.exchange,
@@ -46,7 +46,7 @@ def contract(kind: type[Event]) -> Contract:
 
 
 def breaches(published: Contract, today: Contract) -> list[str]:
-    """What today's event breaks of its promise, a line each; empty if nothing."""
+    """Every incompatible change between a published contract and today's, one line each."""
     about = [name for name in published if name != "schema"]
     broken = [
         f"{name}: was {_text(published[name])}, is now {_text(today.get(name))}"
@@ -58,7 +58,7 @@ def breaches(published: Contract, today: Contract) -> list[str]:
 
 
 def _without(names: AbstractSet[str], schema: Any) -> Any:
-    """A schema without some of its keywords. Fields and definitions may have such names, and stay."""
+    """A schema without some of its keywords. Fields and definitions of the same names are kept."""
     if isinstance(schema, list):
         return [_without(names, part) for part in schema]
     if not isinstance(schema, dict):
@@ -73,7 +73,7 @@ def _without(names: AbstractSet[str], schema: Any) -> Any:
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
-    """A schema with every reference replaced by what it refers to."""
+    """A schema with every reference replaced by its definition."""
     if isinstance(schema, list):
         return [_inlined(part, definitions) for part in schema]
     if not isinstance(schema, dict):
@@ -146,29 +146,29 @@ def _text(value: Any) -> str:
 
 
 def read(folder: Path) -> dict[str, Contract]:
-    """The promises of a folder by routing key."""
+    """The contracts of a folder by routing key."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 def broken(published: Mapping[str, Contract], today: Mapping[str, Contract]) -> list[str]:
-    """Every promise that is not kept, readable, with the event that it belongs to."""
+    """Every incompatible change, one line each, with the event that it belongs to."""
     lines = []
-    for key, promise in published.items():
+    for key, old in published.items():
         found = (
-            breaches(promise, today[key])
+            breaches(old, today[key])
             if key in today
-            else ["was removed; a published event stays, a better one stands beside it"]
+            else ["was removed; a published event stays, a new version is added beside it"]
         )
-        lines += [f"{key} ({promise['event']}): {line}" for line in found]
+        lines += [f"{key} ({old['event']}): {line}" for line in found]
     return lines
 
 
 def unwritten(published: Mapping[str, Contract], today: Mapping[str, Contract]) -> list[str]:
-    """Events that are new or have got something that breaks nothing, and are not written yet."""
+    """Events that are new or compatibly changed, and not written yet; one line each."""
     return [
-        f"{key} ({promise['event']}): {'has changed' if key in published else 'is new'}"
-        for key, promise in today.items()
-        if published.get(key) != promise
+        f"{key} ({new['event']}): {'has changed' if key in published else 'is new'}"
+        for key, new in today.items()
+        if published.get(key) != new
     ]
 
 
@@ -177,21 +177,21 @@ def main(arguments: list[str], folder: Path = PUBLISHED) -> int:
     published = read(folder)
     today = {key: contract(kind) for key, kind in language().items()}
     if lines := broken(published, today):
-        return _say("Published events have changed. Restore them, and add a new version.", lines)
+        return _fail("Published events have changed. Restore them, and add a new version.", lines)
     if arguments == ["write"]:
-        for key, promise in today.items():
-            text = json.dumps(promise, indent=2, ensure_ascii=False)
+        for key, new in today.items():
+            text = json.dumps(new, indent=2, ensure_ascii=False)
             (folder / f"{key}.json").write_text(f"{text}\n")
         return 0
     if arguments != ["check"]:
-        return _say("usage: python -m events.contracts check|write", [])
+        return _fail("usage: python -m events.contracts check|write", [])
     if lines := unwritten(published, today):
-        return _say("Nothing is broken; publish with `make events`:", lines)
+        return _fail("Nothing is broken; publish with `make events`:", lines)
     return 0
 
 
-def _say(what: str, lines: list[str]) -> int:
-    print(what, *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)  # noqa: T201
+def _fail(message: str, lines: list[str]) -> int:
+    print(message, *(f"  {line}" for line in lines), sep="\n", file=sys.stderr)  # noqa: T201
     return 1
 
 

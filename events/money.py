@@ -1,8 +1,7 @@
 """Money: an integer count of minor units (cents) in Python and SQL, a decimal string ("150.00") in JSON.
 
-A float never takes part in arithmetic. A JSON number that a client sends is read as it was written (a `Decimal`); one
-that comes as a float all the same is read through its shortest decimal form, which is exact for every amount up to
-`MAX_AMOUNT` with two places (15 significant digits).
+No arithmetic uses floats. A JSON number in a request is parsed as a `Decimal`; one that arrives as a float is
+read through its shortest decimal form: exact for amounts up to `MAX_AMOUNT` with two places (15 significant digits).
 """
 
 import re
@@ -22,16 +21,16 @@ _SIGNED_PATTERN = r"^-?(0|[1-9][0-9]{0,15})\.[0-9]{2}$"
 
 
 def to_text(minor: int) -> str:
-    """Write minor units as a decimal with two places: 15000 -> "150.00"."""
+    """Format minor units as a decimal with two places: 15000 -> "150.00"."""
     sign = "-" if minor < 0 else ""
     major, rest = divmod(abs(minor), MINOR_PER_MAJOR)
     return f"{sign}{major}.{rest:02d}"
 
 
 def to_minor(text: str) -> int:
-    """Read a decimal of at most two places as minor units: "150.5" -> 15050.
+    """Parse a decimal of at most two places as minor units: "150.5" -> 15050.
 
-    Raises ValueError for an exponent, more than two places, NaN, or anything else that is no plain decimal.
+    Raises ValueError for everything else: an exponent, more than two places, NaN.
     """
     if not (found := _TEXT.fullmatch(text)):
         raise ValueError("must be a decimal number with at most two places")
@@ -41,7 +40,7 @@ def to_minor(text: str) -> int:
 
 
 def _read_state(value: Any, info: ValidationInfo) -> Any:
-    """In JSON money is a string; in Python an `int` is already a count of minor units."""
+    """Validate money in an event: a string in JSON; in Python an `int` is a count of minor units."""
     if isinstance(value, str):
         return to_minor(value)
     if info.mode == "json" or isinstance(value, bool):
@@ -50,7 +49,7 @@ def _read_state(value: Any, info: ValidationInfo) -> Any:
 
 
 def _read_amount(value: Any) -> int:
-    """Read what a client sent: a JSON number or a string, in major units, more than zero."""
+    """Validate an amount in a request: a JSON number or string, in major units, more than zero."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         raise ValueError("must be a number or a decimal string")
     if isinstance(value, float):
@@ -64,7 +63,7 @@ def _read_amount(value: Any) -> int:
 
 
 def _plainly(value: Decimal) -> str:
-    """A number without exponent, and without a fraction that is only zeros: 1E+2 and 100.00 are 100."""
+    """Format without an exponent and without trailing zeros: 1E+2 and 100.00 become 100."""
     if not value.is_finite() or abs(value.adjusted()) > 20:
         raise ValueError(
             "must be more than 0 and at most 1000000000000.00, with at most two places"
@@ -74,7 +73,7 @@ def _plainly(value: Decimal) -> str:
 
 
 def _bounded(value: int) -> str:
-    """`str` of a huge int is slow, and an error past 4,300 digits."""
+    """Format an integer within the bound; `str` of a huge one is slow, and fails above 4,300 digits."""
     if abs(value) > MAX_AMOUNT:
         raise ValueError("must be more than 0 and at most 1000000000000.00")
     return str(value)
@@ -86,7 +85,7 @@ Money = Annotated[
     PlainSerializer(to_text, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": _SIGNED_PATTERN, "examples": ["150.00"]}),
 ]
-"""An amount or balance in an event or an answer, in minor units."""
+"""An amount or balance in an event or a response, in minor units."""
 
 Amount = Annotated[
     int,
@@ -108,4 +107,4 @@ Amount = Annotated[
         }
     ),
 ]
-"""An amount in a request: JSON number or string in major units, turned into minor units."""
+"""An amount in a request: a JSON number or string in major units, converted to minor units."""

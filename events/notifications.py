@@ -1,4 +1,4 @@
-"""What the notifications service tells: which letters went out, and which never will."""
+"""Events of notifications: which were sent, and which never will be."""
 
 from typing import Literal
 from uuid import UUID
@@ -12,7 +12,7 @@ NotificationStatus = Literal["waiting", "pending", "sent", "failed"]
 
 
 class NotificationState(State):
-    """A letter. `to`, `subject` and `body` are None while its recipient is not known yet."""
+    """A notification. `to`, `subject` and `body` are None until its recipient is known."""
 
     id: UUID
     user_id: UUID
@@ -29,7 +29,7 @@ class NotificationState(State):
 class NotificationSent(
     Event, exchange="notifications", key="notification-sent.v1", subject="notification.id"
 ):
-    """A mail server has accepted the letter."""
+    """A mail server has accepted the e-mail."""
 
     notification: NotificationState
 
@@ -37,7 +37,7 @@ class NotificationSent(
 class NotificationFailed(
     Event, exchange="notifications", key="notification-failed.v1", subject="notification.id"
 ):
-    """A mail server has refused the letter for good; `reason` is its answer."""
+    """A mail server has refused the e-mail permanently; `reason` is its reply."""
 
     notification: NotificationState
     reason: str

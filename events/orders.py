@@ -1,4 +1,4 @@
-"""What the orders service tells: an order's way from placed to paid, rejected or cancelled."""
+"""Events of orders: an order is placed, then paid, rejected or cancelled."""
 
 from typing import Literal
 from uuid import UUID
@@ -10,7 +10,7 @@ OrderStatus = Literal["pending", "paid", "rejected", "cancelled"]
 
 
 class OrderState(State):
-    """The whole order. `reason` is set once it is rejected."""
+    """The whole order. `reason` is None unless it was rejected."""
 
     id: UUID
     user_id: UUID
@@ -41,6 +41,6 @@ class OrderRejected(Event, exchange="orders", key="order-rejected.v1", subject="
 
 
 class OrderCancelled(Event, exchange="orders", key="order-cancelled.v1", subject="order.id"):
-    """The customer does not want the order any more; what was or will be debited goes back."""
+    """The customer has cancelled the order; a payment for it is refunded, now or when it arrives."""
 
     order: OrderState

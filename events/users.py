@@ -1,4 +1,4 @@
-"""What the users service tells: who there is, and with which key tokens are signed."""
+"""Events of users: accounts of people, and the keys that sign access tokens."""
 
 from typing import Literal
 from uuid import UUID
@@ -8,11 +8,11 @@ from pydantic import Field
 from events.base import Event, Moment, State, Version
 
 Locale = Literal["en", "ru"]
-"""The languages that letters are written in."""
+"""The languages of notifications."""
 
 
 class UserState(State):
-    """A user as others may know him; never a password, not even its hash."""
+    """A user as other services may know them; never a password or its hash."""
 
     id: UUID
     email: str = Field(max_length=254)
@@ -36,7 +36,7 @@ class UserRegistered(Event, exchange="users", key="user-registered.v1", subject=
 
 
 class UserUpdated(Event, exchange="users", key="user-updated.v1", subject="user.id"):
-    """A user's name, e-mail address or locale has changed; this is all of it as it is now."""
+    """A user's name, e-mail address or locale has changed; `user` is the whole new state."""
 
     user: UserState
 
@@ -44,7 +44,7 @@ class UserUpdated(Event, exchange="users", key="user-updated.v1", subject="user.
 class SigningKeyPublished(
     Event, exchange="users", key="signing-key-published.v1", subject="key_id"
 ):
-    """Tokens may carry signatures of this key until `valid_until`."""
+    """Access tokens may be signed with this key until `valid_until`."""
 
     key_id: str = Field(max_length=64)
     jwk: PublicKey

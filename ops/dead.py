@@ -1,4 +1,4 @@
-"""`chorus dead`: what services and the broker have set aside, and what becomes of it."""
+"""`chorus dead`: lists, shows, replays and drops dead-lettered messages."""
 
 import asyncio
 import json
@@ -19,34 +19,36 @@ from ops.console import console
 if TYPE_CHECKING:
     from ops.dead_letters import DeadLetter, DeadLetters
 
-app = typer.Typer(help="What was set aside: list, show, replay, drop.", no_args_is_help=True)
+app = typer.Typer(help="Dead-lettered messages: list, show, replay, drop.", no_args_is_help=True)
 
 FAILED: Final = 1
-"""The status if something was not found or not done. 2 is a wrong command line."""
+"""The exit status if a message was not found or not replayed. 2 is a wrong command line."""
 
-FOR_EVER: Final = datetime.max.replace(tzinfo=UTC)
-LONG_AGO: Final = datetime.min.replace(tzinfo=UTC)
-"""What nobody has noted the time of is neither older nor newer than anything."""
+LATEST: Final = datetime.max.replace(tzinfo=UTC)
+EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
+"""A message whose time is unknown is neither older nor newer than any age."""
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _AGE: Final = re.compile(r"([0-9]{1,6})([smhd])")
 
 Id = Annotated[list[str] | None, typer.Argument(help="Ids of messages.", show_default=False)]
 Service = Annotated[
-    list[str] | None, typer.Option("--service", help="Whose; all services if none is named.")
+    list[str] | None, typer.Option("--service", help="Only of this service; may be repeated.")
 ]
-Queue = Annotated[str | None, typer.Option(help="Only what was heard in this queue.")]
+Queue = Annotated[str | None, typer.Option(help="Only messages consumed from this queue.")]
 Type = Annotated[str | None, typer.Option("--type", help="Only events of this type.")]
 Reason = Annotated[str | None, typer.Option(help="Only where the reason contains this.")]
-Older = Annotated[str | None, typer.Option(help="Only what lies there longer, such as 30m or 2d.")]
-Newer = Annotated[str | None, typer.Option(help="Only what lies there for a shorter time.")]
-All = Annotated[bool, typer.Option("--all", help="Everything.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Older = Annotated[
+    str | None, typer.Option(help="Only dead-lettered longer ago, such as 30m or 2d.")
+]
+Newer = Annotated[str | None, typer.Option(help="Only dead-lettered less long ago.")]
+All = Annotated[bool, typer.Option("--all", help="All messages.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Chosen:
-    """What a command is about."""
+    """The messages that a command applies to, by ids and filters."""
 
     def __init__(
         self,
@@ -67,10 +69,10 @@ class Chosen:
         self._before = now - _age(older) if older else None
         self._after = now - _age(newer) if newer else None
         self.narrow = bool(ids or service or queue or kind or reason or older or newer)
-        """Whether anything at all was named."""
+        """Whether any id or filter was given."""
 
     def among(self, letters: Sequence["DeadLetter"]) -> list["DeadLetter"]:
-        """Those that it is about."""
+        """The messages that match."""
         return [letter for letter in letters if self._fits(letter)]
 
     def _fits(self, letter: "DeadLetter") -> bool:
@@ -79,8 +81,8 @@ class Chosen:
             and self._queue in (None, letter.origin)
             and self._type in (None, letter.type)
             and (self._reason is None or self._reason in letter.reason)
-            and (self._before is None or (letter.since or FOR_EVER) <= self._before)
-            and (self._after is None or (letter.since or LONG_AGO) >= self._after)
+            and (self._before is None or (letter.since or LATEST) <= self._before)
+            and (self._after is None or (letter.since or EARLIEST) >= self._after)
         )
 
 
@@ -91,11 +93,11 @@ def _age(text: str) -> timedelta:
 
 
 def administrator_address() -> str:
-    """The vhost of the services, entered with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError.
+    """The services' AMQP address with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError.
 
-    Of a cluster every node, separated by commas, as the services' own address has them.
+    It has every node of a cluster, separated by commas, as the services' own address does.
     """
-    from chassis.messaging.broker import node_urls
+    from chassis.messaging.addresses import node_urls
     from ops.management import with_login
 
     api = settings().rabbitmq_api_url
@@ -118,7 +120,7 @@ def show_list(
     newer_than: Newer = None,
     as_json: Json = False,
 ) -> None:
-    """List what was set aside: where it was heard, why, and since when."""
+    """List dead-lettered messages: the queue they were consumed from, why they failed, and when."""
     chosen = Chosen(ids, service, queue, kind, reason, older_than, newer_than)
     letters = _do(chosen)
     if as_json:
@@ -129,7 +131,7 @@ def show_list(
 
 @app.command()
 def show(ids: Id = None, service: Service = None, as_json: Json = False) -> None:
-    """Show messages whole: properties, headers, traceback and body."""
+    """Show messages in full: properties, headers, traceback and body."""
     if not ids:
         raise typer.BadParameter("name the ids of messages")
     documents = [_whole(letter) for letter in _do(Chosen(ids, service))]
@@ -146,7 +148,7 @@ Decision = Callable[["DeadLetters", Sequence["DeadLetter"]], Awaitable[None]]
 
 
 def _deciding(name: str, done: str, about: str, decision: Decision) -> None:
-    """Make a command that decides about messages."""
+    """Add a command that replays or drops messages."""
 
     @app.command(name, help=about)
     def decide(
@@ -162,7 +164,7 @@ def _deciding(name: str, done: str, about: str, decision: Decision) -> None:
     ) -> None:
         chosen = Chosen(ids, service, queue, kind, reason, older_than, newer_than)
         if everything == chosen.narrow:
-            raise typer.BadParameter("name ids or filters, or say --all")
+            raise typer.BadParameter("name ids or filters, or use --all")
         letters = _do(chosen, None if dry_run else decision)
         _print_table(letters)
         typer.echo(f"{len(letters)} {'would be' if dry_run else 'were'} {done}")
@@ -171,20 +173,20 @@ def _deciding(name: str, done: str, about: str, decision: Decision) -> None:
 _deciding(
     "replay",
     "replayed",
-    "Send messages back to the queues in which they were heard. Twice has one effect.",
+    "Publish messages to the queues they were consumed from. A message replayed twice has one effect.",
     lambda dead, letters: dead.replay(letters),
 )
 _deciding(
     "drop",
     "dropped",
-    "Throw messages away for good. An order whose OrderPlaced is thrown away stays pending for ever.",
+    "Delete messages. An order whose OrderPlaced is deleted stays pending for ever.",
     lambda dead, letters: dead.drop(letters),
 )
 
 
 def _do(chosen: Chosen, decision: Decision | None = None) -> list["DeadLetter"]:
-    """What is chosen, after what is decided about it. Ends with FAILED if an id is not there or a broker is away."""
-    # Here, and not above: the other commands do without the broker's library, and start in three quarters of the time.
+    """The chosen messages, after the decision was applied. Exits with FAILED if an id or the broker is missing."""
+    # Imported here because other commands start in three quarters of the time without the broker's library.
     from aio_pika.exceptions import AMQPError
 
     from ops.dead_letters import NotReplayedError
@@ -195,7 +197,7 @@ def _do(chosen: Chosen, decision: Decision | None = None) -> list["DeadLetter"]:
         typer.echo(f"chorus dead: {error}", err=True)
         raise typer.Exit(FAILED) from None
     if missing := chosen.ids - {letter.id for letter in letters}:
-        typer.echo(f"chorus dead: not there: {', '.join(sorted(missing))}", err=True)
+        typer.echo(f"chorus dead: not found: {', '.join(sorted(missing))}", err=True)
         raise typer.Exit(FAILED)
     return letters
 
@@ -225,7 +227,7 @@ def _whole(letter: "DeadLetter") -> dict[str, Any]:
 
 
 def _print_table(letters: Sequence["DeadLetter"]) -> None:
-    table = Table("id", "type", "heard in", "reason", "since", box=None, padding=(0, 2, 0, 0))
+    table = Table("id", "type", "queue", "reason", "since", box=None, padding=(0, 2, 0, 0))
     for letter in letters:
         since = letter.since.strftime("%Y-%m-%d %H:%M:%S") if letter.since else "?"
         row = (letter.id, letter.type, letter.origin or "?", letter.reason[:200], since)

@@ -1,10 +1,9 @@
-"""What lies in `<service>.dead`: looked at, sent back to where it was heard, or thrown away.
+"""Reads the messages in `<service>.dead`, and replays or drops them.
 
-A message is held unacknowledged while it is decided about; whatever has not been decided goes back to its queue when
-the connection closes, so that looking uses nothing up (the delivery limit of these queues is as good as none). A replay
-is published to the one queue in which the message was heard, not to its exchange: nobody else hears it again. The
-original is acknowledged only once the copy is confirmed, so a crash in between makes two of it, which the inbox makes
-one again, and never none.
+Messages are held unacknowledged, and return to their queue when the connection closes. Reading them is a delivery, so
+the delivery limit of these queues is far above any use. A replay is published to the one queue the message was consumed
+from, not to its exchange, so no other service receives it again. The original is acknowledged after the copy is
+confirmed: a crash in between leaves two, which the inbox deduplicates, and never none.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -16,65 +15,65 @@ from typing import Any, Final, Self
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
-from chassis.messaging import message as wire
-from chassis.messaging.broker import connect
+from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
+from chassis.messaging.message import copied
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD, queue_name
 from ops.subscriptions import SUBSCRIPTIONS
 
 HEADER_PREFIX: Final = "dead_letter_"
-"""Headers that parking adds, and that a replay leaves out."""
+"""Headers that dead-lettering adds and a replay omits."""
 
 BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-delivery-count", "x-last-death-")
-"""Headers that the broker adds; it would count on where it was."""
+"""Headers that the broker adds; in a replay they would continue its counts."""
 
 
 class NotReplayedError(Exception):
-    """The broker did not take the copy. The original is where it was."""
+    """A message cannot be replayed, or its copy was not confirmed. The original is still in its queue."""
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that lies in a dead queue, held until its connection closes."""
+    """A message in a dead-letter queue, held unacknowledged until the connection closes."""
 
     service: str
     message: AbstractIncomingMessage
 
     @property
     def id(self) -> str:
-        """The message's id; for an event that is alone, the event's."""
+        """The message's id; for a message with one event, the event's."""
         return self.message.message_id or ""
 
     @property
     def type(self) -> str:
-        """The event's type as the message has it; empty if it has none."""
+        """The event's type from the message's properties; empty if it is not set."""
         return self.message.type or ""
 
     @property
     def origin(self) -> str:
-        """The queue in which it was heard; empty if nobody has noted that."""
+        """The queue it was consumed from; empty if that is unknown."""
         return str(self._header("dead_letter_queue") or self._death().get("queue", ""))
 
     @property
     def reason(self) -> str:
-        """What went wrong, in a line."""
+        """Why it was dead-lettered, in a line."""
         return str(self._header("dead_letter_error") or self._death().get("reason", "unknown"))
 
     @property
     def traceback(self) -> str:
-        """Where it went wrong; empty if the broker set it aside, and not the service."""
+        """The traceback; empty if the broker dead-lettered it, and not the service."""
         return str(self._header("dead_letter_traceback") or "")
 
     @property
     def attempts(self) -> int | None:
-        """How often it was tried; None if the broker set it aside."""
+        """How often the service tried to handle it; None if the broker dead-lettered it."""
         attempts = self._header("dead_letter_attempts")
         return attempts if isinstance(attempts, int) else None
 
     @property
     def since(self) -> datetime | None:
-        """When it was set aside, aware; None if nobody has noted that."""
+        """When it was dead-lettered, as an aware datetime; None if that is unknown."""
         at = self._header("dead_letter_at") or self._death().get("time")
         if isinstance(at, datetime):
             return at.astimezone(UTC)
@@ -84,7 +83,7 @@ class DeadLetter:
             return None
 
     def as_json(self) -> dict[str, Any]:
-        """What can be said of it in short."""
+        """A summary without headers and body."""
         return {
             "id": self.id,
             "service": self.service,
@@ -107,7 +106,7 @@ class DeadLetter:
 
 
 class DeadLetters:
-    """All dead queues of some services, as an administrator of their vhost sees them."""
+    """The dead-letter queues of services, with an administrator's login to their vhost."""
 
     def __init__(self, channel: aio_pika.abc.AbstractChannel, publisher: Publisher) -> None:
         self._channel = channel
@@ -116,10 +115,10 @@ class DeadLetters:
     @classmethod
     @asynccontextmanager
     async def of(cls, address: str) -> AsyncIterator[Self]:
-        """Connect for a block; at its end everything that was not decided about lies where it lay.
+        """Connect for a block. At its end every message that was neither replayed nor dropped is back in its queue.
 
-        The address names every node of a cluster, separated by commas. Raises OSError or an AMQP error if there is no
-        connection to be had.
+        The address has every node of a cluster, separated by commas. Raises OSError or an AMQP error if no node can be
+        connected to.
         """
         publisher = Publisher(address, "chorus dead replay")
         connection = await connect(address)
@@ -132,7 +131,7 @@ class DeadLetters:
             await publisher.close()
 
     async def hold(self, services: Collection[str]) -> list[DeadLetter]:
-        """Everything that lies in the dead queues of these services now, in the order of the queues."""
+        """All messages that are in the dead-letter queues of these services now, in the order of the queues."""
         found: list[DeadLetter] = []
         with connection_may_be_lost():
             for service in services:
@@ -142,34 +141,36 @@ class DeadLetters:
         return found
 
     async def replay(self, letters: Sequence[DeadLetter]) -> None:
-        """Send messages back to the queues in which they were heard, one after another.
+        """Publish messages to the queues they were consumed from, one after another.
 
-        A header that was written by hand must not let anybody else hear a message: only a queue of the service that
-        has set it aside will do. Raises NotReplayedError about those that cannot go, once the others have gone, and
-        at the first copy that is not confirmed.
+        Only a queue of the service that dead-lettered a message is accepted, so that a forged header cannot route it to
+        another service. Raises NotReplayedError at the first copy that is not confirmed, and after all others were
+        replayed for messages without such a queue.
         """
         unfit = []
         for letter in letters:
-            if letter.origin not in _queues_of(letter.service):
+            if letter.origin not in {
+                queue_name(letter.service, e) for e in SUBSCRIPTIONS[letter.service]
+            }:
                 unfit.append(letter)
                 continue
             copy = _as_published(letter.message)
             [error] = await self._publisher.publish([("", letter.origin, copy)])
             if error is not None:
                 raise NotReplayedError(f"{letter.id} to {letter.origin}: {error!r}") from error
-            await self.drop([letter])  # the copy is there
+            await self.drop([letter])
         if unfit:
             raise NotReplayedError("; ".join(map(_why_not, unfit)))
 
     async def drop(self, letters: Sequence[DeadLetter]) -> None:
-        """Throw messages away."""
+        """Acknowledge messages, which deletes them."""
         with connection_may_be_lost():
             for letter in letters:
                 await letter.message.ack()
 
 
 def _as_published(message: AbstractIncomingMessage) -> aio_pika.Message:
-    copy = wire.copied(message)
+    copy = copied(message)
     copy.headers = {
         name: value
         for name, value in copy.headers.items()
@@ -178,12 +179,7 @@ def _as_published(message: AbstractIncomingMessage) -> aio_pika.Message:
     return copy
 
 
-def _queues_of(service: str) -> set[str]:
-    """Where a service hears events."""
-    return {queue_name(service, kind) for kind in SUBSCRIPTIONS[service]}
-
-
 def _why_not(letter: DeadLetter) -> str:
     if not letter.origin:
-        return f"{letter.id}: nobody has noted where it was heard"
-    return f"{letter.id}: {letter.service} does not hear anything in {letter.origin}"
+        return f"{letter.id}: the queue it was consumed from is unknown"
+    return f"{letter.id}: {letter.service} does not consume {letter.origin}"

@@ -1,4 +1,4 @@
-"""The `chorus` command. In a checkout it also has the commands of `tools/` and `bench/`."""
+"""The `chorus` command. In a checkout it also has the commands of `tools` and `bench`."""
 
 import asyncio
 import importlib
@@ -24,11 +24,11 @@ cli = typer.Typer(
 cli.add_typer(dead.app, name="dead")
 
 CHECKOUT_ONLY: Final = ("tools", "bench")
-"""Packages that the image does not contain, each with a module `commands`."""
+"""Packages outside of the image that have a module `commands`."""
 
 TOPOLOGY_PAGE = """# Topology
 
-Drawn by `make topology` from [chassis/messaging/topology.py](../chassis/messaging/topology.py), never by hand.
+Written by `make topology` from [chassis/messaging/topology.py](../chassis/messaging/topology.py), never by hand.
 Exchanges are hexagons, with the routing key on the arrow; queues are boxes; services are round.
 
 ```mermaid
@@ -38,7 +38,7 @@ Exchanges are hexagons, with the routing key on the arrow; queues are boxes; ser
 
 @cli.command()
 def migrate() -> None:
-    """Make databases, roles, tables, exchanges, queues and broker users. Running it again changes nothing."""
+    """Create databases, roles, tables, exchanges, queues and broker users. Idempotent."""
     from ops.migrate import (
         apply_topology,
         create_database,
@@ -72,7 +72,7 @@ def serve(
         int | None, typer.Option(help="The port; by default the service's own.")
     ] = None,
 ) -> None:
-    """Run one service until SIGTERM. The exit status is 1 if one of its background tasks died."""
+    """Run one service until SIGTERM. The exit status is 1 if one of its background tasks failed."""
     if service not in SERVICES:
         raise typer.BadParameter(
             f"there is no service {service!r}; there are {', '.join(SERVICES)}"
@@ -85,25 +85,27 @@ def serve(
 
 @cli.command()
 def audit(
-    json: Annotated[bool, typer.Option("--json", help="Say it for programs.")] = False,
-    patience: Annotated[
-        float, typer.Option(min=0, help="Seconds for which what is wrong is looked at again.")
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds for which violations are checked again.")
     ] = 10.0,
     at_rest: Annotated[
-        bool, typer.Option("--at-rest", help="Nothing is on its way: what is unfinished is wrong.")
+        bool, typer.Option("--at-rest", help="Nothing is in flight: what is unfinished is wrong.")
     ] = False,
     watch: Annotated[
-        float | None, typer.Option(min=1, help="Audit again every so many seconds, until SIGTERM.")
+        float | None, typer.Option(min=1, help="Audit every so many seconds, until SIGTERM.")
     ] = None,
     host: Annotated[str, typer.Option(help="With --watch: the address of /metrics.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="With --watch: its port.")] = 9108,
+    port: Annotated[int, typer.Option(help="With --watch: the port of /metrics.")] = 9108,
 ) -> None:
-    """Check the invariants on the running system. The exit status is 0 if they hold, 1 if not, 2 if nobody can say."""
-    from ops.audit.command import once, watching
-
+    """Check the invariants on the running system. The exit status is 0 if they hold, 1 if not, 2 if that is unknown."""
     if watch is None:
-        raise typer.Exit(asyncio.run(once(patience, at_rest=at_rest, as_json=json)))
-    asyncio.run(watching(watch, patience, at_rest=at_rest, address=(host, port)))
+        from ops.audit.command import once
+
+        raise typer.Exit(asyncio.run(once(timeout, at_rest=at_rest, as_json=json)))
+    from ops.audit.watch import watch as run
+
+    asyncio.run(run(watch, timeout, at_rest=at_rest, address=(host, port)))
 
 
 @cli.command()
@@ -132,7 +134,7 @@ _add_checkout_commands()
 
 
 def main() -> None:
-    """Run the command; what is wrong with the settings is said in one line."""
+    """Run the command. A wrong setting is reported as one line, with exit status 2."""
     try:
         cli()
     except LookupError as error:

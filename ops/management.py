@@ -1,6 +1,6 @@
-"""Applies the topology to a live broker through RabbitMQ's management API, and reads it back.
+"""A client of RabbitMQ's management API: applies the topology and reads it back.
 
-https://www.rabbitmq.com/docs/management#http-api. Creating what exists with the same arguments changes nothing; with
+https://www.rabbitmq.com/docs/management#http-api. Creating what exists with the same arguments changes nothing. With
 other arguments it is an error, because RabbitMQ cannot change a queue.
 """
 
@@ -11,18 +11,18 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
 
-from chassis.messaging.broker import node_urls
+from chassis.messaging.addresses import node_urls
 from chassis.messaging.topology import Topology
 
 TIMEOUT_SECONDS: Final = 15.0
 
 
 class TopologyConflictError(Exception):
-    """The broker has something of this name with other arguments."""
+    """The broker has an object of this name with other arguments."""
 
 
 class Administration:
-    """An administrator's access to a broker."""
+    """The management API, with the login that its URL names."""
 
     def __init__(self, api_url: str) -> None:
         url = urlsplit(api_url)
@@ -46,9 +46,10 @@ class Administration:
         self._http.close()
 
     def apply(self, wanted: Topology, users: Mapping[str, str]) -> None:
-        """Make everything exist. `users` maps services to their AMQP addresses, which name user, password and vhost.
+        """Create vhosts, exchanges, queues, bindings, users and permissions.
 
-        Raises TopologyConflictError, or httpx.HTTPError if the broker cannot be reached.
+        `users` maps services to AMQP addresses, which name user, password and vhost. Raises TopologyConflictError,
+        or httpx.HTTPError if the broker cannot be reached.
         """
         urls = {service: node_urls(address)[0] for service, address in users.items()}
         for vhost in {vhost_of(url) for url in urls.values()}:
@@ -73,7 +74,7 @@ class Administration:
         parts = urlsplit(url)
         name = unquote(parts.username or "guest")
         if self._is_administrator(name):
-            return  # one login for all services, given from outside: its rights are not ours to take
+            return  # one login for all services, given from outside: its permissions are not changed
         self._put(
             f"users/{quote(name, safe='')}", {"password": unquote(parts.password or ""), "tags": ""}
         )
@@ -81,7 +82,7 @@ class Administration:
         self._put(path, wanted.permissions(service))
 
     def create_monitoring_user(self, vhost: str, name: str, password: str) -> None:
-        """Make a user who can see a vhost's queues in the management API, and nothing else."""
+        """Create a user who can read a vhost's queues in the management API, and nothing else."""
         user = quote(name, safe="")
         self._put(f"users/{user}", {"password": password, "tags": "management"})
         nothing = {"configure": "^$", "write": "^$", "read": "^$"}
@@ -92,19 +93,17 @@ class Administration:
         return answer.status_code == 200 and "administrator" in answer.json()["tags"]
 
     def live(self, vhost: str) -> dict[str, Any]:
-        """What the broker has: `exchanges`, `queues` and `bindings` as its definitions export writes them."""
-        answer = self._http.get(f"definitions/{quote(vhost, safe='')}")
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
+        """A vhost's `exchanges`, `queues` and `bindings`, as the broker exports its definitions."""
+        found: dict[str, Any] = self._get(f"definitions/{quote(vhost, safe='')}")
         return found
 
     def depths(self, vhost: str) -> dict[str, int]:
-        """How many messages are in each queue, ready or in a consumer's hands. Up to five seconds old."""
-        answer = self._http.get(
-            f"queues/{quote(vhost, safe='')}", params={"columns": "name,messages"}
-        )
-        answer.raise_for_status()
-        return {queue["name"]: queue.get("messages", 0) for queue in answer.json()}
+        """How many messages are in each queue, ready or unacknowledged. Up to five seconds old."""
+        queues = self._get(f"queues/{quote(vhost, safe='')}?columns=name,messages")
+        return {queue["name"]: queue.get("messages", 0) for queue in queues}
+
+    def _get(self, path: str) -> Any:
+        return self._http.get(path).raise_for_status().json()
 
     def _put(self, path: str, body: Mapping[str, Any]) -> None:
         self._request("PUT", path, body)
@@ -117,7 +116,7 @@ class Administration:
 
 
 def vhost_of(address: str) -> str:
-    """The vhost in an AMQP address, of a cluster that of all its nodes; "/" where none is named."""
+    """The vhost in an AMQP address, "/" if it names none. All nodes of a cluster have the same."""
     return unquote(urlsplit(node_urls(address)[0]).path[1:]) or "/"
 
 

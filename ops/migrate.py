@@ -1,4 +1,4 @@
-"""`chorus migrate`: makes everything that the services need on empty servers. Running it again changes nothing."""
+"""`chorus migrate`: creates databases, roles, tables, topology and broker users. Running it again changes nothing."""
 
 import contextlib
 from pathlib import Path
@@ -20,19 +20,19 @@ APPS = Path(apps.__file__).parent
 
 
 def quoted(name: str) -> str:
-    """An identifier for SQL."""
+    """A name quoted as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 async def create_database(admin_url: str, service_url: str) -> None:
-    """Make the role and the database that a service's URL names, and let only that role connect to it."""
+    """Create the role and the database that a service's URL names, and let only that role connect."""
     url = urlsplit(service_url)
     role, database = quoted(unquote(url.username or "")), quoted(url.path.lstrip("/"))
     connection = await asyncpg.connect(admin_url)
     try:
-        # Two that migrate at once wait for each other.
+        # Concurrent migrations wait for each other.
         await connection.execute("SELECT pg_advisory_lock(4242001)")
-        await _make_role(connection, role, unquote(url.password or ""))
+        await _create_role(connection, role, unquote(url.password or ""))
         with contextlib.suppress(asyncpg.DuplicateDatabaseError):
             await connection.execute(f"CREATE DATABASE {database}")
         await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
@@ -41,7 +41,7 @@ async def create_database(admin_url: str, service_url: str) -> None:
         await connection.close()
 
 
-async def _make_role(connection: asyncpg.Connection, role: str, password: str) -> None:
+async def _create_role(connection: asyncpg.Connection, role: str, password: str) -> None:
     secret = password.replace("'", "''")
     with contextlib.suppress(asyncpg.DuplicateObjectError):
         await connection.execute(f"CREATE ROLE {role} LOGIN")
@@ -49,14 +49,14 @@ async def _make_role(connection: asyncpg.Connection, role: str, password: str) -
 
 
 async def grant_auditor(admin_url: str, service: str, service_url: str, password: str) -> None:
-    """Make the role with which `chorus audit` reads a service's database, once the tables are there."""
+    """Create the read-only role of `chorus audit` for a service's database, whose tables must exist."""
     database = urlsplit(service_url).path
     login = urlsplit(auditor_url(service_url, password))
     role = quoted(unquote(login.username or ""))
     connection = await asyncpg.connect(urlunsplit(urlsplit(admin_url)._replace(path=database)))
     try:
         await connection.execute("SELECT pg_advisory_lock(4242001)")
-        await _make_role(connection, role, password)
+        await _create_role(connection, role, password)
         await connection.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
         await connection.execute(
             f"GRANT CONNECT ON DATABASE {quoted(database.lstrip('/'))} TO {role}"
@@ -68,7 +68,7 @@ async def grant_auditor(admin_url: str, service: str, service_url: str, password
 
 
 def upgrade_database(admin_url: str, service: str, service_url: str) -> None:
-    """Run the service's migrations as the owner. Blocks; must not run inside an event loop."""
+    """Run the service's migrations as the database's owner. Blocks, and must not run inside an event loop."""
     url = urlsplit(service_url)
     owner = urlunsplit(urlsplit(admin_url)._replace(scheme="postgresql+asyncpg", path=url.path))
     config = Config(attributes={"configure_logger": False})
@@ -83,7 +83,7 @@ def upgrade_database(admin_url: str, service: str, service_url: str) -> None:
 
 
 def apply_topology(settings: Settings, services: tuple[str, ...]) -> None:
-    """Make the vhost, exchanges, queues, bindings, users and permissions."""
+    """Create the vhost, exchanges, queues, bindings, users and permissions. Raises LookupError without an API URL."""
     if settings.rabbitmq_api_url is None:
         raise LookupError("CHORUS_RABBITMQ_API_URL is not set; docs/settings.md lists the settings")
     users: dict[str, Any] = {service: settings.broker_url(service) for service in services}

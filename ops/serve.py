@@ -12,15 +12,15 @@ from fastapi import FastAPI
 from apps import SERVICES
 
 GRACEFUL_SECONDS = 4
-"""How long uvicorn waits for open answers, before the service itself may stop. Part of its STOP_SECONDS."""
+"""How long uvicorn waits for open responses before the service stops. Part of its STOP_SECONDS."""
 
 KEEP_ALIVE_SECONDS = 75
-"""Longer than the pools of usual clients and proxies keep an idle connection: who closes first must be the client, or
-its next request may meet a connection that is just being closed."""
+"""Longer than usual clients and proxies keep an idle connection: the client must close it first. Otherwise its next
+request may use a connection that the server is closing."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn, except that a signal which has been obeyed is not raised again: SIGTERM ends with status 0."""
+    """uvicorn, without raising a handled signal again: SIGTERM ends with exit status 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -36,14 +36,14 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; long answers are told, so that they do not hold the stop up."""
+        """Begin to stop, and end long responses."""
         super().handle_exit(sig, frame)
         if isinstance(app := self.config.app, FastAPI) and hasattr(app.state, "service"):
             app.state.service.ask_to_stop()
 
 
 def serve(service: str, host: str, port: int | None) -> bool:
-    """Run a service, on its own port if none is given. Returns whether it started and no background task died."""
+    """Run a service, on its default port if none is given. Returns whether it started and no background task failed."""
     app = importlib.import_module(f"apps.{service}.main").app
     server = Server(
         uvicorn.Config(

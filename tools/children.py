@@ -1,7 +1,7 @@
-"""Child processes that never outlive us.
+"""Child processes that never outlive this process.
 
-A child gets a session of its own, so that Ctrl-C reaches only us and we stop everything in order, and a
-signal of its own for the case that we die without a chance to stop anything (``kill -9``).
+A child gets its own session: Ctrl-C reaches only the parent, which stops the children in order. If the parent is killed
+with SIGKILL, the kernel sends each child a signal.
 """
 
 import ctypes
@@ -13,20 +13,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-# A child's death signal comes when the *thread* that started it ends, so one lasting thread starts all of them.
+# The death signal is sent when the *thread* that started the child ends, so one lasting thread starts all of them.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
 class CannotRun(Exception):
-    """Something that is needed is missing or failed; the message says what, and what to do."""
+    """Something required is missing or has failed. The message says what, and what to do."""
 
 
 class ChildFailed(CannotRun):
-    """A child process ended, or was not ready in time. The end of its log says why."""
+    """A child process ended, or was not ready in time. The message has the end of its log."""
 
 
 class Child:
@@ -49,7 +51,9 @@ class Child:
         self._command = [str(part) for part in command]
         self._environment = dict(environment)
         self._folder = folder
-        self._account = account
+        self._identity: dict[str, Any] = (
+            {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
+        )
         self._stop_with = stop_with
         self._orphaned = orphaned
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,12 +73,11 @@ class Child:
         return None if self._process is None else self._process.poll()
 
     def start(self, also: Mapping[str, str] | None = None) -> None:
-        """Starts it; `also` are more environment variables, for this start only."""
+        """Start it. `also` are more environment variables, for this start only."""
         self._process = _starter.submit(self._spawn, also or {}).result()
 
     def _spawn(self, also: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         parent = os.getpid()
-        account = self._account
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 self._command,
@@ -83,66 +86,69 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env={**self._environment, **also},
                 cwd=self._folder,
-                user=account.pw_uid if account else None,
-                group=account.pw_gid if account else None,
-                extra_groups=[] if account else None,
+                **self._identity,
                 start_new_session=True,
                 preexec_fn=lambda: die_with_parent(self._orphaned, parent),  # noqa: PLW1509  # no lock
             )
 
     def wait_until(self, ready: Callable[[], bool], *, within: float) -> None:
-        """Returns once `ready()`; raises ChildFailed if the child ends before that, or takes longer (seconds)."""
+        """Return once `ready()`. Raises ChildFailed if the child ends before that, or takes longer (seconds)."""
         deadline = time.monotonic() + within
         while not ready():
-            if not self.running:
-                raise ChildFailed(
-                    f"{self.name} ended with status {self.exit_status}\n{self.tail()}"
-                )
+            self.check()
             if time.monotonic() > deadline:
                 raise ChildFailed(f"{self.name} was not ready in {within:.0f} s\n{self.tail()}")
             time.sleep(0.05)
 
+    def check(self) -> None:
+        """Raises ChildFailed if it has ended."""
+        if not self.running:
+            raise ChildFailed(f"{self.name} ended with status {self.exit_status}\n{self.tail()}")
+
+    def run(self, *, within: float) -> None:
+        """Start it, and wait until it ends. Raises ChildFailed if that takes longer (seconds) or it fails."""
+        self.start()
+        self.finish(within=within)
+
     def finish(self, *, within: float) -> None:
-        """Waits until it ends by itself; raises ChildFailed if that takes longer (seconds) or its status is not 0."""
-        if self._process is None:
-            raise ChildFailed(f"{self.name} was never started")
+        """Wait until it ends; it is stopped if that takes longer (seconds). Raises ChildFailed, also if it fails."""
+        assert self._process is not None
         try:
-            status = self._process.wait(within)
+            self._process.wait(within)
         except subprocess.TimeoutExpired:
             raise ChildFailed(
                 f"{self.name} took longer than {within:.0f} s\n{self.tail()}"
             ) from None
-        if status:
-            raise ChildFailed(f"{self.name} ended with status {status}\n{self.tail()}")
+        finally:
+            self.stop()
+        if self.exit_status:
+            self.check()
 
     def ask_to_stop(self) -> None:
         if self._process is not None and self.running:
             self._process.send_signal(self._stop_with)
 
     def stop(self, *, within: float = 20) -> None:
-        """Asks, waits (seconds), and kills what is still there."""
+        """Send the stop signal, wait (seconds), and kill what still runs."""
         self.ask_to_stop()
         try:
-            if self._process is not None:
-                self._process.wait(within)
-        except subprocess.TimeoutExpired:
-            pass
+            with suppress(subprocess.TimeoutExpired):
+                if self._process is not None:
+                    self._process.wait(within)
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to the child and everything below it, as if the power had gone."""
+        """Send SIGKILL to the child and all its descendants, and wait until the child is gone."""
         if self._process is None or not self.running:
             return
         for pid in self.family():
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
         self._process.wait()
 
     def family(self) -> list[int]:
-        """The process and everything below it. Raises ChildFailed if it was never started."""
+        """The process ids of the child and all its descendants. Raises ChildFailed if it was never started."""
         return [self.pid, *_descendants(self.pid)]
 
     def tail(self, lines: int = 25) -> str:
@@ -154,27 +160,20 @@ class Child:
 
 
 def die_with_parent(orphaned: signal.Signals, parent: int | None = None) -> None:
-    """Have the system send us `orphaned` when our parent dies; end at once if it is `parent` no longer."""
+    """Have the kernel send this process `orphaned` when its parent dies. Ends at once if `parent` has died already."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, int(orphaned))
-        if parent is not None and os.getppid() != parent:  # it died before we asked
+        if parent is not None and os.getppid() != parent:  # it died before prctl was called
             os._exit(1)
 
 
 def _descendants(ancestor: int) -> Iterator[int]:
-    parents = dict(_parents())
-    for pid, parent in parents.items():
-        above: int | None = parent
-        while above is not None and above != ancestor:
-            above = parents.get(above)
-        if above == ancestor:
-            yield pid
-
-
-def _parents() -> Iterator[tuple[int, int]]:
+    children: dict[int, list[int]] = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = status.read_text().rpartition(")")[2].split()
-        except OSError:  # it ended while we looked
-            continue
-        yield int(status.parent.name), int(fields[1])
+        with suppress(OSError):  # it has ended
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(status.parent.name))
+    level = children.get(ancestor, [])
+    while level:
+        yield from level
+        level = [below for pid in level for below in children.get(pid, [])]

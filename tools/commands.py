@@ -1,4 +1,4 @@
-"""The commands that `chorus` has in a checkout only: `up`, `demo`, `mailbox`."""
+"""The commands of `chorus` that need a checkout: `up`, `demo`, `mailbox`."""
 
 import asyncio
 from typing import Annotated
@@ -7,13 +7,13 @@ import typer
 
 cli = typer.Typer()
 
-Docker = Annotated[bool, typer.Option("--docker", help="In containers, or not at all.")]
-Native = Annotated[bool, typer.Option("--native", help="As processes, without Docker.")]
+Docker = Annotated[bool, typer.Option("--docker", help="Run in containers; fail without Docker.")]
+Native = Annotated[bool, typer.Option("--native", help="Run as processes, without Docker.")]
 
 
 @cli.command()
 def up(docker: Docker = False, native: Native = False) -> None:
-    """Start everything, in containers where Docker answers and else as processes, until Ctrl-C."""
+    """Start everything, in containers or without Docker as processes, and run until Ctrl-C."""
     from tools.console import reported_plainly
     from tools.up import up as run
 
@@ -23,11 +23,11 @@ def up(docker: Docker = False, native: Native = False) -> None:
 
 @cli.command()
 def demo(
-    leave: Annotated[bool, typer.Option("--exit", help="End after the story.")] = False,
+    leave: Annotated[bool, typer.Option("--exit", help="Stop after the story.")] = False,
     docker: Docker = False,
     native: Native = False,
 ) -> None:
-    """Start everything and play the story. The exit status is 0 only if it went as told."""
+    """Start everything and play the story of one customer. The exit status is 0 if every step succeeded."""
     from tools.console import reported_plainly
     from tools.demo import demo as run
 
@@ -38,10 +38,10 @@ def demo(
 @cli.command()
 def mailbox(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    smtp_port: Annotated[int, typer.Option(help="Where letters come in.")] = 1025,
-    http_port: Annotated[int, typer.Option(help="The page and the API.")] = 1080,
+    smtp_port: Annotated[int, typer.Option(help="The port of the SMTP server.")] = 1025,
+    http_port: Annotated[int, typer.Option(help="The port of the page and the API.")] = 1080,
 ) -> None:
-    """Catch mail and show it, where MailDev is not to be had. Nothing is delivered or kept."""
+    """Receive e-mails by SMTP and show them, in place of MailDev. None is delivered or stored on disk."""
     from tools.mail_catcher import run
 
     asyncio.run(run(host, smtp_port, http_port))

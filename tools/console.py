@@ -1,4 +1,4 @@
-"""What the commands say to a person, and how."""
+"""Terminal output of the commands: progress, durations, and failures as one line."""
 
 import signal
 import time
@@ -14,22 +14,22 @@ from tools.children import CannotRun
 
 
 def seconds(spent: float) -> str:
-    """A span of time as a person says it."""
+    """A duration, formatted for people."""
     return f"{spent * 1000:.0f} ms" if spent < 1 else f"{spent:.1f} s"
 
 
 @contextmanager
 def phase(doing: str, done: str) -> Iterator[None]:
-    """A part of the start that takes a while: what is being done, then what is done and how long it took."""
-    begun = time.monotonic()
+    """Show `doing` while the block runs, then `done` and how long it took."""
+    started = time.monotonic()
     with console.status(f"{doing} ..."):
         yield
-    console.print(f"  [green]✓[/] {done:<58} [dim]{seconds(time.monotonic() - begun):>7}[/]")
+    console.print(f"  [green]✓[/] {done:<58} [dim]{seconds(time.monotonic() - started):>7}[/]")
 
 
 @contextmanager
 def reported_plainly() -> Iterator[None]:
-    """Runs a command for a person: what fails is said in words, and Ctrl-C cleans up and leaves."""
+    """Run a command: CannotRun is printed as a message with exit status 1, Ctrl-C cleans up with status 130."""
     try:
         with _stoppable():
             yield
@@ -43,7 +43,7 @@ def reported_plainly() -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal end the block once, as KeyboardInterrupt; then we clean up undisturbed."""
+    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt once. Later ones are ignored: the cleanup completes."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(_number: int, _frame: FrameType | None) -> None:

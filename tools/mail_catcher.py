@@ -1,42 +1,43 @@
-"""`chorus mailbox`: catches mail where MailDev's container is not to be had, behind the same paths as MailDev 2.
+"""`chorus mailbox`: an SMTP server that delivers nothing, and a web page and API to read what it received.
 
-It holds the last 1,000 letters in memory and delivers none.
+It replaces MailDev's container where Docker is missing and answers at the same paths as MailDev 2. It keeps the last
+1,000 e-mails in memory.
 """
 
 import asyncio
-import contextlib
 import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import SMTP
 from email.utils import getaddresses
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 import uvicorn
 from aiosmtpd import smtp
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-MOST_LETTERS = 1_000
-MOST_BYTES = 256 * 1024  # of one letter: 256 MB is the worst that can lie here
+MAX_EMAILS = 1_000
+MAX_BYTES = 256 * 1024  # of one e-mail: 256 MB in memory at most
 
 _pages = Environment(
     loader=PackageLoader("tools", "pages"), autoescape=True, undefined=StrictUndefined
 )
-# What a letter brings along runs nothing, loads nothing and sends nothing.
-_HARMLESS = {
+# The content of an e-mail runs no script, loads nothing and submits no form.
+_SANDBOX = {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
     "X-Content-Type-Options": "nosniff",
 }
 
 
-class Letter:
-    """A letter as it arrived, and what it says: read only when somebody asks, to take many quickly."""
+class Email:
+    """One received e-mail. It is parsed when it is first read, so that receiving is fast."""
 
     def __init__(self, envelope: smtp.Envelope) -> None:
         self.id = secrets.token_hex(4)
@@ -50,6 +51,10 @@ class Letter:
         return BytesParser(_class=EmailMessage, policy=SMTP).parsebytes(self.source)
 
     @property
+    def subject(self) -> str:
+        return str(self.message.get("subject", ""))
+
+    @property
     def text(self) -> str:
         return self._body("plain")
 
@@ -57,22 +62,25 @@ class Letter:
     def html(self) -> str:
         return self._body("html")
 
-    @property
-    def subject(self) -> str:
-        """The subject, decoded."""
-        return str(self.message.get("subject", ""))
+    def _body(self, kind: str) -> str:
+        part = self.message.get_body((kind,))
+        payload = part.get_payload(decode=True) if part is not None else None
+        charset = part.get_content_charset("utf-8") if part is not None else "utf-8"
+        try:
+            return bytes(payload or b"").decode(charset, errors="replace")
+        except LookupError:  # an unknown character set
+            return bytes(payload or b"").decode(errors="replace")
 
-    @property
-    def to(self) -> str:
-        """The recipients as the letter names them."""
-        return str(self.message.get("to", "")) or ", ".join(self.recipients)
+    def _addresses(self, header: str) -> list[dict[str, str]]:
+        values = [str(value) for value in self.message.get_all(header, [])]
+        return [{"address": address, "name": name} for name, address in getaddresses(values)]
 
     def as_json(self) -> dict[str, Any]:
-        """In the form that MailDev 2 answers."""
+        """The representation of MailDev 2."""
         return {
             "id": self.id,
-            "from": _people(self.message.get_all("from", [])),
-            "to": _people(self.message.get_all("to", [])),
+            "from": self._addresses("from"),
+            "to": self._addresses("to"),
             "subject": self.subject,
             "text": self.text,
             "html": self.html,
@@ -84,117 +92,65 @@ class Letter:
             "size": len(self.source),
         }
 
-    def _body(self, kind: str) -> str:
-        part = self.message.get_body((kind,))
-        payload = part.get_payload(decode=True) if part is not None else None
-        if part is None or not isinstance(payload, bytes):
-            return ""
-        try:
-            return payload.decode(part.get_content_charset("utf-8"), errors="replace")
-        except LookupError:  # an encoding that nobody knows
-            return payload.decode(errors="replace")
 
+class Mailbox(OrderedDict[str, Email]):
+    """The received e-mails by id, oldest first. Beyond MAX_EMAILS the oldest is removed."""
 
-def _people(headers: list[Any]) -> list[dict[str, str]]:
-    return [
-        {"address": address, "name": name}
-        for name, address in getaddresses([str(header) for header in headers])
-    ]
-
-
-class Mailbox:
-    """The letters, oldest first; beyond MOST_LETTERS the oldest goes."""
-
-    def __init__(self) -> None:
-        self.letters: OrderedDict[str, Letter] = OrderedDict()
-
-    async def handle_DATA(  # noqa: N802  # aiosmtpd's name for "a letter is complete"
-        self, _server: smtp.SMTP, _session: smtp.Session, envelope: smtp.Envelope
-    ) -> str:
-        letter = Letter(envelope)
-        self.letters[letter.id] = letter
-        while len(self.letters) > MOST_LETTERS:
-            self.letters.popitem(last=False)
-        return f"250 OK: caught as {letter.id}"
-
-
-router = APIRouter()
-
-
-def _mailbox(request: Request) -> Mailbox:
-    mailbox: Mailbox = request.app.state.mailbox
-    return mailbox
-
-
-def _letter(letter_id: str, request: Request) -> Letter:
-    letter = _mailbox(request).letters.get(letter_id)
-    if letter is None:
-        raise HTTPException(404, "There is no such letter (any more).")
-    return letter
-
-
-Letters = Annotated[Mailbox, Depends(_mailbox)]
-OneLetter = Annotated[Letter, Depends(_letter)]
-
-
-@router.get("/")
-async def read_list(mailbox: Letters) -> HTMLResponse:
-    newest_first = list(reversed(mailbox.letters.values()))
-    return HTMLResponse(_pages.get_template("mailbox.html").render(letters=newest_first))
-
-
-@router.get("/letter/{letter_id}")
-async def read_letter(letter: OneLetter) -> HTMLResponse:
-    return HTMLResponse(_pages.get_template("letter.html").render(letter=letter))
-
-
-@router.get("/email")
-async def list_letters(mailbox: Letters) -> list[dict[str, Any]]:
-    return [letter.as_json() for letter in mailbox.letters.values()]
-
-
-@router.get("/email/{letter_id}")
-async def view_letter(letter: OneLetter) -> dict[str, Any]:
-    return letter.as_json()
-
-
-@router.get("/email/{letter_id}/html")
-async def view_html(letter: OneLetter) -> HTMLResponse:
-    return HTMLResponse(letter.html, headers=_HARMLESS)
-
-
-@router.get("/email/{letter_id}/source")
-async def view_source(letter: OneLetter) -> PlainTextResponse:
-    return PlainTextResponse(letter.source.decode(errors="replace"), headers=_HARMLESS)
-
-
-@router.delete("/email/all")
-async def delete_all(mailbox: Letters) -> bool:
-    mailbox.letters.clear()
-    return True
-
-
-@router.get("/healthz")
-async def healthz() -> bool:
-    return True
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: smtp.Envelope) -> str:  # noqa: N802  # aiosmtpd
+        email = Email(envelope)
+        self[email.id] = email
+        while len(self) > MAX_EMAILS:
+            self.popitem(last=False)
+        return f"250 OK: stored as {email.id}"
 
 
 def page(mailbox: Mailbox) -> FastAPI:
     """The page and the API over a mailbox."""
     app = FastAPI(title="Chorus mailbox", openapi_url=None)
-    app.state.mailbox = mailbox
-    app.include_router(router)
+
+    def find(email_id: str) -> Email:
+        if email_id not in mailbox:
+            raise HTTPException(404, "There is no such e-mail (any more).")
+        return mailbox[email_id]
+
+    @app.get("/", response_class=HTMLResponse)
+    async def show_mailbox() -> str:
+        return _pages.get_template("mailbox.html").render(emails=list(reversed(mailbox.values())))
+
+    @app.get("/letter/{email_id}", response_class=HTMLResponse)
+    async def show_email(email: Annotated[Email, Depends(find)]) -> str:
+        return _pages.get_template("email.html").render(email=email)
+
+    @app.get("/email")
+    async def list_emails() -> list[dict[str, Any]]:
+        return [email.as_json() for email in mailbox.values()]
+
+    @app.get("/email/{email_id}")
+    async def view_email(email: Annotated[Email, Depends(find)]) -> dict[str, Any]:
+        return email.as_json()
+
+    @app.get("/email/{email_id}/html")
+    async def view_html(email: Annotated[Email, Depends(find)]) -> HTMLResponse:
+        return HTMLResponse(email.html, headers=_SANDBOX)
+
+    @app.get("/email/{email_id}/source")
+    async def view_source(email: Annotated[Email, Depends(find)]) -> PlainTextResponse:
+        return PlainTextResponse(email.source.decode(errors="replace"), headers=_SANDBOX)
+
+    @app.delete("/email/all")
+    async def delete_all() -> bool:
+        mailbox.clear()
+        return True
+
+    app.get("/healthz")(lambda: True)
     return app
 
 
-@contextlib.asynccontextmanager
+@asynccontextmanager
 async def listening(mailbox: Mailbox, host: str, port: int) -> AsyncIterator[None]:
-    """Letters come in by SMTP."""
+    """Receive e-mails by SMTP in this block."""
     loop = asyncio.get_running_loop()
-
-    def protocol() -> smtp.SMTP:
-        return smtp.SMTP(mailbox, data_size_limit=MOST_BYTES, hostname="chorus", loop=loop)
-
+    protocol = partial(smtp.SMTP, mailbox, data_size_limit=MAX_BYTES, hostname="chorus", loop=loop)
     server = await loop.create_server(protocol, host, port)
     try:
         yield

@@ -1,10 +1,12 @@
-"""The story: Ada registers, pays in, orders what she can afford and what she cannot, and gets a letter about each."""
+"""The story of the demo: Ada registers, pays in, places one order that she can pay and one that she cannot.
+
+She gets an e-mail about each order.
+"""
 
 import secrets
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 from rich.markup import escape
@@ -13,20 +15,20 @@ from ops.console import console
 from tools.console import seconds
 from tools.system import Addresses
 
-PATIENCE_SECONDS = 20.0
+TIMEOUT_SECONDS = 20.0
 Body = dict[str, Any]
 
 
 class StoryFailed(Exception):
-    """A step was not as told. `part` is the part of the system that should have acted."""
+    """A step did not have the expected result. `part` is the part of the system that should have acted."""
 
-    def __init__(self, part: str, step: str, expected: object, seen: object) -> None:
-        super().__init__(f"{step}\n      expected: {expected}\n      seen:     {seen}")
+    def __init__(self, part: str, step: str, expected: object, actual: object) -> None:
+        super().__init__(f"{step}\n      expected: {expected}\n      actual:   {actual}")
         self.part = part
 
 
 class Story:
-    """One customer's story, told step by step; every step is timed and checked."""
+    """Plays the story step by step. Every step is timed, checked and printed."""
 
     def __init__(self, addresses: Addresses) -> None:
         self._http = {
@@ -35,19 +37,11 @@ class Story:
         }
         self._email = f"ada.{secrets.token_hex(3)}@example.com"
         self._password = secrets.token_hex(8)
-        self._user_id = ""
+        self._account = ""
         self._read: set[str] = set()
         self._begun = time.monotonic()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         for client in self._http.values():
             client.close()
 
@@ -56,122 +50,110 @@ class Story:
         self._register()
         self._title("She pays in")
         self._deposit("100.00")
-        self._title("An order that fits")
+        self._title("She places an order that she can pay")
         self._order("30.00", outcome="paid", balance="70.00", kind="joy")
-        self._title("An order that does not")
+        self._title("She places an order that she cannot pay")
         self._order("1000.00", outcome="rejected", balance="70.00", kind="sorrow")
 
     def _register(self) -> None:
         body = {"email": self._email, "password": self._password, "name": "Ada", "locale": "en"}
-        user = self._ask("users", "POST", "/user/register", 201, body)
-        self._user_id = user["userId"]
-        self._tell("users", f"registers as {self._email}", f"user {self._user_id}")
+        user = self._post("users", "/user/register", body)
+        self._account = f"/account/{user['userId']}"
+        self._report("users", f"registers {self._email}", f"user {user['userId']}")
         login = {"email": self._email, "password": self._password}
-        token = self._ask("users", "POST", "/user/login", 200, login)["accessToken"]
+        token = self._post("users", "/user/login", login, code=200)["accessToken"]
         for part, client in self._http.items():
             if part != "mail":
                 client.headers["Authorization"] = f"Bearer {token}"
-        self._tell("users", "logs in", "gets a token that every service can check")
-        account = self._await(
-            "billing", f"/account/{self._user_id}", lambda seen: "balance" in seen, "an account"
-        )
-        self._expect("billing", "a new account", account, balance="0.00")
-        self._tell("billing", "hears UserRegistered", "opens an account, balance 0.00")
+        self._report("users", "logs her in", "issues a token that every service can verify")
+        self._get("billing", self._account, _is_account, "an account", balance="0.00")
+        self._report("billing", "receives UserRegistered", "opens an account, balance 0.00")
 
     def _deposit(self, amount: str) -> None:
-        receipt = self._ask(
-            "billing", "POST", f"/account/{self._user_id}/deposit", 201, {"amount": amount}
-        )
-        self._expect("billing", "the deposit", receipt, amount=amount, balance=amount)
-        self._tell("billing", f"takes {amount}", f"balance {amount}")
+        body = {"amount": amount}
+        self._post("billing", f"{self._account}/deposit", body, amount=amount, balance=amount)
+        self._report("billing", f"accepts a deposit of {amount}", f"balance {amount}")
 
     def _order(self, total: str, *, outcome: str, balance: str, kind: str) -> None:
         placed = time.monotonic()
-        order = self._ask("orders", "POST", "/order/create", 201, {"totalPrice": total})
-        self._expect("orders", "the new order", order, status="pending", totalPrice=total)
+        body = {"totalPrice": total}
+        order = self._post("orders", "/order/create", body, status="pending", totalPrice=total)
         order_id = order["orderId"]
-        self._tell("orders", f"takes an order of {total}", f"pending, order {order_id}")
+        self._report("orders", f"accepts an order of {total}", f"pending, order {order_id}")
 
-        order = self._await(
-            "orders", f"/order/{order_id}", _is_settled, "an order that is not pending"
+        order = self._get(
+            "orders", f"/order/{order_id}", _is_settled, "a settled order", status=outcome
         )
-        self._expect("orders", "the settled order", order, status=outcome)
-        received = "PaymentSucceeded" if outcome == "paid" else "PaymentRejected"
+        event = "PaymentSucceeded" if outcome == "paid" else "PaymentRejected"
         reason = f": {order['reason']}" if order.get("reason") else ""
-        self._tell("orders", f"hears {received}", f"{outcome}{reason}")
+        self._report("orders", f"receives {event}", f"{outcome}{reason}")
 
-        account = self._ask("billing", "GET", f"/account/{self._user_id}", 200)
-        self._expect("billing", "the account after the order", account, balance=balance)
-        self._tell(
-            "billing", "balance fell" if outcome == "paid" else "balance is unchanged", balance
-        )
+        self._get("billing", self._account, _is_account, "an account", balance=balance)
+        change = "balance decreased" if outcome == "paid" else "balance is unchanged"
+        self._report("billing", change, balance)
 
-        self._letter(order_id, kind)
+        self._notification(order_id, event, kind)
         spent = seconds(time.monotonic() - placed)
-        console.print(f"      [dim]from the order to its letter in the mailbox: {spent}[/]")
+        console.print(f"      [dim]from the order to its e-mail in the mailbox: {spent}[/]")
 
-    def _letter(self, order_id: str, kind: str) -> None:
-        page = self._await(
-            "notifications", f"/notification?orderId={order_id}", _is_sent, "a sent letter"
+    def _notification(self, order_id: str, event: str, kind: str) -> None:
+        page = self._get(
+            "notifications", f"/notification?orderId={order_id}", _is_sent, "a sent notification"
         )
         notification = page["items"][0]
-        self._expect("notifications", "the letter", notification, kind=kind, to=self._email)
-        self._tell("notifications", f"hears the outcome, writes the letter of {kind}", "sent")
-        letters = self._await(
-            "mail", "/email", lambda seen: bool(self._unread(seen)), "a new letter to Ada"
+        self._expect("notifications", "the notification", notification, kind=kind, to=self._email)
+        self._report("notifications", f"receives {event}, sends the notification of {kind}", "sent")
+        emails = self._get(
+            "mail", "/email", lambda emails: bool(self._unread(emails)), "a new e-mail to Ada"
         )
-        letter = self._unread(letters)[0]
-        self._read.add(letter["id"])
-        self._expect("mail", "the letter that arrived", letter, subject=notification["subject"])
-        self._tell("mail", "a letter arrives", f"“{letter['subject']}”")
-        for line in filter(str.strip, letter["text"].splitlines()):
+        email = self._unread(emails)[0]
+        self._read.add(email["id"])
+        self._expect("mail", "the received e-mail", email, subject=notification["subject"])
+        self._report("mail", "receives an e-mail", f"“{email['subject']}”")
+        for line in filter(str.strip, email["text"].splitlines()):
             console.print(f"      [cyan]|[/] {escape(line)}")
 
-    def _unread(self, letters: list[Body]) -> list[Body]:
-        return [
-            letter
-            for letter in letters
-            if letter["id"] not in self._read
-            and self._email in [recipient["address"] for recipient in letter["to"]]
-        ]
+    def _unread(self, emails: list[Body]) -> list[Body]:
+        new = (email for email in emails if email["id"] not in self._read)
+        return [email for email in new if self._email in str(email["to"])]
 
-    def _ask(self, part: str, method: str, path: str, status: int, body: Body | None = None) -> Any:
-        """One request, with the answer's JSON. Raises StoryFailed for another status or no answer."""
-        answer = self._send(part, method, path, body)
-        if answer.status_code != status:
-            seen = f"{answer.status_code} {answer.text}"
-            raise StoryFailed(part, f"{method} {answer.url}", status, seen)
-        return answer.json()
-
-    def _await(self, part: str, path: str, holds: Callable[[Any], bool], wanted: str) -> Any:
-        """Asks again until the answer holds. Raises StoryFailed after PATIENCE_SECONDS."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def _get(
+        self, part: str, path: str, holds: Callable[[Any], bool], wanted: str, **fields: str
+    ) -> Any:
+        """Poll until the body of the response `holds`, then check its fields. Raises StoryFailed."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
-            answer = self._send(part, "GET", path)
-            if answer.status_code == 200 and holds(answer.json()):
-                return answer.json()
-            if answer.status_code not in {200, 404} or time.monotonic() > deadline:
-                expected = f"{wanted} within {PATIENCE_SECONDS:.0f} s"
-                seen = f"{answer.status_code} {answer.text}"
-                raise StoryFailed(part, f"GET {answer.url}", expected, seen)
+            response = self._send(part, "GET", path)
+            if response.status_code == 200 and holds(body := response.json()):
+                return self._expect(part, f"GET {path}", body, **fields)
+            if response.status_code not in {200, 404} or time.monotonic() > deadline:
+                raise _failed(part, response, f"{wanted} within {TIMEOUT_SECONDS:.0f} s")
             time.sleep(0.01)
+
+    def _post(self, part: str, path: str, body: Body, *, code: int = 201, **fields: str) -> Any:
+        """Send one request, and check the status code and fields of its response. Raises StoryFailed."""
+        response = self._send(part, "POST", path, body)
+        if response.status_code != code:
+            raise _failed(part, response, code)
+        return self._expect(part, f"POST {path}", response.json(), **fields)
 
     def _send(self, part: str, method: str, path: str, body: Body | None = None) -> httpx.Response:
         try:
             return self._http[part].request(method, path, json=body)
         except httpx.TransportError as error:
-            raise StoryFailed(part, f"{method} {path}", "an answer", repr(error)) from None
+            raise StoryFailed(part, f"{method} {path}", "a response", repr(error)) from None
 
-    def _expect(self, part: str, step: str, seen: Body, **fields: str) -> None:
+    def _expect(self, part: str, step: str, body: Any, **fields: str) -> Any:
         for name, value in fields.items():
-            if seen.get(name) != value:
-                raise StoryFailed(part, step, f"{name} {value!r}", seen)
+            if body.get(name) != value:
+                raise StoryFailed(part, step, f"{name} {value!r}", body)
+        return body
 
     def _title(self, text: str) -> None:
         console.print(f"\n  [bold]{text}[/]")
         self._begun = time.monotonic()
 
-    def _tell(self, part: str, what: str, outcome: str) -> None:
+    def _report(self, part: str, what: str, outcome: str) -> None:
         spent = seconds(time.monotonic() - self._begun)
         console.print(
             f"  [green]✓[/] [dim]{spent:>7}[/]  [bold]{part:<13}[/] {escape(what)}: {escape(outcome)}"
@@ -179,9 +161,18 @@ class Story:
         self._begun = time.monotonic()
 
 
+def _failed(part: str, response: httpx.Response, expected: object) -> StoryFailed:
+    step = f"{response.request.method} {response.url}"
+    return StoryFailed(part, step, expected, f"{response.status_code} {response.text}")
+
+
+def _is_account(body: Body) -> bool:
+    return "balance" in body
+
+
 def _is_settled(order: Body) -> bool:
     return bool(order["status"] != "pending")
 
 
 def _is_sent(page: Body) -> bool:
-    return any(letter["status"] == "sent" for letter in page["items"])
+    return any(item["status"] == "sent" for item in page["items"])

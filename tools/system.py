@@ -1,9 +1,10 @@
-"""A running Chorus, wherever its parts run: what it answers at, and what to look at when something fails."""
+"""A running Chorus, in containers or as processes: its addresses, its logs, and which part of it has ended."""
 
 import os
 import secrets
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -11,7 +12,7 @@ from apps import SERVICES
 from ops.console import console
 from tools.servers.ports import port_near
 
-USUAL_PORTS = {name: 8001 + place for place, name in enumerate(SERVICES)} | {"mail": 1080}
+PORTS = {name: 8001 + place for place, name in enumerate(SERVICES)} | {"mail": 1080}
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,13 @@ class Login:
     name: str
     password: str
 
+    def __str__(self) -> str:
+        return f"login {self.name}, password {self.password}"
+
 
 @dataclass(frozen=True)
 class Addresses:
-    """`services` by name; `rabbitmq` is the management page, None if it is not ours to show."""
+    """`services` by name. `rabbitmq` is the management page; None if the broker is not ours."""
 
     services: dict[str, str]
     mail: str
@@ -30,54 +34,51 @@ class Addresses:
     rabbitmq: str | None = None
     rabbitmq_login: Login | None = None
 
+    def show(self) -> None:
+        for name, url in self.services.items():
+            _show(name, f"{url}/docs", f"{url}/asyncapi")
+        _show("mail", self.mail, "every e-mail that was sent")
+        if self.rabbitmq and self.rabbitmq_login:
+            _show("RabbitMQ", self.rabbitmq, str(self.rabbitmq_login))
+        _show("operator", f"{self.services['users']}/user/login", str(self.operator))
 
-class System(Protocol):
-    """Everything that was started, and may have ended since."""
 
-    @property
-    def addresses(self) -> Addresses: ...
+def _show(name: str, url: str, note: str) -> None:
+    console.print(f"  [bold]{name:<14}[/] {url:<33} {escape(note)}")
 
+
+class System(ABC):
+    """The services, a mail server that keeps all e-mails, and the servers they use."""
+
+    addresses: Addresses
+
+    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
+        self._folder = folder
+        self._ports = {name: _free_port(name, port) for name, port in ports.items()}
+        defaults = {
+            "CHORUS_OPERATOR_EMAIL": "operator@chorus.test",
+            "CHORUS_OPERATOR_PASSWORD": new_password(),
+        }
+        self._operator = {name: os.environ.get(name) or usual for name, usual in defaults.items()}
+        urls = {name: f"http://127.0.0.1:{port}" for name, port in self._ports.items()}
+        services = {name: urls[name] for name in SERVICES}
+        self.addresses = Addresses(services, urls["mail"], Login(*self._operator.values()))
+
+    @abstractmethod
     def log(self, part: str) -> str:
-        """The end of a part's log."""
-        ...
+        """The end of the log of a part."""
 
+    @abstractmethod
     def ended(self) -> str | None:
-        """The name of a part that runs no more, or None."""
-        ...
+        """The name of a part that has ended, or None."""
 
 
-def choose_ports(usual: dict[str, int]) -> dict[str, int]:
-    """The usual ports, or free ones near them: that is said."""
-    chosen = {}
-    for name, port in usual.items():
-        chosen[name] = port_near(port)
-        if chosen[name] != port:
-            console.print(f"  [yellow]![/] port {port} is busy: {name} answers on {chosen[name]}")
-    return chosen
-
-
-def operator_login() -> Login:
-    """The first operator's: as the environment wishes, else with a new password."""
-    name = os.environ.get("CHORUS_OPERATOR_EMAIL") or "operator@chorus.test"
-    return Login(name, os.environ.get("CHORUS_OPERATOR_PASSWORD") or new_password())
+def _free_port(name: str, usual: int) -> int:
+    port = port_near(usual)
+    if port != usual:
+        console.print(f"  [yellow]![/] port {usual} is in use: {name} answers on {port}")
+    return port
 
 
 def new_password() -> str:
     return secrets.token_hex(6)
-
-
-def show_addresses(addresses: Addresses) -> None:
-    for name, url in addresses.services.items():
-        _row(name, f"{url}/docs", f"{url}/asyncapi")
-    _row("mail", addresses.mail, "every letter that was sent")
-    if addresses.rabbitmq is not None and addresses.rabbitmq_login is not None:
-        _row("RabbitMQ", addresses.rabbitmq, _login(addresses.rabbitmq_login))
-    _row("operator", f"{addresses.services['users']}/user/login", _login(addresses.operator))
-
-
-def _row(name: str, url: str, note: str) -> None:
-    console.print(f"  [bold]{name:<14}[/] {url:<33} {escape(note)}")
-
-
-def _login(login: Login) -> str:
-    return f"login {login.name}, password {login.password}"

@@ -6,6 +6,7 @@ from chassis.runtime.service import create_app
 
 app = create_app(
     "billing",
+    __package__,
     description="Accounts, money in and out, and the payment of every order.",
     router=router,
     subscriptions=SUBSCRIPTIONS,

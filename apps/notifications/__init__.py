@@ -1,1 +1,1 @@
-"""Notifications: letters of joy, of sorrow and about refunds, and the mail that carries them."""
+"""Notifications of joy, of sorrow and about refunds, and their delivery by e-mail."""

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Path, Query, Response
 from sqlmodel import col, select
 
 from apps.notifications import use_cases
-from apps.notifications.models import Letter
+from apps.notifications.models import Notification
 from apps.notifications.schemas import (
     AcceptedView,
     MessageBody,
@@ -46,14 +46,14 @@ NotificationId = Annotated[UUID, Path(alias="notificationId")]
     dependencies=[Depends(operator)],
 )
 async def send_message(body: MessageBody, commands: UserCommands) -> Response:
-    """Write to a user; operators only. One who is not known yet gets the letter once he is."""
+    """Send a message to a user; operators only. It waits for a user who is not known yet."""
     command = SendMessage(body.user_id, body.subject, body.body, commands.cause)
     answer = await commands.execute(
         use_cases.send_messages,
         command,
         AcceptedView.of,
         status=202,
-        location=lambda letter: f"/notification/{letter.id}",
+        location=lambda notification: f"/notification/{notification.id}",
     )
     return answer.response()
 
@@ -62,19 +62,19 @@ async def send_message(body: MessageBody, commands: UserCommands) -> Response:
 async def view_notification(
     notification_id: NotificationId, user: CurrentUser, database: ReadDatabase
 ) -> NotificationView:
-    """A letter as it is now."""
+    """A notification as it is now."""
     async with database.reading() as session:
-        letter: Letter | None = await session.get(Letter, notification_id)
-    if letter is None or not user.may_see(letter.user_id):
+        notification: Notification | None = await session.get(Notification, notification_id)
+    if notification is None or not user.may_see(notification.user_id):
         raise NotFound("There is no such notification.")
-    return NotificationView.of(letter)
+    return NotificationView.of(notification)
 
 
 @router.get("", responses=READING)
 async def list_notifications(
     query: Annotated[NotificationQuery, Query()], user: CurrentUser, database: ReadDatabase
 ) -> Page[NotificationView]:
-    """Your letters, newest first; an operator sees everybody's. Another `userId` answers like a missing one."""
+    """Your notifications, newest first; an operator sees everybody's. Another user's `userId` is not found."""
     if query.user_id is not None and not user.may_see(query.user_id):
         raise NotFound("There is no such user.")
     owner = query.user_id if user.role == "operator" else user.id
@@ -84,10 +84,10 @@ async def list_notifications(
         "kind": query.kind,
         "status": query.status,
     }
-    statement = select(Letter).order_by(col(Letter.id).desc()).limit(query.limit + 1)
+    statement = select(Notification).order_by(col(Notification.id).desc()).limit(query.limit + 1)
     statement = statement.filter_by(**{name: v for name, v in wanted.items() if v is not None})
     if (before := query.before()) is not None:
-        statement = statement.where(Letter.id < before)
+        statement = statement.where(Notification.id < before)
     async with database.reading() as session:
         rows = (await session.exec(statement)).all()
     items, cursor = page_of(rows, query.limit, NotificationView.of)

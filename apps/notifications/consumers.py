@@ -2,17 +2,22 @@
 
 from typing import Final
 
-from apps.notifications.use_cases import store_recipients, write_joy, write_refund, write_sorrow
+from apps.notifications.use_cases import (
+    notify_of_payments,
+    notify_of_refunds,
+    notify_of_rejections,
+    save_recipients,
+)
 from chassis.messaging.consumer import Subscription, Subscriptions
 from chassis.web.auth import store_signing_keys
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.users import SigningKeyPublished, UserRegistered, UserUpdated
 
 SUBSCRIPTIONS: Final[Subscriptions] = (
-    Subscription(UserRegistered, store_recipients),
-    Subscription(UserUpdated, store_recipients),
+    Subscription(UserRegistered, save_recipients),
+    Subscription(UserUpdated, save_recipients),
     Subscription(SigningKeyPublished, store_signing_keys),
-    Subscription(PaymentSucceeded, write_joy),
-    Subscription(PaymentRejected, write_sorrow),
-    Subscription(PaymentRefunded, write_refund),
+    Subscription(PaymentSucceeded, notify_of_payments),
+    Subscription(PaymentRejected, notify_of_rejections),
+    Subscription(PaymentRefunded, notify_of_refunds),
 )

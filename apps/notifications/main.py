@@ -4,23 +4,25 @@ from functools import partial
 
 from apps.notifications import gauges
 from apps.notifications.api import router
+from apps.notifications.channels.email import email_channels
 from apps.notifications.consumers import SUBSCRIPTIONS
-from apps.notifications.mailer import Mailer
+from apps.notifications.dispatcher import Dispatcher
 from chassis.runtime.backlog import poll
 from chassis.runtime.service import Service, create_app
 
 
 async def compose(service: Service) -> None:
-    """Add the mailer, woken by every transaction that may have written notifications, and its gauges."""
-    pool = service.database.pool
-    mailer = Mailer(pool, service.settings, service.relay.committed)
-    service.on_commit(mailer.committed)
-    service.run(mailer=mailer.run, notification_gauges=partial(poll, partial(gauges.measure, pool)))
+    """Add a dispatcher for each channel, woken by every commit, and the gauges of open notifications."""
+    pool, on_commit = service.database.pool, service.relay.committed
+    email = Dispatcher(pool, "email", email_channels(service.settings), on_commit)
+    service.on_commit(email.committed)
+    service.run(email=email.run, notification_gauges=partial(poll, partial(gauges.measure, pool)))
 
 
 app = create_app(
     "notifications",
-    description="Letters of joy, of sorrow and about refunds, and the mail that carries them.",
+    __package__,
+    description="Notifications of joy, of sorrow and about refunds, and their delivery by e-mail.",
     router=router,
     subscriptions=SUBSCRIPTIONS,
     compose=compose,

@@ -1,13 +1,14 @@
-"""Letters and recipients, and the rules on them. Amounts are minor units."""
+"""Notifications and their recipients, and the rules on them. Amounts are minor units."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Self
+from typing import Final, Literal, Self
 from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
-from apps.notifications import letters
+from apps.notifications import rendering
 from chassis.database.tables import Table
 from events.base import Causation
 from events.billing import AccountState
@@ -25,23 +26,36 @@ FIRST_DELAY: Final = timedelta(seconds=2)
 LONGEST_DELAY: Final = timedelta(minutes=5)
 
 ATTEMPTS: Final = 1_150
-"""How often a mail server may put one letter off: with these delays about three days, then it has failed."""
+"""Attempts after which a notification has failed: about three days with these delays."""
 
 ANSWER_LIMIT: Final = 500
-"""Characters that are kept of what a mail server said."""
+"""Characters that are kept of a server's answer."""
 
 
 def delay(attempts: int, jitter: float) -> timedelta:
-    """How long a letter rests after its n-th attempt: twice as long each time, half of it by chance.
+    """The delay after the n-th attempt: it doubles up to LONGEST_DELAY.
 
-    `jitter` from 0 to 1 spreads letters that were put off together.
+    `jitter` from 0 to 1 scales the second half of it, so that notifications deferred together are spread.
     """
     full = min(FIRST_DELAY * 2.0 ** min(attempts - 1, 16), LONGEST_DELAY)
     return full * (0.5 + jitter / 2)
 
 
+Outcome = Literal["accepted", "deferred", "refused"]
+"""Deferred: try again later. Refused: never try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
+    """What a channel's server answered to one notification."""
+
+    outcome: Outcome
+    answer: str
+    """The server's code and text."""
+
+
 class Recipient(Table, table=True):
-    """A user who may get letters."""
+    """A user who may be notified: a copy of the users service's record. The newest version wins."""
 
     __tablename__ = "recipients"
 
@@ -59,13 +73,17 @@ class Recipient(Table, table=True):
             for u in users
         ]
 
+    def address(self, channel: str) -> str:
+        """The recipient's address in a channel. Raises KeyError for a channel that is not listed here."""
+        return {"email": self.email}[channel]
 
-class Letter(Table, table=True):
-    """A letter's way: waiting (for its recipient to be known) -> pending -> sent | failed.
 
-    There is one per order and kind. It is worded and addressed once, when its recipient is known; what the API
-    lists from then on is what is sent. `due_at` is when the mailer may take it: it lies ahead while the letter rests
-    or is in a mailer's hands, and is None where there is nothing to do.
+class Notification(Table, table=True):
+    """One message to one recipient by one channel: waiting (recipient unknown) -> pending -> sent | failed.
+
+    There is one per order, kind and channel. It is rendered and addressed once, when its recipient is known; what the
+    API lists from then on is what is sent. A dispatcher may lease it from `due_at` on. `due_at` is in the future after
+    an attempt that was deferred and during a lease, and None if there is nothing to do.
     """
 
     __tablename__ = "notifications"
@@ -74,8 +92,9 @@ class Letter(Table, table=True):
     user_id: UUID
     order_id: UUID | None = None
     kind: NotificationKind = Field(sa_type=String)
+    channel: str = "email"
     reason: str | None = None
-    """Billing's, in a letter of sorrow."""
+    """Billing's reason, if the kind is sorrow."""
     amount: int | None = Field(default=None, sa_type=BigInteger)
     balance: int | None = Field(default=None, sa_type=BigInteger)
     currency: str | None = None
@@ -85,10 +104,10 @@ class Letter(Table, table=True):
     body: str | None = None
     status: NotificationStatus = Field(default="waiting", sa_type=String)
     attempts: int = 0
-    """How often a mail server has put off this very letter."""
+    """How many attempts were deferred or refused."""
     due_at: datetime | None = None
     answer: str | None = None
-    """What the mail server said last."""
+    """The server's last answer."""
     created_at: datetime
     sent_at: datetime | None = None
     correlation_id: str
@@ -108,7 +127,7 @@ class Letter(Table, table=True):
         now: datetime,
         reason: str | None = None,
     ) -> Self:
-        """A letter about what became of an order; it waits for its recipient."""
+        """A notification about the outcome of an order; it waits for its recipient."""
         return cls(
             id=id,
             user_id=order.user_id,
@@ -119,38 +138,28 @@ class Letter(Table, table=True):
             balance=account.balance,
             currency=account.currency,
             created_at=now,
-            correlation_id=cause.correlation_id,
-            causation_id=cause.causation_id,
-            traceparent=cause.traceparent,
+            **cause._asdict(),
         )
 
     @classmethod
     def message(
         cls, user_id: UUID, subject: str, body: str, *, id: UUID, cause: Causation, now: datetime
     ) -> Self:
-        """An operator's own words; they wait for their recipient."""
-        return cls(
-            id=id,
-            user_id=user_id,
-            kind="message",
-            subject=subject,
-            body=body,
-            created_at=now,
-            correlation_id=cause.correlation_id,
-            causation_id=cause.causation_id,
-            traceparent=cause.traceparent,
-        )
+        """An operator's message; it waits for its recipient."""
+        content = {"kind": "message", "subject": subject, "body": body}
+        return cls(id=id, user_id=user_id, created_at=now, **content, **cause._asdict())
 
-    def write_to(self, recipient: Recipient, now: datetime) -> None:
-        """Word and address the letter: it can be sent."""
-        self.address, self.locale = recipient.email, recipient.locale
+    def render_for(self, recipient: Recipient, now: datetime) -> None:
+        """Render and address the notification: it is due now."""
+        self.address, self.locale = recipient.address(self.channel), recipient.locale
         if self.order_id is not None:
             assert self.amount is not None
             assert self.balance is not None
             assert self.currency is not None
-            text = letters.text(
+            self.subject, self.body = rendering.text(
                 self.kind,
                 recipient.locale,
+                channel=self.channel,
                 name=recipient.name,
                 order_id=self.order_id,
                 amount=self.amount,
@@ -158,29 +167,28 @@ class Letter(Table, table=True):
                 currency=self.currency,
                 reason=self.reason,
             )
-            self.subject, self.body = text.subject, text.body
         self.status, self.due_at = "pending", now
 
-    def answered(self, code: int, text: str, at: datetime, jitter: float) -> None:
-        """A mail server said yes (2xx), never (5xx), or not now: anything else; 0 where the connection was lost."""
+    def record(self, result: DeliveryResult, at: datetime, jitter: float) -> None:
+        """Apply the result of an attempt to deliver this notification."""
         assert self.status == "pending"
-        said = text.encode(errors="replace").decode()
-        self.answer = letters.one_line(f"{code} {said}" if code else said)[:ANSWER_LIMIT]
-        if 200 <= code < 300:
+        self.answer = rendering.one_line(result.answer.encode(errors="replace").decode())
+        self.answer = self.answer[:ANSWER_LIMIT]
+        if result.outcome == "accepted":
             self.status, self.sent_at, self.due_at = "sent", at, None
             return
         self.attempts += 1
-        if 500 <= code < 600 or self.attempts >= ATTEMPTS:
+        if result.outcome == "refused" or self.attempts >= ATTEMPTS:
             self.status, self.due_at = "failed", None
         else:
             self.due_at = at + delay(self.attempts, jitter)
 
     def causation(self) -> Causation:
-        """The cause of the letter, and so of what becomes of it."""
+        """The cause of the notification, and so of its outcome."""
         return Causation(self.correlation_id, self.causation_id, self.traceparent)
 
     def outcome(self) -> NotificationSent | NotificationFailed | None:
-        """The event that tells of the letter's end, if it has come."""
+        """The event to publish, if the notification is sent or failed."""
         if self.status == "sent":
             return NotificationSent(notification=self.state())
         if self.status == "failed":
@@ -188,7 +196,7 @@ class Letter(Table, table=True):
         return None
 
     def state(self) -> NotificationState:
-        """The letter as events and the API tell of it: nobody has written anything before it is addressed."""
+        """The notification as events and the API show it: without subject and body until it is addressed."""
         waits = self.status == "waiting"
         return NotificationState(
             id=self.id,

@@ -1,17 +1,17 @@
-"""Notifications' HTTP bodies."""
+"""HTTP bodies and queries of notifications."""
 
 from typing import Annotated, Final, Self
 from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from apps.notifications.models import Letter
+from apps.notifications.models import Notification
 from chassis.web.schemas import Body, PageQuery, View
 from events.base import Moment
 from events.notifications import NotificationKind, NotificationStatus
 
 _BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-"""Control characters, and all that breaks a line: nothing that could end a mail header."""
+"""Control characters, and all that breaks a line and so could end a header."""
 
 _CONTROLS: Final = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 
@@ -28,7 +28,7 @@ MessageText = Annotated[
 
 
 class MessageBody(Body):
-    """What an operator writes to whom."""
+    """An operator's message to a user."""
 
     user_id: UUID
     subject: Subject
@@ -36,27 +36,29 @@ class MessageBody(Body):
 
 
 class NotificationQuery(PageQuery):
-    """Which letters to list."""
+    """Filters of a list of notifications."""
 
-    user_id: UUID | None = Field(None, description="Only letters to this user.")
-    order_id: UUID | None = Field(None, description="Only letters about this order.")
-    kind: NotificationKind | None = Field(None, description="Only letters of this kind.")
-    status: NotificationStatus | None = Field(None, description="Only letters with this status.")
+    user_id: UUID | None = Field(None, description="Only notifications to this user.")
+    order_id: UUID | None = Field(None, description="Only notifications about this order.")
+    kind: NotificationKind | None = Field(None, description="Only notifications of this kind.")
+    status: NotificationStatus | None = Field(
+        None, description="Only notifications with this status."
+    )
 
 
 class AcceptedView(View):
-    """The id under which a letter can be followed."""
+    """The id of a notification that will be sent."""
 
     notification_id: UUID
 
     @classmethod
-    def of(cls, letter: Letter) -> Self:
-        """A letter as it is answered to the operator who sends it."""
-        return cls(notification_id=letter.id)
+    def of(cls, notification: Notification) -> Self:
+        """The response to the operator who sends it."""
+        return cls(notification_id=notification.id)
 
 
 class NotificationView(View):
-    """A letter. `to`, `subject` and `body` are null while its recipient is not known yet."""
+    """A notification. `to`, `subject` and `body` are null while its recipient is not known yet."""
 
     notification_id: UUID
     user_id: UUID
@@ -64,24 +66,13 @@ class NotificationView(View):
     kind: NotificationKind
     to: str | None = Field(examples=["ann@example.com"])
     subject: str | None = Field(examples=["Your order is paid: 150.00 EUR"])
-    body: str | None = Field(description="The plain text; the mail has it as HTML, too.")
+    body: str | None = Field(description="The plain text; an e-mail has it as HTML, too.")
     status: NotificationStatus
     created_at: Moment
     sent_at: Moment | None = Field(description="When a mail server accepted it.")
 
     @classmethod
-    def of(cls, letter: Letter) -> Self:
-        """A letter as it is now."""
-        state = letter.state()
-        return cls(
-            notification_id=state.id,
-            user_id=state.user_id,
-            order_id=state.order_id,
-            kind=state.kind,
-            to=state.to,
-            subject=state.subject,
-            body=state.body,
-            status=state.status,
-            created_at=state.created_at,
-            sent_at=state.sent_at,
-        )
+    def of(cls, notification: Notification) -> Self:
+        """A notification as it is now."""
+        fields = dict(notification.state())
+        return cls(notification_id=fields.pop("id"), **fields)

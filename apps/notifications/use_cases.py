@@ -1,4 +1,4 @@
-"""What notifications does. Each function takes a transaction and a list, and returns results in the list's order."""
+"""Use cases of notifications. Each takes a transaction and a list, and returns results in the order of the list."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from apps.notifications.models import Letter, Recipient
+from apps.notifications.models import DeliveryResult, Notification, Recipient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from events.base import Causation, Envelope
@@ -15,33 +15,38 @@ from events.notifications import NotificationKind
 from events.users import UserRegistered, UserUpdated
 
 LEASE_SECONDS: Final = 15.0
-"""How long letters stay in the hands of the mailer that has taken them. While one is being sent, its mailer asks for
-more time; if the mailer dies, others may take the letters after this time."""
+"""How long a lease lasts. A dispatcher extends it while it sends; if the dispatcher dies, others may lease the
+notifications after this time."""
 
-MEET: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
+LEASE_LIMIT: Final = 128
+"""Notifications that are leased at a time."""
 
-RELEASE: Final = """
+LOCK_USERS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
+
+MAKE_DUE: Final = """
 UPDATE notifications SET due_at = $2 WHERE user_id = ANY($1::uuid[]) AND status = 'waiting' AND due_at IS NULL
 """
 
-TAKE: Final = f"""
+LEASE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
-    SELECT id FROM notifications WHERE status IN ('waiting', 'pending') AND due_at <= now()
+    SELECT id FROM notifications
+    WHERE status IN ('waiting', 'pending') AND due_at <= now() AND channel = $3
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-RETURNING {", ".join(statements(Letter).columns)}
+RETURNING {", ".join(statements(Notification).columns)}
 """  # noqa: S608 - made of our own names
 
-HOLD: Final = """
-UPDATE notifications SET due_at = now() + make_interval(secs => held.seconds)
-FROM unnest($1::uuid[], $2::float8[]) AS held(id, seconds)
-WHERE notifications.id = held.id AND notifications.id = ANY($1) AND status IN ('waiting', 'pending') AND due_at > now()
+EXTEND: Final = """
+UPDATE notifications SET due_at = now() + make_interval(secs => extended.seconds)
+FROM unnest($1::uuid[], $2::float8[]) AS extended(id, seconds)
+WHERE notifications.id = extended.id AND notifications.id = ANY($1) AND status IN ('waiting', 'pending')
+    AND due_at > now()
 RETURNING notifications.id
 """
 
 
 @dataclass(frozen=True, slots=True)
 class SendMessage:
-    """An operator's wish to write to a user."""
+    """An operator's command to send a message to a user."""
 
     user_id: UUID
     subject: str
@@ -50,99 +55,95 @@ class SendMessage:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a mail server said to a letter, as `Letter.answered` takes it."""
+class ExtendLease:
+    """Have a lease end so many seconds from now; 0 ends it."""
 
-    letter_id: UUID
-    code: int
-    text: str
+    notification_id: UUID
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt to deliver a notification; `jitter` from 0 to 1 spreads the next ones."""
+
+    notification_id: UUID
+    result: DeliveryResult
     at: datetime
     jitter: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A mailer's wish to keep a letter for so long from now; 0 gives it back."""
-
-    letter_id: UUID
-    seconds: float
-
-
-async def store_recipients(
+async def save_recipients(
     tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
-    """A user may get notifications; those that waited for them become due."""
+    """Store recipients' newest versions, and make the notifications due that waited for them."""
     users = {e.event.user.id for e in received}
-    await _meet(tx, users)
+    await _lock_users(tx, users)
     await tx.upsert_newer(Recipient.copies(e.event.user for e in received))
-    await tx.execute(RELEASE, list(users), tx.now)
+    await tx.execute(MAKE_DUE, list(users), tx.now)
 
 
-async def write_joy(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
-    """Write letters of joy: these orders are paid."""
-    await _write(tx, [_about(tx, "joy", e, e.event.payment.amount) for e in received])
+async def notify_of_payments(
+    tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
+) -> None:
+    """Create notifications of joy: these orders are paid."""
+    await _create(tx, [_about(tx, "joy", e, e.event.payment.amount) for e in received])
 
 
-async def write_sorrow(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
-    """Write letters of sorrow: these orders will not be paid."""
-    await _write(
+async def notify_of_rejections(
+    tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
+) -> None:
+    """Create notifications of sorrow: these orders will not be paid."""
+    await _create(
         tx, [_about(tx, "sorrow", e, e.event.order.total, e.event.reason) for e in received]
     )
 
 
-async def write_refund(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
-    """Write letters of refund: the money for these orders is back."""
-    await _write(tx, [_about(tx, "refund", e, e.event.refund.amount) for e in received])
+async def notify_of_refunds(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
+    """Create notifications of refunds: the money for these orders is back on its account."""
+    await _create(tx, [_about(tx, "refund", e, e.event.refund.amount) for e in received])
 
 
-async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> list[Letter]:
-    """Accept operators' letters to users."""
+async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> list[Notification]:
+    """Create notifications with operators' messages."""
     messages = [
-        Letter.message(
-            command.user_id,
-            command.subject,
-            command.body,
-            id=tx.new_id(),
-            cause=command.cause,
-            now=tx.now,
+        Notification.message(
+            c.user_id, c.subject, c.body, id=tx.new_id(), cause=c.cause, now=tx.now
         )
-        for command in commands
+        for c in commands
     ]
-    await _write(tx, messages)
+    await _create(tx, messages)
     return messages
 
 
-async def take_letters(tx: Transaction, limits: Sequence[int]) -> list[list[Letter]]:
-    """Take letters that are due into a mailer's hands, the longest due first, up to each limit.
+async def lease_due(tx: Transaction, channels: Sequence[str]) -> list[list[Notification]]:
+    """Lease up to LEASE_LIMIT notifications of each channel, longest due first; no other lease covers them.
 
-    Several mailers share the work: a letter is in one hand at a time. One that waited for its recipient is worded
-    and addressed here.
+    Those that waited for their recipient are rendered and addressed here.
     """
-    return [await _take(tx, limit) for limit in limits]
+    return [await _lease(tx, channel) for channel in channels]
 
 
-async def hold_letters(tx: Transaction, holds: Sequence[Hold]) -> list[bool]:
-    """Keep letters longer, or give them back. Says which were still in the asking mailer's hands."""
-    records = await tx.fetch(
-        HOLD, [hold.letter_id for hold in holds], [hold.seconds for hold in holds]
-    )
-    held = {record["id"] for record in records}
-    return [hold.letter_id in held for hold in holds]
+async def extend_leases(tx: Transaction, requests: Sequence[ExtendLease]) -> list[bool]:
+    """Extend or end leases. Returns which of them had not run out."""
+    ids = [request.notification_id for request in requests]
+    records = await tx.fetch(EXTEND, ids, [request.seconds for request in requests])
+    extended = {record["id"] for record in records}
+    return [id in extended for id in ids]
 
 
-async def record_answers(tx: Transaction, answers: Sequence[Answer]) -> list[Letter]:
-    """Record what mail servers said. The first final answer to a letter stands."""
-    letters = await tx.lock(Letter, [answer.letter_id for answer in answers])
-    for answer in answers:
-        letter = letters[answer.letter_id]
-        if letter.status != "pending":
+async def record_attempts(tx: Transaction, attempts: Sequence[Attempt]) -> list[Notification]:
+    """Record the results of attempts, and publish outcomes. The first final result of a notification stands."""
+    notifications = await tx.lock(Notification, [a.notification_id for a in attempts])
+    for attempt in attempts:
+        notification = notifications[attempt.notification_id]
+        if notification.status != "pending":
             continue
-        letter.answered(answer.code, answer.text, answer.at, answer.jitter)
-        if event := letter.outcome():
-            tx.publish(event, letter.causation())
-    changed = list(letters.values())
+        notification.record(attempt.result, attempt.at, attempt.jitter)
+        if event := notification.outcome():
+            tx.publish(event, notification.causation())
+    changed = list(notifications.values())
     await tx.update(changed, "status", "attempts", "due_at", "answer", "sent_at")
-    return [letters[answer.letter_id] for answer in answers]
+    return [notifications[a.notification_id] for a in attempts]
 
 
 def _about(
@@ -151,54 +152,47 @@ def _about(
     received: Envelope[PaymentSucceeded] | Envelope[PaymentRejected] | Envelope[PaymentRefunded],
     amount: int,
     reason: str | None = None,
-) -> Letter:
-    event, cause = received.event, received.causation()
-    return Letter.about(
-        kind,
-        event.order,
-        amount,
-        event.account,
-        id=tx.new_id(),
-        cause=cause,
-        now=tx.now,
-        reason=reason,
+) -> Notification:
+    order, account, cause = received.event.order, received.event.account, received.causation()
+    return Notification.about(
+        kind, order, amount, account, id=tx.new_id(), cause=cause, now=tx.now, reason=reason
     )
 
 
-async def _write(tx: Transaction, letters: Sequence[Letter]) -> None:
-    """Write letters, each once per order and kind; one whose recipient is not known waits for him."""
-    recipients = await _recipients(tx, {letter.user_id for letter in letters})
-    for letter in letters:
-        if recipient := recipients.get(letter.user_id):
-            letter.write_to(recipient, tx.now)
-    await tx.insert_missing(letters, key="order_id")
+async def _create(tx: Transaction, notifications: Sequence[Notification]) -> None:
+    """Insert notifications, one per order, kind and channel; those whose recipient is unknown wait."""
+    recipients = await _recipients(tx, {n.user_id for n in notifications})
+    for notification in notifications:
+        if recipient := recipients.get(notification.user_id):
+            notification.render_for(recipient, tx.now)
+    await tx.insert_missing(notifications, key="order_id")
 
 
 async def _recipients(tx: Transaction, users: set[UUID]) -> dict[UUID, Recipient]:
     known: dict[UUID, Recipient] = await tx.load(Recipient, users)
     if missing := users - known.keys():
-        await _meet(tx, missing)
+        await _lock_users(tx, missing)
         known |= await tx.load(Recipient, missing)
     return known
 
 
-async def _meet(tx: Transaction, users: Iterable[UUID]) -> None:
-    """Wait for every other transaction that met over one of these users, until it has committed.
+async def _lock_users(tx: Transaction, users: Iterable[UUID]) -> None:
+    """Wait for the commit of every other transaction that has locked one of these users.
 
-    So a user who becomes known and a letter to him that finds him unknown cannot miss each other: whichever comes
-    second sees what the first has written. Locks are taken in order, so nobody waits in a circle.
+    The transaction that stores a recipient and the one that creates a notification for an unknown user both take this
+    lock, so the later one sees what the earlier one has written. Keys are locked in order, so there is no deadlock.
     """
     keys = sorted(user.int % 2**64 - 2**63 for user in users)
-    await tx.fetch(MEET, keys)
+    await tx.fetch(LOCK_USERS, keys)
 
 
-async def _take(tx: Transaction, limit: int) -> list[Letter]:
-    records = await tx.fetch(TAKE, limit, LEASE_SECONDS)
-    letters = [from_record(Letter, record) for record in records]
-    waited = [letter for letter in letters if letter.status == "waiting"]
-    recipients = await tx.load(Recipient, [letter.user_id for letter in waited])
-    for letter in waited:
-        assert letter.due_at is not None
-        letter.write_to(recipients[letter.user_id], letter.due_at)
+async def _lease(tx: Transaction, channel: str) -> list[Notification]:
+    records = await tx.fetch(LEASE, LEASE_LIMIT, LEASE_SECONDS, channel)
+    leased = [from_record(Notification, record) for record in records]
+    waited = [n for n in leased if n.status == "waiting"]
+    recipients = await tx.load(Recipient, [n.user_id for n in waited])
+    for notification in waited:
+        assert notification.due_at is not None
+        notification.render_for(recipients[notification.user_id], notification.due_at)
     await tx.update(waited, "address", "locale", "subject", "body", "status")
-    return letters
+    return leased

@@ -27,6 +27,7 @@ async def compose(service: Service) -> None:
 
 app = create_app(
     "orders",
+    __package__,
     description="Orders, from placed to paid, rejected or cancelled.",
     router=router,
     subscriptions=SUBSCRIPTIONS,

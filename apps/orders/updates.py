@@ -12,9 +12,9 @@ from typing import Final
 from uuid import UUID
 
 from apps.orders.models import Order
+from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool, Transaction
-from chassis.messaging.errors import is_transient
 from chassis.signal import Signal
 
 POLL_SECONDS: Final = 0.05

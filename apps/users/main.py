@@ -23,6 +23,7 @@ async def compose(service: Service) -> None:
 
 app = create_app(
     "users",
+    __package__,
     description="Who there is: registration, sign-in, profiles, and the keys of the tokens.",
     router=router,
     subscriptions=SUBSCRIPTIONS,

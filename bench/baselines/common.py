@@ -1,7 +1,7 @@
-"""Runs a service of a baseline, as Chorus runs its own.
+"""Runs a service of a baseline in the same way as a service of Chorus.
 
-The web server and its settings are the same, and so are the checks of requests and tokens, the headers, the logs and
-the care for memory. Only what is behind the routes differs.
+The web server and its settings, the validation of requests and tokens, the headers, the logs and the settings of the
+garbage collector are the same. Only the code behind the routes differs.
 """
 
 import argparse
@@ -38,17 +38,17 @@ written: Final = Signal()
 """Set when notifications have been written: wakes the mailer of the process."""
 
 CONNECTIONS: Final = 16
-"""To the database, from one process."""
+"""The connections of one process to the database."""
 
 Check = Callable[[], Awaitable[bool]]
-"""Whether a server that the service needs answers."""
+"""Whether a server that the service needs is available."""
 
 Part = Callable[["Service"], AbstractAsyncContextManager[None]]
-"""What runs for as long as the service does: entered before the first request, left after the last one."""
+"""A part of the service: entered before the first request, left after the last one."""
 
 
 class Service:
-    """A running service: what Chorus' own routes expect to find at `app.state.service`."""
+    """A running service. Chorus' routes, which are used as they are, find it at `app.state.service`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,7 +62,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self, parts: Sequence[Part]) -> AsyncIterator[None]:
-        """Connect, enter the parts in order, and leave them in the opposite order; background tasks end first."""
+        """Connect, enter the parts in order, and leave them in reverse order, after the background tasks have ended."""
         await self.database.open()
         self.checks["database"] = self.database.answers
         async with contextlib.AsyncExitStack() as stack:
@@ -70,29 +70,29 @@ class Service:
             for part in parts:
                 await stack.enter_async_context(part(self))
             stack.push_async_callback(self.supervisor.stop)
-            _settle_memory()
+            _freeze_heap()
             yield
 
     def ask_to_stop(self) -> None:
-        """Say that the signal has come: long answers end."""
+        """End long responses, since the process is to stop."""
         self.stopping.set()
 
 
-def _settle_memory() -> None:
-    """As Chorus does it: what was made at start is left out of every later garbage collection."""
+def _freeze_heap() -> None:
+    """Exclude objects created at start from later garbage collections, as Chorus does."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
 
 def service_of(request: Request) -> Service:
-    """The service that a request has come to."""
+    """The service that received a request."""
     service: Service = request.app.state.service
     return service
 
 
 def cause_of(request: Request) -> Causation:
-    """The flow that a request belongs to."""
+    """The causation of a request: its correlation id and trace context."""
     cause: Causation = request.scope["chorus.cause"]
     return cause
 
@@ -115,7 +115,7 @@ def create_app(name: str, routers: Sequence[APIRouter], parts: Sequence[Part] = 
             yield
 
     app = Application(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    # FastAPI's own, for the routes that are not strict: those that services call.
+    # For the internal routes between services, which use FastAPI's own route class.
     app.add_middleware(AsyncExitStackMiddleware)
     app.add_middleware(Telemetry)
     problems.install(app)

@@ -15,9 +15,9 @@ from typing import Final, Generic, TypeVar
 import structlog
 from prometheus_client import Histogram
 
+from chassis import crash_points
+from chassis.database.errors import CommitUnknownError, is_transient
 from chassis.database.transaction import Pool, Transaction, begin
-from chassis.messaging.errors import CommitUnknownError, is_transient
-from chassis.runtime import crash_points as crash
 from events.base import Envelope
 
 log = structlog.get_logger(__name__)
@@ -130,8 +130,8 @@ class GroupCommitter(Generic[Item, Result]):
             log.warning("committer.splitting", work=self._name, items=len(batch), error=repr(error))
             middle = len(batch) // 2
             await self._commit(batch[:middle])
-            if crash.ARMED:
-                crash.reached("committer.between_halves", _types(item for item, _ in batch))
+            if crash_points.ARMED:
+                crash_points.reached("committer.between_halves", _types(item for item, _ in batch))
             await self._commit(batch[middle:])
         else:
             for (_, future), result in zip(batch, results, strict=True):
@@ -179,9 +179,9 @@ class GroupCommitter(Generic[Item, Result]):
         return results
 
     def _reached(self, point: str, items: Sequence[Item], tx: Transaction) -> None:
-        if crash.ARMED:
+        if crash_points.ARMED:
             told = {row.attributes["type"] for row in tx.outbox}
-            crash.reached(f"committer.{point}", told | _types(items))
+            crash_points.reached(f"committer.{point}", told | _types(items))
 
     async def drain(self) -> None:
         """Wait until every submitted item is done."""

@@ -15,9 +15,9 @@ import asyncpg
 import uuid_utils
 from asyncpg.pgproto import pgproto
 
+from chassis.database.errors import CommitUnknownError, commit_may_be_lost
 from chassis.database.tables import T, Table, Write, arrays, from_record, statements, together
 from chassis.messaging import outbox
-from chassis.messaging.errors import CommitUnknownError, commit_may_be_lost
 from events.base import Causation, Event
 
 if TYPE_CHECKING:

@@ -4,5 +4,6 @@
 -> `message` (the form on the broker) -> `topology` (exchanges and queues) -> `consumer` (one queue at work)
 -> `inbox` (deduplication) -> `dead_letters` (what cannot be processed).
 
-Beside them: `broker` (addresses of nodes, connections that restore themselves) and `errors`.
+Beside them: `addresses` (the broker's nodes), `broker` (the consumers' connection), `private_names` (what is overridden
+in FastStream and aio-pika) and `errors`.
 """

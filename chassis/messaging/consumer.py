@@ -22,14 +22,13 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from prometheus_client import Counter
 
+from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.transaction import Pool, Transaction
-from chassis.messaging import message as wire
 from chassis.messaging.dead_letters import DEAD_LETTERED, DeadLetterQueue, with_reason
 from chassis.messaging.inbox import deduplicate, mark_processed
-from chassis.messaging.message import MalformedEvent
+from chassis.messaging.message import MalformedEvent, alone, from_message
 from chassis.messaging.topology import queue_name
-from chassis.runtime import crash_points as crash
 from events.base import Envelope, Event
 
 log = structlog.get_logger(__name__)
@@ -140,8 +139,8 @@ class Consumer(Generic[E]):
             await message.nack(requeue=True)
 
     def _reached(self, point: str) -> None:
-        if crash.ARMED:
-            crash.reached(f"inbox.{point}", [self._event.__name__])
+        if crash_points.ARMED:
+            crash_points.reached(f"inbox.{point}", [self._event.__name__])
 
     async def _consume(self, message: RabbitMessage) -> None:
         self._reached("on_receive")
@@ -150,7 +149,7 @@ class Consumer(Generic[E]):
             await asyncio.sleep(random.random() * SHUFFLE_SECONDS)  # noqa: S311 - no secret
         # A redelivered message may be the one that killed the process: they are processed one at a time.
         async with self._redelivered if raw.redelivered else contextlib.nullcontext():
-            found = wire.from_message(raw, self._event)
+            found = from_message(raw, self._event)
             attempts = await self._attempt(found, one_by_one=_is_suspicious(raw.headers))
             failed = [i for i in range(len(found)) if i not in attempts or _failed(attempts[i])]
             await asyncio.gather(
@@ -206,7 +205,7 @@ class Consumer(Generic[E]):
         self, message: RabbitMessage, index: int, error: Exception, attempts: int
     ) -> None:
         dead_letter = with_reason(
-            wire.alone(message.raw_message, index),
+            alone(message.raw_message, index),
             queue=self.queue,
             exchange=self._event.exchange,
             key=self._event.key,

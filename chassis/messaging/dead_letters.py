@@ -1,7 +1,7 @@
-"""Parking: what cannot be handled is set aside with its reason, and acknowledged only once that is confirmed.
+"""Dead-lettering: publishing what cannot be processed to the service's dead-letter queue before it is acknowledged.
 
-A parked message is the event as a plain message, whole, in the service's `<service>.dead` queue, with headers that
-tell the origin queue, the error, the traceback and the number of attempts.
+A dead-lettered message is one event as a plain message in the queue `<service>.dead`, with headers for the queue,
+exchange and routing key it came from, the error, the traceback and the number of attempts.
 """
 
 import asyncio
@@ -14,18 +14,18 @@ import structlog
 from aio_pika.abc import HeadersType
 from prometheus_client import Counter
 
+from chassis import crash_points
 from chassis.messaging.message import printable
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD
-from chassis.runtime import crash_points as crash
 from events.base import rfc3339
 
 log = structlog.get_logger(__name__)
 
 TRACEBACK_LIMIT: Final = 8_000
-"""Characters of traceback that are kept, from the end."""
+"""Characters of the traceback that are kept, from its end."""
 
-DEAD_LETTERED = Counter("chorus_dead_lettered_total", "Messages set aside.", ["queue"])
+DEAD_LETTERED = Counter("chorus_dead_lettered_total", "Messages dead-lettered.", ["queue"])
 
 
 def with_reason(
@@ -37,7 +37,7 @@ def with_reason(
     error: Exception,
     attempts: int,
 ) -> aio_pika.Message:
-    """The message with the headers that say where it comes from and why it is parked."""
+    """The message with headers for its origin and for the reason of its dead-lettering."""
     trace = printable("".join(traceback.format_exception(error)))[-TRACEBACK_LIMIT:]
     reason: HeadersType = {
         "dead_letter_queue": queue,
@@ -53,7 +53,7 @@ def with_reason(
 
 
 class DeadLetterQueue:
-    """Where one service parks messages."""
+    """The dead-letter queue of one service."""
 
     def __init__(self, service: str, publisher: Publisher) -> None:
         self._service = service
@@ -61,14 +61,14 @@ class DeadLetterQueue:
         self._one_at_a_time = asyncio.Lock()
 
     async def put(self, message: aio_pika.Message, queue: str) -> None:
-        """Publish to the service's dead queue; returns once confirmed, however long the broker is away."""
+        """Publish a message that came from `queue`; retries until the broker has confirmed it."""
         failures = 0
         while (error := await self._publish(message)) is not None:
             failures += 1
             log.warning("dead_letters.waiting", queue=queue, error=repr(error), failures=failures)
             await asyncio.sleep(min(0.1 * 2 ** min(failures, 6), 5.0))
-        if crash.ARMED:
-            crash.reached("dead_letters.after_publish", [message.type or ""])
+        if crash_points.ARMED:
+            crash_points.reached("dead_letters.after_publish", [message.type or ""])
         DEAD_LETTERED.labels(queue).inc()
         log.error(
             "dead_letters.published",

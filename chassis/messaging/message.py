@@ -1,8 +1,8 @@
-"""The form of an event on the broker: alone as a plain message, in a pack as a CloudEvents JSON batch.
+"""The form of an event on the broker: alone as a plain message, with others as a CloudEvents JSON batch.
 
-Alone: AMQP properties and CloudEvents 1.0 headers in binary mode, the body is the event's JSON and nothing else.
-In a pack: content type `application/cloudevents-batch+json`, one structured CloudEvent each, with its own
-correlation and causation as extension attributes; a header `batch_size`.
+Alone: AMQP properties and CloudEvents 1.0 headers in binary mode; the body is the event's JSON and nothing else.
+In a message batch: content type `application/cloudevents-batch+json`, one structured CloudEvent for each event, with
+its own correlation and causation as extension attributes; a header `batch_size`.
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import groupby
-from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
@@ -27,47 +27,37 @@ MESSAGE_BATCH_LIMIT: Final = 64
 
 BATCH: Final = "application/cloudevents-batch+json"
 
+MessageBatch: TypeAlias = Sequence[Row]
+"""At least one outbox row, all with the same exchange and routing key."""
 
-def message_batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Group rows by exchange and routing key, in order, into packs of at most PACK_LIMIT."""
-    # The sort is stable: ids stay in order.
-    by_key = sorted(rows, key=lambda row: (row.exchange, row.routing_key))
-    for _, same_key in groupby(by_key, key=lambda row: (row.exchange, row.routing_key)):
-        waiting = list(same_key)
+
+def message_batches(rows: Sequence[Row]) -> Iterator[MessageBatch]:
+    """Group rows by exchange and routing key, in order, into batches of at most MESSAGE_BATCH_LIMIT."""
+
+    def route(row: Row) -> tuple[str, str]:
+        return row.exchange, row.routing_key
+
+    for _, same_route in groupby(sorted(rows, key=route), key=route):  # stable: ids stay in order
+        waiting = list(same_route)
         for start in range(0, len(waiting), MESSAGE_BATCH_LIMIT):
             yield waiting[start : start + MESSAGE_BATCH_LIMIT]
 
 
-def to_message(batch: Sequence[Row]) -> Message:
-    """One AMQP message for a pack: a plain one where the event is alone."""
-    return _alone(batch[0]) if len(batch) == 1 else _batch(batch)
-
-
-def _alone(row: Row) -> Message:
-    attributes = row.attributes
-    return Message(
-        row.data.encode(),
-        headers=_headers(attributes),
-        content_type=JSON,
-        delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=attributes["id"],
-        correlation_id=attributes["correlationid"],
-        timestamp=row.occurred_at,
-        type=attributes["type"],
-        app_id=row.exchange,
-    )
-
-
-def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
-    """The headers of an event that travels alone: CloudEvents' binary mode, and what caused it."""
-    attributes = ("specversion", "id", "type", "source", "subject", "time", "dataschema")
-    headers = {f"cloudEvents_{name}": cloudevent[name] for name in attributes if name in cloudevent}
-    extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
-    headers |= {name: cloudevent[key] for name, key in extensions.items() if cloudevent.get(key)}
-    return {name: printable(value) for name, value in headers.items()}
-
-
-def _batch(batch: Sequence[Row]) -> Message:
+def to_message(batch: MessageBatch) -> Message:
+    """One AMQP message for a batch: a plain one for a single event."""
+    if len(batch) == 1:
+        row, attributes = batch[0], batch[0].attributes
+        return Message(
+            row.data.encode(),
+            headers=_headers(attributes),
+            content_type=JSON,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            message_id=attributes["id"],
+            correlation_id=attributes["correlationid"],
+            timestamp=row.occurred_at,
+            type=attributes["type"],
+            app_id=row.exchange,
+        )
     return Message(
         b"[" + ",".join([row.cloudevent for row in batch]).encode() + b"]",
         headers={"batch_size": len(batch)},
@@ -80,8 +70,17 @@ def _batch(batch: Sequence[Row]) -> Message:
     )
 
 
+def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
+    """The headers of a plain message: CloudEvents in binary mode, and the causation."""
+    attributes = ("specversion", "id", "type", "source", "subject", "time", "dataschema")
+    headers = {f"cloudEvents_{name}": cloudevent[name] for name in attributes if name in cloudevent}
+    extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
+    headers |= {name: cloudevent[key] for name, key in extensions.items() if cloudevent.get(key)}
+    return {name: printable(value) for name, value in headers.items()}
+
+
 class Incoming(Protocol):
-    """What is read of a delivered message: that of aio-pika and that of FastStream's raw message agree."""
+    """The parts of a delivered message that are read; aio-pika's messages have them."""
 
     body: bytes
     headers: Any
@@ -96,7 +95,7 @@ class Incoming(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MalformedEvent:
-    """Something in a message that is no event of the expected kind, and why."""
+    """A part of a message that is not an event of the expected type, and why."""
 
     error: Exception
 
@@ -114,7 +113,7 @@ class _BatchItem(BaseModel, Generic[E]):
     traceparent: str | None = None
     data: E
 
-    def received(self) -> Envelope[E]:
+    def envelope(self) -> Envelope[E]:
         cause = Causation(self.correlationid, self.causationid, self.traceparent)
         return Envelope(self.id, self.data, self.time, cause)
 
@@ -134,30 +133,31 @@ def _adapters(kind: type[E]) -> tuple[TypeAdapter[_BatchItem[E]], TypeAdapter[li
 
 
 def from_message(message: Incoming, kind: type[E]) -> list[Envelope[E] | MalformedEvent]:
-    """The events in a message, in order. What cannot be read comes back as Poison; its neighbours do not."""
+    """The events of a message, in order, with a MalformedEvent in the place of each one that cannot be read."""
+    if message.content_type == BATCH:
+        return _from_batch(message.body, kind)
     try:
-        if message.content_type == BATCH:
-            return [item.received() for item in _adapters(kind)[1].validate_json(message.body)]
         identity = _Identity.model_validate(message.headers)
-        cause = Causation(message.correlation_id or "", identity.causation_id, identity.traceparent)
         event = kind.model_validate_json(message.body)
-        return [Envelope(identity.id, event, identity.time, cause)]
     except ValidationError as error:
-        if message.content_type == BATCH:
-            return _one_by_one(message.body, kind, error)
         return [MalformedEvent(error)]
+    cause = Causation(message.correlation_id or "", identity.causation_id, identity.traceparent)
+    return [Envelope(identity.id, event, identity.time, cause)]
 
 
-def _one_by_one(
-    body: bytes, kind: type[E], error: ValidationError
-) -> list[Envelope[E] | MalformedEvent]:
+def _from_batch(body: bytes, kind: type[E]) -> list[Envelope[E] | MalformedEvent]:
+    of_item, of_list = _adapters(kind)
+    try:
+        return [item.envelope() for item in of_list.validate_json(body)]
+    except ValidationError as error:
+        whole = MalformedEvent(error)
     found: list[Envelope[E] | MalformedEvent] = []
     for item in _items(body):
         try:
-            found.append(_adapters(kind)[0].validate_json(json.dumps(item)).received())
-        except ValidationError as item_error:
-            found.append(MalformedEvent(item_error))
-    return found or [MalformedEvent(error)]
+            found.append(of_item.validate_json(json.dumps(item)).envelope())
+        except ValidationError as error:
+            found.append(MalformedEvent(error))
+    return found or [whole]
 
 
 def _items(body: bytes) -> list[Any]:
@@ -169,7 +169,7 @@ def _items(body: bytes) -> list[Any]:
 
 
 def copied(message: Incoming) -> Message:
-    """A message that was delivered, to be published again as it was."""
+    """A copy of a delivered message, to be published again."""
     return Message(
         message.body,
         headers=dict(message.headers or {}),
@@ -185,43 +185,39 @@ def copied(message: Incoming) -> Message:
 
 
 def alone(message: Incoming, index: int) -> Message:
-    """The event at `index` of a message as a plain message of its own, for the parking place.
+    """The event at `index` of a delivered message as a plain message of its own, for dead-lettering.
 
-    It is rebuilt from what arrived, not from what was understood of it, so that nothing is lost on the way. A body
-    that is no pack, an item that is no CloudEvent, or no JSON at all, is kept as it is.
+    It is built from the JSON that arrived, not from the parsed event, so that nothing is lost. A body that is not a
+    batch, and an item that is not a CloudEvent or not JSON, are kept as they are.
     """
     items = _items(message.body) if message.content_type == BATCH else []
     item = items[index] if index < len(items) else None
     if isinstance(item, dict) and "data" in item and _property(item.get("id")):
-        return _unpacked(item, message)
+        return Message(
+            json.dumps(item["data"]).encode(),
+            headers=_headers(item),
+            content_type=JSON,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            message_id=_property(item["id"]),
+            correlation_id=_property(item.get("correlationid")),
+            timestamp=_timestamp(item.get("time")),
+            type=_property(item.get("type")),
+            app_id=message.app_id,
+        )
     copy = copied(message)
     if items:
         copy.body = json.dumps(item).encode()
     return copy
 
 
-def _unpacked(item: dict[str, Any], message: Incoming) -> Message:
-    return Message(
-        json.dumps(item["data"]).encode(),
-        headers=_headers(item),
-        content_type=JSON,
-        delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=_property(item["id"]),
-        correlation_id=_property(item.get("correlationid")),
-        timestamp=_moment(item.get("time")),
-        type=_property(item.get("type")),
-        app_id=message.app_id,
-    )
-
-
 def _property(value: object) -> str | None:
-    """The value if AMQP can carry it as a property: a text of at most 255 bytes."""
+    """The value if AMQP can carry it as a property: a printable string of at most 255 bytes."""
     text = value if isinstance(value, str) else ""
     return text if text and len(printable(text).encode()) <= 255 and text.isprintable() else None
 
 
-def _moment(value: object) -> datetime | None:
-    """The value if AMQP can carry it as a timestamp: an aware moment since 1970."""
+def _timestamp(value: object) -> datetime | None:
+    """The value if AMQP can carry it as a timestamp: an aware time since 1970."""
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
@@ -230,5 +226,5 @@ def _moment(value: object) -> datetime | None:
 
 
 def printable(value: object) -> str:
-    """The value as a text that UTF-8 can write: JSON may hold halves of surrogate pairs, AMQP may not."""
+    """The value as a string that UTF-8 can encode: JSON may hold unpaired surrogates, AMQP may not."""
     return str(value).encode("utf-8", "backslashreplace").decode()

@@ -1,14 +1,14 @@
-"""The outbox: events that are true, committed with the change they tell of, and not yet on the broker.
+"""The outbox: events that are committed with the change they describe, and not yet confirmed by the broker.
 
-A row lives for milliseconds: the relay deletes it in the transaction in which the broker confirmed it. An event waits
-in the form in which it travels with others, as CloudEvents' JSON, so that a relay with much to do only joins texts.
+The relay deletes a row in the transaction in which the broker confirmed it, milliseconds later. A row holds the event
+in the JSON format of CloudEvents, as message batches carry it, so that the relay only concatenates texts.
 """
 
 import json
 from datetime import datetime
 from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii as quoted
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlmodel import Field
@@ -16,18 +16,15 @@ from sqlmodel import Field
 from chassis.database.tables import Table
 from events.base import SPECVERSION, Causation, Event, rfc3339
 
-if TYPE_CHECKING:
-    from chassis.database.transaction import Transaction
-
 JSON: Final = "application/json"
 
 _DATA: Final = ',"data":'
-"""Begins the last member of a CloudEvent as written here. Inside a JSON text its quotes would be escaped, so the
-first place where this stands is the place."""
+"""Begins the last member of a CloudEvent as written here. Inside a JSON string its quotes would be escaped, so the
+first occurrence is the right one."""
 
 
 class Row(NamedTuple):
-    """One event that waits, in the order of the table's columns."""
+    """One unpublished event, in the order of the table's columns."""
 
     id: UUID
     exchange: str
@@ -37,7 +34,7 @@ class Row(NamedTuple):
     """The event in the JSON format of CloudEvents 1.0, with `correlationid`, `causationid` and `traceparent` as
     extensions; `data`, the event's body, comes last."""
     retry_at: datetime | None = None
-    """Not before this moment; set on a row that the broker returned or refused."""
+    """The relay skips the row until this moment; set if the broker returned or refused the event."""
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -52,7 +49,7 @@ class Row(NamedTuple):
 
 
 class Outbox(Table, table=True):
-    """The table behind `Row`. Ids are UUIDv7, so the primary key is the order in which rows leave."""
+    """The table behind `Row`. Ids are UUIDv7, so the primary key is the order of publishing."""
 
     __tablename__ = "outbox"
 
@@ -67,7 +64,7 @@ class Outbox(Table, table=True):
 def row(id: UUID, event: Event, cause: Causation, now: datetime) -> Row:
     """The row of an event that a use case publishes."""
     kind = type(event)
-    # Written by hand: the body is JSON already, and only the texts that may come from outside need escaping.
+    # Built by hand for speed: the body is JSON already, and only texts that clients may supply need escaping.
     causation = f',"causationid":"{cause.causation_id}"' if cause.causation_id else ""
     trace = f',"traceparent":{quoted(cause.traceparent)}' if cause.traceparent else ""
     cloudevent = (
@@ -79,7 +76,7 @@ def row(id: UUID, event: Event, cause: Causation, now: datetime) -> Row:
 
 
 _time: Final = lru_cache(maxsize=16)(rfc3339)
-"""Everything that a transaction publishes has its time, which is in UTC."""
+"""All events of a transaction have its time, in UTC."""
 
 
 @cache
@@ -97,23 +94,3 @@ def _constants(kind: type[Event]) -> str:
 def source(exchange: str) -> str:
     """The CloudEvents source of a publisher."""
     return f"/chorus/{exchange}"
-
-
-TAKE = f"""
-DELETE FROM outbox WHERE id = ANY(ARRAY(
-    SELECT id FROM outbox WHERE retry_at IS NULL OR retry_at <= now()
-    ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
-RETURNING {", ".join(Row._fields)}
-"""
-# An array is made once. `IN` may be planned as a join that asks the inner query again for each row, and each time it
-# locks others: slow, and more than the limit. It is planned so once the table has been analysed while it was empty.
-
-
-async def take(tx: "Transaction", limit: int) -> list[Row]:
-    """Take up to `limit` waiting rows out of the table, oldest first.
-
-    They are gone with the caller's COMMIT and back with its rollback. Rows that another relay holds are passed over.
-    What is unpublished is selected, never "what comes after the last id": rows commit out of the order of ids.
-    """
-    records = await tx.fetch(TAKE, limit)
-    return sorted(Row(*record.values()) for record in records)

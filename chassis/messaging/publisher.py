@@ -1,7 +1,7 @@
 """A publisher's own connection to the broker.
 
-Separate from the consumers' connection: under a memory or disk alarm RabbitMQ blocks connections that publish, and
-a shared one would stop consuming as well. It does not restore itself; whoever uses it opens a new one after a failure.
+It is not the consumers' connection: under a memory or disk alarm RabbitMQ blocks connections that publish, and a shared
+one would stop consuming as well. It does not restore itself; its owner opens a new one after a failure.
 """
 
 import asyncio
@@ -14,31 +14,31 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError
 from pamqp.commands import Basic
 
-from chassis.messaging.broker import BrokerAddresses
+from chassis import crash_points
+from chassis.messaging.addresses import BrokerAddresses
 from chassis.messaging.errors import connection_may_be_lost
-from chassis.runtime import crash_points as crash
 
 CONFIRM_SECONDS: Final = 5.0
-"""How long a confirm may take; a broker that is frozen or blocked is treated like one that is away."""
+"""Timeout for a confirm; a broker that is frozen or blocked is treated like one that is away."""
 
 Publication = tuple[str, str, aio_pika.Message]
 """Exchange, routing key, message."""
 
 
 class Publisher:
-    """Publishes with confirms, `mandatory`, and a time limit."""
+    """Publishes with confirms, the `mandatory` flag and a timeout."""
 
     def __init__(self, address: str, name: str) -> None:
-        self._nodes = BrokerAddresses(address, name)
+        self._addresses = BrokerAddresses(address, name)
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
 
     async def publish(self, publications: Sequence[Publication]) -> list[BaseException | None]:
-        """Publish all, pipelined; for each None once the broker has confirmed it, else what went wrong.
+        """Publish all, pipelined; returns for each None if the broker confirmed it, else the error.
 
-        `aio_pika.exceptions.PublishError` means that no queue takes the message, `DeliveryError` that the broker
-        refused it. A lost connection shows as ConnectionError, asyncio.CancelledError or TimeoutError.
-        Raises OSError or an AMQP error if there is no connection to be had.
+        `aio_pika.exceptions.PublishError` means that the message could not be routed to a queue, `DeliveryError` that
+        the broker refused it. For a lost connection it is a ConnectionError, asyncio.CancelledError or TimeoutError.
+        Raises OSError or an AMQP error if no connection can be opened.
         """
         async with asyncio.timeout(CONFIRM_SECONDS):
             channel = await self._open()
@@ -49,8 +49,8 @@ class Publisher:
             return_exceptions=True,
         )
         if any(type(result) is DeliveryError for result in results):
-            # Refused. When a queue's leader has died, RabbitMQ 3.10 may refuse everything on a channel that knew the
-            # old one, for as long as that channel lives, though the queue has a new leader and takes messages.
+            # Refused. After a queue's leader has died, RabbitMQ 3.10 may refuse everything on a channel that knew the
+            # old leader, for as long as that channel is open, though the queue has a new leader and accepts messages.
             await self.close()
         return [
             None
@@ -67,8 +67,8 @@ class Publisher:
         target = await channel.get_exchange(exchange, ensure=False)
         async with asyncio.timeout(CONFIRM_SECONDS):
             result = await target.publish(message, routing_key, mandatory=True)
-        if crash.ARMED:
-            crash.reached("publisher.after_publish", [message.type or ""])
+        if crash_points.ARMED:
+            crash_points.reached("publisher.after_publish", [message.type or ""])
         return result
 
     async def _open(self) -> AbstractChannel:
@@ -76,13 +76,13 @@ class Publisher:
             await self.close()
             with connection_may_be_lost():
                 self._connection = await aio_pika.connect(
-                    self._nodes.next(), timeout=CONFIRM_SECONDS
+                    self._addresses.next(), timeout=CONFIRM_SECONDS
                 )
                 self._channel = await self._connection.channel(on_return_raises=True)
         return self._channel
 
     async def close(self) -> None:
-        """Close the connection, if there is one; the next `publish` opens one to the next node."""
+        """Close the connection, if one is open; the next `publish` opens one to the next node."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             with contextlib.suppress(Exception), connection_may_be_lost():

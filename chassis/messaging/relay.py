@@ -1,8 +1,8 @@
-"""The relay: the only way from the outbox to the broker.
+"""The relay: publishes the rows of the outbox.
 
-One loop per process. It takes waiting rows out of the table, publishes them in packs, awaits every confirm, and only
-then commits: a confirmed event leaves the table in the same breath, and a crash at any point leaves it for the next
-relay. An event can therefore be published twice, and never not at all; the inbox makes twice into once.
+One loop per process. It takes waiting rows, publishes them in message batches, awaits every confirm, and only then
+commits: a row is deleted in the transaction that got its confirm, and a crash at any point leaves it for the next
+relay. So every event is published at least once; the inbox of a consumer skips duplicates.
 """
 
 import asyncio
@@ -15,39 +15,44 @@ import structlog
 from aio_pika.exceptions import DeliveryError, PublishError
 from prometheus_client import Counter, Gauge
 
+from chassis import crash_points
+from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool, Transaction, begin
-from chassis.messaging import message as wire
-from chassis.messaging import outbox
-from chassis.messaging.errors import is_being_cancelled, is_transient
+from chassis.messaging.errors import is_being_cancelled
+from chassis.messaging.message import MessageBatch, message_batches, to_message
 from chassis.messaging.outbox import Row
 from chassis.messaging.publisher import Publication, Publisher
-from chassis.runtime import crash_points as crash
 from chassis.signal import Signal
 
 log = structlog.get_logger(__name__)
 
 TAKE_LIMIT: Final = 1024
-"""Rows per transaction: 16 full packs."""
+"""Rows per transaction: 16 full message batches."""
 
 SWEEP_SECONDS: Final = 1.0
-"""How often the table is looked at when nobody wakes the relay: finds what a crash left behind."""
+"""How often the relay polls the table without being woken; finds the rows that a crash left."""
 
 RETRY_SECONDS: Final = 5.0
-"""How long a row rests that the broker returned or refused."""
+"""Delay before the next attempt for a row that the broker returned or refused."""
 
 PUBLISHED = Counter("chorus_relay_published_total", "Events confirmed by the broker.", ["exchange"])
 FAILED = Counter("chorus_relay_failed_total", "Events whose publish was not confirmed.", ["reason"])
 for _reason in (PublishError, DeliveryError, TimeoutError):
-    FAILED.labels(_reason.__name__)  # there from the start, so that the first failure is a rise
-UNROUTABLE = Gauge("chorus_relay_unroutable", "Events of the last attempt that no queue takes.")
+    FAILED.labels(
+        _reason.__name__
+    )  # exported from the start, so that an alarm sees the first failure as a rise
+UNROUTABLE = Gauge(
+    "chorus_relay_unroutable",
+    "Events of the last attempt that the broker could not route to a queue.",
+)
 
 
 class BrokerAwayError(Exception):
-    """No publish of a whole round was confirmed."""
+    """No publish of a whole transaction was confirmed, and at least one was not answered."""
 
 
 class Relay:
-    """Moves events from the outbox of one database to the broker, for as long as it runs."""
+    """Publishes the outbox of one database."""
 
     def __init__(self, pool: Pool, publisher: Publisher) -> None:
         self._pool = pool
@@ -65,9 +70,9 @@ class Relay:
         self._signal.set()
 
     async def run(self) -> None:
-        """Relay until cancelled. A database or broker that is away is waited for, with backoff.
+        """Relay until cancelled; retries with backoff while the database or the broker is away.
 
-        Raises asyncpg.PostgresError if the database refuses for good: a table that is missing, a right.
+        Raises asyncpg.PostgresError for a permanent fault, such as a missing table or privilege.
         """
         failures = 0
         try:
@@ -78,7 +83,7 @@ class Relay:
                     if is_being_cancelled():
                         raise
                     if isinstance(error, asyncpg.PostgresError) and not is_transient(error):
-                        raise  # the database is there and says no: waiting would hide it
+                        raise  # retrying would hide a permanent fault
                     failures += 1
                     await self._publisher.close()
                     delay = min(0.1 * 2 ** min(failures, 6), 3.0)
@@ -92,69 +97,82 @@ class Relay:
             await self._publisher.close()
 
     async def move(self) -> int:
-        """Publish what waits, up to TAKE_LIMIT rows, in one transaction; returns how many rows were taken.
+        """Publish up to TAKE_LIMIT waiting rows in one transaction; returns how many rows were taken.
 
-        Waits for the round that this relay is in: what that one has taken is told as well, or waits again.
-        Raises BrokerAwayError, what `Publisher.publish` raises, or what the database raised. The rows then stay in the
-        outbox, except perhaps after CommitUnknownError; that they are published twice is the worst.
+        Waits until a transaction of this relay that is in progress has ended. Raises BrokerAwayError, what
+        `Publisher.publish` raises, or what the database raises. The rows then stay in the outbox, except perhaps after
+        CommitUnknownError; at worst their events are published twice.
         """
         async with self._one_at_a_time:
             return await self._move()
 
     async def _move(self) -> int:
         async with begin(self._pool) as tx:
-            rows = await outbox.take(tx, TAKE_LIMIT)
+            rows = await take(tx, TAKE_LIMIT)
             if not rows:
                 return 0
             _reached("before_publish", rows)
-            message_batches = list(wire.message_batches(rows))
-            results = await self._publisher.publish(
-                [_publication(batch) for batch in message_batches]
-            )
+            batches = list(message_batches(rows))
+            results = await self._publisher.publish([_publication(batch) for batch in batches])
             _reached("after_confirm", rows)
-            self._put_back(tx, message_batches, results)
+            outcomes = list(zip(batches, results, strict=True))
+            failed = [(batch, error) for batch, error in outcomes if error is not None]
+            _put_back(tx, failed)
+            if len(failed) == len(batches) and not _is_refused(failed):
+                raise BrokerAwayError(repr(failed[0][1]))
             _reached("before_commit", rows)
         _reached("after_commit", rows)
-        for batch, result in zip(message_batches, results, strict=True):
-            if result is None:
+        for batch, error in outcomes:
+            if error is None:
                 PUBLISHED.labels(batch[0].exchange).inc(len(batch))
         return len(rows)
 
-    def _put_back(
-        self,
-        tx: Transaction,
-        message_batches: Sequence[list[Row]],
-        results: Sequence[BaseException | None],
-    ) -> None:
-        failed = [
-            (p, error)
-            for p, error in zip(message_batches, results, strict=True)
-            if error is not None
-        ]
-        for batch, error in failed:
-            FAILED.labels(type(error).__name__).inc(len(batch))
-            log.error(
-                "relay.not_confirmed",
-                error=repr(error),
-                events=len(batch),
-                exchange=batch[0].exchange,
-                routing_key=batch[0].routing_key,
-            )
-        UNROUTABLE.set(sum(len(p) for p, error in failed if isinstance(error, PublishError)))
-        # A broker that returns or refuses is there; one that says nothing is not.
-        if len(failed) == len(message_batches) and not all(
-            isinstance(e, DeliveryError) for _, e in failed
-        ):
-            raise BrokerAwayError(repr(failed[0][1]))
-        # The others are confirmed and must go; these rest, so that they hold nobody up.
-        retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)
-        tx.outbox += [row._replace(retry_at=retry_at) for batch, _ in failed for row in batch]
+
+def _put_back(tx: Transaction, failed: Sequence[tuple[MessageBatch, BaseException]]) -> None:
+    """Write the rows that were not confirmed to the outbox again; their retry does not delay other rows."""
+    for batch, error in failed:
+        FAILED.labels(type(error).__name__).inc(len(batch))
+        log.error(
+            "relay.not_confirmed",
+            error=repr(error),
+            events=len(batch),
+            exchange=batch[0].exchange,
+            routing_key=batch[0].routing_key,
+        )
+    UNROUTABLE.set(sum(len(batch) for batch, error in failed if isinstance(error, PublishError)))
+    retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)
+    tx.outbox += [row._replace(retry_at=retry_at) for batch, _ in failed for row in batch]
+
+
+def _is_refused(failed: Sequence[tuple[MessageBatch, BaseException]]) -> bool:
+    """Whether the broker answered every one of these publishes, by returning or refusing the message."""
+    return all(isinstance(error, DeliveryError) for _, error in failed)
+
+
+TAKE = f"""
+DELETE FROM outbox WHERE id = ANY(ARRAY(
+    SELECT id FROM outbox WHERE retry_at IS NULL OR retry_at <= now()
+    ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
+RETURNING {", ".join(Row._fields)}
+"""
+# An array is made once. `IN` may be planned as a join that runs the inner query again for each row, and each run locks
+# other rows: slow, and more than the limit. It is planned so once the table has been analysed while it was empty.
+
+
+async def take(tx: Transaction, limit: int) -> list[Row]:
+    """Delete up to `limit` waiting rows and return them, oldest first.
+
+    The deletion is undone if the transaction rolls back. Rows that another relay has locked are skipped. The query
+    selects what is unpublished, never "what follows the last id": rows do not commit in the order of their ids.
+    """
+    records = await tx.fetch(TAKE, limit)
+    return sorted(Row(*record.values()) for record in records)
 
 
 def _reached(point: str, rows: Sequence[Row]) -> None:
-    if crash.ARMED:
-        crash.reached(f"relay.{point}", {row.attributes["type"] for row in rows})
+    if crash_points.ARMED:
+        crash_points.reached(f"relay.{point}", {row.attributes["type"] for row in rows})
 
 
-def _publication(batch: Sequence[Row]) -> Publication:
-    return batch[0].exchange, batch[0].routing_key, wire.to_message(batch)
+def _publication(batch: MessageBatch) -> Publication:
+    return batch[0].exchange, batch[0].routing_key, to_message(batch)

@@ -1,8 +1,8 @@
-"""The topology: every exchange, queue, binding and permission on the broker. This module alone owns it.
+"""The topology: every exchange, queue, binding and permission on the broker. No other module defines any.
 
-Exchanges are named after publishers. A queue belongs to one consumer and one event, and is named so:
-`billing.order-placed`. Messages that cannot be handled lie in `<service>.dead`. Everything that is published is
-also kept in the stream `journal`. Services connect as users of their own and can declare nothing.
+An exchange is named after its publisher. A queue belongs to one consumer and one event, and is named after both:
+`billing.order-placed`. Messages that cannot be processed are kept in `<service>.dead`. The stream `journal` keeps a
+copy of everything that is published. Each service connects as its own user, which can declare nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,20 @@ DEAD: Final = "dead"
 JOURNAL: Final = "journal"
 
 DELIVERY_LIMIT: Final = 100
-"""Deliveries before the broker itself sets a message aside. Generous, because a message that was prefetched and never
-looked at counts as delivered, and every crash of a consumer would bring innocent ones closer to the limit."""
+"""Deliveries after which the broker itself dead-letters a message. High, because a message that was only prefetched
+counts as delivered: every crash of a consumer brings unrelated messages closer to the limit."""
 
-LOOKING_LIMIT: Final = 1_000_000
-"""The same for parked messages: as good as none. Each look with "Get messages" is a delivery, and past the limit, 20 on
-RabbitMQ 4 if none is named, a message that has nowhere to go is gone. (-1 means none there, and at once before.)"""
+DEAD_DELIVERY_LIMIT: Final = 1_000_000
+"""The same for dead-lettered messages, high enough never to be reached. "Get messages" of the management page is a
+delivery, and a message without a dead-letter exchange is dropped at the limit, which is 20 by default on RabbitMQ 4.
+(-1 means no limit there, but an immediate drop in earlier releases.)"""
 
 QUEUE_LIMIT: Final = 1_000_000
-"""Messages per queue. A full queue refuses, and the publisher's outbox holds the rest."""
+"""Messages per queue. A full queue refuses more, and the publisher's outbox keeps the rest."""
 
 CONSUMER_TIMEOUT_MILLISECONDS: Final = 30 * 24 * 3600 * 1000
-"""How long a consumer may keep a message unacknowledged: 30 days. While a database is away messages wait in hand, and
-after 30 minutes, if nothing else is said, RabbitMQ would take them back and close the channel."""
+"""How long a consumer may keep a message unacknowledged: 30 days. Consumers keep messages while their database is away;
+by default RabbitMQ would requeue them and close the channel after 30 minutes."""
 
 JOURNAL_AGE: Final = "7D"
 JOURNAL_BYTES: Final = 2_000_000_000
@@ -36,7 +37,7 @@ JOURNAL_SEGMENT_BYTES: Final = 100_000_000
 
 @dataclass(frozen=True)
 class Queue:
-    """A queue and what it is bound to. `service` is who may read it; None for the journal."""
+    """A queue and its bindings. `service` may read it; None for the journal."""
 
     name: str
     service: str | None
@@ -47,13 +48,13 @@ class Queue:
 
 @dataclass(frozen=True)
 class Topology:
-    """All of it, as values."""
+    """All exchanges and queues."""
 
     exchanges: tuple[str, ...]
     queues: tuple[Queue, ...]
 
     def permissions(self, service: str) -> dict[str, str]:
-        """RabbitMQ permissions of a service: configure nothing, write its exchange and `dead`, read its queues."""
+        """RabbitMQ permissions of a service: configure nothing, write to its exchange and `dead`, read its queues."""
         return {
             "configure": "^$",
             "write": f"^({service}|{DEAD})$",
@@ -62,7 +63,7 @@ class Topology:
 
 
 def queue_name(service: str, kind: type[Event]) -> str:
-    """The queue in which a service hears an event. Later versions have queues beside that of the first one."""
+    """The queue of one service for one event. Each later version of an event has a queue of its own."""
     later = f".v{kind.version}" if kind.version > 1 else ""
     return f"{service}.{kind.queue_key()}{later}"
 
@@ -103,7 +104,7 @@ def _event_queue(service: str, kind: type[Event]) -> Queue:
 
 
 def _dead_queue(service: str) -> Queue:
-    arguments = {"x-queue-type": "quorum", "x-delivery-limit": LOOKING_LIMIT}
+    arguments = {"x-queue-type": "quorum", "x-delivery-limit": DEAD_DELIVERY_LIMIT}
     return Queue(f"{service}.{DEAD}", service, arguments, ((DEAD, service),))
 
 

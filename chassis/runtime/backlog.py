@@ -8,9 +8,9 @@ from typing import Final
 import structlog
 from prometheus_client import Gauge
 
+from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool
 from chassis.messaging.broker import RabbitConsumer
-from chassis.messaging.errors import is_transient
 from chassis.messaging.topology import DEAD
 
 log = structlog.get_logger(__name__)

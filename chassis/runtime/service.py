@@ -17,7 +17,8 @@ from fastapi import APIRouter, FastAPI
 from chassis.database.group_commit import OnCommit
 from chassis.database.pool import START_SECONDS, Database
 from chassis.database.transaction import Transaction
-from chassis.messaging.broker import BrokerAddresses, RabbitConsumer
+from chassis.messaging.addresses import BrokerAddresses
+from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.consumer import Consumer, Subscriptions
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
@@ -34,8 +35,6 @@ from chassis.web.app import build_application
 from chassis.web.auth import Verifier
 from chassis.web.commands import Committers
 from chassis.web.dependencies import provide
-from events.base import Event
-from tools.asyncapi.document import Described
 
 log = structlog.get_logger(__name__)
 
@@ -204,13 +203,17 @@ def _settle_memory() -> None:
 
 def create_app(
     name: str,
+    package: str | None = None,
     *,
     description: str,
     router: APIRouter,
     subscriptions: Subscriptions,
     compose: Compose = _nothing_more,
 ) -> FastAPI:
-    """The application of a service. Raises TypeError if one of its routes is not strict."""
+    """The application of a service; `package` is the one that holds its `documents/`.
+
+    Raises TypeError if one of its routes is not strict.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -224,19 +227,13 @@ def create_app(
         yield
         await service.stop()
 
-    described = documents.router(Described(name, description, _reactions(subscriptions)))
     app = build_application(
         name,
         description=description,
-        routers=[router, health.router, described],
+        routers=[router, health.router, documents.router(name, package)],
         lifespan=lifespan,
         tags={str(tag): description for tag in router.tags}
         | {"operations": inspect.getdoc(health) or ""},
     )
     app.add_middleware(Telemetry)
     return app
-
-
-def _reactions(subscriptions: Subscriptions) -> dict[type[Event], str]:
-    """What a service does about each event that it consumes."""
-    return {one.event: inspect.getdoc(one.handler) or "" for one in subscriptions}

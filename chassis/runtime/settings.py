@@ -37,7 +37,7 @@ class Settings(BaseSettings):
         "none",
         description="How the connection to the mail server is encrypted: `none`, `starttls` or `tls`.",
     )
-    mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every letter.")
+    mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every e-mail.")
     operator_email: str | None = Field(
         None, description="The first operator; made by users at start."
     )

@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from chassis.web import openapi, problems, routing
+from chassis.web import problems, routing
 from chassis.web.routing import StrictRoute
 
 
@@ -56,7 +56,6 @@ def build_application(
     )
     problems.install(app)
     routing.install(app)
-    openapi.install(app)
     # Added as they are: the routes of an included router are looked for twice with each request.
     app.routes.extend(routes)
     return app

@@ -1,26 +1,23 @@
-"""What a service tells of itself to people and tools: OpenAPI and AsyncAPI, as documents and as pages.
+"""Serves a service's OpenAPI and AsyncAPI documents and their pages.
 
-The pages work offline: everything that they load comes from this service, and their policy lets nothing else in.
+`python -m tools.documents write` makes the files, in `documents/` of the service's package. The pages work offline:
+they load only files of this service, and their Content-Security-Policy allows nothing else.
 """
 
 import json
-import re
-from dataclasses import replace
+from collections.abc import Callable
 from functools import cache
+from html import escape
 from importlib import resources
-from typing import Any, Final
+from typing import Final
+from urllib.parse import unquote, urlsplit
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
+from fastapi import APIRouter, Response
 
-from chassis.messaging.broker import node_urls
+from chassis.messaging.addresses import node_urls
 from chassis.runtime.settings import settings
-from chassis.web.pages import sections
 from chassis.web.problems import NotFound
 from chassis.web.routing import StrictRoute
-from tools.asyncapi.document import Described, asyncapi
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
@@ -28,82 +25,66 @@ POLICY: Final = (
 )
 """What the pages may load. Swagger UI sets styles on its elements and draws with data: images."""
 
+SERVICE: Final = "__SERVICE__"
+BROKER: Final = "__BROKER__"
+VHOST: Final = "__VHOST__"
+"""Placeholders in the files: the service's name, the broker's host and port, and its virtual host."""
+
+_STATIC: Final = "chassis.web.static"
 _ASSETS: Final = {
     "swagger-ui-bundle.js": ("fastapi_swagger.resources", "text/javascript"),
     "swagger-ui.css": ("fastapi_swagger.resources", "text/css"),
     "favicon-32x32.png": ("fastapi_swagger.resources", "image/png"),
-    "start.js": ("chassis.web.templates", "text/javascript"),
-    "asyncapi.css": ("chassis.web.templates", "text/css"),
+    "start.js": (_STATIC, "text/javascript"),
+    "asyncapi.css": (_STATIC, "text/css"),
 }
 
 
-def router(service: Described) -> APIRouter:
-    """The routes of the documents and their pages. They run in threads: making a document takes a while."""
+def router(service: str, package: str | None) -> APIRouter:
+    """The routes of the documents and their pages. Without the service's package there are no documents."""
     routes = APIRouter(include_in_schema=False, route_class=StrictRoute)
-
-    @cache
-    def told() -> dict[str, Any]:
-        return asyncapi(replace(service, broker_url=_broker_url(service.name)))
-
-    @routes.get("/openapi.json")
-    def openapi_document(request: Request) -> Response:
-        return JSONResponse(request.app.openapi())
-
-    @routes.get("/docs")
-    def openapi_page() -> Response:
-        return _page("docs.html", title=f"Chorus {service.name}")
-
-    @routes.get("/asyncapi.json")
-    def asyncapi_document() -> Response:
-        return JSONResponse(told())
-
-    @routes.get("/asyncapi")
-    def asyncapi_page() -> Response:
-        return _page("asyncapi.html", document=told(), sections=sections(told()))
-
-    @routes.get("/docs/{name}")
-    def asset(name: str) -> Response:
-        if name not in _ASSETS:
-            raise NotFound("There is no such file.")
-        return _asset(name)
-
+    folder = package and f"{package}.documents"
+    routes.get("/openapi.json")(_document(service, folder, "openapi.json"))
+    routes.get("/asyncapi.json")(_document(service, folder, "asyncapi.json"))
+    routes.get("/asyncapi")(_document(service, folder, "asyncapi.html"))
+    routes.get("/docs")(_document(service, _STATIC, "docs.html"))
+    routes.get("/docs/{name}")(_asset)
     return routes
 
 
-def _broker_url(service: str) -> str | None:
+def _document(service: str, folder: str | None, name: str) -> Callable[[], Response]:
+    @cache
+    def read() -> str:
+        if folder is None:
+            raise NotFound("This service has no documents.")
+        text = (resources.files(folder) / name).read_text("utf-8")
+        escaped = escape if name.endswith(".html") else lambda value: json.dumps(value)[1:-1]
+        return _filled_in(text, service, escaped)
+
+    def serve() -> Response:
+        if name.endswith(".json"):
+            return Response(read(), media_type="application/json")
+        headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
+        return Response(read(), headers=headers, media_type="text/html")
+
+    return serve
+
+
+def _filled_in(text: str, service: str, escaped: Callable[[str], str]) -> str:
+    """The text with its placeholders replaced. Only the address of the broker is shown, never the login."""
     try:
-        return node_urls(settings().broker_url(service))[0]
+        url = urlsplit(node_urls(settings().broker_url(service))[0])
     except LookupError:
-        return None  # the document is wanted where the service does not run
-
-
-def _page(template: str, **values: Any) -> Response:
-    html = _templates().get_template(template).render(**values)
-    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(html, headers=headers)
+        url = urlsplit("amqp://127.0.0.1")  # documents can be read where the service does not run
+    text = text.replace(SERVICE, escaped(service))
+    text = text.replace(BROKER, escaped(f"{url.hostname}:{url.port or 5672}"))
+    return text.replace(VHOST, escaped(unquote(url.path[1:]) or "/"))
 
 
 def _asset(name: str) -> Response:
+    if name not in _ASSETS:
+        raise NotFound("There is no such file.")
     package, media_type = _ASSETS[name]
-    content = resources.files(package).joinpath(name).read_bytes()
+    content = (resources.files(package) / name).read_bytes()
     headers = {"Cache-Control": "public, max-age=86400", "X-Content-Type-Options": "nosniff"}
     return Response(content, media_type=media_type, headers=headers)
-
-
-@cache
-def _templates() -> Environment:
-    made = Environment(
-        loader=PackageLoader("chassis.web"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    made.filters["prose"] = _prose
-    return made
-
-
-def _prose(text: str) -> Markup:
-    """Text with `code` in it, as docstrings and descriptions have it."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped

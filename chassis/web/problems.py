@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from chassis.database.errors import CommitUnknownError, is_transient
 from chassis.database.group_commit import OverloadedError, UnavailableError
-from chassis.messaging.errors import CommitUnknownError, is_transient
 
 log = structlog.get_logger(__name__)
 

@@ -1,17 +1,19 @@
-"""The audit: whether the invariants hold, on a running Chorus, without stopping it.
+"""The audit: whether the nine invariants hold, on a running Chorus, without stopping it.
 
-`audit(urls, history)` is for programs, `chorus audit` for people and alarms. In the order of thought:
+`audit(urls, history)` is for programs, `chorus audit` for people and alarms. Each rule is stated once:
 
-- `facts`: what is known. `findings`: what may be said of it.
-- `money`, `orders`, `letters`, `copies`, `travel`: the invariants, pure functions of facts; `invariants` lists them.
-- `suspects`, with `digests`: what may be wrong, found by the databases themselves among millions of rows.
-- `gathering`, with `databases` and `broker`: facts about that.
-- `auditor`: looks, and looks again. `report`: what it says.
+- in SQL, where databases can decide it over millions of rows: `ledger`, `orders`, `notifications`, `projections`,
+  `delivery`, each rule a `Check` of one database or a `Comparison` of two (`rules`, `digests`);
+- in Python, where it is about few values: signing keys, leftovers, counts (`projections`, `delivery`), and what clients
+  were answered (`answers`).
+
+`auditor` evaluates them, again until nothing is found or time is up; `report` has the result.
 """
 
-from ops.audit.auditor import Urls, audit
-from ops.audit.databases import CannotLook
-from ops.audit.facts import Attempt, History
+from ops.audit.answers import Attempt, History
+from ops.audit.auditor import audit
+from ops.audit.databases import DatabaseUnavailableError
 from ops.audit.report import Report
+from ops.audit.urls import Urls
 
-__all__ = ["Attempt", "CannotLook", "History", "Report", "Urls", "audit"]
+__all__ = ["Attempt", "DatabaseUnavailableError", "History", "Report", "Urls", "audit"]

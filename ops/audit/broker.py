@@ -1,4 +1,4 @@
-"""How many messages lie in each queue, asked of whatever the audit may ask."""
+"""How many messages are in each queue, by AMQP or by the management API."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import aio_pika
 import httpx
 import structlog
 
-from chassis.messaging.broker import connect
+from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.topology import JOURNAL
 from ops.management import Administration
@@ -22,24 +22,24 @@ TIMEOUT_SECONDS: Final = 10.0
 async def queue_depths(
     amqp: Mapping[str, str], api_url: str | None, vhost: str
 ) -> dict[str, int] | None:
-    """Messages that are ready in each queue, by its name; None if the broker cannot be asked.
+    """Messages that are ready in each queue, by its name; None if the broker is not available.
 
-    Through AMQP, with the login of the service that reads the queue, the number is of this moment; the management API's
-    may be five seconds old, and counts what is in a consumer's hands as well.
+    By AMQP, with the login of the service that consumes the queue, the number is of this moment. The management API's
+    may be five seconds old, and includes messages that are delivered and not acknowledged.
     """
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             if amqp:
                 with connection_may_be_lost():
-                    return await _asked(amqp)
+                    return await _by_amqp(amqp)
             if api_url is not None:
-                return await asyncio.to_thread(_shown, api_url, vhost)
+                return await asyncio.to_thread(_by_api, api_url, vhost)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, httpx.HTTPError) as error:
-        log.warning("audit.broker_away", error=repr(error))
+        log.warning("audit.broker_unavailable", error=repr(error))
     return None
 
 
-async def _asked(amqp: Mapping[str, str]) -> dict[str, int]:
+async def _by_amqp(amqp: Mapping[str, str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for service, address in amqp.items():
         async with await connect(address) as connection:
@@ -51,7 +51,7 @@ async def _asked(amqp: Mapping[str, str]) -> dict[str, int]:
     return found
 
 
-def _shown(api_url: str, vhost: str) -> dict[str, int]:
-    ours = {queue.name for queue in TOPOLOGY.queues if queue.name != JOURNAL}
+def _by_api(api_url: str, vhost: str) -> dict[str, int]:
+    names = {queue.name for queue in TOPOLOGY.queues if queue.name != JOURNAL}
     with Administration(api_url) as broker:
-        return {name: n for name, n in broker.depths(vhost).items() if name in ours}
+        return {name: n for name, n in broker.depths(vhost).items() if name in names}

@@ -1,4 +1,4 @@
-"""The way into the databases of all services: one connection each, which can only read."""
+"""Read-only connections to the databases of all services, one each."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -16,14 +16,14 @@ SERVER_SETTINGS: Final = {
     "work_mem": "128MB",
     "jit": "off",
 }
-"""Times are milliseconds. Each statement sees one moment of its database, and holds nobody up: no transaction lasts
-longer than one."""
+"""Times are milliseconds. Each statement is a transaction of its own: it sees one moment of its database, and holds no
+lock and no snapshot longer."""
 
 CONNECT_SECONDS: Final = 10.0
 
 
-class CannotLook(Exception):
-    """A database did not answer: nothing is known about the invariants."""
+class DatabaseUnavailableError(Exception):
+    """A database did not answer: whether the invariants hold is unknown."""
 
 
 class Database:
@@ -35,13 +35,13 @@ class Database:
         self._one_at_a_time = asyncio.Lock()
 
     async def rows(self, sql: str, *values: Any) -> list[asyncpg.Record]:
-        """What a query finds. Raises CannotLook."""
+        """The rows of a query. Raises DatabaseUnavailableError."""
         try:
             async with self._one_at_a_time:
                 found: list[asyncpg.Record] = await self._connection.fetch(sql, *values)
                 return found
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise CannotLook(f"{self._service}: {error}") from error
+            raise DatabaseUnavailableError(f"{self._service}: {error}") from error
 
     async def row(self, sql: str, *values: Any) -> asyncpg.Record:
         """The one row of a query."""
@@ -58,7 +58,7 @@ Databases = Mapping[str, Database]
 
 @asynccontextmanager
 async def reading(urls: Mapping[str, str]) -> AsyncIterator[Databases]:
-    """Connections by service. Raises CannotLook."""
+    """Connections by service. Raises DatabaseUnavailableError."""
     async with AsyncExitStack() as stack:
         opened: dict[str, Database] = {}
         for service, url in urls.items():
@@ -67,7 +67,9 @@ async def reading(urls: Mapping[str, str]) -> AsyncIterator[Databases]:
                     url, timeout=CONNECT_SECONDS, server_settings=SERVER_SETTINGS
                 )
             except (OSError, TimeoutError, asyncpg.PostgresError) as error:
-                raise CannotLook(f"{service}: {error or type(error).__name__}") from error
+                raise DatabaseUnavailableError(
+                    f"{service}: {error or type(error).__name__}"
+                ) from error
             stack.push_async_callback(_close, connection)
             opened[service] = Database(service, connection)
         yield opened

@@ -1,21 +1,25 @@
-"""What an audit has found."""
+"""The result of an audit, for people and for programs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ops.audit.findings import Finding
+from ops.audit.delivery import Leftovers
+from ops.audit.findings import INVARIANTS, Finding
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What became of one invariant."""
+    """The result for one invariant."""
 
     number: int
-    name: str
     rows: int
-    """How many rows it went through."""
+    """How many rows it was evaluated on."""
     findings: Sequence[Finding]
+
+    @property
+    def name(self) -> str:
+        return INVARIANTS[self.number]
 
 
 @dataclass(frozen=True)
@@ -23,24 +27,20 @@ class Report:
     """All invariants at the end of an audit."""
 
     seconds: float
-    looks: int
-    suspects: int
-    """How many things looked odd at the first look; most are only on their way."""
+    rounds: int
+    candidates: int
+    """How many differences the first round found; most are only in flight."""
     more: bool
-    """Whether there were so many that not all were looked at."""
+    """Whether a rule found so much that it may not have found all."""
     in_flight: int
-    """Orders that were pending at the first look."""
-    queues: Mapping[str, int] | None
-    """Messages by queue; None if the broker could not be asked."""
-    waiting: Mapping[str, int]
-    """Rows in each service's outbox."""
-    open_letters: int
+    """Orders that were pending in the first round."""
+    leftovers: Leftovers
     invariants: Sequence[Checked]
 
     @property
     def clean(self) -> bool:
         """Whether every invariant holds."""
-        return not any(one.findings for one in self.invariants)
+        return not self.violated
 
     @property
     def violated(self) -> list[int]:
@@ -49,24 +49,21 @@ class Report:
 
     def lines(self) -> list[str]:
         """A line for each finding: "4 paid orders and debits are the same: order ... ."."""
-        return [
-            f"{one.number} {one.name}: {finding.text}"
-            for one in self.invariants
-            for finding in one.findings
-        ]
+        return [str(finding) for one in self.invariants for finding in one.findings]
 
     def as_json(self, examples: int) -> dict[str, Any]:
-        """The report as JSON has it, with up to so many examples of each invariant's findings."""
+        """The report for JSON, with at most so many examples of each invariant's findings."""
+        left = self.leftovers
         return {
             "clean": self.clean,
             "seconds": round(self.seconds, 3),
-            "looks": self.looks,
-            "suspects": self.suspects,
+            "rounds": self.rounds,
+            "candidates": self.candidates,
             "more": self.more,
             "inFlight": self.in_flight,
-            "queues": None if self.queues is None else dict(self.queues),
-            "outboxes": dict(self.waiting),
-            "openLetters": self.open_letters,
+            "queues": None if left.queues is None else dict(left.queues),
+            "outboxes": left.outboxes,
+            "unsentNotifications": left.unsent,
             "invariants": [
                 {
                     "number": one.number,
@@ -78,6 +75,30 @@ class Report:
                 for one in self.invariants
             ],
         }
+
+    def as_text(self, examples: int) -> str:
+        """The report for a person."""
+        lines = [f"{'invariant':<52}{'checked':>12}{'wrong':>8}"]
+        for one in self.invariants:
+            lines.append(f"{one.number} {one.name:<50}{one.rows:>12,}{len(one.findings):>8,}")
+            lines += [f"    {finding.text}" for finding in one.findings[:examples]]
+            if len(one.findings) > examples:
+                lines.append(f"    and {len(one.findings) - examples:,} more")
+        left = self.leftovers
+        queues = "queues not available"
+        if left.queues is not None:
+            queues = f"{sum(left.queues.values()):,} messages in queues"
+        waiting = (
+            f"{left.unsent:,} notifications, {sum(left.outboxes.values()):,} events in outboxes"
+        )
+        lines += [
+            "",
+            f"in flight: {self.in_flight:,} orders, {waiting}, {queues}",
+            f"took: {self.seconds:.1f} s; rounds: {self.rounds}; candidates in the first round: {self.candidates:,}",
+        ]
+        if self.more:
+            lines.append("there may be more than was found: repair this, and audit again")
+        return "\n".join(lines)
 
 
 def _example(finding: Finding) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What the audit reads, and no more: `chorus migrate` lets its roles look at these tables and columns.
+"""What the audit's roles may read, as `chorus migrate` grants it: these tables and columns, and no more.
 
-Each service's database has a role of its own for that, which can change nothing: named after the service's role, with
-one password for all, CHORUS_AUDITOR_PASSWORD.
+Each service's database has a read-only role for the audit, named after the service's role. All have the same password,
+CHORUS_AUDITOR_PASSWORD.
 """
 
 from typing import Final
@@ -11,7 +11,7 @@ from ops.management import with_login
 
 EVERYWHERE: Final = ("inbox", "outbox (occurred_at)", "signing_keys")
 
-LETTER: Final = (
+NOTIFICATION: Final = (
     "id, user_id, order_id, kind, amount, address, subject, status, created_at, correlation_id,"
     " causation_id"
 )
@@ -20,9 +20,9 @@ READABLE: Final = {
     "users": ("users (id, email, name, locale, version, created_at, updated_at)",),
     "billing": ("accounts", "transfers", "ledger_entries", "charges", "holders"),
     "orders": ("orders", "customers"),
-    "notifications": (f"notifications ({LETTER})", "recipients"),
+    "notifications": (f"notifications ({NOTIFICATION})", "recipients"),
 }
-"""By service, and in parentheses the columns: never a password's hash, a private key or a letter's body."""
+"""By service, and in parentheses the columns: no password hash, private key or notification body."""
 
 
 def auditor_url(url: str, password: str) -> str:
@@ -31,12 +31,12 @@ def auditor_url(url: str, password: str) -> str:
 
 
 def broker_auditor(vhost: str) -> str:
-    """The user of RabbitMQ that may look how many messages lie in the queues of a vhost."""
+    """The RabbitMQ user that may read how many messages are in the queues of a vhost."""
     return f"{vhost}_auditor"
 
 
 def grants(service: str) -> list[tuple[str, str]]:
-    """Tables and, in parentheses or empty, columns."""
+    """Tables, each with its columns in parentheses, or an empty string for all columns."""
     found = []
     for table in (*EVERYWHERE, *READABLE.get(service, ())):
         name, bracket, columns = table.partition(" (")

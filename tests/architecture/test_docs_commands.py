@@ -21,8 +21,8 @@ PAGES: Final = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "apps").glob("*/README.md")]
 )
 RECORDS: Final = sorted((ROOT / "docs/adr").glob("0*.md"))
-NOT_OURS: Final = {"chorus_queue"}
 PRODUCT: Final = ("events", "chassis", "apps", "ops")
+NOT_OURS: Final = {"chorus_queue"}
 
 
 def name_of(path: Path) -> str:
@@ -126,9 +126,13 @@ def test_every_log_line_that_the_runbook_explains_is_written_somewhere() -> None
 
 @pages
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    kinds = ast.FunctionDef | ast.AsyncFunctionDef
-    nodes = (node for module in modules("tests") for node in ast.walk(module.tree))
-    existing = {node.name for node in nodes if isinstance(node, kinds)}
+    functions = ast.FunctionDef | ast.AsyncFunctionDef  # of modules and of classes
+    existing = {
+        node.name
+        for module in modules("tests")
+        for node in ast.walk(module.tree)
+        if isinstance(node, functions)
+    }
     named = set(re.findall(r"`(test_\w+)`", page.read_text()))
     assert named <= existing, named - existing
 
@@ -136,7 +140,7 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
 @records
 def test_a_decision_record_names_its_code_and_the_test_that_holds_it(record: Path) -> None:
     page = record.read_text()
-    code, tests = page.split("\n## Where it stands")[1].split("\n## What holds it")
+    code, tests = page.split("\n## Code")[1].split("\n## Tests")
     targets = {part: {(record.parent / link).resolve() for link in links(part)} for part in (code, tests)}  # fmt: skip
     assert any(path.suffix == ".py" and path.exists() for path in targets[code])
     assert any(path.name.startswith("test_") and path.exists() for path in targets[tests])
@@ -145,7 +149,7 @@ def test_a_decision_record_names_its_code_and_the_test_that_holds_it(record: Pat
 @records
 def test_a_decision_record_names_things_that_stand_where_it_says(record: Path) -> None:
     """`NAMES` beside a link to a file of ours are in that file."""
-    code = record.read_text().split("\n## Where it stands")[1].split("\n## What holds it")[0]
+    code = record.read_text().split("\n## Code")[1].split("\n## Tests")[0]
     for line in re.split(r"\n- ", code):
         files = [(record.parent / link).resolve() for link in links(line) if link.endswith(".py")]
         sources = "".join(file.read_text() for file in files)

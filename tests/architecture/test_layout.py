@@ -15,46 +15,45 @@ SERVICE: Final = "__init__ api consumers main models schemas use_cases"
 
 FILES: Final = {
     "events": "__init__ base billing contracts money notifications orders users",
-    "chassis": "__init__ signal",
+    "chassis": "__init__ crash_points signal",
     "chassis/messaging": (
-        "__init__ broker consumer dead_letters errors inbox message outbox publisher relay topology"
+        "__init__ addresses broker consumer dead_letters errors inbox message outbox private_names"
+        " publisher relay topology"
     ),
-    "chassis/database": "__init__ group_commit pool tables transaction",
+    "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (
-        "__init__ app auth commands dependencies documents examples openapi pages problems routing"
-        " schemas"
+        "__init__ app auth commands dependencies documents openapi problems routing schemas"
     ),
-    "chassis/runtime": (
-        "__init__ backlog crash_points health retention service settings supervisor telemetry"
-    ),
+    "chassis/runtime": ("__init__ backlog health retention service settings supervisor telemetry"),
     "apps": "__init__",
     "apps/users": f"{SERVICE} keys limits operator passwords problems tokens",
     "apps/billing": f"{SERVICE} problems",
     "apps/orders": f"{SERVICE} admission late_orders problems updates",
-    "apps/notifications": f"{SERVICE} conversation gauges letters mailer mime recorder smtp",
+    "apps/notifications": f"{SERVICE} dispatcher gauges leases rendering",
+    "apps/notifications/channels": "__init__ email mime smtp smtp_session",
     "ops": (
         "__init__ __main__ console dead dead_letters main management migrate serve subscriptions"
     ),
     "ops/audit": (
-        "__init__ auditor broker command copies databases digests facts findings gathering"
-        " invariants letters money orders report rights suspects travel"
+        "__init__ answers auditor broker command counts databases delivery digests findings ledger"
+        " notifications orders projections report rights rules urls watch"
     ),
     "tools": ("__init__ children commands console demo docker local mail_catcher story system up"),
-    "tools/asyncapi": "document messages",
-    "tools/servers": "__init__ accounts folders install ports postgres rabbitmq",
+    "tools/documents": "__init__ __main__ asyncapi messages openapi page schemas",
+    "tools/servers": "__init__ accounts folders install ports postgres rabbitmq server",
 }
 FOLDERS: Final = {
     "events": "published",
     "chassis": "database messaging runtime web",
     "chassis/database": "migrations",
-    "chassis/web": "templates",
+    "chassis/web": "static",
     "apps": " ".join(SERVICES),
-    "apps/users": "migrations",
-    "apps/billing": "migrations",
-    "apps/orders": "migrations",
-    "apps/notifications": "migrations templates",
+    "apps/users": "documents migrations",
+    "apps/billing": "documents migrations",
+    "apps/orders": "documents migrations",
+    "apps/notifications": "channels documents migrations templates",
     "ops": "audit",
-    "tools": "asyncapi pages servers",
+    "tools": "documents pages servers",
 }
 """The folders inside; none where a room is not named."""
 

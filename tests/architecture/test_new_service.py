@@ -160,7 +160,7 @@ def test_it_keeps_the_rules(built: Path) -> None:
         "test_use_cases.py",
         "test_docs_commands.py::test_the_table_of_events_names_publishers_and_consumers",
         "../contracts/test_consumers.py",
-        "../unit/test_topology.py",
+        "../unit/chassis/messaging/test_topology.py",
     ]
     rules = [f"tests/architecture/{name}" for name in paths]
     pytest_quietly = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", about_it)

@@ -9,15 +9,15 @@ from uuid import UUID
 
 import asyncpg
 
-from ops.audit import CannotLook, audit
-from ops.audit.invariants import findings
+from ops.audit import DatabaseUnavailableError, audit
 from tests.chaos.faults import Faults, NothingToDoError
 from tests.chaos.schedule import CALM_SECONDS, Fault, schedule
 from tests.chaos.shoppers import Shoppers
 from tests.chaos.verdict import Report
 from tests.chaos.world import QUIET_SECONDS, World, running_world
-from tests.stories.facts import gather
 from tests.stories.journal import Journal
+from tests.stories.snapshot import snapshot_of
+from tests.stories.snapshot_rules import violations
 from tests.support.eventually import eventually
 from tools.children import ChildFailed
 
@@ -90,8 +90,13 @@ async def _look(world: World, report: Report, say: Say) -> None:
         await asyncio.sleep(LOOK_SECONDS)
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                seen = await audit(world.urls, numbers=IN_THE_RUN, patience=2)
-        except (CannotLook, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                seen = await audit(world.urls, numbers=IN_THE_RUN, timeout_seconds=2)
+        except (
+            DatabaseUnavailableError,
+            OSError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+        ) as error:
             say(f"not looked, for the database suffers: {error!r}")
             continue
         report.looks += 1
@@ -125,16 +130,15 @@ async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> 
     report.violations += await world.unexplained_parked()
     say("at rest; the audit begins")
     begun = time.monotonic()
-    seen = await audit(world.urls, world.history, at_rest=True, patience=5)
+    seen = await audit(world.urls, world.history, at_rest=True, timeout_seconds=5)
     say(f"`chorus audit` took {time.monotonic() - begun:.1f} s")
     report.sort_out(seen.lines())
-    facts = await gather(world)
-    told = facts.journal or []
-    report.sort_out(findings(facts))
+    snapshot = await snapshot_of(world)
+    report.sort_out(violations(snapshot))
     report.sort_out(await shoppers.money_that_is_wrong())
-    report.events, report.letters = len(told), len(world.mail.letters)
+    report.events, report.letters = len(snapshot.events), len(world.mail.letters)
     report.paid = await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'paid'")
-    report.journal_gaps = len({received.id for received in told} - await _kept(world))
+    report.journal_gaps = len({received.id for received in snapshot.events} - await _kept(world))
     report.extra_copies = report.letters - len({m.notification_id for m in world.mail.letters})
 
 

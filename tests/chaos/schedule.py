@@ -47,9 +47,9 @@ POINTS: Final = (
     ("inbox.before_ack", SERVICES[1:]),
     ("committer.before_commit", SERVICES),
     ("committer.after_commit", SERVICES),
-    ("mailer.before_send", ("notifications",)),
-    ("mailer.after_accept", ("notifications",)),
-    ("mailer.after_record", ("notifications",)),
+    ("dispatcher.before_send", ("notifications",)),
+    ("dispatcher.after_accept", ("notifications",)),
+    ("dispatcher.after_record", ("notifications",)),
 )
 """Crash points, and the services that come past them under load."""
 

@@ -16,8 +16,8 @@ ORDERS_PER_MINUTE: Final = 100_000 / 30
 """The least that makes a run valid, from what half an hour must show. Where a machine has much else to do, fewer
 orders may be asked for; the faults stay."""
 
-LOST: Final = ("is lost", "never heard", "has no letter")
-DUPLICATES: Final = ("same wish", "transfers of kind", "letters of", "extra copies", "gave order")
+LOST: Final = ("is lost", "never received", "has nothing")
+DUPLICATES: Final = ("same command", "transfers of kind", " times (", "extra copies", "gave order")
 """What findings of the audit, and of customers, say of things that are lost or doubled."""
 
 RECOVERY_SECONDS: Final = 30.0

@@ -20,7 +20,7 @@ from apps import SERVICES
 from chassis.database.tables import Table, statements
 from ops.migrate import create_database, upgrade_database
 from tests.support.tables import models_of
-from tools.servers import private_postgres
+from tools.servers import PrivatePostgres, private_server
 
 FOLDER: Final = Path(__file__).parent / "previous"
 
@@ -118,7 +118,7 @@ async def _release(admin_url: str, service: str) -> Release:
 
 def main() -> None:
     """Write down this release as the previous one."""
-    with private_postgres() as server:
+    with private_server(PrivatePostgres) as server:
         for service in SERVICES:
             release = asyncio.run(_release(server.url, service))
             text = json.dumps(release, indent=1, sort_keys=True)

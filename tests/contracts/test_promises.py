@@ -36,12 +36,12 @@ ParcelSent = Callable[..., Contract]
 @pytest.fixture
 def parcel_sent(monkeypatch: pytest.MonkeyPatch) -> ParcelSent:
     """Makes the contract of an invented event; some fields of its parcel, or its head, are as wished."""
-    monkeypatch.setattr(Event, "published", {})
+    monkeypatch.setattr(Event, "by_key", {})
 
     def make(
         fields: dict[str, Any] | None = None, name: str = "ParcelSent", **head: str
     ) -> Contract:
-        Event.published.clear()
+        Event.by_key.clear()
         wanted = {k: v for k, v in (FIELDS | (fields or {})).items() if v is not REMOVED}
         state = create_model("ParcelState", __base__=State, **wanted)
         kind = create_model(name, __base__=Event, __cls_kwargs__=HEAD | head, parcel=(state, ...))

@@ -24,7 +24,7 @@ from tests.support.builders import with_body
 @pytest.fixture
 def tomorrow(monkeypatch: pytest.MonkeyPatch) -> "type[Tomorrow]":
     """Makes tomorrow's events, which do not stay."""
-    monkeypatch.setattr(Event, "published", {})
+    monkeypatch.setattr(Event, "by_key", {})
     return Tomorrow
 
 

@@ -1,4 +1,4 @@
-"""Prometheus reads the alarms, and raises them when it is told to."""
+"""Prometheus accepts the alarm rules, and raises them as tests.yml expects."""
 
 import subprocess
 
@@ -6,7 +6,7 @@ from tests.architecture.code import ROOT
 from tests.support.programs import program
 
 
-def test_prometheus_raises_what_it_should_and_nothing_else() -> None:
+def test_promtool_accepts_the_rules_and_their_tests() -> None:
     promtool = program("promtool", "prometheus")
     for command in (["check", "rules", "chorus.yml"], ["test", "rules", "tests.yml"]):
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`chorus audit` as an operator runs it: what it says, its exit status, its figures, and what its logins may do."""
+"""`chorus audit` as an operator runs it: its report, exit status and metrics, and what its logins may do."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def environment(chorus: Installation) -> dict[str, str]:
 async def run(env: Mapping[str, str], *arguments: str) -> tuple[int | None, str, str]:
     """Exit status, standard output and standard error of `chorus audit`."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "ops", "audit", "--patience=0.5", *arguments,
+        sys.executable, "-m", "ops", "audit", "--timeout=0.5", *arguments,
         env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, err = await process.communicate()
@@ -58,7 +58,7 @@ async def execute(url: str, script: str, *values: Any) -> None:
 
 @asynccontextmanager
 async def an_invented_event(chorus: Installation) -> AsyncIterator[None]:
-    """Billing has heard an event that nobody has told, in this block."""
+    """Billing has received an event that was never published, in this block."""
     url = chorus.database_admin_url("billing")
     await execute(url, "INSERT INTO inbox VALUES ($1, now())", INVENTED)
     try:
@@ -71,20 +71,22 @@ async def test_where_all_is_well_it_ends_with_0(chorus: Installation) -> None:
     status, out, err = await run(environment(chorus))
     assert (status, err) == (0, ""), out
     assert "1 the ledger adds up" in out
-    assert "9 what was told was heard" in out
+    assert "9 what was published was received" in out
 
 
-async def test_a_violation_ends_with_1_and_is_told(chorus: Installation) -> None:
+async def test_a_violation_ends_with_1_and_is_reported(chorus: Installation) -> None:
     async with an_invented_event(chorus):
         status, out, _ = await run(environment(chorus))
         as_json, text, _ = await run(environment(chorus), "--json")
     assert (status, as_json) == (1, 1)
-    assert "    billing has heard 1 events that nobody has told" in out
+    assert "    billing has received 1 events that were never published" in out
     report = json.loads(text)
     assert not report["clean"]
     [violated] = [one for one in report["invariants"] if one["violations"]]
     assert violated["number"] == 9
-    assert violated["examples"] == [{"text": "billing has heard 1 events that nobody has told"}]
+    assert violated["examples"] == [
+        {"text": "billing has received 1 events that were never published"}
+    ]
 
 
 async def test_a_database_that_is_away_ends_with_2(chorus: Installation) -> None:
@@ -105,15 +107,15 @@ async def test_a_setting_that_is_missing_ends_with_2(chorus: Installation) -> No
     assert "CHORUS_DATABASE_URL_ORDERS" in err
 
 
-async def test_without_a_broker_it_says_that_it_did_not_look(chorus: Installation) -> None:
+async def test_without_a_broker_the_queues_are_not_available(chorus: Installation) -> None:
     away = environment(chorus) | {"CHORUS_RABBITMQ_API_URL": "http://127.0.0.1:1"}
     status, out, err = await run(away)
     assert status == 0, err
-    assert "queues not looked at" in out
+    assert "queues not available" in out
 
 
 @pytest.mark.parametrize("api", [True, False], ids=["management API", "AMQP"])
-async def test_a_parked_message_is_found(chorus: Installation, api: bool) -> None:
+async def test_a_dead_lettered_message_is_found(chorus: Installation, api: bool) -> None:
     settings = environment(chorus)
     if not api:
         del settings["CHORUS_RABBITMQ_API_URL"]
@@ -133,10 +135,10 @@ async def test_a_parked_message_is_found(chorus: Installation, api: bool) -> Non
         await broker.close()
 
 
-async def test_watching_tells_prometheus_and_stops_when_asked(chorus: Installation) -> None:
+async def test_watching_serves_metrics_until_sigterm(chorus: Installation) -> None:
     port = private_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "ops", "audit", "--watch=1", "--patience=0.2", f"--port={port}",
+        sys.executable, "-m", "ops", "audit", "--watch=1", "--timeout=0.2", f"--port={port}",
         env=environment(chorus), stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -4,7 +4,6 @@ The operations come from the services' OpenAPI documents, so a new route is trie
 in general is tested in tests/unit/test_strict.py, what schemathesis thinks of in test_openapi_requests.py.
 """
 
-import importlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from apps import SERVICES
+from tests.support.documents import committed
 from tests.support.fixtures import Run
 from tests.support.harness import RunningService
 
@@ -50,7 +50,7 @@ class Operation:
 def operations() -> list[Operation]:
     found = []
     for service in SERVICES:
-        document = importlib.import_module(f"apps.{service}.main").app.openapi()
+        document = committed(service, "openapi.json")
         schemas = document["components"]["schemas"]
         for path, methods in document["paths"].items():
             for method, told in methods.items():

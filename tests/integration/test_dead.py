@@ -216,7 +216,7 @@ async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_
     await desk.put(foreign, ValueError(), queue=queue)
     await desk.put(own, ValueError())
     said = await desk.run("replay", "--service", "billing", status=1)
-    assert f"billing does not hear anything in {queue}" in said.stderr
+    assert f"billing does not consume {queue}" in said.stderr
     await desk.billing.has_heard(own)
     assert await desk.charges(own) == 1
     [left] = await desk.listed("--service", "billing")

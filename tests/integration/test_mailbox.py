@@ -1,4 +1,4 @@
-"""The mailbox that stands in for MailDev: what comes in by SMTP is read by HTTP, at the same paths."""
+"""The mail catcher that replaces MailDev: e-mails that arrive by SMTP are served over HTTP, at the same paths."""
 
 from collections.abc import AsyncIterator
 from email.message import EmailMessage
@@ -12,7 +12,7 @@ from tools import mail_catcher as mailbox
 from tools.servers.ports import private_port
 
 
-class Post:
+class Catcher:
     def __init__(self) -> None:
         self.box = mailbox.Mailbox()
         self.smtp_port = private_port()
@@ -25,52 +25,52 @@ class Post:
         ) as smtp:
             await smtp.sendmail("chorus@example.com", ["ada@example.com"], source)
 
-    async def letters(self) -> list[dict[str, object]]:
+    async def e_mails(self) -> list[dict[str, object]]:
         found: list[dict[str, object]] = (await self.http.get("/email")).json()
         return found
 
 
 @pytest.fixture
-async def post() -> AsyncIterator[Post]:
-    post = Post()
-    async with mailbox.listening(post.box, "127.0.0.1", post.smtp_port), post.http:
-        yield post
+async def catcher() -> AsyncIterator[Catcher]:
+    catcher = Catcher()
+    async with mailbox.listening(catcher.box, "127.0.0.1", catcher.smtp_port), catcher.http:
+        yield catcher
 
 
-def a_letter(
+def an_e_mail(
     subject: str = "Paid", text: str = "thank you", html: str = "<p>thank you</p>"
 ) -> bytes:
-    letter = EmailMessage(policy=WIRE)
-    letter["From"], letter["To"], letter["Subject"] = (
+    e_mail = EmailMessage(policy=WIRE)
+    e_mail["From"], e_mail["To"], e_mail["Subject"] = (
         "c@example.com",
         "Ада <ada@example.com>",
         subject,
     )
-    letter.set_content(text)
-    letter.add_alternative(html, subtype="html")
-    return letter.as_bytes()
+    e_mail.set_content(text)
+    e_mail.add_alternative(html, subtype="html")
+    return e_mail.as_bytes()
 
 
-async def test_a_letter_that_comes_in_can_be_read_as_in_maildev(post: Post) -> None:
-    await post.send(a_letter(subject="Оплачено"))
+async def test_a_caught_e_mail_is_served_as_by_maildev(catcher: Catcher) -> None:
+    await catcher.send(an_e_mail(subject="Оплачено"))
 
-    [letter] = await post.letters()
+    [e_mail] = await catcher.e_mails()
 
-    assert letter["subject"] == "Оплачено"
-    assert letter["to"] == [{"address": "ada@example.com", "name": "Ада"}]
-    assert str(letter["text"]).strip() == "thank you"
+    assert e_mail["subject"] == "Оплачено"
+    assert e_mail["to"] == [{"address": "ada@example.com", "name": "Ада"}]
+    assert str(e_mail["text"]).strip() == "thank you"
     for path in ("", "/html", "/source"):
-        assert (await post.http.get(f"/email/{letter['id']}{path}")).status_code == 200
+        assert (await catcher.http.get(f"/email/{e_mail['id']}{path}")).status_code == 200
 
 
-async def test_markup_in_a_letter_runs_nothing(post: Post) -> None:
+async def test_markup_in_an_e_mail_is_not_executed(catcher: Catcher) -> None:
     evil = "<script>alert(1)</script>"
-    await post.send(a_letter(subject=evil, text=evil, html=evil))
-    [letter] = await post.letters()
+    await catcher.send(an_e_mail(subject=evil, text=evil, html=evil))
+    [e_mail] = await catcher.e_mails()
 
-    for page in ("/", f"/letter/{letter['id']}"):
-        assert "<script>" not in (await post.http.get(page)).text
-    html = await post.http.get(f"/email/{letter['id']}/html")
+    for page in ("/", f"/letter/{e_mail['id']}"):
+        assert "<script>" not in (await catcher.http.get(page)).text
+    html = await catcher.http.get(f"/email/{e_mail['id']}/html")
     assert html.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
 
 
@@ -83,34 +83,36 @@ async def test_markup_in_a_letter_runs_nothing(post: Post) -> None:
         b"Subject: =?utf-8?q?=ff?=\r\n\r\n",
     ],
 )
-async def test_the_strangest_letter_is_caught_and_shown(post: Post, source: bytes) -> None:
-    await post.send(source)
+async def test_a_malformed_e_mail_is_caught_and_shown(catcher: Catcher, source: bytes) -> None:
+    await catcher.send(source)
 
-    [letter] = await post.letters()
+    [e_mail] = await catcher.e_mails()
 
-    assert (await post.http.get("/")).status_code == 200
-    assert (await post.http.get(f"/letter/{letter['id']}")).status_code == 200
+    assert (await catcher.http.get("/")).status_code == 200
+    assert (await catcher.http.get(f"/letter/{e_mail['id']}")).status_code == 200
 
 
-async def test_only_the_last_letters_are_kept(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mailbox, "MOST_LETTERS", 2)
+async def test_only_the_last_e_mails_are_kept(
+    catcher: Catcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "MAX_EMAILS", 2)
     for number in range(4):
-        await post.send(a_letter(subject=str(number)))
+        await catcher.send(an_e_mail(subject=str(number)))
 
-    assert [letter["subject"] for letter in await post.letters()] == ["2", "3"]
+    assert [e_mail["subject"] for e_mail in await catcher.e_mails()] == ["2", "3"]
 
 
-async def test_a_letter_that_is_too_large_is_refused(post: Post) -> None:
+async def test_an_e_mail_that_is_too_large_is_refused(catcher: Catcher) -> None:
     with pytest.raises(aiosmtplib.SMTPResponseException, match="exceeds"):
-        await post.send(b"x" * (mailbox.MOST_BYTES + 1))
+        await catcher.send(b"x" * (mailbox.MAX_BYTES + 1))
 
-    assert await post.letters() == []
+    assert await catcher.e_mails() == []
 
 
-async def test_letters_can_be_thrown_away(post: Post) -> None:
-    await post.send(a_letter())
+async def test_e_mails_can_be_deleted(catcher: Catcher) -> None:
+    await catcher.send(an_e_mail())
 
-    await post.http.delete("/email/all")
+    await catcher.http.delete("/email/all")
 
-    assert await post.letters() == []
-    assert (await post.http.get("/email/unknown")).status_code == 404
+    assert await catcher.e_mails() == []
+    assert (await catcher.http.get("/email/unknown")).status_code == 404

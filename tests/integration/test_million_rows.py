@@ -11,9 +11,8 @@ from uuid_utils.compat import uuid7
 from chassis.database.pool import Database
 from chassis.database.tables import statements
 from chassis.database.transaction import Pool
-from chassis.messaging import outbox
 from chassis.messaging.inbox import InboxRow
-from chassis.messaging.relay import TAKE_LIMIT
+from chassis.messaging.relay import TAKE, TAKE_LIMIT
 from chassis.runtime import retention
 from tests.support.builders import now
 from tests.support.fixtures import Install
@@ -67,9 +66,9 @@ async def test_the_millionth_event_leaves_the_outbox_as_cheaply_as_the_first(
     tables: Tables,
 ) -> None:
     await tables.owner.execute(WAITING, 1, FEW)
-    of_few = await tables.pages(outbox.TAKE, TAKE_LIMIT)
+    of_few = await tables.pages(TAKE, TAKE_LIMIT)
     await tables.owner.execute(WAITING, FEW + 1, MILLION, timeout=120)
-    of_a_million = await tables.pages(outbox.TAKE, TAKE_LIMIT)
+    of_a_million = await tables.pages(TAKE, TAKE_LIMIT)
     assert of_few <= of_a_million < 2 * of_few
 
 

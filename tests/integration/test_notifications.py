@@ -1,4 +1,4 @@
-"""What notifications promises of letters, on a real database, a real broker and a real SMTP server."""
+"""Notifications from event to e-mail, on a real database, a real broker and a real SMTP server."""
 
 import asyncio
 
@@ -14,35 +14,37 @@ from tests.support.builders import (
 )
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
-from tests.support.letters import FIELDS, a_recipient, all_sent, listed
 from tests.support.mail import MailSink
+from tests.support.notified import FIELDS, a_recipient, all_sent, listed
 
 
-async def test_a_paid_order_makes_one_letter_of_joy_which_is_sent_and_told_of(
+async def test_a_paid_order_makes_one_notification_of_joy_that_is_sent_and_published(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = await a_recipient(notifications, name="Ada")
     order = an_order(user=ada, total="30.00")
     [row] = await notifications.hears(told(payment_succeeded(order), correlation_id="flow-joy"))
-    [letter] = await all_sent(notifications, ada, 1)
-    assert letter.keys() == FIELDS
-    assert (letter["kind"], letter["orderId"], letter["to"]) == ("joy", str(order.id), ada.email)
-    assert letter["subject"] == "Your order is paid: 30.00 EUR"
-    [arrived] = await mail.gets(ada.email)
-    assert (arrived.subject, arrived.recipients) == (letter["subject"], [ada.email])
-    assert arrived.text.replace("\r\n", "\n").strip() == letter["body"]
-    assert str(order.id) in arrived.html
-    assert arrived.message["Message-ID"] == f"<{letter['notificationId']}@chorus.test>"
+    [item] = await all_sent(notifications, ada, 1)
+    assert item.keys() == FIELDS
+    assert (item["kind"], item["orderId"], item["to"]) == ("joy", str(order.id), ada.email)
+    assert item["subject"] == "Your order is paid: 30.00 EUR"
+    [e_mail] = await mail.gets(ada.email)
+    assert (e_mail.subject, e_mail.recipients) == (item["subject"], [ada.email])
+    assert e_mail.text.replace("\r\n", "\n").strip() == item["body"]
+    assert str(order.id) in e_mail.html
+    assert e_mail.message["Message-ID"] == f"<{item['notificationId']}@chorus.test>"
     [received] = [
         one for one in notifications.tap.received if isinstance(one.event, NotificationSent)
     ]
     assert (received.cause.correlation_id, received.cause.causation_id) == ("flow-joy", row.id)
     assert isinstance(received.event, NotificationSent)
-    assert str(received.event.notification.id) == letter["notificationId"]
+    assert str(received.event.notification.id) == item["notificationId"]
     assert received.event.notification.status == "sent"
 
 
-async def test_each_outcome_has_its_letter(notifications: RunningService, mail: MailSink) -> None:
+async def test_each_outcome_has_its_notification(
+    notifications: RunningService, mail: MailSink
+) -> None:
     ada = await a_recipient(notifications)
     poor, late, paid = (an_order(user=ada, total="30.00") for _ in range(3))
     await notifications.hears(
@@ -51,8 +53,8 @@ async def test_each_outcome_has_its_letter(notifications: RunningService, mail: 
         payment_succeeded(paid),
         payment_refunded(paid),
     )
-    letters = await all_sent(notifications, ada, 4)
-    assert {(letter["orderId"], letter["kind"], letter["subject"]) for letter in letters} == {
+    items = await all_sent(notifications, ada, 4)
+    assert {(item["orderId"], item["kind"], item["subject"]) for item in items} == {
         (str(poor.id), "sorrow", "Your order could not be paid: 30.00 EUR"),
         (str(late.id), "sorrow", "Your order was cancelled and not charged: 30.00 EUR"),
         (str(paid.id), "joy", "Your order is paid: 30.00 EUR"),
@@ -61,7 +63,7 @@ async def test_each_outcome_has_its_letter(notifications: RunningService, mail: 
     await mail.gets(ada.email, 4)
 
 
-async def test_however_often_it_is_told_there_is_one_letter_per_order_and_kind(
+async def test_redelivered_events_make_one_notification_per_order_and_kind(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = await a_recipient(notifications)
@@ -77,19 +79,19 @@ async def test_however_often_it_is_told_there_is_one_letter_per_order_and_kind(
     assert len(notifications.said_of(NotificationSent)) == 20
 
 
-async def test_letters_are_in_the_recipients_language(
+async def test_e_mails_are_in_the_recipients_language(
     notifications: RunningService, mail: MailSink
 ) -> None:
     sofja = await a_recipient(notifications, name="Софья", locale="ru")
     await notifications.hears(payment_succeeded(an_order(user=sofja)))
-    [arrived] = await mail.gets(sofja.email)
-    assert arrived.subject == "Ваш заказ оплачен: 30,00 EUR"
-    assert "Здравствуйте, Софья!" in arrived.text
-    assert "Здравствуйте, Софья!" in arrived.html
+    [e_mail] = await mail.gets(sofja.email)
+    assert e_mail.subject == "Ваш заказ оплачен: 30,00 EUR"
+    assert "Здравствуйте, Софья!" in e_mail.text
+    assert "Здравствуйте, Софья!" in e_mail.html
     await all_sent(notifications, sofja, 1)
 
 
-async def test_a_change_of_profile_reaches_the_next_letter_and_an_old_one_changes_nothing(
+async def test_an_updated_profile_reaches_the_next_notification_and_an_older_version_is_ignored(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = await a_recipient(notifications, name="Ada")
@@ -101,21 +103,21 @@ async def test_a_change_of_profile_reaches_the_next_letter_and_an_old_one_change
     await notifications.hears(UserUpdated(user=stale), UserRegistered(user=ada))
     await notifications.hears(payment_succeeded(an_order(user=ada)))
     await all_sent(notifications, ada, 2)
-    [arrived] = await mail.gets(newest.email)
-    assert "Hello Ada King," in arrived.text
+    [e_mail] = await mail.gets(newest.email)
+    assert "Hello Ada King," in e_mail.text
 
 
-async def test_a_letter_on_its_way_keeps_the_address_that_is_listed(
+async def test_a_pending_notification_keeps_the_address_that_is_listed(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = await a_recipient(notifications)
-    with mail.saying("451 later", to=ada.email):
+    with mail.replying("451 later", to=ada.email):
         await notifications.hears(payment_succeeded(an_order(user=ada)))
         await eventually(lambda: _asked(mail, ada.email))
         newer = a_user(id=ada.id, email=f"new-{ada.email}", version=2)
         await notifications.hears(UserUpdated(user=newer))
-    [letter] = await all_sent(notifications, ada, 1)
-    assert letter["to"] == ada.email
+    [item] = await all_sent(notifications, ada, 1)
+    assert item["to"] == ada.email
     await mail.gets(ada.email)
     assert mail.to(newer.email) == []
 
@@ -124,27 +126,27 @@ async def _asked(mail: MailSink, address: str) -> bool:
     return mail.asked[address] > 0
 
 
-async def test_a_name_that_tries_to_be_more_is_a_name(
+async def test_a_name_cannot_inject_headers_or_markup(
     notifications: RunningService, mail: MailSink
 ) -> None:
     name = "Ada\r\nBcc: eve@example.org\r\n\r\n<script>alert(1)</script>"
     ada = await a_recipient(notifications, name=name)
     await notifications.hears(payment_succeeded(an_order(user=ada)))
-    [arrived] = await mail.gets(ada.email)
-    assert arrived.recipients == [ada.email]
-    assert "Bcc" not in arrived.message
-    assert "Hello Ada Bcc: eve@example.org <script>alert(1)</script>," in arrived.text
-    assert "<script>" not in arrived.html
+    [e_mail] = await mail.gets(ada.email)
+    assert e_mail.recipients == [ada.email]
+    assert "Bcc" not in e_mail.message
+    assert "Hello Ada Bcc: eve@example.org <script>alert(1)</script>," in e_mail.text
+    assert "<script>" not in e_mail.html
     await all_sent(notifications, ada, 1)
 
 
-async def test_an_address_that_is_none_fails_with_a_reason_and_asks_no_server(
+async def test_an_invalid_address_fails_with_a_reason_and_without_a_server(
     notifications: RunningService, mail: MailSink
 ) -> None:
     eve = await a_recipient(notifications, email="eve@example.org>,<ada@example.org")
     await notifications.hears(payment_succeeded(an_order(user=eve)))
     [failed] = await notifications.says(1)
     assert failed.model_dump()["reason"] == "553 this is not an address that mail can be sent to"
-    [letter] = await listed(notifications, eve, status="failed")
-    assert letter["sentAt"] is None
+    [item] = await listed(notifications, eve, status="failed")
+    assert item["sentAt"] is None
     assert mail.to("ada@example.org") == []

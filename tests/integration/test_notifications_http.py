@@ -1,4 +1,4 @@
-"""The HTTP door of notifications: letters are listed, and an operator may write, on real servers."""
+"""The HTTP API of notifications: lists, single notifications, and operators' messages, on real servers."""
 
 import asyncio
 import json
@@ -11,11 +11,11 @@ from uuid_utils.compat import uuid7
 from events.users import UserRegistered
 from tests.support.builders import a_user, an_order, payment_refunded, payment_succeeded
 from tests.support.harness import RunningService
-from tests.support.letters import Body, a_recipient, all_sent, listed
 from tests.support.mail import MailSink
+from tests.support.notified import Body, a_recipient, all_sent, listed
 
 
-async def test_letters_are_listed_newest_first_page_by_page_and_filtered(
+async def test_notifications_are_listed_newest_first_in_pages_and_filtered(
     notifications: RunningService,
 ) -> None:
     ada = await a_recipient(notifications)
@@ -24,7 +24,7 @@ async def test_letters_are_listed_newest_first_page_by_page_and_filtered(
         await notifications.hears(payment_succeeded(order))
     await notifications.hears(payment_refunded(orders[0]))
     everything = await all_sent(notifications, ada, 4)
-    ids = [letter["notificationId"] for letter in everything]
+    ids = [item["notificationId"] for item in everything]
     assert ids == sorted(ids, reverse=True)
     async with notifications.http(ada) as http:
         first = (await http.get("/notification", params={"limit": 3})).json()
@@ -34,20 +34,20 @@ async def test_letters_are_listed_newest_first_page_by_page_and_filtered(
     assert rest.json()["nextCursor"] is None
     assert one.json() == everything[0]
     refunds = await listed(notifications, ada, kind="refund", status="sent")
-    assert [letter["orderId"] for letter in refunds] == [str(orders[0].id)]
+    assert [item["orderId"] for item in refunds] == [str(orders[0].id)]
     assert len(await listed(notifications, ada, orderId=str(orders[0].id))) == 2
     assert len(await listed(notifications, ada, userId=str(ada.id))) == 4
     assert await listed(notifications, ada, status="failed") == []
 
 
-async def test_nobody_sees_other_peoples_letters_but_an_operator(
+async def test_only_an_operator_sees_other_users_notifications(
     notifications: RunningService,
 ) -> None:
     ada = await a_recipient(notifications)
     order = an_order(user=ada)
     await notifications.hears(payment_succeeded(order))
-    [letter] = await all_sent(notifications, ada, 1)
-    path = f"/notification/{letter['notificationId']}"
+    [item] = await all_sent(notifications, ada, 1)
+    path = f"/notification/{item['notificationId']}"
     async with notifications.http(a_user()) as eve:
         assert (await eve.get(path)).status_code == 404
         assert (await eve.get("/notification", params={"userId": str(ada.id)})).status_code == 404
@@ -56,59 +56,61 @@ async def test_nobody_sees_other_peoples_letters_but_an_operator(
         missing = await eve.get(f"/notification/{uuid7()}")
         assert missing.json()["title"] == (await eve.get(path)).json()["title"]
     async with notifications.as_operator() as operator:
-        assert (await operator.get(path)).json() == letter
+        assert (await operator.get(path)).json() == item
         found = await operator.get("/notification", params={"userId": str(ada.id)})
-        assert found.json()["items"] == [letter]
+        assert found.json()["items"] == [item]
         found = await operator.get("/notification", params={"orderId": str(order.id)})
-        assert found.json()["items"] == [letter]
+        assert found.json()["items"] == [item]
     async with notifications.http() as stranger:
         for url in (path, "/notification"):
             assert (await stranger.get(url)).status_code == 401
 
 
-async def test_an_operators_words_reach_a_user_as_they_are(
+async def test_an_operators_message_is_sent_unchanged(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = await a_recipient(notifications, locale="ru")
-    words = {"userId": str(ada.id), "subject": "Über <Ihre> Bestellung", "body": "A & B\n\n<b>!"}
+    message = {"userId": str(ada.id), "subject": "Über <Ihre> Bestellung", "body": "A & B\n\n<b>!"}
     async with notifications.as_operator() as operator:
-        answer = await operator.post("/notification/send", json=words)
+        answer = await operator.post("/notification/send", json=message)
     assert answer.status_code == 202
     assert answer.json().keys() == {"notificationId"}
-    [letter] = await all_sent(notifications, ada, 1)
-    assert answer.headers["Location"] == f"/notification/{letter['notificationId']}"
-    assert (letter["kind"], letter["orderId"]) == ("message", None)
-    [arrived] = await mail.gets(ada.email)
-    assert arrived.subject == letter["subject"] == words["subject"]
-    assert arrived.text.replace("\r\n", "\n").strip() == letter["body"] == words["body"]
-    assert "&lt;b&gt;!" in arrived.html
+    [item] = await all_sent(notifications, ada, 1)
+    assert answer.headers["Location"] == f"/notification/{item['notificationId']}"
+    assert (item["kind"], item["orderId"]) == ("message", None)
+    [e_mail] = await mail.gets(ada.email)
+    assert e_mail.subject == item["subject"] == message["subject"]
+    assert e_mail.text.replace("\r\n", "\n").strip() == item["body"] == message["body"]
+    assert "&lt;b&gt;!" in e_mail.html
 
 
-async def test_an_operators_letter_waits_for_a_user_who_is_not_known_yet(
+async def test_an_operators_message_waits_for_a_user_who_is_not_known_yet(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = a_user()
-    words = {"userId": str(ada.id), "subject": "Welcome", "body": "Hello"}
+    message = {"userId": str(ada.id), "subject": "Welcome", "body": "Hello"}
     async with notifications.as_operator() as operator:
-        assert (await operator.post("/notification/send", json=words)).status_code == 202
-    [letter] = await listed(notifications, ada, status="waiting")
-    assert (letter["to"], letter["subject"], letter["body"]) == (None, None, None)
+        assert (await operator.post("/notification/send", json=message)).status_code == 202
+    [item] = await listed(notifications, ada, status="waiting")
+    assert (item["to"], item["subject"], item["body"]) == (None, None, None)
     await notifications.hears(UserRegistered(user=ada))
     await all_sent(notifications, ada, 1)
-    [arrived] = await mail.gets(ada.email)
-    assert arrived.subject == "Welcome"
+    [e_mail] = await mail.gets(ada.email)
+    assert e_mail.subject == "Welcome"
 
 
-async def test_the_same_key_sends_one_letter(notifications: RunningService, mail: MailSink) -> None:
+async def test_the_same_key_sends_one_message(
+    notifications: RunningService, mail: MailSink
+) -> None:
     ada = await a_recipient(notifications)
-    words = {"userId": str(ada.id), "subject": "Once", "body": "Only"}
+    message = {"userId": str(ada.id), "subject": "Once", "body": "Only"}
     key = {"Idempotency-Key": str(uuid7())}
     async with notifications.as_operator() as operator:
         answers = await asyncio.gather(
-            *(operator.post("/notification/send", json=words, headers=key) for _ in range(20))
+            *(operator.post("/notification/send", json=message, headers=key) for _ in range(20))
         )
         other = await operator.post(
-            "/notification/send", json=words | {"body": "Other"}, headers=key
+            "/notification/send", json=message | {"body": "Other"}, headers=key
         )
     assert {(answer.status_code, answer.text) for answer in answers} == {(202, answers[0].text)}
     assert sum("Idempotent-Replayed" in answer.headers for answer in answers) == 19
@@ -119,15 +121,15 @@ async def test_the_same_key_sends_one_letter(notifications: RunningService, mail
 
 async def test_only_an_operator_may_send(notifications: RunningService) -> None:
     ada = await a_recipient(notifications)
-    words = {"userId": str(ada.id), "subject": "Hello", "body": "It is me"}
+    message = {"userId": str(ada.id), "subject": "Hello", "body": "It is me"}
     async with notifications.http(ada) as http, notifications.http() as stranger:
-        refused = await http.post("/notification/send", json=words)
+        refused = await http.post("/notification/send", json=message)
         assert (refused.status_code, refused.json()["reason"]) == (403, "forbidden")
-        assert (await stranger.post("/notification/send", json=words)).status_code == 401
+        assert (await stranger.post("/notification/send", json=message)).status_code == 401
     assert await listed(notifications, ada) == []
 
 
-BAD_WORDS: list[dict[str, Any]] = [
+INVALID: list[dict[str, Any]] = [
     {"subject": ""},
     {"subject": "x" * 201},
     {"subject": "Hello\r\nBcc: eve@example.org"},
@@ -149,22 +151,22 @@ BAD_WORDS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("wrong", BAD_WORDS, ids=lambda wrong: f"{wrong!a:.40}")
-async def test_words_that_are_none_are_refused_and_nothing_is_written(
+@pytest.mark.parametrize("wrong", INVALID, ids=lambda wrong: f"{wrong!a:.40}")
+async def test_an_invalid_message_is_refused_and_not_stored(
     notifications: RunningService, wrong: Body
 ) -> None:
     user_id = str(uuid7())
-    words = {"userId": user_id, "subject": "Hello", "body": "Words"} | wrong
+    message = {"userId": user_id, "subject": "Hello", "body": "Words"} | wrong
     async with notifications.as_operator() as operator:
         answer = await operator.post(
             "/notification/send",
-            content=json.dumps(words),  # httpx's own JSON has no half characters
+            content=json.dumps(message),  # httpx refuses to encode a lone surrogate
             headers={"Content-Type": "application/json"},
         )
     assert answer.status_code == 422, answer.text
     assert answer.headers["Content-Type"] == "application/problem+json"
-    written = "SELECT count(*) FROM notifications WHERE user_id = $1"
-    assert await notifications.value(written, UUID(user_id)) == 0
+    count = "SELECT count(*) FROM notifications WHERE user_id = $1"
+    assert await notifications.value(count, UUID(user_id)) == 0
 
 
 @pytest.mark.parametrize(
@@ -174,16 +176,18 @@ async def test_words_that_are_none_are_refused_and_nothing_is_written(
         *("kind=anger", "status=lost", "userId=1", "orderId=x", "unknown=1", "to=ada%40x.test"),
     ],
 )
-async def test_a_query_that_is_none_is_refused(notifications: RunningService, query: str) -> None:
+async def test_an_invalid_query_of_notifications_is_refused(
+    notifications: RunningService, query: str
+) -> None:
     async with notifications.http(uuid7()) as http:
         answer = await http.get(f"/notification?{query}")
     assert answer.status_code == 422, answer.text
     assert answer.json()["reason"] == "invalid_request"
 
 
-async def test_the_figures_tell_of_letters(notifications: RunningService) -> None:
+async def test_the_metrics_of_notifications_are_exported(notifications: RunningService) -> None:
     async with notifications.http() as http:
-        figures = (await http.get("/metrics")).text
+        metrics = (await http.get("/metrics")).text
     for name in (
         'chorus_notifications_open{status="waiting"}',
         'chorus_notifications_oldest_seconds{status="pending"}',
@@ -191,4 +195,4 @@ async def test_the_figures_tell_of_letters(notifications: RunningService) -> Non
         "chorus_smtp_seconds_count",
         "chorus_smtp_away 0.0",
     ):
-        assert name in figures
+        assert name in metrics

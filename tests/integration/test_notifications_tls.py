@@ -1,4 +1,4 @@
-"""Mail servers that want TLS and a login get both, and one that cannot be trusted gets nothing."""
+"""Mail servers that require TLS and authentication, and servers that cannot be trusted."""
 
 import asyncio
 import ipaddress
@@ -55,7 +55,7 @@ def only_chorus(
     return AuthResult(success=login == known, handled=False)
 
 
-# The sink speaks TLS from the first byte and does not know it.
+# The sink encrypts from the first byte, which aiosmtpd does not notice.
 already_encrypted = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
 
 LOGIN = {"CHORUS_SMTP_USERNAME": "chorus", "CHORUS_SMTP_PASSWORD": "s3cret pw"}
@@ -63,7 +63,7 @@ LOGIN = {"CHORUS_SMTP_USERNAME": "chorus", "CHORUS_SMTP_PASSWORD": "s3cret pw"}
 
 @already_encrypted
 @pytest.mark.parametrize("tls", ["starttls", "tls"])
-async def test_a_server_that_wants_tls_and_a_login_gets_both(
+async def test_a_server_that_requires_tls_and_authentication_gets_both(
     install_chorus: Install, processes: Processes, tmp_path: Path, tls: str
 ) -> None:
     pem, context = a_certificate(tmp_path)
@@ -73,40 +73,40 @@ async def test_a_server_that_wants_tls_and_a_login_gets_both(
         if tls == "starttls"
         else MailSink(ssl=context, auth_require_tls=False, **wants)
     )
-    async with mailing(install_chorus, f"letters_{tls}", sink) as here:
+    async with mailing(install_chorus, f"mail_{tls}", sink) as here:
         settings = here.settings | LOGIN | {"CHORUS_SMTP_TLS": tls, "SSL_CERT_FILE": str(pem)}
         [process] = await processes.start(here.installation, "notifications", settings=settings)
-        await here.hears_of(20, [a_user()])
+        await here.publish(20, [a_user()])
         await here.all_sent(20)
-        assert len(sink.letters) == 20
+        assert len(sink.e_mails) == 20
         assert await process.stop() == 0
         assert "s3cret pw" not in process.log
 
 
 @already_encrypted
-async def test_a_server_that_cannot_be_trusted_or_wants_another_login_gets_nothing_and_costs_nothing(
+async def test_an_untrusted_server_or_a_wrong_login_gets_nothing_and_counts_no_attempt(
     install_chorus: Install, processes: Processes, tmp_path: Path
 ) -> None:
     pem, context = a_certificate(tmp_path)
     sink = MailSink(
         ssl=context, auth_require_tls=False, authenticator=only_chorus, auth_required=True
     )
-    async with mailing(install_chorus, "letters_distrust", sink) as here:
+    async with mailing(install_chorus, "mail_distrust", sink) as here:
         settings = here.settings | {"CHORUS_SMTP_TLS": "tls"}
         wrong = [
-            settings | LOGIN,  # nobody vouches for the certificate
+            settings | LOGIN,  # the certificate is not trusted
             settings | {"SSL_CERT_FILE": str(pem)},  # no login
             settings | LOGIN | {"SSL_CERT_FILE": str(pem), "CHORUS_SMTP_PASSWORD": "wrong"},
         ]
-        await here.hears_of(20, [a_user()])
-        for wrongly in wrong:
-            [process] = await processes.start(here.installation, "notifications", settings=wrongly)
+        await here.publish(20, [a_user()])
+        for one in wrong:
+            [process] = await processes.start(here.installation, "notifications", settings=one)
             await eventually(lambda: logged(process, "smtp.trouble"))  # noqa: B023
             await asyncio.sleep(1)
             found = await here.rows("SELECT status, attempts FROM notifications")
             assert {(row["status"], row["attempts"]) for row in found} == {("pending", 0)}
             assert await process.stop() == 0
-        assert sink.letters == []
+        assert sink.e_mails == []
         right = settings | LOGIN | {"SSL_CERT_FILE": str(pem)}
         await processes.start(here.installation, "notifications", settings=right)
         await here.all_sent(20)

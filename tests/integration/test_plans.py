@@ -5,7 +5,7 @@ from uuid_utils.compat import uuid7
 from apps.orders.models import Order
 from chassis.database.pool import Database
 from chassis.database.transaction import begin
-from chassis.messaging import outbox
+from chassis.messaging import relay
 from events.orders import OrderPaid
 from tests.support.builders import an_order, told
 from tests.support.eventually import eventually
@@ -60,10 +60,10 @@ async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analyse
         await owner.execute("VACUUM ANALYZE outbox")
         for _ in range(ROUNDS):
             async with begin(database.pool) as tx:
-                assert await outbox.take(tx, 10) == []
+                assert await relay.take(tx, 10) == []
         await _wait_in_outbox(database, 1500)
         async with begin(database.pool) as tx:
-            taken = await outbox.take(tx, 100)
+            taken = await relay.take(tx, 100)
         assert len(taken) == 100
         assert await owner.fetchval("SELECT count(*) FROM outbox") == 1400
         assert await owner.fetchval("SELECT id FROM outbox ORDER BY id LIMIT 1") > max(

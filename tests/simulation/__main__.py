@@ -14,7 +14,7 @@ from tests.simulation.machine import play
 from tests.simulation.postgres import Postgres
 from tests.support.installation import Installation, install_databases
 from tests.support.servers import Servers
-from tools.servers import private_postgres
+from tools.servers import PrivatePostgres, private_server
 
 
 def main(
@@ -30,7 +30,7 @@ def main(
     be_quiet()
     chosen = secrets.randbelow(1_000_000) if seed is None else seed
     print(f"simulation: seed {chosen}, {schedules} schedules", flush=True)
-    with private_postgres() as private:
+    with private_server(PrivatePostgres) as private:
         servers = Servers("native", private.url, "", "127.0.0.1", 0)
         installation = Installation("simulated", servers)
         asyncio.run(install_databases(installation))

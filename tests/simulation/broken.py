@@ -6,19 +6,18 @@ from typing import Any, Final
 
 from chassis.database.tables import Statements
 from chassis.database.transaction import Transaction
-from chassis.messaging import consumer as inbox
-from chassis.messaging import outbox
+from chassis.messaging import consumer, relay
 from chassis.messaging.consumer import Consumer
 from chassis.messaging.publisher import Publisher
 from tests.simulation.postgres import Postgres
 from tests.support import mutants
 
 REPLACED: Final[tuple[tuple[Any, str], ...]] = (
-    (inbox, "remember"),
-    (Consumer, "_take"),
+    (consumer, "mark_processed"),
+    (Consumer, "_consume"),
     (Transaction, "lock"),
     (Transaction, "lock_all"),
-    (outbox, "take"),
+    (relay, "take"),
     (Statements, "upsert_newer"),
     (Publisher, "publish"),
 )

@@ -179,7 +179,7 @@ class Broker:
         """Into all queues that are bound to the key."""
         if exchange != DEAD:
             self._sent.append((exchange, key, message))
-            for received in wire.from_message(message, Event.published[key]):
+            for received in wire.from_message(message, Event.by_key[key]):
                 assert isinstance(received, Envelope), received
                 self.told.setdefault(received.id, received)
         for queue in self._bound[exchange, key]:

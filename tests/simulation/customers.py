@@ -24,7 +24,8 @@ from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.database.group_commit import Work
 from chassis.web.commands import IdempotentRequest, StoredResponse, rendering
 from events.base import Causation
-from ops.audit.facts import Attempt, Facts, by
+from ops.audit import Attempt
+from tests.stories.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -215,9 +216,10 @@ class Customers:
 
     # The end.
 
-    def deceived(self, facts: Facts, paid_in: Mapping[UUID, int]) -> Iterator[str]:
+    def deceived(self, snapshot: Snapshot, paid_in: Mapping[UUID, int]) -> Iterator[str]:
         """What they were told and is not so. `paid_in` is what the ledger says of each."""
-        known, statuses = by("id", facts.users), {order.id: order.status for order in facts.orders}
+        known = {user.id: user for user in snapshot.users}
+        statuses = {order.id: order.status for order in snapshot.orders}
         for one in self.all:
             who = f"customer {one.id}"
             if one.paid_in != paid_in.get(one.id, 0):

@@ -7,16 +7,16 @@ from collections.abc import Coroutine
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from apps.notifications import mailer
+from apps.notifications.channels.email import EmailChannel
+from apps.notifications.channels.mime import Sender
+from apps.notifications.dispatcher import Dispatcher
 from chassis.database.group_commit import GroupCommitter, Work
 from chassis.database.transaction import Transaction
 from chassis.messaging.consumer import Consumer
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.relay import Relay
-from chassis.runtime.settings import Settings
 from chassis.web.commands import (
     REQUEST_TIMEOUT_SECONDS,
     IdempotentRequest,
@@ -62,7 +62,7 @@ class Process:
         self.death: asyncio.Future[None] = self.loop.create_future()
         self.pool = Pool(self, world.postgres)
         self._world = world
-        self._mailer: mailer.Mailer | None = None
+        self._dispatcher: Dispatcher | None = None
         self._skew = timedelta(seconds=self.loop.dice.uniform(-1, 1) * SKEW_SECONDS / 2)
         self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
         self._context = Context()
@@ -80,20 +80,19 @@ class Process:
             queues = cast(Any, Subscriptions(self, broker))
             Consumer(self.service, subscription, queues, pool, dead_letters, self._committed)
         if self.service == "notifications":
-            self.begin(self._send_letters(), "mailer", for_ever=True)
+            self.begin(self._deliver(), "dispatcher", for_ever=True)
 
     def _committed(self, tx: Transaction) -> None:
         self.relay.committed(tx)
-        if self._mailer is not None:
-            self._mailer.committed(tx)
+        if self._dispatcher is not None:
+            self._dispatcher.committed(tx)
 
-    async def _send_letters(self) -> None:
-        settings = SimpleNamespace(mail_from="Chorus <orders@chorus.test>")
-        made = self._mailer = mailer.Mailer(
-            cast(Any, self.pool), cast(Settings, settings), self.relay.committed
-        )
-        made._server = cast(Any, SimulatedMailServer(self, self._world.office))
-        await made.run()
+    async def _deliver(self) -> None:
+        sender = Sender.of("Chorus <orders@chorus.test>")
+        server = cast(Any, SimulatedMailServer(self, self._world.office))
+        pool, connect = cast(Any, self.pool), lambda: EmailChannel(sender, server)
+        self._dispatcher = Dispatcher(pool, "email", connect, self.relay.committed)
+        await self._dispatcher.run()
 
     def now(self) -> datetime:
         """What this process and its sessions take for now."""

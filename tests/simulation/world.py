@@ -7,16 +7,16 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from apps.notifications.mailer import RENEW_SECONDS
+from apps.notifications.leases import RENEW_SECONDS
+from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work
-from chassis.messaging.errors import CommitUnknownError
 from chassis.web.commands import IdempotentRequest, StoredResponse
-from events.orders import OrderPlaced
+from ops.audit import History
+from ops.audit.answers import Answers
+from ops.audit.auditor import RULES, evaluate
 from ops.audit.databases import Database
-from ops.audit.facts import Facts, History
-from ops.audit.gathering import gather
-from ops.audit.invariants import findings
-from ops.audit.suspects import Scope
+from ops.audit.delivery import Leftovers
+from ops.audit.rules import View
 from tests.simulation.broker import Broker
 from tests.simulation.clock import decided_by
 from tests.simulation.customers import Customers
@@ -24,6 +24,8 @@ from tests.simulation.loop import SimulatedLoop
 from tests.simulation.mail import Office
 from tests.simulation.postgres import Postgres
 from tests.simulation.process import EPOCH, Process
+from tests.stories.snapshot import Snapshot, read_snapshot
+from tests.stories.snapshot_rules import violations
 
 REPLICAS: Final = {"users": 1, "billing": 2, "orders": 2, "notifications": 2}
 RESTART_SECONDS: Final = 1.0
@@ -162,23 +164,24 @@ class World:
     def wrong(self) -> list[str]:
         """What does not hold at rest."""
         self.postgres.set_clock(EPOCH + timedelta(seconds=self.loop.time()))
-        facts, paid_in = self.postgres.run(self._gather())
-        deceived = self.customers.deceived(facts, paid_in)
-        return [*self.loop.faults, *self.findings, *deceived, *findings(facts)]
+        audited, snapshot, paid_in = self.postgres.run(self._audit())
+        deceived = self.customers.deceived(snapshot, paid_in)
+        return [*self.loop.faults, *self.findings, *deceived, *audited, *violations(snapshot)]
 
-    async def _gather(self) -> tuple[Facts, dict[UUID, int]]:
+    async def _audit(self) -> tuple[list[str], Snapshot, dict[UUID, int]]:
         connections = self.postgres.administrators
         databases = {service: Database(service, c) for service, c in connections.items()}
         history = History(list(self.customers.attempts))
-        facts = await gather(databases, Scope(), history=history, queues=self.broker.counts())
-        facts.journal = list(self.broker.told.values())
-        facts.flows = {
-            received.cause.correlation_id: received.event.order.id
-            for received in facts.journal
-            if isinstance(received.event, OrderPlaced)
-        }
-        facts.mail = self.office.seen(self.customers.addresses)
-        return facts, dict(await connections["billing"].fetch(PAID_IN))
+        view = await View(databases).refreshed()
+        rules = [*RULES, Answers(history), Leftovers(self._queues)]
+        found = (await evaluate(view, rules)).values()
+        mail = self.office.seen(self.customers.addresses)
+        snapshot = await read_snapshot(databases, [*self.broker.told.values()], mail, history)
+        paid_in = dict(await connections["billing"].fetch(PAID_IN))
+        return [str(finding) for findings in found for finding in findings], snapshot, paid_in
+
+    async def _queues(self) -> dict[str, int]:
+        return self.broker.counts()
 
     def end(self) -> None:
         """Everybody dies."""

@@ -12,12 +12,12 @@ from typing import Any
 
 from aiosmtpd import smtp
 
-from tools.mail_catcher import Letter
+from tools.mail_catcher import Email
 
 OK = "250 OK"
 
 
-class Mail(Letter):
+class Mail(Email):
     """A letter as it arrived. Its headers are read without its body, which takes a tenth of the time."""
 
     @cached_property

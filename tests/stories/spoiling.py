@@ -1,4 +1,4 @@
-"""Ways to spoil a table: what is done to the database of a service, and the invariant that it violates."""
+"""Ways to spoil a table: SQL for the database of a service, and the invariant that is violated then."""
 
 from typing import Final
 from uuid import UUID
@@ -9,19 +9,34 @@ INVENTED: Final = (
 
 SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "a balance differs": (1, {"billing": "UPDATE accounts SET balance = 7"}),
-    "the view forgets an entry": (
+    "the view omits an entry": (
         1,
         {
             "billing": "CREATE OR REPLACE VIEW ledger_entries AS SELECT id AS transaction_id,"
             " debit_account AS account_id, -amount AS amount, kind, created_at FROM transfers"
         },
     ),
-    "the view forgets what comes in from orders": (
+    "the view omits what orders bring in": (
         1,
         {
             "billing": "CREATE OR REPLACE VIEW ledger_entries AS SELECT id AS transaction_id,"
             " debit_account AS account_id, -amount AS amount, kind, created_at FROM transfers UNION ALL"
             " SELECT id, credit_account, amount, kind, created_at FROM transfers WHERE kind <> 'payment'"
+        },
+    ),
+    "an entry is one cent more": (
+        1,
+        {
+            "billing": "CREATE OR REPLACE VIEW ledger_entries AS SELECT id AS transaction_id,"
+            " debit_account AS account_id, -amount AS amount, kind, created_at FROM transfers UNION ALL"
+            " SELECT id, credit_account, amount + 1, kind, created_at FROM transfers"
+        },
+    ),
+    "wallets do not add up": (
+        1,
+        {
+            "billing": "ALTER TABLE transfers DROP CONSTRAINT transfers_account_id_fkey; ALTER TABLE charges"
+            " DROP CONSTRAINT charges_account_id_fkey; DELETE FROM accounts"
         },
     ),
     "a transfer goes elsewhere": (
@@ -31,6 +46,13 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "a deposit is about an order": (
         1,
         {"billing": "UPDATE transfers SET order_id = gen_random_uuid() WHERE kind = 'deposit'"},
+    ),
+    "a balance is negative": (
+        2,
+        {
+            "billing": "ALTER TABLE accounts DROP CONSTRAINT accounts_balance_check;"
+            " UPDATE accounts SET balance = -1"
+        },
     ),
     "a balance was negative": (
         2,
@@ -47,6 +69,10 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
         {
             "orders": "UPDATE orders SET status = 'pending', settled_at = NULL, version = 1 WHERE status = 'paid'"
         },
+    ),
+    "an order is settled and pending": (
+        3,
+        {"orders": "UPDATE orders SET settled_at = NULL WHERE status = 'paid'"},
     ),
     "an order had two outcomes": (
         3,
@@ -121,40 +147,43 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
         5,
         {"billing": "UPDATE charges SET reason = 'order_cancelled' WHERE status = 'rejected'"},
     ),
-    "a letter is missing": (6, {"notifications": "DELETE FROM notifications WHERE kind = 'joy'"}),
-    "a letter stands there twice": (
+    "a notification is missing": (
+        6,
+        {"notifications": "DELETE FROM notifications WHERE kind = 'joy'"},
+    ),
+    "a notification exists twice": (
         6,
         {
             "notifications": "DROP INDEX notifications_once; CREATE TEMP TABLE more AS SELECT * FROM notifications"
-            " WHERE kind = 'sorrow'; UPDATE more SET id = gen_random_uuid(); INSERT INTO notifications SELECT * FROM more"
+            " WHERE kind = 'sorrow'; UPDATE more SET id = gen_random_uuid();"
+            " INSERT INTO notifications SELECT * FROM more"
         },
     ),
-    "a letter is of the wrong kind": (
+    "a notification is of the wrong kind": (
         6,
         {"notifications": "UPDATE notifications SET kind = 'joy' WHERE kind = 'sorrow'"},
     ),
-    "a letter goes to a stranger": (
+    "a notification has the address of another user": (
         6,
         {"notifications": "UPDATE notifications SET address = 'eve@x.test' WHERE kind = 'sorrow'"},
     ),
-    "a letter tells another amount": (
+    "a notification has another amount": (
         6,
         {"notifications": "UPDATE notifications SET amount = 1 WHERE kind = 'refund'"},
     ),
-    "a letter is about nothing": (
+    "a notification is about no order": (
         6,
         {
             "notifications": "UPDATE notifications SET order_id = gen_random_uuid() WHERE kind = 'refund'"
         },
     ),
     "a copy is old": (7, {"notifications": "UPDATE recipients SET version = 0"}),
-    "a copy has another name": (7, {"billing": "UPDATE holders SET name = 'Eve'"}),
+    "a copy has another name": (7, {"notifications": "UPDATE recipients SET name = 'Eve'"}),
     "a copy is missing": (7, {"orders": "DELETE FROM customers"}),
+    "a copy is of another version": (7, {"billing": "UPDATE holders SET version = 99"}),
     "a copy has no owner": (
         7,
-        {
-            "orders": "INSERT INTO customers VALUES (gen_random_uuid(), 'eve@x.test', 'Eve', 'en', 1)"
-        },
+        {"orders": "INSERT INTO customers VALUES (gen_random_uuid(), 1)"},
     ),
     "a key is missing": (7, {"billing": "DELETE FROM signing_keys"}),
     "billing knows another order": (7, {"billing": "UPDATE charges SET amount = amount + 1"}),
@@ -164,32 +193,32 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
             "orders": "INSERT INTO outbox VALUES (gen_random_uuid(), 'orders', 'x', '2020-01-01', '{}')"
         },
     ),
-    "a letter has no end": (
+    "a notification is not sent": (
         8,
         {
             "notifications": "UPDATE notifications SET status = 'pending', sent_at = NULL, due_at = now()"
         },
     ),
-    "something was not heard": (
+    "an event was not received": (
         9,
         {
             "notifications": "DELETE FROM inbox WHERE event_id = (SELECT event_id FROM inbox WHERE event_id NOT IN"
             " (SELECT causation_id FROM notifications) LIMIT 1)"
         },
     ),
-    "something was heard that nobody told": (
+    "an event was received and not published": (
         9,
         {"billing": "INSERT INTO inbox VALUES (gen_random_uuid(), now())"},
     ),
-    "a key was heard by all but one": (
+    "a key was received by all but one": (
         9,
         dict.fromkeys(("users", "orders", "notifications"), INVENTED.format(n=1)),
     ),
-    "two who hear the same heard something else": (
+    "two with the same subscriptions received different events": (
         9,
         {"orders": INVENTED.format(n=1), "notifications": INVENTED.format(n=2)},
     ),
-    "a letter's cause was never heard": (
+    "a notification's cause was never received": (
         9,
         {
             "notifications": "UPDATE notifications SET causation_id = gen_random_uuid() WHERE kind = 'joy'"

@@ -20,12 +20,12 @@ from chassis.messaging.topology import JOURNAL, queue_name
 from events.base import Envelope, Event
 from events.users import Locale
 from ops.audit import Attempt, History, Urls, audit
-from ops.audit.invariants import findings
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tests.stories.customers import Customer
-from tests.stories.facts import Rows, gather
 from tests.stories.journal import Journal, as_told
 from tests.stories.post_office import PostOffice
+from tests.stories.snapshot import snapshot_of
+from tests.stories.snapshot_rules import violations
 from tests.support.broker import Broker
 from tests.support.eventually import eventually
 from tests.support.installation import Installation
@@ -174,7 +174,7 @@ class Stack:
 
     # Memory.
 
-    async def rows(self, service: str, sql: str, *values: Any) -> Rows:
+    async def rows(self, service: str, sql: str, *values: Any) -> list[dict[str, Any]]:
         """What stands in a service's database."""
         return [dict(record) for record in await self._databases[service].fetch(sql, *values)]
 
@@ -265,11 +265,12 @@ class Stack:
     async def audit(self) -> Sequence[str]:
         """Wait for rest, then say what is wrong, a line for each violation of an invariant.
 
-        Once as an operator's audit sees it, and once with the journal and the mail, which only a story has.
+        The rules of `ops.audit`, as an operator's audit evaluates them, and those about all published events and the
+        mail, which only a test knows.
         """
         await self.is_quiet()
-        report = await audit(self.urls, self.history, at_rest=True, patience=LOOKS_SECONDS)
-        return [*report.lines(), *findings(await gather(self))]
+        report = await audit(self.urls, self.history, at_rest=True, timeout_seconds=LOOKS_SECONDS)
+        return [*report.lines(), *violations(await snapshot_of(self))]
 
 
 _KNOWN_KEYS = "SELECT count(*) FROM signing_keys"

@@ -1,4 +1,4 @@
-"""What Chorus is compared with keeps the promises about money and letters that Chorus keeps."""
+"""The baselines of the benchmark give the same guarantees about money and notifications as Chorus."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,6 @@ from uuid_utils.compat import uuid7
 from apps import SERVICES
 from ops.audit import Urls
 from ops.audit import audit as look
-from tests.stories.facts import Rows
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.installation import Installation
@@ -31,24 +30,28 @@ ROOT = Path(__file__).parents[2]
 IN_FLIGHT = 64
 
 KEPT: Final = {1, 2, 3, 4, 5, 6}
-"""The invariants that all of them keep. Only Chorus has copies, and an inbox."""
+"""The invariants that apply to all of them. Only Chorus has copies of users, and an inbox."""
 
 
-class ToldAtOnce(Story):
-    """The same story where services wait for each other: the answer to an order has its outcome already."""
+class SynchronousStory(Story):
+    """The same story for services that wait for each other: the response to an order has its outcome already."""
 
-    def _expect(self, part: str, step: str, seen: dict[str, Any], **fields: str) -> None:
-        if step == "the new order":
-            assert seen["status"] in {"paid", "rejected"}
+    def _expect(self, part: str, step: str, body: Any, **fields: str) -> Any:
+        if step == "POST /order/create":
+            assert body["status"] in {"paid", "rejected"}
             del fields["status"]
-        super()._expect(part, step, seen, **fields)
+        return super()._expect(part, step, body, **fields)
 
 
-STORIES = {"http_only": ToldAtOnce, "events_for_letters": ToldAtOnce, "usual": Story}
+STORIES = {
+    "http_only": SynchronousStory,
+    "events_for_notifications": SynchronousStory,
+    "usual": Story,
+}
 
 
 class Baseline:
-    """The four processes of a baseline, and a mailbox, on the tests' servers."""
+    """The four processes of a baseline, and a mailbox, on the servers of the tests."""
 
     def __init__(self, name: str, installation: Installation, folder: Path) -> None:
         self.name = name
@@ -67,7 +70,7 @@ class Baseline:
 
     @property
     def databases(self) -> Urls:
-        """Where an audit looks."""
+        """The databases for an audit."""
         return Urls({s: self._installation.database_admin_url(s) for s in SERVICES})
 
     def _port(self, part: str) -> str:
@@ -133,7 +136,7 @@ class Baseline:
             base_url=self.urls[part], headers=headers, timeout=30, trust_env=False
         )
 
-    async def rows(self, service: str, sql: str, *values: Any) -> Rows:
+    async def rows(self, service: str, sql: str, *values: Any) -> list[dict[str, Any]]:
         connection = await asyncpg.connect(self._installation.database_admin_url(service))
         try:
             return [dict(record) for record in await connection.fetch(sql, *values)]
@@ -141,20 +144,22 @@ class Baseline:
             await connection.close()
 
     async def is_quiet(self) -> None:
-        """Wait until every order is decided, and every letter is sent."""
+        """Wait until all orders are decided, and all notifications are sent."""
 
         async def done() -> None:
             orders = await self.rows("orders", "SELECT id, status FROM orders")
             assert "pending" not in {order["status"] for order in orders}
-            letters = await self.rows("notifications", "SELECT order_id, status FROM notifications")
-            assert {letter["order_id"] for letter in letters} == {order["id"] for order in orders}
-            assert {letter["status"] for letter in letters} <= {"sent"}
+            notifications = await self.rows(
+                "notifications", "SELECT order_id, status FROM notifications"
+            )
+            assert {row["order_id"] for row in notifications} == {order["id"] for order in orders}
+            assert {row["status"] for row in notifications} <= {"sent"}
 
         await eventually(done, within=60)
 
 
 class Customer:
-    """Somebody with money on his account, as the services' public doors know him."""
+    """A customer with money on their account, over the public HTTP API."""
 
     def __init__(self, baseline: Baseline) -> None:
         self._baseline = baseline
@@ -202,31 +207,31 @@ async def baseline(
 
 
 async def audit(baseline: Baseline) -> None:
-    """At rest: money, orders and letters agree."""
+    """At rest: money, orders and notifications agree."""
     await baseline.is_quiet()
-    report = await look(baseline.databases, at_rest=True, numbers=KEPT, patience=1)
+    report = await look(baseline.databases, at_rest=True, numbers=KEPT, timeout_seconds=1)
     assert report.lines() == []
-    letters = await baseline.rows(
+    notifications = await baseline.rows(
         "notifications", "SELECT id, order_id, balance FROM notifications"
     )
     charges = await baseline.rows("billing", "SELECT order_id, balance FROM charges")
-    assert {row["order_id"]: row["balance"] for row in letters} == {
+    assert {row["order_id"]: row["balance"] for row in notifications} == {
         row["order_id"]: row["balance"] for row in charges
     }
     async with baseline.http("mail") as mail:
-        arrived = Counter(letter["messageId"] for letter in (await mail.get("/email")).json())
-    assert arrived == Counter(f"<{row['id']}@chorus.test>" for row in letters)
+        arrived = Counter(email["messageId"] for email in (await mail.get("/email")).json())
+    assert arrived == Counter(f"<{row['id']}@chorus.test>" for row in notifications)
 
 
 async def test_a_baseline_plays_the_same_story(baseline: Baseline) -> None:
     services = {service: baseline.urls[service] for service in SERVICES}
     addresses = Addresses(services, baseline.urls["mail"], Login("nobody", "nothing"))
-    with STORIES[baseline.name](addresses) as story:
+    with contextlib.closing(STORIES[baseline.name](addresses)) as story:
         await asyncio.to_thread(story.play)
     await audit(baseline)
 
 
-async def test_of_200_orders_at_once_those_are_paid_that_there_is_money_for(
+async def test_of_200_concurrent_orders_those_within_the_balance_are_paid(
     baseline: Baseline,
 ) -> None:
     ada = await Customer(baseline).register("120.50")
@@ -270,15 +275,15 @@ async def test_the_same_key_in_parallel_is_one_order_and_one_deposit(baseline: B
     await audit(baseline)
 
 
-async def test_an_order_that_billing_does_not_answer_about_is_decided_once_it_is_back(
+async def test_an_order_without_a_response_of_billing_is_decided_once_it_is_back(
     baseline: Baseline,
 ) -> None:
     ada = await Customer(baseline).register("100.00")
     baseline.children["billing"].kill()
     async with ada.http("orders") as orders:
         answer = await orders.post("/order/create", json={"totalPrice": "30.00"})
-        asked_only = baseline.name == "usual"
-        assert answer.status_code == (201 if asked_only else 503)
+        is_asynchronous = baseline.name == "usual"
+        assert answer.status_code == (201 if is_asynchronous else 503)
         path = f"/order/{answer.json()['orderId']}"
         assert (await orders.get(path)).json()["status"] == "pending"
         baseline.children["billing"].start()

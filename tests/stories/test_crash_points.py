@@ -12,8 +12,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from apps import SERVICES
+from chassis.crash_points import POINTS
 from chassis.messaging.topology import queue_name
-from chassis.runtime.crash_points import POINTS
 from events.base import Event
 from events.contracts import language
 from events.notifications import NotificationKind
@@ -36,7 +36,7 @@ HEARERS: Final = {
 TELLING: Final = [point for point in POINTS if point.startswith(("relay.", "publisher."))]
 HEARING: Final = [point for point in POINTS if point.startswith("inbox.")]
 DECIDING: Final = ["committer.before_commit", "committer.after_commit"]
-MAILING: Final = [point for point in POINTS if point.startswith("mailer.")]
+MAILING: Final = [point for point in POINTS if point.startswith("dispatcher.")]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ async def test_a_crash_of_the_mailer_doubles_a_letter_at_most_once(
         ids = [str(row["id"]) for row in await mortal.rows("notifications", _OF_KIND, kind)]
         letters = [mail for mail in mortal.mail.letters[before:] if mail.notification_id in ids]
         copies = len(letters) - len({letter.notification_id for letter in letters})
-        assert copies == (1 if point == "mailer.after_accept" else 0)
+        assert copies == (1 if point == "dispatcher.after_accept" else 0)
         mortal.extra_copies += copies
         assert len({letter.source for letter in letters}) == len(letters) - copies
 

@@ -4,7 +4,7 @@ from events.users import UserRegistered
 from tests.stories.stack import Stack
 
 
-async def test_a_letter_that_waited_for_its_user_goes_out_once(chorus: Stack) -> None:
+async def test_a_notification_that_waited_for_its_user_is_sent_once(chorus: Stack) -> None:
     async with chorus.withheld(UserRegistered, "notifications"):
         ada = await chorus.customer(deposit="100.00")
         order_id = await ada.order("30.00")
@@ -19,7 +19,7 @@ async def test_a_letter_that_waited_for_its_user_goes_out_once(chorus: Stack) ->
     assert mail.subject == letter["subject"] == "Your order is paid: 30.00 EUR"
 
 
-async def test_several_letters_that_waited_all_go_out(chorus: Stack) -> None:
+async def test_several_notifications_that_waited_are_all_sent(chorus: Stack) -> None:
     async with chorus.withheld(UserRegistered, "notifications"):
         ada = await chorus.customer(deposit="100.00")
         paid, refused = await ada.order("30.00"), await ada.order("1000.00")

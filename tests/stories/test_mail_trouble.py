@@ -6,7 +6,7 @@ from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 
 
-async def test_a_letter_that_is_put_off_goes_out_once_as_soon_as_it_is_accepted(
+async def test_a_deferred_notification_is_sent_once_as_soon_as_it_is_accepted(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -27,7 +27,7 @@ async def test_a_letter_that_is_put_off_goes_out_once_as_soon_as_it_is_accepted(
     await ada.mail(1)
 
 
-async def test_a_letter_that_is_rejected_has_failed_with_the_servers_reason(chorus: Stack) -> None:
+async def test_a_rejected_notification_has_failed_with_the_servers_reason(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     chorus.refused_for_good.add(ada.addresses[0])
     with chorus.mail.refusing(ada.addresses[0], "550 5.1.1 no such mailbox"):
@@ -43,7 +43,7 @@ async def test_a_letter_that_is_rejected_has_failed_with_the_servers_reason(chor
     assert await ada.balance() == "70.00"
 
 
-async def test_while_the_mail_server_is_gone_letters_wait_and_nothing_else_does(
+async def test_while_the_mail_server_is_gone_notifications_wait_and_nothing_else_does(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")

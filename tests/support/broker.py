@@ -141,7 +141,7 @@ class Tap:
 
 def opened(message: AbstractIncomingMessage) -> Sequence[Envelope[Event]]:
     """The events in a message; a message that carries anything else is an error."""
-    found = wire.from_message(message, Event.published[message.routing_key or ""])
+    found = wire.from_message(message, Event.by_key[message.routing_key or ""])
     events = [event for event in found if isinstance(event, Envelope)]
     assert len(events) == len(found), found
     return events

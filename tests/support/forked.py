@@ -1,7 +1,7 @@
 """Services that start in moments: real processes, forked from one that has all their code loaded already.
 
 A start costs a second of a processor otherwise, nearly all of it for loading code, and the tests start services by the
-hundred. Such a process can be told where to die, by the names of `chassis/runtime/crash_points.py`.
+hundred. Such a process can be told where to die, by the names of `chassis/crash_points.py`.
 """
 
 import importlib
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chassis.runtime import crash_points as crash
+from chassis import crash_points
 from ops.main import main
 from tests.support import mutants
 from tests.support.processes import ServiceProcess
@@ -30,7 +30,7 @@ class Fork(Child):
     """Where its next life ends, as `CHORUS_CRASH_AT` says it; nowhere if empty."""
 
     def start(self, also: Mapping[str, str] | None = None) -> None:
-        environment = self._environment | {crash.VARIABLE: self.crash_at} | dict(also or {})
+        environment = self._environment | {crash_points.VARIABLE: self.crash_at} | dict(also or {})
         arguments = self._command, environment, self.log
         self._forked = _context.Process(target=_live, args=arguments, name=self.name)
         self._forked.start()
@@ -68,7 +68,7 @@ class ForkedService(ServiceProcess):
         return Fork(self.name, command, log=log, environment=environment)
 
     def launch(self, crash_at: str = "") -> None:
-        """Start it without waiting, perhaps to die at a point of `chassis/runtime/crash_points.py`."""
+        """Start it without waiting, perhaps to die at a point of `chassis/crash_points.py`."""
         self.child.crash_at = crash_at
         super().launch()
 
@@ -79,7 +79,7 @@ def _live(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
     os.dup2(1, 2)
     os.environ.clear()
     os.environ.update(environment)
-    importlib.reload(crash)  # it was loaded in a process that was not to die
+    importlib.reload(crash_points)  # it was loaded in a process that was not to die
     if mutant := os.environ.pop(mutants.VARIABLE, ""):
         mutants.mutate(mutant)
     sys.argv = ["chorus", *command]

@@ -1,4 +1,4 @@
-"""A real SMTP server in the tests' process: keeps every letter; can be slow, refuse, break off, or be gone."""
+"""An SMTP server in the tests' process: keeps every e-mail; can be slow, refuse, break off, or be gone."""
 
 import asyncio
 import contextlib
@@ -9,39 +9,39 @@ from typing import Any, Final
 from aiosmtpd import smtp
 
 from tests.support.eventually import eventually
-from tools.mail_catcher import Letter
+from tools.mail_catcher import Email
 
 OK: Final = "250 OK"
 
 BREAK_OFF: Final = "break off"
-"""As a reply: close the connection instead of saying anything."""
+"""As a reply: close the connection without a reply."""
 
 
 class MailSink:
-    """Where letters arrive. `options` are aiosmtpd's, such as `tls_context`; `ssl` encrypts from the first byte."""
+    """Keeps e-mails. `options` are aiosmtpd's, such as `tls_context`; `ssl` encrypts from the first byte."""
 
     def __init__(self, *, ssl: Any = None, **options: Any) -> None:
-        self.letters: list[Letter] = []
+        self.e_mails: list[Email] = []
         self.port = 0
         self.asked: Counter[str] = Counter()
-        """How often a letter to each address was begun."""
+        """How often RCPT was received for each address."""
         self.connections = 0
-        """How many connections there have been."""
+        """Connections since the start."""
         self._ssl = ssl
         self._options = options
         self._replies: dict[tuple[str, str], str] = {}
         self._delay = 0.0
-        self._most_letters = 0
-        self._taken: Counter[smtp.SMTP] = Counter()
+        self._most_e_mails = 0
+        self._accepted: Counter[smtp.SMTP] = Counter()
         self._server: asyncio.Server | None = None
         self._open: set[smtp.SMTP] = set()
 
-    def to(self, address: str) -> list[Letter]:
-        """The letters to an address, as they arrived."""
-        return [letter for letter in self.letters if address in letter.recipients]
+    def to(self, address: str) -> list[Email]:
+        """The e-mails to an address, in the order of arrival."""
+        return [e_mail for e_mail in self.e_mails if address in e_mail.recipients]
 
-    async def gets(self, address: str, count: int = 1, *, within: float = 30) -> list[Letter]:
-        """Wait for so many letters to an address; more are an error."""
+    async def gets(self, address: str, count: int = 1, *, within: float = 30) -> list[Email]:
+        """Wait for so many e-mails to an address; more are an error."""
 
         async def enough() -> None:
             assert len(self.to(address)) >= count
@@ -51,8 +51,8 @@ class MailSink:
         return self.to(address)
 
     @contextlib.contextmanager
-    def saying(self, reply: str, *, at: str = "RCPT", to: str = "") -> Iterator[None]:
-        """Answer so at MAIL, RCPT or DATA: to one address, or to everybody."""
+    def replying(self, reply: str, *, at: str = "RCPT", to: str = "") -> Iterator[None]:
+        """Send this reply to MAIL, RCPT or DATA: for one address, or for all."""
         self._replies[at, to] = reply
         try:
             yield
@@ -61,7 +61,7 @@ class MailSink:
 
     @contextlib.contextmanager
     def slow(self, seconds: float) -> Iterator[None]:
-        """Take so long to answer once a letter is there."""
+        """Delay the reply to each e-mail by so much."""
         self._delay = seconds
         try:
             yield
@@ -69,17 +69,17 @@ class MailSink:
             self._delay = 0.0
 
     @contextlib.contextmanager
-    def closing_after(self, letters: int) -> Iterator[None]:
-        """Take so many letters on a connection, then close it."""
-        self._most_letters = letters
+    def closing_after(self, e_mails: int) -> Iterator[None]:
+        """Accept so many e-mails on a connection, then close it."""
+        self._most_e_mails = e_mails
         try:
             yield
         finally:
-            self._most_letters = 0
+            self._most_e_mails = 0
 
     @contextlib.asynccontextmanager
     async def gone(self) -> AsyncIterator[None]:
-        """Cut all connections and take no more in this block."""
+        """Cut all connections and accept none in this block."""
         await self.close()
         try:
             yield
@@ -118,7 +118,7 @@ class MailSink:
             _abort(server)
         return reply
 
-    # What aiosmtpd calls.
+    # Handlers that aiosmtpd calls.
 
     async def handle_EHLO(  # noqa: N802
         self,
@@ -126,10 +126,10 @@ class MailSink:
         session: smtp.Session,
         _envelope: smtp.Envelope,
         name: str,
-        answer: list[str],
+        lines: list[str],
     ) -> list[str]:
         session.host_name = name
-        return ["250-PIPELINING", *answer]
+        return ["250-PIPELINING", *lines]
 
     async def handle_MAIL(  # noqa: N802
         self,
@@ -139,7 +139,7 @@ class MailSink:
         address: str,
         _options: list[str],
     ) -> str:
-        if 0 < self._most_letters <= self._taken[server]:
+        if 0 < self._most_e_mails <= self._accepted[server]:
             asyncio.get_running_loop().call_soon(_abort, server)
             return "421 enough for now"
         reply = self._reply(server, "MAIL", "")
@@ -165,9 +165,9 @@ class MailSink:
         self, server: smtp.SMTP, _session: smtp.Session, envelope: smtp.Envelope
     ) -> str:
         reply = self._reply(server, "DATA", envelope.rcpt_tos[0])
-        if reply in {OK, BREAK_OFF}:  # a server may break off when it has the letter
-            self.letters.append(Letter(envelope))
-            self._taken[server] += 1
+        if reply in {OK, BREAK_OFF}:  # a server may break off when it has the e-mail
+            self.e_mails.append(Email(envelope))
+            self._accepted[server] += 1
         await asyncio.sleep(self._delay)
         return reply
 

@@ -1,4 +1,4 @@
-"""Notifications as processes: what they hear, their letters, and the mail server that gets these."""
+"""Notifications as processes: their events, their database, and their mail server."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +17,7 @@ from tests.support.processes import ServiceProcess
 
 
 class Mailing:
-    """Notifications' database and broker, as an administrator sees them, and a mail server."""
+    """The database and the broker of notifications, with an administrator's rights, and a mail server."""
 
     def __init__(self, installation: Installation, broker: Broker, sink: MailSink) -> None:
         self.installation = installation
@@ -26,7 +26,7 @@ class Mailing:
         self.settings = {"CHORUS_SMTP_PORT": str(sink.port)}
 
     async def rows(self, sql: str) -> list[asyncpg.Record]:
-        """What a statement finds in notifications' database."""
+        """The rows that a statement returns."""
         connection = await asyncpg.connect(self.installation.database_admin_url("notifications"))
         try:
             found: list[asyncpg.Record] = await connection.fetch(sql)
@@ -34,14 +34,14 @@ class Mailing:
         finally:
             await connection.close()
 
-    async def hears_of(self, count: int, users: list[UserState]) -> None:
-        """News of users and of so many paid orders of theirs."""
+    async def publish(self, count: int, users: list[UserState]) -> None:
+        """Publish the registration of users, and so many paid orders of theirs."""
         events: list[Event] = [UserRegistered(user=user) for user in users]
         events += [payment_succeeded(an_order(user=users[n % len(users)])) for n in range(count)]
         await self.broker.publish(*events, as_batch=True)
 
     async def all_sent(self, count: int, *, within: float = 60) -> None:
-        """Wait until there are so many letters, and each is recorded as sent."""
+        """Wait until there are so many notifications, and all are sent."""
 
         async def so() -> None:
             by_status = await self.rows("SELECT status, count(*) FROM notifications GROUP BY 1")
@@ -50,19 +50,19 @@ class Mailing:
         await eventually(so, within=within)
 
     def copies(self) -> int:
-        """How many letters arrived beside the first of each."""
-        ids = [letter.message["Message-ID"] for letter in self.sink.letters]
+        """E-mails beyond the first with the same Message-ID."""
+        ids = [e_mail.message["Message-ID"] for e_mail in self.sink.e_mails]
         return len(ids) - len(set(ids))
 
 
 async def logged(process: ServiceProcess, what: str) -> bool:
-    """Whether it stands in a process's log by now."""
+    """Whether a process's log contains this text."""
     return what in process.log
 
 
 @asynccontextmanager
 async def mailing(install_chorus: Install, name: str, sink: MailSink) -> AsyncIterator[Mailing]:
-    """Notifications, installed, with a mail server that is open until the end of the block."""
+    """An installation of notifications, with a mail server that is open until the end of the block."""
     installation = await install_chorus(name, "notifications")
     broker = Broker(installation.amqp_admin_url)
     async with AsyncExitStack() as stack:

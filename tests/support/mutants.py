@@ -10,7 +10,7 @@ from uuid import UUID
 
 from chassis.database.tables import Statements
 from chassis.database.transaction import Transaction
-from chassis.messaging import consumer, outbox
+from chassis.messaging import consumer, outbox, relay
 from chassis.messaging.consumer import Consumer
 from chassis.messaging.publisher import Publication, Publisher
 
@@ -57,19 +57,19 @@ def relay_by_last_id() -> None:
     last: dict[object, UUID] = {}
 
     async def take(tx: Transaction, limit: int) -> list[outbox.Row]:
-        relay = asyncio.current_task()
+        task = asyncio.current_task()
         records = await tx.fetch(
             "DELETE FROM outbox WHERE id = ANY(ARRAY(SELECT id FROM outbox WHERE id > $1 ORDER BY id LIMIT $2))"
             f" RETURNING {', '.join(outbox.Row._fields)}",
-            last.get(relay, UUID(int=0)),
+            last.get(task, UUID(int=0)),
             limit,
         )
         rows = sorted(outbox.Row(*record.values()) for record in records)
         if rows:
-            last[relay] = rows[-1].id
+            last[task] = rows[-1].id
         return rows
 
-    outbox.take = take
+    relay.take = take
 
 
 def no_version_guard() -> None:

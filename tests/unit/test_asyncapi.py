@@ -1,4 +1,4 @@
-"""What the AsyncAPI documents promise about themselves: valid, complete, and true to the bus."""
+"""The AsyncAPI documents that the services serve: valid, complete, and true to what travels over the broker."""
 
 import importlib
 import json
@@ -12,13 +12,17 @@ import aio_pika
 import httpx
 import jsonschema_rs
 import pytest
+from fastapi import FastAPI
 
 from apps import SERVICES
 from chassis.messaging import message as wire
 from chassis.messaging.dead_letters import with_reason
+from chassis.runtime.telemetry import Telemetry
+from chassis.web import documents, problems
 from events.base import Envelope, Event
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
-from tools.asyncapi.document import Described, asyncapi
+from tools.documents.asyncapi import asyncapi
+from tools.documents.page import page
 
 Document = dict[str, Any]
 
@@ -30,10 +34,21 @@ def official() -> jsonschema_rs.Validator:
     return jsonschema_rs.validator_for(json.loads(SCHEMA.read_text()))
 
 
+def application(service: str, package: str | None) -> FastAPI:
+    """An application that has nothing but the documents of a service."""
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(Telemetry)
+    problems.install(app)
+    app.include_router(documents.router(service, package))
+    return app
+
+
+def served(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+
+
 async def fetched(service: str, path: str) -> httpx.Response:
-    app = importlib.import_module(f"apps.{service}.main").app
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+    async with served(importlib.import_module(f"apps.{service}.main").app) as http:
         return await http.get(path)
 
 
@@ -89,7 +104,7 @@ def test_every_reference_leads_somewhere(document: Document) -> None:
         assert at(document, reference) is not None
 
 
-def test_a_service_hears_what_the_topology_says(document: Document) -> None:
+def test_a_service_receives_what_it_subscribes_to(document: Document) -> None:
     service = service_of(document)
     operations = [op for op in document["operations"].values() if op["action"] == "receive"]
     received = {
@@ -98,11 +113,29 @@ def test_a_service_hears_what_the_topology_says(document: Document) -> None:
     assert received == {kind.__name__ for kind in SUBSCRIPTIONS[service]}
 
 
-def test_a_service_says_every_event_of_its_exchange(document: Document) -> None:
+def test_a_service_publishes_every_event_of_its_exchange(document: Document) -> None:
     service = service_of(document)
-    said = {id.removeprefix("say") for id in document["operations"] if id.startswith("say")}
-    events = Event.published.values()
-    assert said == {kind.__name__ for kind in events if kind.exchange == service}
+    operations = document["operations"]
+    published = {id.removeprefix("publish") for id in operations if id.startswith("publish")}
+    events = Event.by_key.values()
+    assert published == {kind.__name__ for kind in events if kind.exchange == service}
+
+
+def test_a_published_event_names_its_consumers_and_a_received_one_its_publisher(
+    document: Document,
+) -> None:
+    kinds = {kind.__name__: kind for kind in Event.by_key.values()}
+    for id, operation in document["operations"].items():
+        if id.startswith("publish"):
+            kind = kinds[id.removeprefix("publish")]
+            consumers = [name for name, kinds in SUBSCRIPTIONS.items() if kind in kinds]
+            assert operation["title"] == f"Publishes {kind.__name__}"
+            assert operation["x-consumed-by"] == consumers
+        elif id.startswith("receive"):
+            kind = kinds[id.removeprefix("receive")]
+            assert operation["title"] == f"Receives {kind.__name__}"
+            assert operation["x-published-by"] == kind.exchange
+        assert operation["summary"], id
 
 
 def test_the_queues_are_those_of_the_topology(document: Document) -> None:
@@ -121,7 +154,7 @@ def test_the_queues_are_those_of_the_topology(document: Document) -> None:
 def test_every_event_is_described_alone_and_in_a_batch(document: Document) -> None:
     messages = document["components"]["messages"]
     for name, alone in messages.items():
-        if name == "Parked" or name.endswith("Batch"):
+        if name == "DeadLetter" or name.endswith("Batch"):
             continue
         batch = messages[f"{name}Batch"]
         assert alone["contentType"] == "application/json"
@@ -140,8 +173,8 @@ def test_examples_fit_their_schemas(document: Document) -> None:
             fits(document, message["headers"], example["headers"])
 
 
-def test_examples_can_be_heard(document: Document) -> None:
-    kinds = {kind.__name__: kind for kind in Event.published.values()}
+def test_examples_can_be_consumed(document: Document) -> None:
+    kinds = {kind.__name__: kind for kind in Event.by_key.values()}
     for name, message in document["components"]["messages"].items():
         for example in message.get("examples", ()):
             kind = kinds[name.removesuffix("Batch")]
@@ -156,36 +189,56 @@ def test_examples_can_be_heard(document: Document) -> None:
             assert all(isinstance(one, Envelope) for one in received)
 
 
-def test_headers_are_those_that_the_bus_writes(document: Document) -> None:
+def test_headers_are_those_that_are_published(document: Document) -> None:
     for message in document["components"]["messages"].values():
         for example in message.get("examples", ()):
             assert set(example["headers"]) == set(message["headers"]["properties"])
 
 
-def test_a_parked_message_has_the_headers_that_are_described(document: Document) -> None:
+def test_a_dead_letter_has_the_headers_that_are_described(document: Document) -> None:
     dead_letter = with_reason(
         aio_pika.Message(b""), queue="q", exchange="e", key="k", error=ValueError("no"), attempts=1
     )
-    described = document["components"]["messages"]["Parked"]["headers"]
+    described = document["components"]["messages"]["DeadLetter"]["headers"]
     assert set(dead_letter.headers) == set(described["properties"])
     fits(document, described, dict(dead_letter.headers))
 
 
-def test_the_login_of_the_broker_is_not_told() -> None:
-    url = "amqp://billing:s3cret@mq.example:5673/shop"
-    document = asyncapi(Described("billing", "", {}, url))
-    assert "s3cret" not in json.dumps(document)
-    assert document["servers"]["broker"]["host"] == "mq.example:5673"
-    assert "`shop`" in document["servers"]["broker"]["description"]
+async def test_the_broker_s_address_is_shown_without_the_login(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first, second = "mq.example:5673", "other.example"
+    url = f"amqp://billing:s3cret@{first}/sh%22o%3Cp,amqp://billing:s3cret@{second}/"
+    monkeypatch.setenv("CHORUS_AMQP_URL_BILLING", url)
+    async with served(application("billing", "apps.billing")) as http:
+        text = (await http.get("/asyncapi.json")).text
+        html = (await http.get("/asyncapi")).text
+    document = json.loads(text)
+    assert document["servers"]["broker"]["host"] == first
+    assert '`sh"o<p`' in document["servers"]["broker"]["description"]
+    vhosts = {
+        part["vhost"]
+        for channel in document["channels"].values()
+        for part in channel["bindings"]["amqp"].values()
+        if isinstance(part, dict)
+    }
+    assert vhosts == {'sh"o<p'}
+    assert f"amqp://{first}" in html
+    assert "sh&quot;o&lt;p" in html
+    for shown in (text, html):
+        assert "s3cret" not in shown
+        assert "__" not in shown
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_the_page_tells_every_message_and_loads_nothing_from_elsewhere(service: str) -> None:
+async def test_the_page_shows_every_message_and_loads_nothing_from_elsewhere(service: str) -> None:
     page = await fetched(service, "/asyncapi")
+    for heading in ("Publishes", "Receives", "Dead letters"):
+        assert f"<h2>{heading}</h2>" in page.text
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     document = (await fetched(service, "/asyncapi.json")).json()
     for message in document["components"]["messages"].values():
-        assert message["title"].removesuffix(", several at once") in page.text
+        assert message["title"].removesuffix(", message batch") in page.text
     for address in re.findall(r'(?:src|href|action)="([^"]*)"', page.text):
         if not address.startswith("#"):
             assert (await fetched(service, f"/{address}")).status_code == 200
@@ -194,20 +247,10 @@ async def test_the_page_tells_every_message_and_loads_nothing_from_elsewhere(ser
 
 
 def test_what_the_page_shows_is_escaped() -> None:
-    from chassis.web.documents import _templates
-    from chassis.web.pages import sections
+    def consumer() -> None:
+        """Calls <script>alert(1)</script>."""
 
-    hears = {SUBSCRIPTIONS["billing"][0]: "<script>alert(1)</script>"}
-    document = asyncapi(Described("billing", "<img src=x>", hears))
-    page = _templates().get_template("asyncapi.html")
-    html = page.render(document=document, sections=sections(document))
+    html = page(asyncapi("billing", "<img src=x>", {SUBSCRIPTIONS["billing"][0]: consumer}))
     assert "<script>" not in html
     assert "<img" not in html
     assert "&lt;script&gt;" in html
-
-
-def test_the_same_document_is_made_every_time() -> None:
-    hears = dict.fromkeys(SUBSCRIPTIONS["orders"], "")
-    first, second = (asyncapi(Described("orders", "", hears)) for _ in range(2))
-
-    assert first == second

@@ -1,4 +1,4 @@
-"""The benchmark's load, on a server of our own: how answers are read, and that nothing is lost or counted twice."""
+"""The load of the benchmark, against a server of the tests: parsing, and counting each request once."""
 
 import asyncio
 import time
@@ -7,35 +7,35 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bench.client import AnswerReader, NotUnderstoodError, post
-from bench.load import Clocked, Waiting
-from bench.sink import Conversation
+from bench.client import ResponseReader, UnsupportedResponseError, post
+from bench.load import ClosedLoop, OpenLoop
+from bench.smtp_sink import SmtpSession
 
 CREATED = b'HTTP/1.1 201 Created\r\ncontent-length: 13\r\n\r\n{"id":"quack"}'[:-1]
 REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n"
 ORDER = post("/order/create", {"totalPrice": "1.00"}, "token")
 
 Answer = Callable[[int], bytes | None]
-"""What is said to the n-th request; None hangs up."""
+"""The response to the n-th request; None closes the connection."""
 
 
-class TestAnswers:
+class TestResponseReader:
     stream = CREATED + REFUSED + CREATED
 
     @pytest.mark.parametrize("size", [1, 2, 7, 40, 1000])
-    def test_answers_are_put_together_from_pieces_of_any_size(self, size: int) -> None:
-        reader = AnswerReader()
+    def test_responses_are_parsed_from_chunks_of_any_size(self, size: int) -> None:
+        reader = ResponseReader()
         found = []
         for begin in range(0, len(self.stream), size):
             found += reader.feed(self.stream[begin : begin + size])
         assert found == [(201, b'{"id":"quack"'), (503, b""), (201, b'{"id":"quack"')]
 
-    def test_an_answer_without_content_has_no_length(self) -> None:
-        assert AnswerReader().feed(b"HTTP/1.1 204 No Content\r\n\r\n") == [(204, b"")]
+    def test_a_response_without_content_has_no_length(self) -> None:
+        assert ResponseReader().feed(b"HTTP/1.1 204 No Content\r\n\r\n") == [(204, b"")]
 
-    def test_a_body_of_unknown_length_is_not_guessed(self) -> None:
-        with pytest.raises(NotUnderstoodError):
-            AnswerReader().feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    def test_a_body_without_a_content_length_is_an_error(self) -> None:
+        with pytest.raises(UnsupportedResponseError):
+            ResponseReader().feed(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
 
     def test_a_request_is_a_post_with_a_token(self) -> None:
         head, _, body = ORDER.partition(b"\r\n\r\n")
@@ -45,26 +45,28 @@ class TestAnswers:
         assert body == b'{"totalPrice": "1.00"}'
 
 
-class TestMail:
-    letter = b"Subject: hello\r\n\r\nHello\r\n..\r\n.\r\n"
-    said = b"EHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n" + letter + b"what\r\nQUIT\r\n"
+class TestSmtpSession:
+    email = b"Subject: hello\r\n\r\nHello\r\n..\r\n.\r\n"
+    commands = (
+        b"EHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n" + email + b"what\r\nQUIT\r\n"
+    )
 
     @pytest.mark.parametrize("size", [1, 5, 1000])
-    def test_a_letter_is_taken_however_it_comes(self, size: int) -> None:
-        conversation = Conversation()
-        answers = b""
-        for begin in range(0, len(self.said), size):
-            answers += conversation.hear(self.said[begin : begin + size])
-        codes = [line[:4] for line in answers.split(b"\r\n") if line]
+    def test_an_email_is_accepted_in_chunks_of_any_size(self, size: int) -> None:
+        session = SmtpSession()
+        replies = b""
+        for begin in range(0, len(self.commands), size):
+            replies += session.feed(self.commands[begin : begin + size])
+        codes = [line[:4] for line in replies.split(b"\r\n") if line]
         assert codes == [
             b"250-", b"250-", b"250-", b"250 ", b"250 ", b"250 ", b"354 ", b"250 ", b"500 ", b"221 ",
         ]  # fmt: skip
-        assert conversation.over
+        assert session.over
 
 
 @asynccontextmanager
 async def server(answer: Answer) -> AsyncIterator[str]:
-    """Counts requests over all connections and answers each; yields its address."""
+    """Counts requests over all connections and responds to each; yields its address."""
     count = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,11 +74,11 @@ async def server(answer: Answer) -> AsyncIterator[str]:
         try:
             while True:
                 await reader.readexactly(len(ORDER))
-                said = answer(count)
+                reply = answer(count)
                 count += 1
-                if said is None:
+                if reply is None:
                     return
-                writer.write(said)
+                writer.write(reply)
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
@@ -92,62 +94,62 @@ def created(number: int) -> bytes:
     return b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-async def test_customers_who_wait_place_as_many_orders_as_asked() -> None:
+async def test_a_closed_loop_places_as_many_orders_as_requested() -> None:
     async with server(created) as url:
-        sent = await Waiting(url, [ORDER], orders=50).run(connections=4)
+        sent = await ClosedLoop(url, [ORDER], orders=50).run(connections=4)
     assert sent.statuses == {201: 50}
     assert sorted(sent.order_ids) == [f"{n:036d}" for n in range(50)]
     assert len(sent.waits) == 50
     assert min(sent.waits) >= 0
-    assert sent.begun <= min(sent.due) <= max(sent.answered) == sent.ended
+    assert sent.started <= min(sent.due) <= max(sent.answered) == sent.ended
 
 
-async def test_refusals_are_counted_and_the_connection_goes_on() -> None:
+async def test_refusals_are_counted_and_the_connection_continues() -> None:
     async with server(lambda n: REFUSED if n % 10 == 3 else created(n)) as url:
-        sent = await Waiting(url, [ORDER], orders=30).run(connections=2)
+        sent = await ClosedLoop(url, [ORDER], orders=30).run(connections=2)
     assert sent.statuses == {201: 27, 503: 3}
     assert sent.accepted == len(sent.order_ids) == 27
 
 
-async def test_a_lost_connection_comes_back_and_its_order_is_unanswered() -> None:
+async def test_a_lost_connection_reconnects_and_its_order_is_unanswered() -> None:
     async with server(lambda n: None if n == 5 else created(n)) as url:
-        sent = await Waiting(url, [ORDER], orders=30).run(connections=2)
+        sent = await ClosedLoop(url, [ORDER], orders=30).run(connections=2)
     assert sent.unanswered == 1
     assert sent.accepted == 29
 
 
-async def test_a_load_that_is_stopped_ends_with_its_last_answers() -> None:
+async def test_a_stopped_load_ends_after_the_last_responses() -> None:
     async with server(created) as url:
-        load = Waiting(url, [ORDER], orders=10_000_000)
+        load = ClosedLoop(url, [ORDER], orders=10_000_000)
         running = asyncio.create_task(load.run(connections=2))
-        while load.sent.accepted < 10:  # noqa: ASYNC110 - nobody tells
+        while load.sent.accepted < 10:  # noqa: ASYNC110 - the load has no event for it
             await asyncio.sleep(0.001)
         load.stop()
         sent = await running
     assert sent.accepted == sum(sent.statuses.values())
 
 
-async def test_orders_by_the_clock_are_all_sent_and_wait_from_when_they_were_due() -> None:
+async def test_an_open_loop_sends_all_orders_and_measures_from_when_they_were_due() -> None:
     schedule = [0.0, 0.001, 0.001, 0.02, 0.05]
     async with server(created) as url:
-        sent = await Clocked(url, [ORDER], schedule).run(connections=2)
+        sent = await OpenLoop(url, [ORDER], schedule).run(connections=2)
     assert sent.accepted == 5
-    assert sorted(due - sent.begun for due in sent.due) == pytest.approx(schedule, abs=1e-6)
+    assert sorted(due - sent.started for due in sent.due) == pytest.approx(schedule, abs=1e-6)
     assert min(sent.waits) >= 0
 
 
-async def test_an_order_that_finds_no_connection_waits_for_one_and_its_wait_counts() -> None:
+async def test_the_wait_for_a_free_connection_counts() -> None:
     def slow(number: int) -> bytes:
         time.sleep(0.02)
         return created(number)
 
     async with server(slow) as url:
-        sent = await Clocked(url, [ORDER], [0.0] * 5).run(connections=1)
+        sent = await OpenLoop(url, [ORDER], [0.0] * 5).run(connections=1)
     assert sent.accepted == 5
     assert max(sent.waits) >= 5 * 0.02
 
 
-async def test_by_the_clock_what_is_not_answered_is_not_waited_for() -> None:
+async def test_an_open_loop_does_not_wait_for_unanswered_orders() -> None:
     async with server(lambda n: None if n == 1 else created(n)) as url:
-        sent = await Clocked(url, [ORDER], [0.0, 0.01, 0.02, 0.03]).run(connections=1)
+        sent = await OpenLoop(url, [ORDER], [0.0, 0.01, 0.02, 0.03]).run(connections=1)
     assert (sent.accepted, sent.unanswered) == (3, 1)

@@ -1,4 +1,4 @@
-"""What the benchmark says about rates: medians of rounds, compared round by round."""
+"""The rates of the benchmark: medians of rounds, compared round by round."""
 
 from dataclasses import replace
 
@@ -29,27 +29,27 @@ ROUNDS: Rounds = {
 }
 
 
-def test_ratios_are_those_of_one_round_and_not_of_medians() -> None:
+def test_ratios_are_computed_round_by_round() -> None:
     assert against(ROUNDS, "http_only") == Spread(median=4.0, least=2.0, most=4.0)
     assert against(ROUNDS, "http_only", sent_rate) == Spread(median=1.0, least=1.0, most=2.0)
 
 
-def test_nobody_is_compared_with_himself_or_with_who_failed() -> None:
+def test_chorus_is_not_compared_with_itself_or_with_failed_contestants() -> None:
     assert against(ROUNDS, "chorus") is None
     assert against(ROUNDS, "usual") is None
     assert times_as_fast(ROUNDS, "chorus") == ""
     assert times_as_fast({"http_only": ROUNDS["http_only"]}, "http_only") == ""
 
 
-def test_what_others_spent_on_the_machine_is_told() -> None:
+def test_the_processor_time_of_other_programs_is_shown() -> None:
     rows = {row[0]: row[1:] for row in processor(ROUNDS, "Processor time").rows}
     assert rows["orders"] == ("0.300", "0.300")
-    assert rows["together"] == ("0.600", "0.600")
-    assert rows["others on this machine"] == ("0.150", "0.150")
+    assert rows["total"] == ("0.600", "0.600")
+    assert rows["other programs"] == ("0.150", "0.150")
     assert "billing" not in rows
 
 
-def test_bars_show_medians_and_who_is_ours() -> None:
+def test_bars_show_medians_and_mark_chorus() -> None:
     ours, theirs = bars_of(ROUNDS)
     assert (ours.label, ours.value, ours.note, ours.ours) == (
         "Chorus",
@@ -60,11 +60,11 @@ def test_bars_show_medians_and_who_is_ours() -> None:
     assert (theirs.label, theirs.note, theirs.ours) == ("HTTP only", "Chorus: 4.00 x", False)
 
 
-def test_an_order_is_complete_when_it_is_settled_and_its_letter_is_written() -> None:
+def test_an_order_is_complete_when_it_is_settled_with_its_notification() -> None:
     times = Times(settled={"a": 1.0, "b": 5.0}, written={"a": 3.0, "b": 4.0}, sent={})
     assert sorted(times.complete()) == [3.0, 5.0]
 
 
-def test_a_letter_that_is_missing_is_no_figure() -> None:
+def test_a_missing_notification_is_an_error() -> None:
     with pytest.raises(KeyError):
         list(Times(settled={"a": 1.0}, written={}, sent={}).complete())

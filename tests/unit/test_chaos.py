@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from chassis.runtime.crash_points import POINTS as CRASH_POINTS
+from chassis.crash_points import POINTS as CRASH_POINTS
 from tests.chaos.schedule import CALM_SECONDS, KINDS, POINTS, schedule
 from tests.chaos.verdict import GREEN, INVALID, RED, Report
 

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from chassis.database.errors import CommitUnknownError, is_transient
 from chassis.database.group_commit import (
     BATCH_LIMIT,
     GroupCommitter,
@@ -15,7 +16,6 @@ from chassis.database.group_commit import (
     UnavailableError,
 )
 from chassis.database.transaction import Transaction
-from chassis.messaging.errors import CommitUnknownError, is_transient
 from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user

@@ -1,4 +1,4 @@
-"""A letter's bytes, read by the standard library: they say what was meant, and nothing else gets in."""
+"""MIME messages, parsed by the standard library: they contain what was composed, and nothing is injected."""
 
 import email
 import email.policy
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.notifications import mime
-from apps.notifications.mime import Sender, UnsendableError
+from apps.notifications.channels import mime
+from apps.notifications.channels.mime import Sender, UnsendableError
 
 ID = UUID("0193af00-0000-7000-8000-000000000001")
 DATE = datetime(2026, 11, 22, 13, 5, 12, tzinfo=UTC)
@@ -46,7 +46,7 @@ def part(message: EmailMessage, kind: str) -> str:
     return content.replace("\r\n", "\n")
 
 
-def test_a_letter_has_its_headers_and_both_parts() -> None:
+def test_a_message_has_its_headers_and_both_parts() -> None:
     message = read(composed("Your order is paid: 30.00 EUR"))
     assert dict(message.items()) == {
         "From": "Chorus <orders@chorus.test>",
@@ -62,12 +62,14 @@ def test_a_letter_has_its_headers_and_both_parts() -> None:
     assert kinds == ["text/plain", "text/html"]
 
 
-def test_the_same_letter_has_the_same_bytes() -> None:
+def test_the_same_content_has_the_same_bytes() -> None:
     assert composed("Привет", "Слова") == composed("Привет", "Слова")
 
 
 @given(subject=ONE_LINE, text=LINES, html=LINES)
-def test_what_was_written_is_what_is_read(subject: str, text: str, html: str) -> None:
+def test_a_composed_message_is_parsed_to_the_same_content(
+    subject: str, text: str, html: str
+) -> None:
     raw = composed(subject, text, html)
     message = read(raw)
     assert str(message["Subject"]).strip() == subject.strip()
@@ -77,7 +79,7 @@ def test_what_was_written_is_what_is_read(subject: str, text: str, html: str) ->
 
 
 @given(subject=st.text(min_size=1, max_size=200), text=st.text(max_size=500))
-def test_a_letter_travels_in_short_lines_of_ascii(subject: str, text: str) -> None:
+def test_a_message_consists_of_short_lines_of_ascii(subject: str, text: str) -> None:
     for line in composed(subject, text).split(b"\r\n"):
         assert len(line) <= 78
         assert line.isascii()
@@ -122,7 +124,7 @@ def test_a_subject_that_looks_encoded_is_taken_literally() -> None:
         "ada@x.test\0",
     ],
 )
-def test_only_one_plain_address_is_written_to(address: str) -> None:
+def test_anything_but_one_plain_address_is_unsendable(address: str) -> None:
     with pytest.raises(UnsendableError):
         mime.envelope(address)
     with pytest.raises(UnsendableError):
@@ -132,7 +134,7 @@ def test_only_one_plain_address_is_written_to(address: str) -> None:
 @pytest.mark.parametrize(
     "address", ["ada@x.test", "a.b+tag@mail.example.org", "o'hara@x.test", "a!#$%&*/=?^_`{|}~-@x.y"]
 )
-def test_addresses_as_people_have_them_are_taken(address: str) -> None:
+def test_ordinary_addresses_are_accepted(address: str) -> None:
     assert mime.envelope(address) == address.encode()
 
 
@@ -152,6 +154,6 @@ def test_the_sender_is_read_from_the_setting(setting: str, header: bytes, addres
 @pytest.mark.parametrize(
     "setting", ["", "Chorus", "a@b.test, c@d.test", "Chorus <o@c.test>\r\nBcc: e@x.test", "<>"]
 )
-def test_a_sender_that_is_no_address_is_refused_at_start(setting: str) -> None:
+def test_a_sender_that_is_not_one_address_is_refused(setting: str) -> None:
     with pytest.raises(LookupError, match="CHORUS_MAIL_FROM"):
         Sender.of(setting)

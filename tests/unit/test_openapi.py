@@ -1,6 +1,5 @@
-"""What the OpenAPI documents promise about themselves: valid, complete, with an example of everything."""
+"""The OpenAPI documents of the services: valid, complete, with an example of everything."""
 
-import importlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,9 +8,9 @@ import httpx
 import jsonschema_rs
 import pytest
 import schemathesis
-from fastapi import FastAPI
 
 from apps import SERVICES
+from tests.support.documents import committed
 from tests.unit.test_asyncapi import at, fetched, references
 
 Document = dict[str, Any]
@@ -21,8 +20,7 @@ EVERYWHERE = {"413", "415", "422", "500", "503"}
 
 @pytest.fixture(params=SERVICES)
 def document(request: pytest.FixtureRequest) -> Document:
-    app: FastAPI = importlib.import_module(f"apps.{request.param}.main").app
-    return app.openapi()
+    return committed(request.param, "openapi.json")
 
 
 def operations(document: Document) -> Iterator[tuple[str, Document]]:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError
-from chassis.messaging.errors import CommitUnknownError
 from chassis.runtime.service import create_app
 from chassis.runtime.telemetry import REQUESTS
 from chassis.web.problems import Invalid

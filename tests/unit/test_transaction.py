@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from apps.orders.models import Customer, Order
+from chassis.database.errors import CommitUnknownError
 from chassis.database.tables import statements
 from chassis.database.transaction import begin
-from chassis.messaging.errors import CommitUnknownError
 from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user, now

@@ -1,31 +1,34 @@
-"""Private PostgreSQL and RabbitMQ for machines without Docker: own ports on 127.0.0.1, own data, gone at the end.
+"""Private PostgreSQL and RabbitMQ for machines without Docker: own ports on 127.0.0.1, own data, removed at the end.
 
     with private_servers() as servers:
         servers.postgres.url, servers.rabbitmq.amqp_url, servers.rabbitmq.api_url
 
-They are the system's own programs, installed when missing (``install.py``), and share nothing with a
-server that the system runs itself.
+They run the programs of the system's packages, installed when missing (``install.py``), and share nothing with a server
+that the system runs itself.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tools.servers.folders import run_folder
 from tools.servers.install import install_missing
 from tools.servers.postgres import PrivatePostgres
 from tools.servers.rabbitmq import PrivateRabbitMQ
+from tools.servers.server import PrivateServer
 
 __all__ = [
     "PrivatePostgres",
     "PrivateRabbitMQ",
     "PrivateServers",
-    "private_postgres",
-    "private_rabbitmq",
+    "private_server",
     "private_servers",
     "running",
 ]
+
+S = TypeVar("S", bound=PrivateServer)
 
 
 @dataclass(frozen=True)
@@ -36,36 +39,28 @@ class PrivateServers:
 
 
 @contextmanager
-def private_servers(base: Path | None = None) -> Iterator[PrivateServers]:
-    """Both, in a fresh folder below `base` (the project's .chorus by default)."""
-    install_missing("postgresql", "rabbitmq")
-    with run_folder(base) as folder:
+def private_servers() -> Iterator[PrivateServers]:
+    """Both servers, with a new folder below .chorus."""
+    install_missing(PrivatePostgres.package, PrivateRabbitMQ.package)
+    with run_folder() as folder:
         servers = PrivateServers(folder, PrivatePostgres(folder), PrivateRabbitMQ(folder))
         with running(servers.rabbitmq, servers.postgres):
             yield servers
 
 
 @contextmanager
-def private_postgres(base: Path | None = None) -> Iterator[PrivatePostgres]:
-    install_missing("postgresql")
-    with run_folder(base) as folder:
-        server = PrivatePostgres(folder)
+def private_server(kind: type[S]) -> Iterator[S]:
+    """One server: `PrivatePostgres` or `PrivateRabbitMQ`."""
+    install_missing(kind.package)
+    with run_folder() as folder:
+        server = kind(folder)
         with running(server):
             yield server
 
 
 @contextmanager
-def private_rabbitmq(base: Path | None = None) -> Iterator[PrivateRabbitMQ]:
-    install_missing("rabbitmq")
-    with run_folder(base) as folder:
-        server = PrivateRabbitMQ(folder)
-        with running(server):
-            yield server
-
-
-@contextmanager
-def running(*servers: PrivatePostgres | PrivateRabbitMQ) -> Iterator[None]:
-    """Starts them side by side, and ends them with their data."""
+def running(*servers: PrivateServer) -> Iterator[None]:
+    """Start the servers in parallel, and stop them at the end."""
     with ExitStack() as cleanup:
         for server in servers:
             cleanup.callback(server.discard)

@@ -1,21 +1,20 @@
-"""Finding the servers' programs, and installing them where that is possible without asking."""
+"""Finds the programs of the servers, and installs missing ones as root on Debian."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from tools.children import CannotRun
 
-Server = Literal["postgresql", "rabbitmq"]
-_PACKAGES: dict[Server, str] = {"postgresql": "postgresql", "rabbitmq": "rabbitmq-server"}
+Package = Literal["postgresql", "rabbitmq"]
+_DEBIAN: dict[Package, str] = {"postgresql": "postgresql", "rabbitmq": "rabbitmq-server"}
 _POLICY = Path("/usr/sbin/policy-rc.d")
-_NOTHING_STARTS = "#!/bin/sh\n# Written by chorus while it installs packages.\nexit 101\n"
+_NO_STARTS = "#!/bin/sh\n# Written by chorus while it installs packages.\nexit 101\n"
 
 
 class ServersMissing(CannotRun):
@@ -23,81 +22,76 @@ class ServersMissing(CannotRun):
 
 
 def postgres_programs() -> Path:
-    """The folder with initdb and postgres, the newest if there are several."""
-    found = _postgres_programs()
-    if found is None:
-        raise ServersMissing(_advice(["postgresql"]))
-    return found
+    """The folder of initdb and postgres; the newest, if several versions are installed. Raises ServersMissing."""
+    return _find("postgresql") or _missing("postgresql")
 
 
 def rabbitmq_server() -> Path:
-    found = _rabbitmq_server()
-    if found is None:
-        raise ServersMissing(_advice(["rabbitmq"]))
-    return found
+    """The program that starts RabbitMQ. Raises ServersMissing."""
+    return _find("rabbitmq") or _missing("rabbitmq")
 
 
-def _postgres_programs() -> Path | None:
-    places = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/").glob("usr/pgsql-*/bin")]
-    places.sort(
-        key=lambda place: int("".join(filter(str.isdigit, place.parent.name)) or 0), reverse=True
-    )
-    on_path = shutil.which("initdb")
-    if on_path:
-        places.append(Path(on_path).resolve().parent)
-    return next(
-        (
-            place
-            for place in places
-            if (place / "initdb").exists() and (place / "postgres").exists()
-        ),
-        None,
-    )
+def _find(package: Package) -> Path | None:
+    if package == "rabbitmq":
+        # Debian's command requires the system's account and folders. The program that it calls does not.
+        found = Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), _on_path("rabbitmq-server")
+        return next((program for program in found if program and program.exists()), None)
+    installed = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/usr").glob("pgsql-*/bin")]
+    installed.sort(key=lambda folder: -int(re.sub(r"\D", "", folder.parent.name) or 0))
+    if initdb := _on_path("initdb"):
+        installed.append(initdb.resolve().parent)
+    programs = ("initdb", "postgres")
+    return next((f for f in installed if all((f / name).exists() for name in programs)), None)
 
 
-def _rabbitmq_server() -> Path | None:
-    # Debian's own command insists on the system's account and folders; the program behind it does not.
-    direct = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-    on_path = shutil.which("rabbitmq-server")
-    return direct if direct.exists() else Path(on_path) if on_path else None
+def _on_path(program: str) -> Path | None:
+    found = shutil.which(program)
+    return Path(found) if found else None
 
 
-def install_missing(*servers: Server) -> None:
-    """Installs by apt what is missing of these, if we are root on Debian; raises ServersMissing with advice if not."""
-    present = {"postgresql": _postgres_programs, "rabbitmq": _rabbitmq_server}
-    missing = [server for server in servers if present[server]() is None]
-    if not missing:
-        return
-    if not may_install():
-        raise ServersMissing(_advice(missing))
-    install_packages(*(_PACKAGES[server] for server in missing))
+def install_missing(*packages: Package) -> None:
+    """Install by apt-get what is missing of these, as root on Debian. Elsewhere raises ServersMissing with advice."""
+    missing = [package for package in packages if _find(package) is None]
+    if missing and not may_install():
+        _missing(*missing)
+    if missing:
+        install_packages(*(_DEBIAN[package] for package in missing))
 
 
 def may_install() -> bool:
-    """Whether packages can be installed without asking: as root, on Debian."""
+    """Whether packages can be installed without a question: as root, on Debian."""
     debian = Path("/etc/debian_version").exists() and shutil.which("apt-get") is not None
     return os.geteuid() == 0 and debian
 
 
 def install_packages(*packages: str) -> None:
-    """Installs packages by apt; no server in them starts, now or at boot. Raises ServersMissing."""
+    """Install packages by apt-get. Their servers are not started, now or at boot. Raises ServersMissing."""
     print(
-        f"Installing {' and '.join(packages)} by apt-get: a minute or so.",
+        f"Installing {' and '.join(packages)} with apt-get. This takes about a minute.",
         file=sys.stderr,
-        flush=True,
     )
     _apt_get("update")
-    with _nothing_starts():
+    # While this policy exists, Debian starts no server that it installs: it would take the usual port.
+    before = _POLICY.read_bytes() if _POLICY.exists() else None
+    _POLICY.write_text(_NO_STARTS)
+    _POLICY.chmod(0o755)
+    try:
         _apt_get("install", "-y", "--no-install-recommends", *packages)
-    _not_at_boot(packages)
+    finally:
+        if before is None:
+            _POLICY.unlink()
+        else:
+            _POLICY.write_bytes(before)
+    if Path("/run/systemd/system").exists():
+        subprocess.run(["systemctl", "disable", *packages], check=False, capture_output=True)
 
 
-def _advice(missing: list[Server]) -> str:
-    packages = " ".join(_PACKAGES[server] for server in missing)
-    return (
+def _missing(*missing: Package) -> NoReturn:
+    packages = " ".join(_DEBIAN[package] for package in missing)
+    raise ServersMissing(
         f"Not installed here: {', '.join(missing)}. As root on Debian or Ubuntu: apt-get install {packages}\n"
-        "(Chorus runs private servers of its own with these programs; the ones that the package starts may be\n"
-        f"stopped: systemctl disable --now {packages}.) With a running Docker nothing of this is needed."
+        "(Chorus runs private servers with these programs. The servers that the packages start can be stopped:\n"
+        f"systemctl disable --now {packages}.) With Docker running, nothing has to be installed."
     )
 
 
@@ -111,30 +105,9 @@ def _apt_get(*arguments: str) -> None:
         output, _ = process.communicate()
     except (
         BaseException
-    ):  # Ctrl-C: a half-installed package is worse than the seconds that apt takes to stop
+    ):  # Ctrl-C: let apt-get finish its step, so that no package stays half-installed
         process.send_signal(signal.SIGINT)
         process.communicate()
         raise
     if process.returncode:
         raise ServersMissing(f"apt-get {' '.join(arguments)} failed:\n{output[-4000:]}")
-
-
-@contextmanager
-def _nothing_starts() -> Iterator[None]:
-    """A server that is being installed must not start by itself on its usual port: Debian asks this file."""
-    before = _POLICY.read_bytes() if _POLICY.exists() else None
-    _POLICY.write_text(_NOTHING_STARTS)
-    _POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        if before is None:
-            _POLICY.unlink()
-        else:
-            _POLICY.write_bytes(before)
-
-
-def _not_at_boot(packages: Sequence[str]) -> None:
-    """Nor must it start with the machine: we only want its programs."""
-    if Path("/run/systemd/system").exists():
-        subprocess.run(["systemctl", "disable", *packages], check=False, capture_output=True)

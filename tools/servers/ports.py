@@ -3,8 +3,8 @@
 import random
 import socket
 
-# Below the range that clients' own ports are taken from (32768 and up on Linux): there, a client that keeps
-# trying a dead server's port may be given that very port for itself and then hold a conversation with itself.
+# Below the ephemeral ports (32768 and up on Linux). A client that reconnects to a stopped server on an ephemeral port
+# may get that port as its own local port, and then connect to itself.
 _PRIVATE = range(20_000, 30_000)
 
 
@@ -20,10 +20,10 @@ def is_free(port: int) -> bool:
 
 
 def private_port() -> int:
-    """A free port that nobody would look for."""
+    """A free port outside of the usual ones."""
     return next(port for port in random.sample(_PRIVATE, len(_PRIVATE)) if is_free(port))
 
 
 def port_near(usual: int) -> int:
-    """The usual port, or the next free one ten further, twenty further, ..."""
+    """The usual port; if it is in use, the first free one at a distance of 10, 20, ..."""
     return next(port for port in range(usual, 65_536, 10) if is_free(port))

@@ -3,88 +3,52 @@
 import os
 import secrets
 import signal
-import subprocess
 from pathlib import Path
 
-from tools.children import Child, ChildFailed
-from tools.servers.accounts import folder_for, give, unprivileged
 from tools.servers.install import postgres_programs
-from tools.servers.ports import private_port
+from tools.servers.server import PrivateServer
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    "max_connections": "300",  # parallel tests, each with services of its own
+    "max_connections": "300",  # parallel tests, each with its own services
 }
+# --no-sync: an empty database has nothing to lose. The server itself syncs.
+_INITDB = (
+    "--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync",
+)  # fmt: skip
 
 
-class PrivatePostgres:
+class PrivatePostgres(PrivateServer):
+    package = "postgresql"
+    account_name = "postgres"
+    ready_seconds = 60
+
     def __init__(self, folder: Path) -> None:
-        self._account = unprivileged("postgres")
-        self._folder = folder_for(self._account, folder / "postgres")
+        super().__init__(folder)
         self._data = self._folder / "data"
         self._password = secrets.token_hex(12)
-        self.port = private_port()
         self.url = f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
-        options = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": self.port}.items()]
-        self.process = Child(
-            "PostgreSQL",
-            [postgres_programs() / "postgres", "-D", self._data, *options],
-            log=folder / "postgres.log",
-            environment=self._environment(),
-            folder=self._folder,
-            account=self._account,
-            stop_with=signal.SIGINT,  # "fast": open connections are cut off
-            orphaned=signal.SIGQUIT,  # "immediate": unlike SIGKILL it leaves no shared memory behind
-        )
-
-    def _environment(self) -> dict[str, str]:
-        return {
+        self.environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self._folder),
             "LC_ALL": "C",
             "TZ": "UTC",
         }
-
-    def start(self) -> None:
-        self.launch()
-        self.wait()
+        options = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": self.port}.items()]
+        self.process = self._child(
+            "PostgreSQL",
+            [postgres_programs() / "postgres", "-D", self._data, *options],
+            stop_with=signal.SIGINT,  # "fast": closes open connections
+            orphaned=signal.SIGQUIT,  # "immediate": unlike SIGKILL it releases the shared memory
+        )
 
     def launch(self) -> None:
-        """Starts it, on the data it had if it ran before, without waiting until it answers."""
         if not self._data.exists():
-            self._make_data()
+            password = f"--pwfile={self._write('password', self._password)}"
+            initdb = postgres_programs() / "initdb"
+            self._child("initdb", [initdb, "-D", self._data, password, *_INITDB]).run(within=120)
         self.process.start()
-
-    def _make_data(self) -> None:
-        password = give(self._account, self._folder / "password", self._password)
-        # --no-sync: of an empty database nothing can be lost. The server itself syncs.
-        options = [
-            "--username=postgres",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--no-locale",
-            "--no-sync",
-        ]
-        account = self._account
-        made = subprocess.run(
-            [postgres_programs() / "initdb", "-D", self._data, f"--pwfile={password}", *options],
-            env=self._environment(),
-            cwd=self._folder,
-            user=account.pw_uid if account else None,
-            group=account.pw_gid if account else None,
-            extra_groups=[] if account else None,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        if made.returncode:
-            raise ChildFailed(
-                f"initdb ended with status {made.returncode}\n{made.stdout}{made.stderr}"
-            )
-
-    def wait(self) -> None:
-        self.process.wait_until(self._is_ready, within=60)
 
     def _is_ready(self) -> bool:
         try:
@@ -93,14 +57,7 @@ class PrivatePostgres:
             return False
         return len(state) > 7 and state[0] == str(self.process.pid) and state[7].strip() == "ready"
 
-    def stop(self) -> None:
-        self.process.stop()
-
-    def kill(self) -> None:
-        self.process.kill()
-
     def discard(self) -> None:
-        """Ends it as quickly as can be: the data is of no more use."""
         if self.process.running:
             os.kill(self.process.pid, signal.SIGQUIT)
         self.process.stop(within=5)

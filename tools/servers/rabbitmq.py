@@ -3,16 +3,14 @@
 import os
 import secrets
 import signal
-import subprocess
-import urllib.error
-import urllib.request
-from base64 import b64encode
 from pathlib import Path
 
-from tools.children import Child
-from tools.servers.accounts import folder_for, give, unprivileged
+import httpx
+
+from tools.children import ChildFailed
 from tools.servers.install import rabbitmq_server
 from tools.servers.ports import is_free, private_port
+from tools.servers.server import PrivateServer
 
 _CONFIGURATION = """\
 listeners.tcp.1 = 127.0.0.1:{amqp}
@@ -23,9 +21,9 @@ default_pass = {password}
 log.console = true
 log.console.level = info
 log.file = false
-# In a cluster: whoever does not see most of the others stops until he does.
+# In a cluster: a node that cannot reach the majority pauses until it can.
 cluster_partition_handling = pause_minority
-# After so many seconds without a sign of life, at most a quarter more, a node counts as gone.
+# A node is considered down after so many seconds without a reply, at most a quarter more.
 net_ticktime = 8
 """
 
@@ -35,15 +33,17 @@ cluster_formation.classic_config.nodes.1 = {node}
 """
 
 
-class PrivateRabbitMQ:
+class PrivateRabbitMQ(PrivateServer):
+    package = "rabbitmq"
+    account_name = "rabbitmq"
+    ready_seconds = 90
     user = "admin"
 
     def __init__(self, folder: Path, *, joins: "PrivateRabbitMQ | None" = None) -> None:
-        """A node of its own, or one more of the cluster of a node that runs."""
-        self._account = unprivileged("rabbitmq")
-        self._folder = folder_for(self._account, folder / "rabbitmq")
+        """A node of its own, or one that joins the cluster of a running node."""
+        super().__init__(folder)
         self._joins = joins
-        self.port, self.management_port, self._peer_port = (private_port() for _ in range(3))
+        self.management_port, self._peer_port = private_port(), private_port()
         self.epmd_port: int = joins.epmd_port if joins else private_port()
         self.cookie: str = joins.cookie if joins else secrets.token_hex(16)
         self.password: str = joins.password if joins else secrets.token_hex(6)
@@ -53,24 +53,12 @@ class PrivateRabbitMQ:
         self.api_url = f"http://{login}:{self.management_port}"
         self.environment = self._environment()
         self._write_configuration()
-        self._epmd = self._child(
-            "epmd", ["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"]
-        )
-        self.process = self._child("RabbitMQ", [rabbitmq_server()])
-
-    def _child(self, name: str, command: list[str | Path]) -> Child:
-        return Child(
-            name,
-            command,
-            log=self._folder.parent / f"{name.lower()}.log",
-            environment=self.environment,
-            folder=self._folder,
-            account=self._account,
-            orphaned=signal.SIGKILL,
-        )
+        epmd = ["epmd", "-port", str(self.epmd_port), "-address", "127.0.0.1"]
+        self._epmd = self._child("epmd", epmd, orphaned=signal.SIGKILL)
+        self.process = self._child("RabbitMQ", [rabbitmq_server()], orphaned=signal.SIGKILL)
 
     def _environment(self) -> dict[str, str]:
-        """For the server, and for its command line tools: with it `rabbitmqctl` finds this node."""
+        """For the server, and for `rabbitmqctl`, which finds the node by it."""
         folder = self._folder
         return {
             "PATH": f"{rabbitmq_server().parent}:{os.environ.get('PATH', os.defpath)}",
@@ -80,7 +68,7 @@ class PrivateRabbitMQ:
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_DIST_PORT": str(self._peer_port),
-            # Two threads for files are enough, and RabbitMQ's own setting stays that none of them waits by spinning.
+            # Two threads for file access are enough. RabbitMQ's own options against busy waiting are kept.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +SDio 2",
             "RABBITMQ_CONF_ENV_FILE": str(folder / "rabbitmq-env.conf"),
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
@@ -90,7 +78,7 @@ class PrivateRabbitMQ:
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
             "RABBITMQ_PID_FILE": str(folder / "pid"),
-            # Its script then becomes the server instead of waiting for it: the process we start is the one we stop.
+            # Makes the start script replace itself with the server, so that signals reach the server.
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 
@@ -104,68 +92,38 @@ class PrivateRabbitMQ:
             "rabbitmq.conf": configuration,
             "rabbitmq-env.conf": "",
             "advanced.config": "[].\n",
-            # Shovel: the management page can then move parked messages back, and copy what the journal holds.
+            # The shovel lets the management page move dead-lettered messages back, and copy the event log.
             "enabled_plugins": "[rabbitmq_management,rabbitmq_shovel,rabbitmq_shovel_management].\n",
         }
         for name, text in files.items():
-            give(self._account, self._folder / name, text)
-        give(self._account, self._folder / ".erlang.cookie", self.cookie, mode=0o400)
-
-    def start(self) -> None:
-        self.launch()
-        self.wait()
+            self._write(name, text)
+        self._write(".erlang.cookie", self.cookie, mode=0o400)
 
     def launch(self) -> None:
-        """Starts it, on the data it had if it ran before, without waiting until it answers."""
         if not self._epmd.running:
             self._epmd.start()
             self._epmd.wait_until(lambda: not is_free(self.epmd_port), within=10)
         self.process.start()
 
-    def wait(self) -> None:
-        self.process.wait_until(self._is_ready, within=90)
-
     def _is_ready(self) -> bool:
-        login = b64encode(f"{self.user}:{self.password}".encode()).decode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.management_port}/api/overview",
-            headers={"Authorization": f"Basic {login}"},
-        )
+        if is_free(self.port):
+            return False
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-                request, timeout=2
-            ) as answer:
-                return bool(answer.status == 200) and not is_free(self.port)
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            overview = f"{self.api_url}/api/overview"
+            return httpx.get(overview, timeout=2, trust_env=False).is_success
+        except httpx.TransportError:
             return False
 
     def control(self, *arguments: str) -> int:
-        """Run `rabbitmqctl`; its exit status. 1 if it takes longer than 30 s."""
-        account = self._account
+        """Run `rabbitmqctl` and return its exit status, which is not 0 if it takes longer than 30 s."""
+        program = rabbitmq_server().parent / "rabbitmqctl"
+        child = self._child("rabbitmqctl", [program, *arguments])
         try:
-            return subprocess.run(
-                [rabbitmq_server().parent / "rabbitmqctl", *arguments],
-                env=self.environment,
-                cwd=self._folder,
-                user=account.pw_uid if account else None,
-                group=account.pw_gid if account else None,
-                extra_groups=[] if account else None,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=30,
-                check=False,
-            ).returncode
-        except subprocess.TimeoutExpired:
-            return 1
-
-    def stop(self) -> None:
-        self.process.stop()
-
-    def kill(self) -> None:
-        self.process.kill()
+            child.run(within=30)
+        except ChildFailed:
+            return child.exit_status or 1
+        return 0
 
     def discard(self) -> None:
-        """Ends it as quickly as can be: the data is of no more use."""
         self.process.kill()
         self._epmd.kill()

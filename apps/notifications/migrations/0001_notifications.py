@@ -1,4 +1,4 @@
-"""Letters, recipients, and the tables that every service has."""
+"""Notifications, recipients, and the tables that every service has."""
 
 from chassis.database.migrations import chassis_0001, grant, run
 
@@ -18,6 +18,7 @@ CREATE TABLE notifications (
     user_id uuid NOT NULL,
     order_id uuid,
     kind varchar NOT NULL CHECK (kind IN ('joy', 'sorrow', 'refund', 'message')),
+    channel varchar NOT NULL DEFAULT 'email',
     reason varchar,
     amount bigint CHECK (amount > 0),
     balance bigint CHECK (balance >= 0),
@@ -40,7 +41,7 @@ CREATE TABLE notifications (
     CHECK (status <> 'pending' OR due_at IS NOT NULL),
     CHECK ((status = 'sent') = (sent_at IS NOT NULL))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
-CREATE UNIQUE INDEX notifications_once ON notifications (order_id, kind) WHERE order_id IS NOT NULL;
+CREATE UNIQUE INDEX notifications_once ON notifications (order_id, kind, channel) WHERE order_id IS NOT NULL;
 CREATE INDEX notifications_of_user ON notifications (user_id, id DESC);
 CREATE INDEX notifications_open ON notifications (due_at) WHERE status IN ('waiting', 'pending');
 CREATE INDEX notifications_waiting ON notifications (user_id) WHERE status = 'waiting';

@@ -1,30 +1,32 @@
-"""Notifications, over HTTP only: writes the letters that orders asks for.
+"""Notifications, over HTTP only: stores the notifications that orders requests.
 
-It has accepted a letter once that is stored, and answers 503 if users, who knows the address, does not answer; then
-orders asks again.
+The response follows after the notification is stored. It is 503 if users, which owns the address, is unavailable;
+orders then retries.
 """
 
 from fastapi import APIRouter, Request
 
 from bench.baselines.common import cause_of, create_app, service_of
-from bench.baselines.parts import keys, letters
-from bench.baselines.parts.callees import CalleeAwayError, callees
-from bench.baselines.parts.documents import LetterWish
+from bench.baselines.parts import keys, notifications
 from bench.baselines.parts.mailer import sending
+from bench.baselines.parts.messages import NotificationRequest
+from bench.baselines.parts.services import ServiceUnavailableError, services
 from chassis.web.problems import Unavailable
 
 internal = APIRouter(prefix="/internal")
 
 
-@internal.post("/letter", status_code=204)
-async def write_letter(request: Request) -> None:
-    """Write a letter about what was decided; asked again, it stays as it is."""
-    wish = LetterWish.model_validate_json(await request.body())
+@internal.post("/notification", status_code=204)
+async def write_notification(request: Request) -> None:
+    """Store the notification about a decision. Idempotent."""
+    wanted = NotificationRequest.model_validate_json(await request.body())
     pool = service_of(request).database.pool
     try:
-        await letters.write(pool, wish.order, wish.decision, cause_of(request))
-    except CalleeAwayError as error:
+        await notifications.write(pool, wanted.order, wanted.decision, cause_of(request))
+    except ServiceUnavailableError as error:
         raise Unavailable(str(error)) from None
 
 
-app = create_app("notifications", [letters.router, internal], [callees.open, keys.fetched, sending])
+app = create_app(
+    "notifications", [notifications.router, internal], [services.open, keys.refreshing, sending]
+)

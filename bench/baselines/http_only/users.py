@@ -2,6 +2,8 @@
 
 from bench.baselines.common import create_app
 from bench.baselines.parts import keys, users
-from bench.baselines.parts.callees import callees
+from bench.baselines.parts.services import services
 
-app = create_app("users", [users.router, users.internal, keys.router], [callees.open, keys.kept])
+app = create_app(
+    "users", [users.router, users.internal, keys.router], [services.open, keys.rotating]
+)

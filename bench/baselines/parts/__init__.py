@@ -1,5 +1,5 @@
-"""What services of several baselines are made of.
+"""What several baselines use.
 
-`users`, `billing`, `orders` and `letters` are for services that call each other, through `callees`, and work on plain
-asyncpg connections, with the statements of `sql` and `once`. The usual build takes only `keys` and `mailer`.
+`users`, `billing`, `orders` and `notifications` are for services that call each other by `services`. They work on plain
+asyncpg connections, with the statements of `sql` and `idempotency`. The usual build uses only `keys` and `mailer`.
 """

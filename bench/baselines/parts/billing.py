@@ -1,7 +1,6 @@
-"""Billing, for services that call each other. A debit is one statement, and so one transaction and one round trip.
+"""Billing, for services that call each other. A debit is one statement: one transaction and one round trip.
 
-An order is decided once, however often it is asked for: by the primary key of `charges`. So who has got no answer may
-ask again.
+An order is decided once, by the primary key of `charges`. So a caller without a response may retry.
 """
 
 from datetime import UTC, datetime
@@ -15,8 +14,8 @@ from apps.billing.models import REVENUE, Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
 from bench.baselines.common import service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.documents import Decision
-from bench.baselines.parts.once import Connection, Once, answered
+from bench.baselines.parts.idempotency import Connection, OptionalKey, respond_once
+from bench.baselines.parts.messages import Decision
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.web.auth import OwnerId
@@ -56,8 +55,9 @@ WITH account AS (
 )
 SELECT * FROM charge
 """
-"""`Account.charge` as one statement. The account is locked before anything is looked at, so the balance that a refusal
-records is the one that was too low. No row comes back if the order is decided already, or if there is no account."""
+"""`Account.charge` as one statement. The account is locked before it is read, so a rejection records the balance that
+was
+too low. It returns no row if the order is decided already, or if there is no account."""
 
 router = APIRouter(prefix="/account", route_class=StrictRoute)
 internal = APIRouter(prefix="/internal")
@@ -65,7 +65,7 @@ internal = APIRouter(prefix="/internal")
 
 @router.get("/{userId}")
 async def view_account(user_id: OwnerId, request: Request) -> AccountView:
-    """A user's account. It is opened by registration or by first use."""
+    """The account of a user. It is opened by the registration or the first use."""
     pool = service_of(request).database.pool
     record = await pool.fetchrow(sql.select(Account, "user_id"), user_id)
     if record is None:
@@ -75,19 +75,27 @@ async def view_account(user_id: OwnerId, request: Request) -> AccountView:
 
 
 @router.post("/{userId}/deposit", status_code=201)
-async def deposit(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
-    """Put money in."""
+async def deposit(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
+    """Deposit money."""
     return await _moved(request, user_id, "deposit", body.amount, key)
 
 
 @router.post("/{userId}/withdraw", status_code=201)
-async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
-    """Take money out, if it is there."""
+async def withdraw(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
+    """Withdraw money, up to the balance."""
     return await _moved(request, user_id, "withdraw", body.amount, key)
 
 
 async def _moved(
-    request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
+    request: Request,
+    user_id: UUID,
+    what: Literal["deposit", "withdraw"],
+    amount: int,
+    key: OptionalKey,
 ) -> Response:
     async def work(connection: Connection) -> StoredResponse:
         account = await _locked(connection, user_id)
@@ -98,7 +106,7 @@ async def _moved(
             await connection.execute(sql.insert(Transfer), *sql.values(result))
         return rendering(ReceiptView.of, 201, None)(request.scope["path"], result)
 
-    return await answered(request, key, work)
+    return await respond_once(request, key, work)
 
 
 async def _locked(connection: Connection, user_id: UUID) -> Account:
@@ -116,13 +124,13 @@ async def _open(database: Pool | Connection, user_id: UUID) -> None:
 
 @internal.post("/account/{user_id}", status_code=204)
 async def open_account(user_id: UUID, request: Request) -> None:
-    """A user has registered."""
+    """Open the account of a new user."""
     await _open(service_of(request).database.pool, user_id)
 
 
 @internal.post("/charge")
 async def charge_order(request: Request) -> Response:
-    """Debit an order, or refuse; asked again, the same answer."""
+    """Debit an order or reject it. Idempotent."""
     pool = service_of(request).database.pool
     order = OrderState.model_validate_json(await request.body())
     record = await _decided(pool, order)
@@ -142,7 +150,7 @@ async def _decided(pool: Pool, order: OrderState) -> Any:
 
 @internal.get("/charge/{order_id}")
 async def view_charge(order_id: UUID, request: Request) -> Response:
-    """What was decided about an order."""
+    """The decision about an order."""
     pool = service_of(request).database.pool
     record = await pool.fetchrow(sql.select(Charge, "order_id"), order_id)
     if record is None:

@@ -1,8 +1,8 @@
-"""The mailer of all baselines: sends letters that are due, over connections to the mail server that are kept.
+"""The mailer of all baselines: sends due notifications over persistent connections to the mail server.
 
-Letters come out of the table with a lease, several at a time, and go side by side over a few connections; what the
-server says to each is recorded by a statement of its own. While there is no mail server, nothing is taken, and
-nobody is disturbed. A crash between sending and recording sends a letter twice.
+It leases several notifications at a time and sends them in parallel over a few connections; the reply to each is
+recorded by a statement of its own. While the mail server is unavailable, nothing is leased. A crash between sending and
+recording sends an e-mail twice.
 """
 
 import asyncio
@@ -12,113 +12,114 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Final
 
-from apps.notifications import mime
-from apps.notifications.conversation import Reply
-from apps.notifications.models import Letter
-from apps.notifications.smtp import (
+from apps.notifications.channels import ServerAwayError
+from apps.notifications.channels.email import message_of, result_of
+from apps.notifications.channels.mime import Sender, UnsendableError
+from apps.notifications.channels.smtp import (
     Connection,
     ConnectionLostError,
     MailServer,
-    ServerAwayError,
     WornConnectionError,
 )
+from apps.notifications.channels.smtp_session import Reply
+from apps.notifications.models import DeliveryResult, Notification
 from bench.baselines.common import Service, written
+from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
-from chassis.messaging.errors import is_transient
 
 CONNECTIONS: Final = 8
-TAKE_LIMIT: Final = 64
+LEASE_LIMIT: Final = 64
 LEASE_SECONDS: Final = 300.0
-"""How long letters stay with a mailer that has taken them, if it dies."""
+"""How long the lease lasts if the mailer crashes."""
 
 SEND_SECONDS: Final = 30.0
 SWEEP_SECONDS: Final = 1.0
-"""How often the table is looked at when no letter is written by this process."""
+"""The interval of the poll when this process stores no notification."""
 
-TAKE: Final = f"""
+LEASE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id IN (
     SELECT id FROM notifications WHERE status = 'pending' AND due_at <= now()
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING {", ".join(statements(Letter).columns)}
-"""  # noqa: S608 - made of our own names
+RETURNING {", ".join(statements(Notification).columns)}
+"""  # noqa: S608 - made of names in this code
 
 RECORD: Final = """
 UPDATE notifications SET status = $2, attempts = $3, due_at = $4, answer = $5, sent_at = $6
 WHERE id = $1 AND status = 'pending'
 """
-GIVE_BACK: Final = (
+RELEASE: Final = (
     "UPDATE notifications SET due_at = now() WHERE id = ANY($1::uuid[]) AND status = 'pending'"
 )
 
 
 @contextlib.asynccontextmanager
 async def sending(service: Service) -> AsyncIterator[None]:
-    """A part of notifications: letters are sent."""
+    """A part of notifications: it sends what is due."""
     service.supervisor.start("mailer", Mailer(service).run())
     yield
 
 
 class Mailer:
-    """Sends letters for as long as it runs."""
+    """Sends due notifications."""
 
     def __init__(self, service: Service) -> None:
         self._pool: Pool = service.database.pool
-        self._sender = mime.Sender.of(service.settings.mail_from)
+        self._sender = Sender.of(service.settings.mail_from)
         self._server = MailServer(service.settings, self._sender.address, self._sender.domain)
         self._connections = [self._server.connection() for _ in range(CONNECTIONS)]
 
     async def run(self) -> None:
-        """Send until cancelled. A database or mail server that is away is waited for."""
+        """Send until cancelled. Retries while the database or the mail server is unavailable."""
         try:
             while True:
                 try:
-                    sent = await self._send_what_is_due()
+                    sent = await self._send_due()
                 except Exception as error:
                     if not is_transient(error):
                         raise
                     sent = 0
-                if sent < TAKE_LIMIT:
+                if sent < LEASE_LIMIT:
                     await written.wait(SWEEP_SECONDS)
         finally:
             for connection in self._connections:
                 connection.close()
 
-    async def _send_what_is_due(self) -> int:
-        # A mail server that is away is waited for before anything is taken.
+    async def _send_due(self) -> int:
+        # Waits for the mail server before anything is leased.
         await self._server.ready(self._connections[0])
-        records = await self._pool.fetch(TAKE, TAKE_LIMIT, LEASE_SECONDS)
-        taken = [from_record(Letter, record) for record in records]
-        shares = [taken[n::CONNECTIONS] for n in range(min(CONNECTIONS, len(taken)))]
+        records = await self._pool.fetch(LEASE, LEASE_LIMIT, LEASE_SECONDS)
+        leased = [from_record(Notification, record) for record in records]
+        shares = [leased[n::CONNECTIONS] for n in range(min(CONNECTIONS, len(leased)))]
         sending = map(self._send, self._connections, shares)
         for error in await asyncio.gather(*sending, return_exceptions=True):
             if error is not None:
                 raise error
-        return len(taken)
+        return len(leased)
 
-    async def _send(self, connection: Connection, share: list[Letter]) -> None:
+    async def _send(self, connection: Connection, share: list[Notification]) -> None:
         try:
             while share:
-                await self._record(share[0], await self._reply(connection, share[0]))
+                await self._record(share[0], await self._deliver(connection, share[0]))
                 del share[0]
         except ServerAwayError as error:
             self._server.failed(connection, error)
         finally:
             if share:
-                await self._pool.execute(GIVE_BACK, [letter.id for letter in share])
+                await self._pool.execute(RELEASE, [letter.id for letter in share])
 
-    async def _record(self, letter: Letter, reply: Reply) -> None:
+    async def _record(self, letter: Notification, result: DeliveryResult) -> None:
         jitter = random.random()  # noqa: S311 - no secret
-        letter.answered(reply.code, reply.text, datetime.now(UTC), jitter)
+        letter.record(result, datetime.now(UTC), jitter)
         changes = [letter.status, letter.attempts, letter.due_at, letter.answer, letter.sent_at]
         await self._pool.execute(RECORD, letter.id, *changes)
 
-    async def _reply(self, connection: Connection, letter: Letter) -> Reply:
-        """What the server says to a letter. Raises ServerAwayError before it has come to the letter."""
+    async def _deliver(self, connection: Connection, letter: Notification) -> DeliveryResult:
+        """The result of an e-mail. Raises ServerAwayError if the server fails before it receives the e-mail."""
         try:
-            recipient, message = mime.of_letter(self._sender, letter)
-        except mime.UnsendableError as error:
-            return Reply(553, str(error))
+            recipient, message = message_of(self._sender, letter)
+        except UnsendableError as error:
+            return result_of(Reply(553, str(error)))
         while True:
             if not connection.is_open:
                 await connection.open()
@@ -128,6 +129,6 @@ class Mailer:
                 continue
             except ConnectionLostError as error:
                 self._server.failed(connection, error)
-                return Reply(0, f"the connection was lost: {error}")
+                return DeliveryResult("deferred", f"the connection was lost: {error}")
             self._server.answered()
-            return reply
+            return result_of(reply)

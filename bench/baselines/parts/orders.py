@@ -1,11 +1,11 @@
-"""Orders, for services that call each other: an order is stored, billing is asked to charge it, the outcome is stored.
+"""Orders, for services that call each other: stores an order, has billing charge it, stores the outcome.
 
-The answer to `POST /order/create` has the outcome already: 201 with the order, paid or rejected.
+The response to `POST /order/create` has the outcome already: 201 with the order, paid or rejected.
 
-**When billing does not answer**, in five seconds, the order may have been debited or not. It stays pending, and the
-request is answered with 503 and the order's id. A sweeper asks billing again, every few seconds and after every start,
-until each order is decided; billing decides an order once, so asking again is harmless. A request that is repeated
-with its Idempotency-Key goes on with the same order; one that is repeated without makes a second order.
+**If billing does not respond** within five seconds, the order may have been debited or not. It stays pending, and the
+response is 503 with the order's id. A sweeper calls billing again, every few seconds and after every start, until each
+order is decided; billing decides an order once, so this is harmless. A retry with the same Idempotency-Key continues
+the same order; one without creates a second order.
 """
 
 import asyncio
@@ -24,12 +24,19 @@ from apps.orders.models import Order
 from apps.orders.schemas import OrderBody, OrderView
 from bench.baselines.common import Service, cause_of, service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.callees import CalleeAwayError, callees
-from bench.baselines.parts.documents import Decision
-from bench.baselines.parts.once import Connection, Key, Once, Stored, claim, store
+from bench.baselines.parts.idempotency import (
+    Connection,
+    Key,
+    OptionalKey,
+    StoredKey,
+    claim,
+    store,
+)
+from bench.baselines.parts.messages import Decision
+from bench.baselines.parts.services import ServiceUnavailableError, services
+from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
-from chassis.messaging.errors import is_transient
 from chassis.web.auth import CurrentUser
 from chassis.web.commands import REPLAYED, StoredResponse, rendering
 from chassis.web.problems import RETRY_AFTER_SECONDS, NotFound, Problem
@@ -50,25 +57,24 @@ SWEEP_SECONDS: Final = 3.0
 SWEEP_LIMIT: Final = 100
 
 GRACE_SECONDS: Final = 8.0
-"""How old an order must be before the sweeper looks at it. A slower request and the sweeper may both have an order
-decided: it is decided once."""
+"""The age of an order at which the sweeper has it decided. A slower request may do the same: it is decided once."""
 
 
 class Undecided(Problem):
-    """The order is placed, and billing has not decided about it yet."""
+    """The order is placed, and billing has not decided it yet."""
 
     status = 503
     reason = "undecided"
 
 
 class Checkout:
-    """Sees orders through. A baseline says what else happens, before and after an outcome is stored."""
+    """Places and settles orders. Subclasses add what happens before and after an outcome is stored."""
 
     async def on_decision(self, order: Order, decision: Decision, cause: Causation) -> None:
-        """Billing has decided; the order is still pending. Must not raise for a service that is away."""
+        """Called after billing has decided, while the order is pending. Must not raise if a service is unavailable."""
 
     async def on_settled(self, order: Order, cause: Causation) -> None:
-        """The outcome is stored. Must not raise for a server that is away."""
+        """Called after the outcome is stored. Must not raise if a server is unavailable."""
 
     def router(self) -> APIRouter:
         """The public routes of orders."""
@@ -76,7 +82,7 @@ class Checkout:
 
         @router.post("/create", status_code=201)
         async def create_order(
-            body: OrderBody, user: CurrentUser, request: Request, key: Once
+            body: OrderBody, user: CurrentUser, request: Request, key: OptionalKey
         ) -> Response:
             """Place an order and have it charged."""
             order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
@@ -88,11 +94,11 @@ class Checkout:
         return router
 
     def internal(self) -> APIRouter:
-        """What orders tells other services, if they ask."""
+        """The routes for other services."""
         router = APIRouter(prefix="/internal")
 
         @router.get("/order/{order_id}")
-        async def tell_of_order(order_id: UUID, request: Request) -> Response:
+        async def view_order_state(order_id: UUID, request: Request) -> Response:
             """An order as it is now."""
             order = await _read(service_of(request).database.pool, order_id)
             return Response(order.state().model_dump_json(), media_type="application/json")
@@ -115,9 +121,9 @@ class Checkout:
         return stored.answer() or await self._resumed(service, stored, cause, key)
 
     async def _resumed(
-        self, service: Service, stored: Stored, cause: Causation, key: Key
+        self, service: Service, stored: StoredKey, cause: Causation, key: Key
     ) -> StoredResponse:
-        """Another request with this key has placed the order, and has not been answered yet."""
+        """Continue an order that another request with this key has placed, and that has no response yet."""
         assert stored.location is not None
         order = await _read(service.database.pool, UUID(stored.location.rpartition("/")[2]))
         if order.pending:
@@ -128,14 +134,14 @@ class Checkout:
     async def _decided(
         self, service: Service, order: Order, cause: Causation, key: Key | None = None
     ) -> Order:
-        """The order with its outcome. Raises Undecided if billing does not answer."""
+        """The order with its outcome. Raises Undecided if billing does not respond."""
         try:
-            asked = order.state().model_dump_json()
-            answer = await callees.post("billing", "/internal/charge", asked, cause)
-        except CalleeAwayError as error:
+            body = order.state().model_dump_json()
+            answer = await services.post("billing", "/internal/charge", body, cause)
+        except ServiceUnavailableError as error:
             log.warning("orders.undecided", order_id=str(order.id), error=str(error))
             raise Undecided(
-                "It will be decided as soon as billing answers.",
+                "It will be decided as soon as billing responds.",
                 headers={"Retry-After": RETRY_AFTER_SECONDS},
                 orderId=str(order.id),
             ) from None
@@ -153,14 +159,13 @@ class Checkout:
         return order
 
     @contextlib.asynccontextmanager
-    async def swept(self, service: Service) -> AsyncIterator[None]:
-        """A part of orders: what was left pending is decided in the end."""
+    async def sweeping(self, service: Service) -> AsyncIterator[None]:
+        """A part of orders: it has orders decided that were left pending."""
         service.supervisor.start("sweeper", self._sweep(service))
         yield
 
     async def _sweep(self, service: Service) -> None:
-        # Ids are in the order of time: each order is looked at once, when it has come of age, and then only while
-        # it is pending.
+        # Ids are ordered by time: each order is read once, when it is old enough, and then only while it is pending.
         low = UUID(int=0)
         while True:
             high = least_id(datetime.now(UTC) - timedelta(seconds=GRACE_SECONDS))
@@ -189,7 +194,7 @@ async def _read(pool: Pool, order_id: UUID) -> Order:
 
 
 async def _settled(pool: Pool, order: Order, key: Key | None) -> bool:
-    """Store an outcome, and with it the answer to a key. Says whether the order was still pending."""
+    """Store an outcome, and the response for a key. Returns whether the order was still pending."""
     if key is None:
         return await _settle(pool, order)
     async with pool.acquire() as connection, connection.transaction():

@@ -1,7 +1,7 @@
-"""Users, for services that call each other: registration has billing open the account.
+"""Users, for services that call each other: a registration has billing open the account.
 
-**When billing does not answer**, registration succeeds all the same: billing opens an account at its first use as
-well. Nothing is tried again, and nothing is lost.
+**If billing does not respond**, the registration succeeds all the same, without a retry: billing also opens an account
+at its first use.
 """
 
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.callees import CalleeAwayError, callees
+from bench.baselines.parts.services import ServiceUnavailableError, services
 from chassis.database.tables import from_record
 from chassis.web.problems import NotFound
 from chassis.web.routing import StrictRoute
@@ -32,7 +32,7 @@ internal = APIRouter(prefix="/internal")
 
 @router.post("/register", status_code=201)
 async def register(body: RegisterBody, request: Request, passwords: PasswordsDep) -> Response:
-    """Become a user, with an account."""
+    """Register a user, with an account."""
     password_hash = await passwords.hash(body.password)
     user = User.register(
         uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)
@@ -41,8 +41,8 @@ async def register(body: RegisterBody, request: Request, passwords: PasswordsDep
     if not await pool.fetchval(sql.insert(User), *sql.values(user)):
         raise EmailTaken
     try:
-        await callees.post("billing", f"/internal/account/{user.id}", "", cause_of(request))
-    except CalleeAwayError as error:
+        await services.post("billing", f"/internal/account/{user.id}", "", cause_of(request))
+    except ServiceUnavailableError as error:
         log.warning("users.account_not_opened", user_id=str(user.id), error=str(error))
     return Response(
         RegisteredView.of(user).model_dump_json(),
@@ -53,7 +53,7 @@ async def register(body: RegisterBody, request: Request, passwords: PasswordsDep
 
 
 @internal.get("/user/{user_id}")
-async def tell_of_user(user_id: UUID, request: Request) -> Response:
+async def view_user_state(user_id: UUID, request: Request) -> Response:
     """A user, for other services."""
     record = await service_of(request).database.pool.fetchrow(sql.select(User, "id"), user_id)
     if record is None:

@@ -1,4 +1,4 @@
-"""Billing, as usual: opens accounts, moves money, debits orders one by one."""
+"""Billing of the usual build: opens accounts, moves money, debits orders one by one."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -13,10 +13,10 @@ from apps.billing.models import Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
 from bench.baselines.common import create_app
 from bench.baselines.parts import keys
-from bench.baselines.parts.callees import callees
-from bench.baselines.parts.once import Once
-from bench.baselines.usual.session import Session, answered, sessions_of
-from bench.baselines.usual.wiring import broker_of, causation, subscription, working
+from bench.baselines.parts.idempotency import OptionalKey
+from bench.baselines.parts.services import services
+from bench.baselines.usual.broker import broker_of, causation, messaging, subscription
+from bench.baselines.usual.session import Session, respond_once, sessions_of
 from chassis.web.auth import OwnerId
 from chassis.web.commands import StoredResponse, rendering
 from chassis.web.routing import StrictRoute
@@ -31,25 +31,33 @@ router = APIRouter(prefix="/account", route_class=StrictRoute)
 
 @router.get("/{userId}")
 async def view_account(user_id: OwnerId) -> AccountView:
-    """A user's account. It is opened by registration or by first use."""
+    """The account of a user. It is opened by the registration or the first use."""
     async with sessions.begin() as session:
         return AccountView.of(await _account(session, user_id))
 
 
 @router.post("/{userId}/deposit", status_code=201)
-async def deposit(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
-    """Put money in."""
+async def deposit(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
+    """Deposit money."""
     return await _moved(request, user_id, "deposit", body.amount, key)
 
 
 @router.post("/{userId}/withdraw", status_code=201)
-async def withdraw(user_id: OwnerId, body: AmountBody, request: Request, key: Once) -> Response:
-    """Take money out, if it is there."""
+async def withdraw(
+    user_id: OwnerId, body: AmountBody, request: Request, key: OptionalKey
+) -> Response:
+    """Withdraw money, up to the balance."""
     return await _moved(request, user_id, "withdraw", body.amount, key)
 
 
 async def _moved(
-    request: Request, user_id: UUID, what: Literal["deposit", "withdraw"], amount: int, key: Once
+    request: Request,
+    user_id: UUID,
+    what: Literal["deposit", "withdraw"],
+    amount: int,
+    key: OptionalKey,
 ) -> Response:
     async def work(session: Session) -> StoredResponse:
         account = await _account(session, user_id, lock=True)
@@ -60,7 +68,7 @@ async def _moved(
             session.insert(result)
         return rendering(ReceiptView.of, 201, None)(request.scope["path"], result)
 
-    return await answered(sessions, key, work)
+    return await respond_once(sessions, key, work)
 
 
 async def _account(session: Session, user_id: UUID, *, lock: bool = False) -> Account:
@@ -75,17 +83,17 @@ async def _account(session: Session, user_id: UUID, *, lock: bool = False) -> Ac
 
 @broker.subscriber(**subscription("billing", UserRegistered))
 async def open_the_account(registered: UserRegistered, message: RabbitMessage) -> None:
-    """A user needs an account."""
+    """Open the account of a new user."""
     async with sessions.begin() as session:
-        if not await session.heard_before(message.message_id):
+        if not await session.is_duplicate(message.message_id):
             await _account(session, registered.user.id)
 
 
 @broker.subscriber(**subscription("billing", OrderPlaced))
 async def debit(placed: OrderPlaced, message: RabbitMessage) -> None:
-    """An order wants to be paid."""
+    """Debit an order or reject it."""
     async with sessions.begin() as session:
-        if await session.heard_before(message.message_id):
+        if await session.is_duplicate(message.message_id):
             return
         account = await _account(session, placed.order.user_id, lock=True)
         charge, transfer = account.charge(placed.order, uuid7(), datetime.now(UTC))
@@ -93,7 +101,7 @@ async def debit(placed: OrderPlaced, message: RabbitMessage) -> None:
         if transfer is not None:
             session.save(account)
             session.insert(transfer)
-        session.say(_outcome(placed, charge, account), causation(message))
+        session.publish(_outcome(placed, charge, account), causation(message))
 
 
 def _outcome(
@@ -108,5 +116,5 @@ def _outcome(
 app = create_app(
     "billing",
     [router],
-    [callees.open, keys.fetched, partial(working, sessions=sessions, broker=broker)],
+    [services.open, keys.refreshing, partial(messaging, sessions=sessions, broker=broker)],
 )

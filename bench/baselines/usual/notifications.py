@@ -1,4 +1,4 @@
-"""Notifications, as usual: remembers users, and writes a letter about each outcome."""
+"""Notifications of the usual build: stores recipients, and a notification about each outcome."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -8,13 +8,19 @@ from faststream.rabbit.annotations import RabbitMessage
 from uuid_utils.compat import uuid7
 
 from apps.notifications.api import list_notifications, view_notification
-from apps.notifications.models import Letter, Recipient
+from apps.notifications.models import Notification, Recipient
 from bench.baselines.common import create_app, written
 from bench.baselines.parts import keys
-from bench.baselines.parts.callees import callees
 from bench.baselines.parts.mailer import sending
+from bench.baselines.parts.services import services
+from bench.baselines.usual.broker import (
+    UnknownUserError,
+    broker_of,
+    causation,
+    messaging,
+    subscription,
+)
 from bench.baselines.usual.session import sessions_of
-from bench.baselines.usual.wiring import NotYetError, broker_of, causation, subscription, working
 from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.users import UserRegistered
@@ -27,34 +33,34 @@ router.add_api_route("", list_notifications, methods=["GET"])
 
 
 @broker.subscriber(**subscription("notifications", UserRegistered))
-async def remember_the_recipient(registered: UserRegistered, message: RabbitMessage) -> None:
-    """A user may get letters."""
+async def store_recipient(registered: UserRegistered, message: RabbitMessage) -> None:
+    """Store the recipient."""
     async with sessions.begin() as session:
-        if not await session.heard_before(message.message_id):
+        if not await session.is_duplicate(message.message_id):
             session.insert(*Recipient.copies([registered.user]))
 
 
 @broker.subscriber(**subscription("notifications", PaymentSucceeded))
-async def write_of_joy(payment: PaymentSucceeded, message: RabbitMessage) -> None:
-    """The order is paid: a letter of joy."""
+async def notify_of_payment(payment: PaymentSucceeded, message: RabbitMessage) -> None:
+    """The order is paid: a notification of joy."""
     await _write(payment, message)
 
 
 @broker.subscriber(**subscription("notifications", PaymentRejected))
-async def write_of_sorrow(refusal: PaymentRejected, message: RabbitMessage) -> None:
-    """The order will not be paid: a letter of sorrow."""
+async def notify_of_rejection(refusal: PaymentRejected, message: RabbitMessage) -> None:
+    """The order is rejected: a notification of sorrow."""
     await _write(refusal, message)
 
 
 async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMessage) -> None:
     async with sessions.begin() as session:
-        if await session.heard_before(message.message_id):
+        if await session.is_duplicate(message.message_id):
             return
         recipient = await session.find(Recipient, id=outcome.order.user_id)
         if recipient is None:
-            raise NotYetError(f"nobody has told of user {outcome.order.user_id} yet")
+            raise UnknownUserError(f"UserRegistered of {outcome.order.user_id} is not received yet")
         now = datetime.now(UTC)
-        letter = Letter.about(
+        notification = Notification.about(
             "joy" if isinstance(outcome, PaymentSucceeded) else "sorrow",
             outcome.order,
             outcome.order.total,
@@ -64,8 +70,8 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
             now=now,
             reason=None if isinstance(outcome, PaymentSucceeded) else outcome.reason,
         )
-        letter.write_to(recipient, now)
-        session.insert(letter)
+        notification.render_for(recipient, now)
+        session.insert(notification)
     written.set()
 
 
@@ -73,9 +79,9 @@ app = create_app(
     "notifications",
     [router],
     [
-        callees.open,
-        keys.fetched,
+        services.open,
+        keys.refreshing,
         sending,
-        partial(working, sessions=sessions, broker=broker),
+        partial(messaging, sessions=sessions, broker=broker),
     ],
 )

@@ -1,4 +1,4 @@
-"""Orders, as usual: accepts, tells of it, and hears what became of it."""
+"""Orders of the usual build: accepts an order, publishes it, and consumes its outcome."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -12,10 +12,10 @@ from apps.orders.models import Order
 from apps.orders.schemas import OrderBody, OrderView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
-from bench.baselines.parts.callees import callees
-from bench.baselines.parts.once import Once
-from bench.baselines.usual.session import Session, answered, sessions_of
-from bench.baselines.usual.wiring import broker_of, subscription, working
+from bench.baselines.parts.idempotency import OptionalKey
+from bench.baselines.parts.services import services
+from bench.baselines.usual.broker import broker_of, messaging, subscription
+from bench.baselines.usual.session import Session, respond_once, sessions_of
 from chassis.web.auth import CurrentUser
 from chassis.web.commands import StoredResponse, rendering
 from chassis.web.routing import StrictRoute
@@ -28,17 +28,19 @@ router = APIRouter(prefix="/order", route_class=StrictRoute)
 
 
 @router.post("/create", status_code=201)
-async def create_order(body: OrderBody, user: CurrentUser, request: Request, key: Once) -> Response:
-    """Place an order. The answer comes at once, with status `pending`."""
+async def create_order(
+    body: OrderBody, user: CurrentUser, request: Request, key: OptionalKey
+) -> Response:
+    """Place an order. The response has the status `pending`."""
 
     async def work(session: Session) -> StoredResponse:
         order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
         session.insert(order)
-        session.say(OrderPlaced(order=order.state()), cause_of(request))
+        session.publish(OrderPlaced(order=order.state()), cause_of(request))
         answer = rendering(OrderView.of, 201, lambda order: f"/order/{order.id}")
         return answer(request.scope["path"], order)
 
-    return await answered(sessions, key, work)
+    return await respond_once(sessions, key, work)
 
 
 router.add_api_route("/{orderId}", view_order, methods=["GET"])
@@ -49,7 +51,7 @@ router.add_api_route("", list_orders, methods=["GET"])
 async def mark_as_paid(payment: PaymentSucceeded, message: RabbitMessage) -> None:
     """The order is paid."""
     async with sessions.begin() as session:
-        if await session.heard_before(message.message_id):
+        if await session.is_duplicate(message.message_id):
             return
         order = await session.find(Order, lock=True, id=payment.order.id)
         assert order is not None
@@ -59,9 +61,9 @@ async def mark_as_paid(payment: PaymentSucceeded, message: RabbitMessage) -> Non
 
 @broker.subscriber(**subscription("orders", PaymentRejected))
 async def mark_as_rejected(refusal: PaymentRejected, message: RabbitMessage) -> None:
-    """The order will not be paid."""
+    """The order is rejected."""
     async with sessions.begin() as session:
-        if await session.heard_before(message.message_id):
+        if await session.is_duplicate(message.message_id):
             return
         order = await session.find(Order, lock=True, id=refusal.order.id)
         assert order is not None
@@ -72,5 +74,5 @@ async def mark_as_rejected(refusal: PaymentRejected, message: RabbitMessage) -> 
 app = create_app(
     "orders",
     [router],
-    [callees.open, keys.fetched, partial(working, sessions=sessions, broker=broker)],
+    [services.open, keys.refreshing, partial(messaging, sessions=sessions, broker=broker)],
 )

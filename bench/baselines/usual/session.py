@@ -1,7 +1,7 @@
 """SQLAlchemy's AsyncSession over Chorus' tables: one session is one transaction.
 
-Rows that the session tracks stand for the tables; the rules stand on Chorus' models, which know no session. `find`
-makes a model of a row, `save` writes it back, and SQLAlchemy finds out what has changed.
+The session tracks rows; the rules are on Chorus' models, which are independent of it. `find` makes a model from a row,
+`save` copies it back, and SQLAlchemy detects what has changed.
 """
 
 from collections.abc import Awaitable, Callable
@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase
 
 from bench.baselines.common import CONNECTIONS
-from bench.baselines.parts.once import Key, Stored
-from bench.baselines.usual.outbox import Waiting
+from bench.baselines.parts.idempotency import Key, StoredKey
+from bench.baselines.usual.outbox import OutboxRow
 from chassis.database.pool import SERVER_SETTINGS
 from chassis.database.tables import T, Table
 from chassis.messaging.inbox import InboxRow
@@ -34,7 +34,7 @@ class Row(DeclarativeBase):
 
 @cache
 def row_of(model: type[Table]) -> Any:
-    """The class of a table's rows."""
+    """The row class of a table."""
     table = model.__table__  # type: ignore[attr-defined]
     return type(f"{model.__name__}Row", (Row,), {"__table__": table})
 
@@ -63,7 +63,7 @@ class Session(AsyncSession):
         self.add_all(row_of(type(model))(**_values(model)) for model in models)
 
     async def insert_if_new(self, model: Table) -> bool:
-        """Insert a row unless it exists. Says whether it is new."""
+        """Insert a row unless it exists. Returns whether it is new."""
         statement = (
             insert_into(row_of(type(model))).values(**_values(model)).on_conflict_do_nothing()
         )
@@ -71,19 +71,19 @@ class Session(AsyncSession):
         return inserted == 1
 
     def save(self, model: Table) -> None:
-        """Write what has changed on a row that was found."""
+        """Copy a model back to the row that it was found in."""
         _, row = self._found[id(model)]
         for name, value in _values(model).items():
             setattr(row, name, value)
 
-    async def heard_before(self, message_id: str) -> bool:
-        """Whether a message has had its effects; from this transaction on it has."""
+    async def is_duplicate(self, message_id: str) -> bool:
+        """Mark a message as processed in this transaction. Returns whether it was processed before."""
         row = InboxRow(event_id=UUID(message_id), received_at=datetime.now(UTC))
         return not await self.insert_if_new(row)
 
-    def say(self, event: Event, cause: Causation) -> None:
-        """Tell of a change, in its own transaction."""
-        self.add(Waiting.of(event, cause))
+    def publish(self, event: Event, cause: Causation) -> None:
+        """Write an event to the outbox."""
+        self.add(OutboxRow.of(event, cause))
 
 
 def _values(model: Table) -> dict[str, Any]:
@@ -94,7 +94,7 @@ Sessions = async_sessionmaker[Session]
 
 
 def sessions_of(service: str) -> Sessions:
-    """Makes the sessions of a service; connects when the first one is used."""
+    """The session factory of a service. It connects when the first session is used."""
     url = settings().database_url(service).replace("postgresql://", "postgresql+asyncpg://", 1)
     engine = create_async_engine(
         url,
@@ -107,10 +107,10 @@ def sessions_of(service: str) -> Sessions:
     return async_sessionmaker(engine, class_=Session, expire_on_commit=False)
 
 
-async def answered(
+async def respond_once(
     sessions: Sessions, key: Key | None, work: Callable[[Session], Awaitable[StoredResponse]]
 ) -> Response:
-    """Work that is one transaction, done once for each Idempotency-Key."""
+    """Do `work` in one transaction, once for each Idempotency-Key."""
     async with sessions.begin() as session:
         if key is None:
             return (await work(session)).response()
@@ -129,7 +129,7 @@ async def answered(
             stored.location = answer.headers.get("Location")
             session.save(stored)
             return answer.response()
-        again = Stored(stored.status, stored.body, stored.location).answer()
+        again = StoredKey(stored.status, stored.body, stored.location).answer()
         if stored.fingerprint != key.fingerprint or again is None:
             raise KeyReused("Send another key with another request.")
         return again.response()

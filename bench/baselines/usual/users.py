@@ -1,4 +1,4 @@
-"""Users, as usual: registers, and tells of it."""
+"""Users of the usual build: registers users, and publishes it."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -13,8 +13,8 @@ from apps.users.problems import EmailTaken
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
+from bench.baselines.usual.broker import broker_of, messaging
 from bench.baselines.usual.session import sessions_of
-from bench.baselines.usual.wiring import broker_of, working
 from chassis.web.commands import rendering
 from chassis.web.routing import StrictRoute
 from events.users import UserRegistered
@@ -29,14 +29,14 @@ router.add_api_route("/view/{userId}", view_user, methods=["GET"])
 
 @router.post("/register", status_code=201)
 async def register(body: RegisterBody, request: Request, passwords: PasswordsDep) -> Response:
-    """Become a user."""
+    """Register a user."""
     password_hash = await passwords.hash(body.password)
     user = User.register(
         uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)
     )
     async with sessions.begin() as session:
         session.insert(user)
-        session.say(UserRegistered(user=user.state()), cause_of(request))
+        session.publish(UserRegistered(user=user.state()), cause_of(request))
         try:
             await session.flush()
         except IntegrityError:
@@ -48,5 +48,5 @@ async def register(body: RegisterBody, request: Request, passwords: PasswordsDep
 app = create_app(
     "users",
     [router, keys.router],
-    [keys.kept, partial(working, sessions=sessions, broker=broker)],
+    [keys.rotating, partial(messaging, sessions=sessions, broker=broker)],
 )

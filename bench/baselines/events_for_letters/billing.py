@@ -1,7 +1,0 @@
-"""Billing, where events are for letters: it is called by orders, and asked again by notifications."""
-
-from bench.baselines.common import create_app
-from bench.baselines.parts import billing, keys
-from bench.baselines.parts.callees import callees
-
-app = create_app("billing", [billing.router, billing.internal], [callees.open, keys.fetched])

@@ -1,7 +1,0 @@
-"""Users, where events are for letters: it calls billing, and is asked for addresses."""
-
-from bench.baselines.common import create_app
-from bench.baselines.parts import keys, users
-from bench.baselines.parts.callees import callees
-
-app = create_app("users", [users.router, users.internal, keys.router], [callees.open, keys.kept])
