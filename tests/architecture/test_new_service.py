@@ -151,6 +151,7 @@ def test_it_keeps_the_rules(built: Path) -> None:
     run(built, str(tools / "ruff"), "check", "apps/loyalty", "tests/integration/test_loyalty.py")
     run(built, str(tools / "ruff"), "format", "--check", *CHECKED)
     run(built, str(tools / "lint-imports"), "--no-cache")
+    run(built, sys.executable, "-m", "tools.documents", "write")
     about_it = (
         "loyalty or exchange or table_of_events or folder or consumers or use_case or same_files"
     )
