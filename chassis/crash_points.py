@@ -55,7 +55,8 @@ class Crash:
     def of(cls, text: str) -> "Crash":
         """Parse `<point>[:<nth>][@<only>]`. Raises LookupError for an unknown point or event.
 
-        At the dispatcher's points `only` is a kind of notification, which the chassis does not know: any word but an event.
+        At the dispatcher's points `only` is a kind of notification, which the chassis does not know: any word but an
+        event.
         """
         form = _FORM.fullmatch(text)
         if form is None or form["point"] not in POINTS:

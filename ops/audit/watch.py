@@ -29,12 +29,16 @@ class Metrics:
         self.registry = CollectorRegistry()
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"chorus_audit_{name}", text, labels, registry=self.registry)
+            return Gauge(name, text, labels, registry=self.registry)
 
-        self._violations = gauge("violations", "Findings of the last audit.", "invariant")
-        self._checked = gauge("checked", "Rows that were checked.", "invariant")
-        self._seconds = gauge("seconds", "Duration of the last audit.")
-        self._time = gauge("last_success_timestamp_seconds", "When an audit was last completed.")
+        self._violations = gauge(
+            "chorus_audit_violations", "Findings of the last audit.", "invariant"
+        )
+        self._checked = gauge("chorus_audit_checked", "Rows that were checked.", "invariant")
+        self._seconds = gauge("chorus_audit_seconds", "Duration of the last audit.")
+        self._time = gauge(
+            "chorus_audit_last_success_timestamp_seconds", "When an audit was last completed."
+        )
         self.failed = Counter(
             "chorus_audit_failed_total",
             "Audits that were not completed, because a database did not answer.",

@@ -72,6 +72,24 @@ def modules(*folders: str) -> tuple[Module, ...]:
     )
 
 
+@cache
+def defined_names(path: str) -> frozenset[str]:
+    """The classes, functions and constants of a file, and the members of its classes by qualified name."""
+
+    def below(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                yield prefix + node.name
+            if isinstance(node, ast.ClassDef):
+                yield from below(node.body, f"{prefix}{node.name}.")
+            targets = (
+                node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            )
+            yield from (prefix + target.id for target in targets if isinstance(target, ast.Name))
+
+    return frozenset(below(ast.parse((ROOT / path).read_text()).body, ""))
+
+
 def services_code() -> tuple[Module, ...]:
     """Everything that runs inside a service."""
     return modules("events", "chassis", *(f"apps/{name}" for name in SERVICES))

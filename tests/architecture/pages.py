@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.architecture.code import ROOT
+
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -36,3 +38,9 @@ def anchors(path: Path) -> set[str]:
     """What a link can point at inside a page: its headings, as GitHub names them."""
     headings = re.findall(r"^#+ +(.+?) *$", path.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def function_links(page: Path, text: str) -> Iterator[tuple[str, str]]:
+    """Links of the form [`name`](path.py) in a page's text: the name, and the file from the root of the project."""
+    for name, target in re.findall(r"\[`([\w.]+)(?:\(\))?`\]\(([^)\s#]+\.py)\)", text):
+        yield name, str((page.parent / target).resolve().relative_to(ROOT))

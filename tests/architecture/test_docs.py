@@ -9,8 +9,8 @@ from apps import SERVICES
 from chassis.messaging.topology import mermaid
 from chassis.runtime.settings import Settings
 from ops.subscriptions import TOPOLOGY
-from tests.architecture.code import ROOT
-from tests.architecture.pages import anchors, links, section, table
+from tests.architecture.code import ROOT, defined_names
+from tests.architecture.pages import anchors, function_links, links, section, table
 
 PAGES = sorted(
     path
@@ -36,6 +36,17 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert path.exists(), target
         if anchor and path.suffix == ".md":
             assert anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_linked_name_is_defined_in_the_linked_file(page: Path) -> None:
+    """As in [`place_orders`](../apps/orders/use_cases.py)."""
+    for name, file in function_links(page, page.read_text()):
+        assert name in defined_names(file), f"{name} is not defined in {file}"
+
+
+def test_the_glossary_is_short() -> None:
+    assert len((ROOT / "docs/glossary.md").read_text().splitlines()) <= 40
 
 
 def test_the_picture_of_the_topology_is_the_topology() -> None:

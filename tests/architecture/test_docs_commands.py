@@ -171,7 +171,7 @@ def test_a_page_names_no_machine_and_no_registry(page: Path) -> None:
     assert not re.search(r"\b(?:docker\.io|ghcr\.io|quay\.io|pypi\.org|pythonhosted)\b", text)
 
 
-def test_the_table_of_events_says_who_says_what_and_who_hears_it() -> None:
+def test_the_table_of_events_names_publishers_and_consumers() -> None:
     section = (
         (ROOT / "docs/architecture.md").read_text().split("\n## The flow")[1].split("\n## ")[0]
     )

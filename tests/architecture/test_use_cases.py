@@ -1,29 +1,31 @@
-"""Use cases take a transaction and a list; doors translate; time and chance come in from outside."""
+"""Use cases take a transaction and a list; adapters only translate; times, ids and random numbers are arguments."""
 
 import ast
+import importlib
 from collections.abc import Callable, Iterable
 
 import pytest
 
 from apps import SERVICES
-from tests.architecture.code import Module, modules, services_code
+from tests.architecture.code import Module, services_code
 
-TIME_AND_CHANCE = {
-    "chassis/web/auth.py": "a door: is this token still valid",
-    "chassis/runtime/telemetry.py": "a door: the request's correlation and duration",
-    "apps/notifications/gauges.py": "the age of open notifications",
-    "apps/notifications/dispatcher.py": "when a channel's server answered, and the jitter of the next attempt",
-    "apps/notifications/channels/smtp.py": "how long to wait before the next attempt",
-    "apps/users/api.py": "a door: when a token was made",
-    "apps/users/limits.py": "how long an attempt must wait",
-    "apps/users/passwords.py": "a hash that nobody's password has",
-    "apps/users/upkeep.py": "a cause for what nobody asked for",
+CLOCK_READERS = {
+    "chassis/web/auth.py": "whether a token is still valid",
+    "chassis/runtime/telemetry.py": "the correlation id and the duration of a request",
     "chassis/messaging/consumer.py": "two replicas that retry apart from each other",
-    "chassis/messaging/dead_letters.py": "when a message was set aside",
+    "chassis/messaging/dead_letters.py": "when a message was dead-lettered",
+    "chassis/messaging/message.py": "the id of a message batch",
     "chassis/database/transaction.py": "the time and the ids of everything that use cases do",
-    "chassis/messaging/message.py": "the id of a pack",
+    "apps/notifications/gauges.py": "the age of open notifications",
+    "apps/notifications/dispatcher.py": "when a server replied, and the jitter of the next attempt",
+    "apps/notifications/channels/smtp.py": "how long to wait before the next attempt",
+    "apps/users/api.py": "when a token was issued",
+    "apps/users/keys.py": "the causation of a key rotation",
+    "apps/users/limits.py": "how long a client must wait",
+    "apps/users/operator.py": "the causation of the first operator",
+    "apps/users/passwords.py": "a hash that no password has",
 }
-"""Where clocks are read and ids and random numbers are made, and what for. Nowhere else."""
+"""The files that read clocks or make ids and random numbers, and what for. No other file does."""
 
 CLOCKS = {
     "now": {"datetime"}, "today": {"date", "datetime"}, "utcnow": {"datetime"},
@@ -37,11 +39,11 @@ Rule = Callable[[Iterable[Module]], list[str]]
 
 
 def reads_clocks(code: Iterable[Module]) -> list[str]:
-    """Clocks, random numbers and new ids, outside of their places."""
+    """Clocks, random numbers and new ids in files that are not listed."""
     return [
         f"{module.path}: {ast.unparse(call)}"
         for module in code
-        if module.path not in TIME_AND_CHANCE
+        if module.path not in CLOCK_READERS
         for before, call in module.calls(*CLOCKS)
         if before.rpartition(".")[2] in CLOCKS[ast.unparse(call.func).rpartition(".")[2]]
     ]
@@ -66,38 +68,91 @@ def odd_use_cases(code: Iterable[Module]) -> list[str]:
     return found
 
 
-def deciding_subscribers(code: Iterable[Module]) -> list[str]:
-    """Subscribers that do more than hand over to one use case."""
+def more_than_declared(code: Iterable[Module]) -> list[str]:
+    """Statements of `consumers.py` other than imports and one `SUBSCRIPTIONS` of `Subscription(event, use_case)`."""
+    found = []
+    for module in code:
+        declarations = 0
+        for node in module.tree.body[1:]:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            declarations += 1
+            if not (_is_declaration(node) and ast.get_docstring(module.tree) and declarations == 1):
+                found.append(f"{module.path}: {ast.unparse(node)[:60]}")
+        if not declarations:
+            found.append(f"{module.path}: no SUBSCRIPTIONS")
+    return found
+
+
+def _is_declaration(node: ast.stmt) -> bool:
+    """`SUBSCRIPTIONS: ... = (Subscription(Event, use_case), ...)`."""
+    return (
+        isinstance(node, ast.AnnAssign)
+        and ast.unparse(node.target) == "SUBSCRIPTIONS"
+        and isinstance(node.value, ast.Tuple)
+        and all(
+            isinstance(one, ast.Call)
+            and ast.unparse(one.func) == "Subscription"
+            and [type(argument) for argument in one.args] == [ast.Name, ast.Name]
+            for one in node.value.elts
+        )
+    )
+
+
+class TestClocks:
+    def test_only_listed_files_read_clocks_and_make_ids(self) -> None:
+        assert reads_clocks(services_code()) == []
+
+    def test_every_listed_file_needs_its_clock(self) -> None:
+        listed = [module for module in services_code() if module.path in CLOCK_READERS]
+        elsewhere = [Module(f"x/{module.path}", module.tree) for module in listed]
+        assert {line.split(":")[0][2:] for line in reads_clocks(elsewhere)} == CLOCK_READERS.keys()
+
+
+class TestServices:
+    """The same files hold the same things in each service."""
+
+    def test_use_cases_take_a_transaction_and_a_list(self) -> None:
+        code = files("use_cases.py")
+        assert len(code) == len(SERVICES)
+        assert odd_use_cases(code) == []
+
+    def test_consumers_hold_nothing_but_the_declaration(self) -> None:
+        code = files("consumers.py")
+        assert len(code) == len(SERVICES)
+        assert more_than_declared(code) == []
+
+    @pytest.mark.parametrize("service", SERVICES)
+    def test_events_are_handled_by_use_cases(self, service: str) -> None:
+        """Or by what the chassis does for every service; a handler's docstring is what AsyncAPI shows."""
+        for one in importlib.import_module(f"apps.{service}.consumers").SUBSCRIPTIONS:
+            assert one.handler.__module__ in {f"apps.{service}.use_cases", "chassis.web.auth"}
+            assert one.handler.__doc__
+
+    def test_routers_are_strict(self) -> None:
+        """They refuse what their routes do not document."""
+        code = files("api.py")
+        assert len(code) == len(SERVICES)
+        for module in code:
+            [(_, router)] = module.calls("APIRouter")
+            assert "route_class=StrictRoute" in ast.unparse(router), module.path
+
+    def test_composition_roots_hold_compose_and_the_application(self) -> None:
+        """`main.py` makes what the service consists of, and decides nothing."""
+        code = files("main.py")
+        assert len(code) == len(SERVICES)
+        for module in code:
+            assert {function.name for function in module.functions()} <= {"compose"}, module.path
+            assert len(list(module.calls("create_app"))) == 1, module.path
+
+
+def files(name: str) -> list[Module]:
+    """The file of this name of each service."""
     return [
-        f"{module.path}: {function.name}"
-        for module in code
-        for function in module.functions()
-        if not ast.get_docstring(function)
-        or [type(node) for node in function.body[1:]] != [ast.Expr]
-        or not ast.unparse(function.body[1]).startswith("await use_cases.")
+        module
+        for module in services_code()
+        if module.path in {f"apps/{s}/{name}" for s in SERVICES}
     ]
-
-
-def test_clocks_and_chance_stand_where_they_are_listed() -> None:
-    assert reads_clocks(services_code()) == []
-
-
-def test_every_listed_place_needs_its_clock() -> None:
-    listed = [module for module in services_code() if module.path in TIME_AND_CHANCE]
-    elsewhere = [Module(f"x/{module.path}", module.tree) for module in listed]
-    assert {line.split(":")[0][2:] for line in reads_clocks(elsewhere)} == TIME_AND_CHANCE.keys()
-
-
-def test_a_use_case_takes_a_transaction_and_a_list() -> None:
-    code = [module for module in services_code() if module.path.endswith("/use_cases.py")]
-    assert len(code) == len(SERVICES)
-    assert odd_use_cases(code) == []
-
-
-def test_a_subscriber_translates_and_never_decides() -> None:
-    code = [module for module in services_code() if module.path.endswith("/subscribers.py")]
-    assert len(code) == len(SERVICES)
-    assert deciding_subscribers(code) == []
 
 
 @pytest.mark.parametrize(
@@ -114,22 +169,16 @@ def test_a_subscriber_translates_and_never_decides() -> None:
         (odd_use_cases, "async def f(orders: Sequence[Order]):\n    'It.'"),
         (odd_use_cases, "def f(tx: Transaction, orders: Sequence[Order]):\n    'It.'"),
         (odd_use_cases, "async def f(tx: Transaction, orders: Sequence[Order]): pass"),
-        (deciding_subscribers, "async def f(tx, heard):\n    'It.'\n    if heard: pass"),
+        (more_than_declared, "'It.'\nfrom x import y"),
+        (more_than_declared, "'It.'\nSUBSCRIPTIONS: S = tuple(found())"),
+        (more_than_declared, "'It.'\nSUBSCRIPTIONS: S = (Subscription(E, partial(f, 1)),)"),
         (
-            deciding_subscribers,
-            "async def f(tx, heard):\n    'It.'\n    await use_cases.f(tx, heard)\n    await tx.x()",
+            more_than_declared,
+            "'It.'\nSUBSCRIPTIONS: S = (Subscription(E, lambda tx, r: f(tx, r)),)",
         ),
-        (deciding_subscribers, "async def f(tx, heard): await use_cases.f(tx, heard)"),
+        (more_than_declared, "'It.'\nSUBSCRIPTIONS: S = (Subscription(E, f),)\nx = 1"),
+        (more_than_declared, "'It.'\nSUBSCRIPTIONS: S = (Subscription(E, f),)\ndef f(): pass"),
     ],
 )
 def test_an_offence_is_found(rule: Rule, offence: str) -> None:
     assert rule([Module.of("apps/orders/elsewhere.py", offence)])
-
-
-def test_every_door_is_strict() -> None:
-    """Each service's router refuses what its routes do not document."""
-    doors = [module for module in modules("apps") if module.path.endswith("/api.py")]
-    assert len(doors) == len(SERVICES)
-    for module in doors:
-        [(_, router)] = module.calls("APIRouter")
-        assert "route_class=StrictRoute" in ast.unparse(router), module.path
