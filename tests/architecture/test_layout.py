@@ -22,13 +22,14 @@ FILES: Final = {
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (
-        "__init__ app auth commands dependencies documents openapi problems routing schemas"
+        "__init__ app auth commands context dependencies documents openapi pagination problems"
+        " routing schemas"
     ),
     "chassis/runtime": ("__init__ backlog health retention service settings supervisor telemetry"),
     "apps": "__init__",
-    "apps/users": f"{SERVICE} keys limits operator passwords problems tokens",
-    "apps/billing": f"{SERVICE} problems",
-    "apps/orders": f"{SERVICE} admission late_orders problems updates",
+    "apps/users": f"{SERVICE} keys limits operator passwords tokens",
+    "apps/billing": SERVICE,
+    "apps/orders": f"{SERVICE} admission late_orders updates",
     "apps/notifications": f"{SERVICE} dispatcher gauges leases rendering",
     "apps/notifications/channels": "__init__ email mime smtp smtp_session",
     "ops": (
