@@ -33,9 +33,16 @@ pages: Final = pytest.mark.parametrize("page", PAGES, ids=name_of)
 records: Final = pytest.mark.parametrize("record", RECORDS, ids=name_of)
 
 
+def text_of(page: Path) -> str:
+    """A page, without the changelog's section of old names."""
+    return re.sub(
+        r"^### Renamed\n.*?(?=^##|\Z)", "", page.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+
+
 def code_in(page: Path) -> Iterator[str]:
     """Everything that a page sets as code: in backquotes, and line by line in blocks."""
-    text = page.read_text()
+    text = text_of(page)
     for block in re.findall(r"^```+\w*\n(.*?)^```+$", text, flags=re.MULTILINE | re.DOTALL):
         yield from block.splitlines()
     without_blocks = re.sub(r"^```+.*?^```+$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -104,7 +111,7 @@ def test_every_variable_that_a_page_names_is_a_setting(page: Path) -> None:
 @pages
 def test_every_figure_that_a_page_names_is_one_of_ours(page: Path) -> None:
     ours = {text for module in modules(*PRODUCT) for text in module.texts()}
-    for name in re.findall(r"\bchorus_[a-z_]+[a-z]", page.read_text()):
+    for name in re.findall(r"\bchorus_[a-z_]+[a-z]", text_of(page)):
         assert name in ours | NOT_OURS, name
 
 
