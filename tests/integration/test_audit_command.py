@@ -122,7 +122,7 @@ async def test_a_dead_lettered_message_is_found(chorus: Installation, api: bool)
     broker = Broker(chorus.amqp_admin_url)
     await broker.open()
     try:
-        await broker.send(aio_pika.Message(b"poison"), DEAD, "billing")
+        await broker.send(aio_pika.Message(b"malformed"), DEAD, "billing")
 
         async def found() -> None:
             status, out, _ = await run(settings)

@@ -1,4 +1,4 @@
-"""Tokens: which are believed, by keys that arrived as events, and what others are answered."""
+"""Tokens are verified with keys that arrive as events; other tokens are refused."""
 
 import base64
 import json
@@ -138,7 +138,7 @@ async def test_a_key_is_believed_until_it_ends(billing: RunningService) -> None:
 
 
 async def test_a_key_that_was_published_is_never_replaced(billing: RunningService) -> None:
-    """Whoever could speak on the users' exchange could not take over a key that is in use."""
+    """A publisher on the users' exchange cannot replace a key that is in use."""
     user = a_user()
     thief = Signer(billing.signer.key_id)
     await billing.hears(thief.published())

@@ -1,4 +1,4 @@
-"""Bad HTTP, byte by byte, at a service that runs as a process: it answers, goes on, and logs no fault."""
+"""Bad HTTP, byte by byte, sent to a service process: it answers, keeps running, and logs no fault."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tests.support.processes import Processes, ServiceProcess
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """The response as it was received."""
 
     status: int
     headers: dict[str, str]

@@ -1,7 +1,7 @@
-"""Bad input at every door: a problem with the right 4xx, never a 500, and nothing written.
+"""Bad input to every operation: a problem document with the right 4xx, never a 500, and no write.
 
-The operations come from the services' OpenAPI documents, so a new route is tried as well. What a strict route refuses
-in general is tested in tests/unit/test_strict.py, what schemathesis thinks of in test_openapi_requests.py.
+The operations come from the services' OpenAPI documents, so a new route is tested as well.
+See tests/unit/test_strict.py for what every strict route refuses, and test_openapi_requests.py for generated requests.
 """
 
 import json
@@ -25,12 +25,12 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Operation:
-    """One route, as the service's document tells of it."""
+    """One operation of a service's OpenAPI document."""
 
     service: str
     method: str
     path: str
-    told: dict[str, Any] = field(repr=False)
+    definition: dict[str, Any] = field(repr=False)
     schemas: dict[str, Any] = field(repr=False)
 
     def __str__(self) -> str:
@@ -38,13 +38,13 @@ class Operation:
 
     @property
     def body(self) -> dict[str, Any] | None:
-        """The example of the request's body."""
-        content = self.told.get("requestBody", {}).get("content", {})
+        """The example of the request body; None without one."""
+        content = self.definition.get("requestBody", {}).get("content", {})
         example: dict[str, Any] | None = content.get("application/json", {}).get("example")
         return example
 
     def parameters(self, place: str) -> list[str]:
-        return [p["name"] for p in self.told["parameters"] if p.get("in") == place]
+        return [p["name"] for p in self.definition["parameters"] if p.get("in") == place]
 
 
 def operations() -> list[Operation]:
@@ -53,9 +53,9 @@ def operations() -> list[Operation]:
         document = committed(service, "openapi.json")
         schemas = document["components"]["schemas"]
         for path, methods in document["paths"].items():
-            for method, told in methods.items():
-                if told["tags"] != ["operations"]:
-                    found.append(Operation(service, method, path, told, schemas))
+            for method, definition in methods.items():
+                if definition["tags"] != ["operations"]:
+                    found.append(Operation(service, method, path, definition, schemas))
     return found
 
 
@@ -63,12 +63,12 @@ OPERATIONS = operations()
 WITH_BODY = [operation for operation in OPERATIONS if operation.body]
 WITH_IDS = [operation for operation in OPERATIONS if operation.parameters("path")]
 WITH_KEY = [op for op in OPERATIONS if "Idempotency-Key" in op.parameters("header")]
-SECURED = [operation for operation in OPERATIONS if "security" in operation.told]
+SECURED = [operation for operation in OPERATIONS if "security" in operation.definition]
 LISTS = [operation for operation in OPERATIONS if "cursor" in operation.parameters("query")]
 
 
-class Door:
-    """One operation of a running service, and somebody who may use it."""
+class Endpoint:
+    """One operation of a running service, with a user who is allowed to call it."""
 
     def __init__(self, operation: Operation, service: RunningService) -> None:
         self.operation = operation
@@ -106,7 +106,7 @@ class Door:
             )
 
     async def written(self) -> dict[str, str]:
-        """A fingerprint of everything in the service's database."""
+        """A hash of each table in the service's database."""
         tables = await self.service.rows(
             "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
         )
@@ -120,31 +120,31 @@ class Door:
 
 
 @pytest.fixture
-async def door(request: pytest.FixtureRequest, running_service: Run) -> AsyncIterator[Door]:
+async def endpoint(request: pytest.FixtureRequest, running_service: Run) -> AsyncIterator[Endpoint]:
     operation: Operation = request.param
     service = await running_service(operation.service)
-    made = Door(operation, service)
+    made = Endpoint(operation, service)
     before = await made.written()
     yield made
-    assert await made.written() == before, "something was written"
+    assert await made.written() == before, "the request changed a table"
 
 
 def at(operations: list[Operation]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("door", operations, ids=str, indirect=True)
+    return pytest.mark.parametrize("endpoint", operations, ids=str, indirect=True)
 
 
 def is_problem(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
-    said = f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
-    assert answer.status_code in statuses, said
-    assert answer.headers["content-type"] == "application/problem+json", said
-    assert answer.headers["x-correlation-id"], said
+    summary = f"{answer.request.method} {answer.request.url}: {answer.status_code} {answer.text}"
+    assert answer.status_code in statuses, summary
+    assert answer.headers["content-type"] == "application/problem+json", summary
+    assert answer.headers["x-correlation-id"], summary
     document: dict[str, Any] = answer.json()
-    assert set(document) >= {"type", "title", "status", "detail", "instance", "reason"}, said
+    assert set(document) >= {"type", "title", "status", "detail", "instance", "reason"}, summary
     assert document["status"] == answer.status_code
     return document
 
 
-# Bodies.
+# Request bodies.
 
 MALFORMED = [
     b"",
@@ -166,34 +166,34 @@ MALFORMED = [
 
 
 @at(WITH_BODY)
-async def test_a_malformed_body(door: Door) -> None:
+async def test_a_malformed_body(endpoint: Endpoint) -> None:
     for content in MALFORMED:
-        is_problem(await door.asked(content=content), 422)
-    sound = json.dumps(door.operation.body)
-    is_problem(await door.asked(content=sound.encode()[:-1]), 422)
-    is_problem(await door.asked(content=sound.encode("utf-16")), 422)
+        is_problem(await endpoint.asked(content=content), 422)
+    sound = json.dumps(endpoint.operation.body)
+    is_problem(await endpoint.asked(content=sound.encode()[:-1]), 422)
+    is_problem(await endpoint.asked(content=sound.encode("utf-16")), 422)
     twice = sound[:-1] + "," + sound[1:]
-    is_problem(await door.asked(content=twice.encode()), 422)
+    is_problem(await endpoint.asked(content=twice.encode()), 422)
 
 
 @at(WITH_BODY)
-async def test_a_body_of_another_type(door: Door) -> None:
-    content = json.dumps(door.operation.body).encode()
+async def test_a_body_of_another_type(endpoint: Endpoint) -> None:
+    content = json.dumps(endpoint.operation.body).encode()
     for kind in ("", "text/plain", "application/x-www-form-urlencoded", "application/xml"):
-        is_problem(await door.asked(content=content, headers={"Content-Type": kind}), 415)
+        is_problem(await endpoint.asked(content=content, headers={"Content-Type": kind}), 415)
 
 
 @at(OPERATIONS)
-async def test_a_body_that_is_too_large(door: Door) -> None:
-    is_problem(await door.asked({"name": "x" * 1_000_000}), 413)
+async def test_a_body_that_is_too_large(endpoint: Endpoint) -> None:
+    is_problem(await endpoint.asked({"name": "x" * 1_000_000}), 413)
 
 
 @at(OPERATIONS)
-async def test_a_field_that_nobody_knows(door: Door) -> None:
-    declared = door.operation.body or {}
+async def test_a_field_that_nobody_knows(endpoint: Endpoint) -> None:
+    declared = endpoint.operation.body or {}
     for name in ("balance", "role", "userId", "status", "id", "version", "isAdmin", "", "\u00e9"):
         if name not in declared:
-            is_problem(await door.asked(declared | {name: "operator"}), 422)
+            is_problem(await endpoint.asked(declared | {name: "operator"}), 422)
 
 
 TEXTS: list[Any] = [None, True, 0, 1.5, [], {}, ["a"], "", "\0", "a\0b", "\ud800", "a\udfff"]
@@ -207,20 +207,20 @@ AMOUNTS: list[Any] = [
 
 
 @at(WITH_BODY)
-async def test_a_field_of_another_type(door: Door) -> None:
-    assert door.operation.body
-    for name, sound in door.operation.body.items():
+async def test_a_field_of_another_type(endpoint: Endpoint) -> None:
+    assert endpoint.operation.body
+    for name, sound in endpoint.operation.body.items():
         bad = AMOUNTS if name in ("amount", "totalPrice") else IDS if name == "userId" else TEXTS
         for value in bad:
-            answer = await door.asked(door.operation.body | {name: value})
+            answer = await endpoint.asked(endpoint.operation.body | {name: value})
             document = is_problem(answer, 422)
             assert document["errors"], (name, value, sound)
 
 
 @at(WITH_BODY)
-async def test_a_number_that_is_none(door: Door) -> None:
-    assert door.operation.body
-    for name in door.operation.body:
+async def test_a_number_that_is_none(endpoint: Endpoint) -> None:
+    assert endpoint.operation.body
+    for name in endpoint.operation.body:
         for value in (
             "NaN",
             "10.000000000000000001",
@@ -233,26 +233,26 @@ async def test_a_number_that_is_none(door: Door) -> None:
             "1.5.5",
             "0x1",
         ):
-            content = json.dumps(door.operation.body | {name: "@"}).replace('"@"', value)
-            is_problem(await door.asked(content=content.encode()), 422)
+            content = json.dumps(endpoint.operation.body | {name: "@"}).replace('"@"', value)
+            is_problem(await endpoint.asked(content=content.encode()), 422)
 
 
 @at(WITH_BODY)
-async def test_a_field_that_is_missing(door: Door) -> None:
-    schema = door.operation.told["requestBody"]["content"]["application/json"]["schema"]
-    body = door.operation.schemas[schema["$ref"].rpartition("/")[2]]
-    assert door.operation.body
+async def test_a_field_that_is_missing(endpoint: Endpoint) -> None:
+    schema = endpoint.operation.definition["requestBody"]["content"]["application/json"]["schema"]
+    body = endpoint.operation.schemas[schema["$ref"].rpartition("/")[2]]
+    assert endpoint.operation.body
     for name in body.get("required", []):
-        rest = {key: value for key, value in door.operation.body.items() if key != name}
-        is_problem(await door.asked(rest), 422)
-    is_problem(await door.asked({}), 422)
+        rest = {key: value for key, value in endpoint.operation.body.items() if key != name}
+        is_problem(await endpoint.asked(rest), 422)
+    is_problem(await endpoint.asked({}), 422)
 
 
-# What stands in the address.
+# Paths and query strings.
 
 
 @at(OPERATIONS)
-async def test_a_query_that_nobody_knows(door: Door) -> None:
+async def test_a_query_that_nobody_knows(endpoint: Endpoint) -> None:
     for query in (
         "nope=1",
         "x",
@@ -263,23 +263,23 @@ async def test_a_query_that_nobody_knows(door: Door) -> None:
         "=",
         "%ff=%ff",
     ):
-        is_problem(await door.asked(door.operation.body, query=query), 422)
+        is_problem(await endpoint.asked(endpoint.operation.body, query=query), 422)
 
 
 @at(LISTS)
-async def test_a_page_from_nowhere(door: Door) -> None:
+async def test_a_page_from_nowhere(endpoint: Endpoint) -> None:
     cursors = ("x", "", "0", "-1", "1.5", "..", "%00", "%F0%9F%98%80", "9" * 64, "A" * 32, "null")
     for cursor in cursors:
-        is_problem(await door.asked(query=f"cursor={cursor}"), 422)
+        is_problem(await endpoint.asked(query=f"cursor={cursor}"), 422)
     for limit in ("0", "-1", "201", "1.5", "x", "", "1e1", "9" * 30, "true", "%D9%A1%2E", "null"):
-        is_problem(await door.asked(query=f"limit={limit}"), 422)
-    for name in set(door.operation.parameters("query")) - {"cursor", "limit"}:
+        is_problem(await endpoint.asked(query=f"limit={limit}"), 422)
+    for name in set(endpoint.operation.parameters("query")) - {"cursor", "limit"}:
         for value in ("", "x", "%00", "PAID", "null", "1", "'", "x" * 10_000):
-            is_problem(await door.asked(query=f"{name}={value}"), 422)
+            is_problem(await endpoint.asked(query=f"{name}={value}"), 422)
 
 
 @at(WITH_IDS)
-async def test_an_id_that_is_none(door: Door) -> None:
+async def test_an_id_that_is_none(endpoint: Endpoint) -> None:
     for id in (
         "x",
         "0",
@@ -294,52 +294,54 @@ async def test_an_id_that_is_none(door: Door) -> None:
         "x" * 2_000,
         f"{uuid7()}x",
     ):
-        is_problem(await door.asked(door.operation.body, id=id), 422)
+        is_problem(await endpoint.asked(endpoint.operation.body, id=id), 422)
 
 
 @at(WITH_IDS)
-async def test_an_id_that_is_unknown_or_belongs_to_somebody_else(door: Door) -> None:
-    document = is_problem(await door.asked(door.operation.body, id=str(uuid7())), 404)
+async def test_an_id_that_is_unknown_or_belongs_to_somebody_else(endpoint: Endpoint) -> None:
+    document = is_problem(await endpoint.asked(endpoint.operation.body, id=str(uuid7())), 404)
     assert document["reason"] == "not_found"
 
 
-# Who asks, and how.
+# Authentication and headers.
 
 
 @at(SECURED)
-async def test_nobody_who_is_not_known(door: Door) -> None:
+async def test_nobody_who_is_not_known(endpoint: Endpoint) -> None:
     now = int(time.time())
-    stranger = type(door.service.signer)("another")
+    stranger = type(endpoint.service.signer)("another")
     tokens = {
         "none": "",
         "no token": "x",
-        "expired": door.token(exp=now - 1),
-        "forged": stranger.token(door.user),
-        "without an end": door.token(exp=None),
-        "for another": door.token(aud="others"),
+        "expired": endpoint.token(exp=now - 1),
+        "forged": stranger.token(endpoint.user),
+        "without an end": endpoint.token(exp=None),
+        "for another": endpoint.token(aud="others"),
         "nested": "W" * 1_900 + ".e30.AA",
         "too long": "x" * 100_000,
     }
     for name, token in tokens.items():
-        answer = await door.asked(
-            door.operation.body, headers={"Authorization": f"Bearer {token}".strip()}
+        answer = await endpoint.asked(
+            endpoint.operation.body, headers={"Authorization": f"Bearer {token}".strip()}
         )
         is_problem(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer", name
     for value in ("Bearer", "bearer ", "Basic YTpi", "x", "Bearer \xff", "Bearer a b"):
         header = value.encode("latin-1")
-        answer = await door.asked(door.operation.body, headers={"Authorization": header})  # type: ignore[dict-item]
+        answer = await endpoint.asked(endpoint.operation.body, headers={"Authorization": header})  # type: ignore[dict-item]
         is_problem(answer, 401)
 
 
 @at([operation for operation in OPERATIONS if operation.path == "/notification/send"])
-async def test_a_user_where_only_operators_may(door: Door) -> None:
-    document = is_problem(await door.asked(door.operation.body, token=door.token(role="user")), 403)
+async def test_a_user_where_only_operators_may(endpoint: Endpoint) -> None:
+    document = is_problem(
+        await endpoint.asked(endpoint.operation.body, token=endpoint.token(role="user")), 403
+    )
     assert document["reason"] == "forbidden"
 
 
 @at(WITH_KEY)
-async def test_a_key_that_is_none(door: Door) -> None:
+async def test_a_key_that_is_none(endpoint: Endpoint) -> None:
     for key in (
         b"",
         b" ",
@@ -352,23 +354,25 @@ async def test_a_key_that_is_none(door: Door) -> None:
         b"a\x7f",
     ):
         headers = {"Idempotency-Key": key}
-        is_problem(await door.asked(door.operation.body, headers=headers), 422)  # type: ignore[arg-type]
+        is_problem(await endpoint.asked(endpoint.operation.body, headers=headers), 422)  # type: ignore[arg-type]
 
 
 @at([operation for operation in OPERATIONS if "Prefer" in operation.parameters("header")])
-async def test_a_preference_that_is_too_long(door: Door) -> None:
-    answer = await door.asked(door.operation.body, headers={"Prefer": "wait=1," + "x" * 100})
+async def test_a_preference_that_is_too_long(endpoint: Endpoint) -> None:
+    answer = await endpoint.asked(
+        endpoint.operation.body, headers={"Prefer": "wait=1," + "x" * 100}
+    )
     is_problem(answer, 422)
 
 
 @at(OPERATIONS)
-async def test_a_method_that_the_path_does_not_have(door: Door) -> None:
-    path = door.operation.path.replace("{", "").replace("}", "")
-    async with door.service.http() as http:
+async def test_a_method_that_the_path_does_not_have(endpoint: Endpoint) -> None:
+    path = endpoint.operation.path.replace("{", "").replace("}", "")
+    async with endpoint.service.http() as http:
         for method in ("DELETE", "PUT", "OPTIONS", "TRACE", "PROPFIND"):
             answer = await http.request(method, path)
             is_problem(answer, 405)
-            assert door.operation.method.upper() in answer.headers["allow"].split(", ")
+            assert endpoint.operation.method.upper() in answer.headers["allow"].split(", ")
 
 
 @pytest.mark.parametrize(

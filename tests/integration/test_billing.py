@@ -1,4 +1,4 @@
-"""What billing promises about money and who sees it, on a real database and a real broker."""
+"""Balances, deposits, withdrawals and access to them, on a real database and a real broker."""
 
 import asyncio
 from uuid import UUID
@@ -63,7 +63,7 @@ async def test_the_newest_version_of_a_holder_is_stored_in_any_order_of_events(
     assert holder["version"] == 3
 
 
-# Money in and out.
+# Deposits and withdrawals.
 
 
 async def test_a_deposit_raises_the_balance_and_says_so(billing: RunningService) -> None:
@@ -157,7 +157,7 @@ async def test_what_is_paid_in_while_the_statement_is_read_shifts_no_line(
     assert second["nextCursor"] is None
 
 
-# Who may ask.
+# Access.
 
 
 async def test_another_persons_account_answers_like_one_that_is_not_there(

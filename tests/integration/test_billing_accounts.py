@@ -1,4 +1,4 @@
-"""An account is opened once, by whatever comes first about its user."""
+"""An account is opened once, by the first event about its user."""
 
 import asyncio
 from collections.abc import Sequence
@@ -113,7 +113,7 @@ async def test_accounts_are_opened_in_the_order_of_their_users(billing: RunningS
         await other.execute(OPENED, first)
         waiting = asyncio.create_task(_uses(pool, [second, first]))
         await billing.is_blocked()
-        await other.execute(OPENED, second)  # a deadlock, were the second opened already
+        await other.execute(OPENED, second)  # would deadlock if the second were open
     await waiting
 
 

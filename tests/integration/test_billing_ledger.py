@@ -1,4 +1,4 @@
-"""What billing promises about the books: they balance, whoever moves money at the same time."""
+"""The ledger balances under concurrent transfers."""
 
 import asyncio
 import random

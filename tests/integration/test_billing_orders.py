@@ -1,4 +1,4 @@
-"""What billing promises about orders: each is decided once, and what was taken for a cancelled one goes back."""
+"""Each order is decided once, and the debit of a cancelled order is refunded."""
 
 import random
 from uuid import UUID
@@ -42,7 +42,7 @@ async def test_a_refusal_is_recorded_with_the_balance_at_that_moment(
     assert rejected.order == order
     assert rejected.reason == "insufficient_funds"
     assert rejected.account.balance == 29_99
-    await open_with(billing, user, "1000.00")  # too late: decided once and for all
+    await open_with(billing, user, "1000.00")  # too late: the decision is final
     await billing.hears(OrderPlaced(order=order))
     [charge] = await billing.rows("SELECT * FROM charges WHERE order_id = $1", order.id)
     assert (charge["status"], charge["reason"]) == ("rejected", "insufficient_funds")
@@ -123,7 +123,7 @@ async def test_the_cancellation_of_a_rejected_order_changes_nothing(
 async def test_an_order_and_its_cancellation_that_race_leave_the_money_where_it_was(
     billing: RunningService,
 ) -> None:
-    """Paid and refunded, or never charged; never both, never neither."""
+    """Each order is either paid and refunded, or never charged."""
     user = a_user()
     await open_with(billing, user, "1000.00")
     orders = [an_order(total="10.00", user=user) for _ in range(60)]

@@ -1,4 +1,4 @@
-"""The inbox alone holds here: a subscriber whose effects nothing else would keep from happening twice."""
+"""The inbox deduplicates: the consumer of these tests has no other protection against duplicate effects."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,14 +18,14 @@ from tests.support.harness import RunningService
 
 
 async def count(tx: Transaction, received: Sequence[Envelope[OrderPlaced]]) -> None:
-    """Each call leaves a row per event: twice heard, twice there."""
+    """Insert a row for each event; a duplicate event inserts a second row."""
     ids = [event.id for event in received]
     await tx.execute("INSERT INTO effects SELECT unnest($1::uuid[])", ids)
-    if any(event.event.order.total == POISON for event in received):
+    if any(event.event.order.total == FAILING_TOTAL for event in received):
         raise RuntimeError("it disagrees with me")
 
 
-POISON = 666
+FAILING_TOTAL = 666
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ async def test_a_hundred_events_published_six_times_at_once_to_two_replicas_have
 async def test_an_event_that_another_replica_handles_meanwhile_has_one_effect(
     service: RunningService,
 ) -> None:
-    """Who looks first and writes then sees nothing of what is not yet committed."""
+    """A check before the write does not see rows that are not committed yet."""
     row = told(OrderPlaced(order=an_order()))
     async with service.meanwhile() as other:
         await other.execute("INSERT INTO inbox VALUES ($1, now())", row.id)
@@ -113,7 +113,7 @@ async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_h
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     await service.receives(bad)
     [dead_letter] = await service.dead_letters(1)
-    monkeypatch.setattr("tests.integration.test_bus_effects.POISON", -1)
+    monkeypatch.setattr("tests.integration.test_bus_effects.FAILING_TOTAL", -1)
     for _ in range(2):
         await service.broker.channel.default_exchange.publish(
             dead_letter, str(dead_letter.headers["dead_letter_queue"])

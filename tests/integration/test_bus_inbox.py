@@ -1,4 +1,4 @@
-"""From the broker to the effects: once each, whatever comes twice; what cannot be handled is parked alone."""
+"""A consumer applies each event once despite duplicates, and dead-letters alone an event that it cannot handle."""
 
 import contextlib
 import json
@@ -41,7 +41,7 @@ def orders_of(user: UserState, count: int) -> list[Row]:
 
 
 def indigestible(user: UserState) -> Row:
-    """An event that can be read and always fails: the ledger refuses amounts of nothing."""
+    """A well-formed event that always fails: the ledger refuses an amount of zero."""
     return told(OrderPlaced(order=an_order(total="0.00", user=user)))
 
 
@@ -51,7 +51,7 @@ async def balance(billing: RunningService, user: UserState) -> int:
 
 
 async def paid(billing: RunningService, user: UserState) -> int:
-    """How many orders of a user are paid; each must have left exactly one payment in the ledger."""
+    """Count the paid orders of a user; each has exactly one payment in the ledger."""
     count: int = await billing.value(
         "SELECT count(*) FROM charges WHERE user_id = $1 AND status = 'paid'", user.id
     )
@@ -64,8 +64,8 @@ async def paid(billing: RunningService, user: UserState) -> int:
     return count
 
 
-def assert_parked_whole(message: AbstractIncomingMessage, row: Row) -> None:
-    """A parked message is the event as it would have travelled alone."""
+def assert_dead_lettered_whole(message: AbstractIncomingMessage, row: Row) -> None:
+    """A dead-lettered message equals the event published as a single message."""
     whole = wire.to_message([row])
     assert message.body == whole.body or json.loads(message.body) == json.loads(whole.body)
     assert message.message_id == str(row.id)
@@ -87,7 +87,7 @@ async def test_a_poisoned_event_in_a_batch_of_64_is_parked_alone(
     await billing.has_heard(*(row for row in rows if row is not rows[40]))
     assert await paid(billing, rich) == 63
     assert len(billing.said_of(PaymentSucceeded)) == 63
-    assert_parked_whole(dead_letter, rows[40])
+    assert_dead_lettered_whole(dead_letter, rows[40])
     assert dead_letter.headers["dead_letter_queue"] == "billing.order-placed"
     assert dead_letter.headers["dead_letter_exchange"] == "orders"
     assert dead_letter.headers["dead_letter_routing_key"] == "order-placed.v1"
@@ -106,7 +106,7 @@ async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbour
     [dead_letter] = await billing.dead_letters(1)
     await billing.has_heard(*rows[1:])
     assert await paid(billing, rich) == 63
-    assert_parked_whole(dead_letter, rows[0])
+    assert_dead_lettered_whole(dead_letter, rows[0])
     assert dead_letter.headers["dead_letter_attempts"] == 1
     assert "ValidationError" in str(dead_letter.headers["dead_letter_error"])
 
@@ -117,7 +117,7 @@ async def test_an_event_that_always_fails_is_parked_after_its_attempts_while_oth
     before, bad, after = [orders_of(rich, 5), [indigestible(rich)], orders_of(rich, 5)]
     await billing.receives(*before, *bad, *after)
     [dead_letter] = await billing.dead_letters(1)
-    assert_parked_whole(dead_letter, bad[0])
+    assert_dead_lettered_whole(dead_letter, bad[0])
     assert dead_letter.headers["dead_letter_attempts"] == 4
     await billing.has_heard(*before, *after)
     assert await paid(billing, rich) == 10
@@ -127,7 +127,7 @@ async def test_an_event_that_always_fails_is_parked_after_its_attempts_while_oth
 async def ledger_that_fails(
     billing: RunningService, times: int, sqlstate: str
 ) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    """The ledger refuses the first writes. Yields how often it was tried: sequences are not rolled back."""
+    """Make the first inserts into the ledger fail. Yields a count of attempts: sequences are not rolled back."""
     async with billing.database.acquire() as connection:
         await connection.execute(f"""
             CREATE SEQUENCE tries;
@@ -179,19 +179,19 @@ MALFORMED = {
     "no headers": aio_pika.Message(
         OrderPlaced(order=an_order()).model_dump_json().encode(), content_type="application/json"
     ),
-    "a pack that is none": aio_pika.Message(b'{"a": 1}', content_type=wire.BATCH),
-    "an empty pack": aio_pika.Message(b"[]", content_type=wire.BATCH),
-    "a pack of one megabyte": aio_pika.Message(
+    "a batch that is no array": aio_pika.Message(b'{"a": 1}', content_type=wire.BATCH),
+    "an empty batch": aio_pika.Message(b"[]", content_type=wire.BATCH),
+    "a batch of one megabyte": aio_pika.Message(
         b'[{"data": "' + b"x" * 2**20 + b'"}]', content_type=wire.BATCH
     ),
-    "a pack of texts": aio_pika.Message(b'["a"]', content_type=wire.BATCH),
-    "a pack with an endless id": aio_pika.Message(
+    "a batch of texts": aio_pika.Message(b'["a"]', content_type=wire.BATCH),
+    "a batch with an endless id": aio_pika.Message(
         json.dumps([{"id": "1" * 300, "data": {}}]).encode(), content_type=wire.BATCH
     ),
-    "a pack with half a character": aio_pika.Message(
+    "a batch with half a character": aio_pika.Message(
         rb'[{"id": "\ud800", "type": "\udc00", "data": "\ud800"}]', content_type=wire.BATCH
     ),
-    "a pack that is nested too deeply": aio_pika.Message(b"[" * 10**5, content_type=wire.BATCH),
+    "a batch that is nested too deeply": aio_pika.Message(b"[" * 10**5, content_type=wire.BATCH),
     "an unknown version": of_an_unknown_version(told(OrderPlaced(order=an_order()))),
     "one megabyte": aio_pika.Message(b"x" * 2**20, content_type="text/plain"),
 }
@@ -218,7 +218,7 @@ async def test_a_text_that_the_database_cannot_hold_is_dead_lettered_after_its_a
     row = told(UserRegistered(user=a_user(name="Ada\0Lovelace")))
     await notifications.receives(row)
     [dead_letter] = await notifications.dead_letters(1)
-    assert_parked_whole(dead_letter, row)
+    assert_dead_lettered_whole(dead_letter, row)
     assert dead_letter.headers["dead_letter_attempts"] == 4
 
 
@@ -256,7 +256,7 @@ async def test_a_pack_that_comes_again_is_harmless(
 async def test_an_event_that_its_publisher_published_twice_has_one_effect_though_ids_differ(
     billing: RunningService, rich: UserState
 ) -> None:
-    """The business key holds where the inbox cannot: another id, the same order."""
+    """The business key rejects a duplicate that the inbox cannot detect: another event id, the same order."""
     order = an_order(total="1.00", user=rich)
     await billing.hears(OrderPlaced(order=order), OrderPlaced(order=order))
     assert await paid(billing, rich) == 1

@@ -1,4 +1,4 @@
-"""Background tasks that die take their process down, loudly: whoever runs the processes must see it."""
+"""A background task that fails ends its process with an error, so that its supervisor restarts it."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ async def administrator(
 
 @pytest.fixture
 async def process(doomed: Installation, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
-    """The command itself, as those start it who look at how it ends."""
+    """A process started by the command itself, so that its exit status is observed."""
     processes = Processes(tmp_path)
     yield await processes.of("orders", doomed).start()
     await processes.stop()
@@ -81,7 +81,7 @@ async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
         finally:
             await administrator.execute("ALTER TABLE orders RENAME COLUMN state TO status")
         await asyncio.gather(waiting, return_exceptions=True)
-    # Whichever looked first: who waits may have read its order after the change, and then nobody waits.
+    # Either may come first: a client that reads its order after the change does not wait.
     assert "supervisor.task_died" in process.log
     assert re.search("task=(watch|count_late)_orders", process.log)
 

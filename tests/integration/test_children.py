@@ -1,4 +1,4 @@
-"""Processes that `chorus up` and the tests start: none of them outlives who started it."""
+"""Processes that `chorus up` and the tests start: none of them outlives its parent."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""`chorus dead` on a real broker: what is set aside is seen, sent back once, or thrown away; looking loses nothing."""
+"""`chorus dead` on a real broker: it lists dead letters without loss, replays each once, or discards it."""
 
 import asyncio
 import json
@@ -33,13 +33,13 @@ QUEUE = queue_name("billing", OrderPlaced)
 
 @dataclass
 class Desk:
-    """An operator's desk: billing runs, and the command is at hand."""
+    """A running billing service, and the command as an operator runs it."""
 
     billing: RunningService
     broker: Broker
 
     async def run(self, *arguments: str, status: int = 0) -> Result:
-        """`chorus dead ...`, which must end so."""
+        """Run `chorus dead ...` and check its exit status."""
         result = await asyncio.to_thread(CliRunner().invoke, cli, ["dead", *arguments])
         assert result.exit_code == status, result.output
         return result
@@ -51,7 +51,7 @@ class Desk:
         return found
 
     async def put(self, row: Row, error: Exception, *, copies: int = 1, queue: str = QUEUE) -> None:
-        """Set an event aside as billing does."""
+        """Dead-letter an event as billing does."""
         for _ in range(copies):
             message = with_reason(
                 wire.to_message([row]),
@@ -117,7 +117,7 @@ async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
 
 async def test_looking_uses_nothing_up(desk: Desk) -> None:
     await desk.put(an_event(), ValueError())
-    for _ in range(25):  # more than a broker allows by itself
+    for _ in range(25):  # more than the broker's default delivery limit
         assert len(await desk.listed("--service", "billing")) == 1
 
 
@@ -211,7 +211,7 @@ async def test_what_was_not_chosen_or_is_not_there_is_said(desk: Desk) -> None:
 async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_go(
     desk: Desk, queue: str
 ) -> None:
-    """Whoever writes its headers by hand must not make anybody else hear it."""
+    """Headers written by hand must not route a replay to another consumer."""
     foreign, own = an_event(), an_event()
     await desk.put(foreign, ValueError(), queue=queue)
     await desk.put(own, ValueError())

@@ -1,4 +1,4 @@
-"""Figures that only tables know: what waits for the broker, and which orders nobody has decided about."""
+"""Gauges that are measured in tables: outbox rows that wait for a retry, and orders that stay pending."""
 
 from datetime import timedelta
 
@@ -46,23 +46,23 @@ async def test_the_outbox_is_counted_with_the_age_of_its_oldest_event(
 async def test_what_lies_in_the_dead_queue_is_counted_with_a_services_own_login(
     orders: RunningService,
 ) -> None:
-    def told() -> float | None:
+    def measured() -> float | None:
         return REGISTRY.get_sample_value("chorus_queue_messages", {"queue": "orders.dead"})
 
-    async def told_by_itself() -> None:
-        assert told() == 0
+    async def measured_by_the_service() -> None:
+        assert measured() == 0
 
     async def two_are_seen() -> None:
         await gauges.measure_dead_letters(orders.service.broker, "orders")
-        assert told() == 2
+        assert measured() == 2
 
-    await eventually(told_by_itself)
+    await eventually(measured_by_the_service)
     for _ in range(2):
         await orders.broker.send(Message(b"nobody has explained it"), DEAD, "orders")
     await eventually(two_are_seen)
     await orders.broker.purge("orders.dead")
     await gauges.measure_dead_letters(orders.service.broker, "orders")
-    assert told() == 0
+    assert measured() == 0
 
 
 async def test_an_order_that_stays_pending_is_late_until_it_settles(orders: RunningService) -> None:

@@ -1,4 +1,4 @@
-"""Idempotency-Key: one effect and one answer per user and key, at once, later, and within one batch."""
+"""Idempotency-Key: one effect and one response per user and key, concurrently, later, and within one batch."""
 
 import asyncio
 from collections.abc import Sequence
@@ -195,16 +195,16 @@ async def test_a_key_that_is_no_plain_text_is_refused(billing: RunningService, b
     assert await balance(billing, user) == "0.00"
 
 
-# The mechanism itself: what one transaction sees.
+# Idempotent requests within one transaction.
 
 
 def asked(
     user: UserState, key: str, amount: int, fingerprint: str = "same"
 ) -> IdempotentRequest[MoveFunds]:
     command = MoveFunds(user.id, amount, Causation("a-flow"), by_owner=True)
-    told = rendering(ReceiptView.of, 201, None)
+    to_response = rendering(ReceiptView.of, 201, None)
     return IdempotentRequest(
-        command, f"/account/{user.id}/deposit", told, user.id, key, fingerprint
+        command, f"/account/{user.id}/deposit", to_response, user.id, key, fingerprint
     )
 
 

@@ -1,4 +1,4 @@
-"""A message that kills its consumer is set aside by the broker, and takes no innocent one along."""
+"""The broker dead-letters a message that kills its consumer, and no other message."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.support.installation import Installation
 from tools.children import Child
 
 DELIVERIES: Final = 16
-"""Instead of a hundred: the same in less time."""
+"""Lower than in production, where it is a hundred: the test is faster."""
 
 QUEUE: Final = queue_name("billing", OrderPlaced)
 FATAL: Final = to_text(mortal.FATAL)
@@ -35,7 +35,7 @@ async def chorus(install_chorus: Install, monkeypatch: pytest.MonkeyPatch) -> In
 
 
 def orders(count: int, *, fatal: int) -> list[Row]:
-    """Orders, of which one is deadly to handle."""
+    """Orders; handling one of them kills the process."""
     totals = [FATAL if number == fatal else "1.00" for number in range(count)]
     return [told(OrderPlaced(order=an_order(total=total))) for total in totals]
 
@@ -43,7 +43,7 @@ def orders(count: int, *, fatal: int) -> list[Row]:
 async def die_often(
     chorus: Installation, broker: Broker, folder: Path, *, seconds_each: float = 0
 ) -> None:
-    """Start the service again and again, until it has nothing more to do."""
+    """Restart the service until its queue is empty."""
     own = {mortal.VARIABLE: str(seconds_each)}
     service = Child(
         "mortal",
@@ -67,7 +67,7 @@ async def die_often(
 async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
     chorus: Installation, tmp_path: Path, seconds_each: float
 ) -> None:
-    """Whoever is slow has everything that comes again in hand at once, and would take it along."""
+    """A slow consumer prefetches all redelivered messages at once, so each crash could count against all of them."""
     broker = Broker(chorus.amqp_admin_url)
     await broker.open()
     await broker.publish(*orders(40, fatal=0))

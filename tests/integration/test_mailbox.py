@@ -78,7 +78,7 @@ async def test_markup_in_an_e_mail_is_not_executed(catcher: Catcher) -> None:
     "source",
     [
         b"no headers at all \xff",
-        b"Content-Type: text/plain; charset=unheard-of\r\n\r\n\xff\xfe",
+        b"Content-Type: text/plain; charset=no-such-charset\r\n\r\n\xff\xfe",
         b"Content-Type: multipart/alternative\r\n\r\nnot one part",
         b"Subject: =?utf-8?q?=ff?=\r\n\r\n",
     ],

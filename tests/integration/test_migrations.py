@@ -1,4 +1,4 @@
-"""The tables that the migrations make are those that the models declare."""
+"""The migrations create exactly the tables that the models declare."""
 
 import asyncio
 from typing import Any

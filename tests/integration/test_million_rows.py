@@ -1,4 +1,4 @@
-"""A million rows in the tables of the bus: what is done for each event reads as little of them as of a few."""
+"""With a million rows in the messaging tables, the statements that run for each event read only a few pages."""
 
 import asyncio
 import json
@@ -35,14 +35,14 @@ SELECT gen_random_uuid(), 'key', '', now() FROM generate_series(1, $1::int)
 
 
 class Tables:
-    """The tables of one service, and what a statement of its own reads of them."""
+    """The tables of one service, and the pages that its statements read."""
 
     def __init__(self, owner: Pool, database: Database) -> None:
         self.owner = owner
         self._database = database
 
     async def pages(self, sql: str, *values: Any) -> int:
-        """How many pages a service's statement touches. What it does is undone."""
+        """The number of pages that a statement reads. Its changes are rolled back."""
         async with self._database.pool.acquire() as connection:
             transaction = connection.transaction()
             await transaction.start()

@@ -1,7 +1,7 @@
-"""Requests made up by schemathesis from each service's OpenAPI document, sound ones and others.
+"""Valid and invalid requests that schemathesis generates from each service's OpenAPI document.
 
-Every answer is one that the document knows: its status, its type, its headers, its body. Sound requests are taken,
-others are refused, methods that a path does not have as well, and nobody gets in without a token.
+Every response conforms to the document: status, content type, headers and body. Valid requests are accepted; invalid
+requests, undeclared methods and requests without a token are refused.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.support.fixtures import Install
 from tests.support.processes import Processes
 
 REQUESTS_PER_OPERATION = os.environ.get("CHORUS_TESTS_REQUESTS", "15")
-"""Made up at random for each operation, besides those that cover the schema's borders one by one."""
+"""Random requests for each operation, besides those that cover each bound of the schema."""
 
 OPERATOR = {"email": "operator@chorus.test", "password": "correct horse battery"}
 
@@ -39,7 +39,7 @@ async def stack(install_chorus: Install, module_processes: Processes) -> Stack:
     settings = {
         "CHORUS_OPERATOR_EMAIL": OPERATOR["email"],
         "CHORUS_OPERATOR_PASSWORD": OPERATOR["password"],
-        "CHORUS_SMTP_PORT": "9",  # nobody listens: letters wait
+        "CHORUS_SMTP_PORT": "9",  # no SMTP server: notifications wait
     }
     installation = await install_chorus("requests")
     running = await module_processes.start(installation, *SERVICES, settings=settings)

@@ -1,4 +1,4 @@
-"""The way of one paid order, from the route to the e-mail: every function that runs for it, counted.
+"""The code path of one paid order, from the route to the e-mail: every function that runs for it is counted.
 
 Three services run in this process. The last of some orders is traced, so that all connections are open.
 """
@@ -26,14 +26,14 @@ WARM_UP: Final = 8
 """Orders before the one that is traced: as many as notifications has connections to the mail server."""
 
 BUSINESS: Final = {"api", "consumers", "use_cases", "models", "schemas", "problems"}
-"""The files of a service that know its business. The others send e-mail, or decide how many orders are accepted."""
+"""The files of a service that hold its business rules. Others send e-mail, or limit admission."""
 
 PERIODIC: Final = {"backlog", "gauges", "health", "late_orders", "retention", "supervisor"}
 """Files of tasks that run beside the orders, whether or not there are any."""
 
 TARGETS: Final = {"files": 25, "lines": 1200, "business": 300}
 LIMITS: Final = {"files": 38, "lines": 1600, "business": 390}
-"""What holds today: a limit may only fall, until it meets its target. Lines are without blank ones and docstrings."""
+"""Today's figures: a limit may only fall, until it meets its target. Blank lines and docstrings do not count."""
 
 
 def an_app(service: str) -> FastAPI:

@@ -1,4 +1,4 @@
-"""What orders promises about orders, on a real database and a real broker."""
+"""Placing, settling, cancelling and reading orders, on a real database and a real broker."""
 
 import asyncio
 from typing import Any
@@ -126,8 +126,8 @@ async def test_a_pending_order_can_be_cancelled_and_again_gives_the_same_answer(
     assert first.json() == again.json()
     assert first.json()["status"] == "cancelled"
     await orders.is_quiet()
-    [told_of] = orders.said_of(OrderCancelled)
-    assert told_of.order == cancelled(order)
+    [published] = orders.said_of(OrderCancelled)
+    assert published.order == cancelled(order)
 
 
 async def test_a_paid_order_can_be_cancelled_and_its_refund_is_noted(
@@ -139,9 +139,9 @@ async def test_a_paid_order_can_be_cancelled_and_its_refund_is_noted(
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert answer.json()["refundedAt"] is None
     await orders.is_quiet()
-    [told_of] = orders.said_of(OrderCancelled)
-    assert told_of.order.version == 3
-    refund = payment_refunded(told_of.order)
+    [published] = orders.said_of(OrderCancelled)
+    assert published.order.version == 3
+    refund = payment_refunded(published.order)
     await orders.hears(refund, refund)
     seen = await view(orders, order)
     assert seen["status"] == "cancelled"
@@ -199,7 +199,7 @@ async def test_orders_are_listed_page_by_page_newest_first(orders: RunningServic
             pages.append([item["orderId"] for item in page["items"]])
             if (cursor := page["nextCursor"]) is None:
                 break
-            await place(orders, user)  # shifts nothing
+            await place(orders, user)  # does not shift the page
     newest_first = [str(order.id) for order in reversed(placed)]
     assert pages == [newest_first[:2], newest_first[2:4], newest_first[4:]]
 

@@ -1,4 +1,4 @@
-"""Beyond what the flow can settle, orders are refused early, on a real database and a real broker."""
+"""Orders beyond the rate that can be settled are refused early, on a real database and a real broker."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ LONG_AGO = "UPDATE orders SET placed_at = placed_at - interval '10 seconds' WHER
 
 @pytest.fixture
 def no_standstill(orders: RunningService, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """However slow this machine is. Admission control begins anew, before and after."""
+    """Ignore how slow the machine is; reset admission control before and after."""
     monkeypatch.setattr("apps.orders.admission.INTERRUPTED_SECONDS", 3600)
     admission = orders.provided(Admission)
     vars(admission).update(vars(Admission()))
@@ -48,5 +48,5 @@ async def test_a_slow_flow_lets_in_as_many_as_it_settles_in_time(orders: Running
     placed = await orders.database.fetchval(
         "SELECT count(*) FROM orders WHERE user_id = $1", user.id
     )
-    assert placed == ALWAYS_ADMITTED - 1  # with the late one
+    assert placed == ALWAYS_ADMITTED - 1  # the late order counts
     assert statuses == {201: placed, 503: MANY - placed}

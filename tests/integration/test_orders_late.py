@@ -1,4 +1,4 @@
-"""Late orders are found by what a look remembers, however many orders there are and however long one stays pending."""
+"""Measuring late orders reads few rows, regardless of the number of orders and the age of pending ones."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -28,18 +28,18 @@ READ: Final = (
 
 @dataclass
 class Orders:
-    """The orders of a service, and its eye on those that are late."""
+    """The orders of a service, and its measurement of late ones."""
 
     owner: Pool
     database: Database
     late: late_orders.LateOrders
 
-    async def are(self, sql: str, *values: Any) -> None:
-        """Change them behind the service's back."""
+    async def change(self, sql: str, *values: Any) -> None:
+        """Change the orders by SQL, not through the service."""
         await self.owner.execute(sql, *values)
 
-    async def look(self) -> tuple[int, int]:
-        """How many a look counts, and how many rows it reads for that."""
+    async def measure(self) -> tuple[int, int]:
+        """Measure: the number of late orders, and the rows read for it."""
         before = await self._rows_read()
         await self.late.measure()
         return int(late_orders.LATE._value.get()), await self._rows_read() - before
@@ -59,7 +59,7 @@ async def installed(install_chorus: Install) -> AsyncIterator[Orders]:
 
 @pytest.fixture
 async def orders(installed: Orders) -> Orders:
-    await installed.are("TRUNCATE orders")
+    await installed.change("TRUNCATE orders")
     installed.late = late_orders.LateOrders(installed.database.pool)
     return installed
 
@@ -67,12 +67,12 @@ async def orders(installed: Orders) -> Orders:
 async def test_an_order_that_is_never_decided_about_is_counted_without_reading_those_since(
     orders: Orders,
 ) -> None:
-    """Whoever drops an OrderPlaced has its order pending for ever."""
-    await orders.are(AN_HOUR_OLD, 1)
-    count, rows = await orders.look()
+    """An order whose OrderPlaced is lost stays pending."""
+    await orders.change(AN_HOUR_OLD, 1)
+    count, rows = await orders.measure()
     assert count == 1
-    assert rows >= MANY  # the first look is at all
-    count, rows = await orders.look()
+    assert rows >= MANY  # the first measurement reads all
+    count, rows = await orders.measure()
     assert count == 1
     assert rows < 10
 
@@ -81,9 +81,9 @@ async def test_late_orders_beyond_the_limit_are_counted_once_there_is_room(
     orders: Orders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(late_orders, "LIMIT", 2)
-    await orders.are(AN_HOUR_OLD, 3)
-    await orders.look()
-    await orders.look()
+    await orders.change(AN_HOUR_OLD, 3)
+    await orders.measure()
+    await orders.measure()
     for left in (2, 1, 0):
-        await orders.are(SETTLE_THE_OLDEST)
-        assert (await orders.look())[0] == left
+        await orders.change(SETTLE_THE_OLDEST)
+        assert (await orders.measure())[0] == left

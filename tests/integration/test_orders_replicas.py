@@ -1,4 +1,4 @@
-"""Several replicas of orders, as real processes: who waits at one hears what another is told."""
+"""Several replicas of orders, as real processes: a client of one receives the outcome that another consumed."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tests.support.tokens import Signer
 
 
 class Replicas:
-    """Two processes of orders on one database and one broker; billing is played by the test."""
+    """Two processes of orders on one database and one broker; the test publishes the events of billing."""
 
     def __init__(self, a: ServiceProcess, b: ServiceProcess, broker: Broker, tap: Tap) -> None:
         self.a, self.b = a, b
@@ -29,7 +29,7 @@ class Replicas:
         return replica.http(self.signer.token(user_id))
 
     async def placed(self, user_id: UUID, count: int) -> list[OrderState]:
-        """Wait until a user's orders are told of."""
+        """Wait until a user's orders are published."""
 
         async def found() -> list[OrderState]:
             orders = [e.order for e in self.tap.events if isinstance(e, OrderPlaced)]
@@ -41,7 +41,7 @@ class Replicas:
 
 
 async def received(replica: ServiceProcess) -> int:
-    """How many payments a replica has heard of."""
+    """The number of PaymentSucceeded that a replica has processed."""
     series = 'chorus_inbox_processed_total{queue="orders.payment-succeeded"} '
     async with replica.http() as http:
         lines = (await http.get("/metrics")).text.splitlines()
@@ -68,7 +68,7 @@ async def replicas(install_chorus: Install, module_processes: Processes) -> Asyn
 
 
 async def trusts(replicas: Replicas, replica: ServiceProcess) -> None:
-    """Wait until a replica knows the tests' key."""
+    """Wait until a replica trusts the tests' signing key."""
     async with replicas.http(replica, a_user().id) as http:
 
         async def let_in() -> bool:
@@ -95,7 +95,7 @@ async def test_who_waits_at_one_replica_hears_what_the_other_is_told(replicas: R
     assert {(a.status_code, a.json()["status"]) for a in answers} == {(201, "paid")}
     after = [await received(replicas.a), await received(replicas.b)]
     assert sum(after) - sum(before) == 10
-    assert after[1] > before[1], "the other replica has heard of none"
+    assert after[1] > before[1], "the other replica has consumed none"
 
 
 async def test_a_follower_sees_the_order_at_once_and_its_change_wherever_it_happens(

@@ -1,4 +1,4 @@
-"""What orders promises to whoever waits for an outcome or follows an order."""
+"""Waiting for the outcome of an order, and following its updates."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ from tests.support.shopping import cancel, place, view
 async def wait_for(
     orders: RunningService, user: UserState, prefer: str, outcome: Any = None
 ) -> httpx.Response:
-    """Place an order that waits; `outcome` is heard meanwhile."""
+    """Place an order and wait; `outcome` is consumed meanwhile."""
     async with orders.http(user) as ada:
         waiting = asyncio.create_task(
             ada.post("/order/create", json={"totalPrice": "30.00"}, headers={"Prefer": prefer})
@@ -108,7 +108,7 @@ async def test_who_waits_hears_of_a_cancellation(orders: RunningService) -> None
     assert (answer.status_code, answer.json()["status"]) == (201, "cancelled")
 
 
-# Following.
+# Following an order.
 
 
 def sent(stream: str) -> list[tuple[str, str, dict[str, Any]]]:

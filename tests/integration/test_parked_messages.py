@@ -1,4 +1,4 @@
-"""A parked message waits for a person, however often somebody looks at it."""
+"""A dead letter stays in its queue, regardless of how often it is read and requeued."""
 
 import aio_pika
 
@@ -10,7 +10,7 @@ MORE_THAN_A_BROKER_ALLOWS_BY_ITSELF = 25
 
 
 async def test_looking_at_a_parked_message_never_uses_it_up(install_chorus: Install) -> None:
-    broker = Broker((await install_chorus("looked_at", "billing")).amqp_admin_url)
+    broker = Broker((await install_chorus("requeues", "billing")).amqp_admin_url)
     await broker.open()
     await broker.send(aio_pika.Message(b"{}", message_id="the-one"), DEAD, "billing")
     queue = await broker.channel.get_queue(f"billing.{DEAD}", ensure=False)

@@ -1,4 +1,4 @@
-"""How PostgreSQL finds the rows of a set: by key, also with a plan that was made when there were none."""
+"""PostgreSQL finds the rows of a set by key, even with a plan made while the table was empty."""
 
 from uuid_utils.compat import uuid7
 
@@ -54,7 +54,7 @@ async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analyse
 ) -> None:
     chorus = await install_chorus("takes", "orders")
     async with opened(chorus, "orders") as (database, owner):
-        # What autovacuum does to an outbox that is empty whenever it looks.
+        # The effect of autovacuum on an outbox that is empty at each run.
         await _wait_in_outbox(database, 100)
         await owner.execute("DELETE FROM outbox")
         await owner.execute("VACUUM ANALYZE outbox")

@@ -1,4 +1,4 @@
-"""Two releases side by side: the previous one's statements run on today's tables, and its events have their effects."""
+"""Two releases at the same time: statements of the previous one run on today's tables, and its events are processed."""
 
 import json
 import re
@@ -28,7 +28,7 @@ async def chorus(install_chorus: Install) -> Installation:
 async def administrator(
     chorus: Installation, service: str
 ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """A superuser whose changes do not stay."""
+    """A superuser whose changes are rolled back."""
     connection = await asyncpg.connect(chorus.database_admin_url(service))
     changes = connection.transaction()
     await changes.start()
@@ -40,7 +40,7 @@ async def administrator(
 async def refused(
     connection: "asyncpg.Connection[asyncpg.Record]", statements: list[str]
 ) -> list[str]:
-    """The statements that PostgreSQL does not understand, each with its complaint."""
+    """The statements that PostgreSQL rejects, each with its error."""
     found = []
     for sql in statements:
         nulls = ", ".join(["NULL"] * max((int(n) for n in re.findall(r"\$(\d+)", sql)), default=0))
@@ -99,12 +99,12 @@ PROCESSED = [
 @pytest.mark.parametrize(
     ("name", "kind", "golden"),
     PROCESSED,
-    ids=[f"{name} hears {golden}" for name, _, golden in PROCESSED],
+    ids=[f"{name} receives {golden}" for name, _, golden in PROCESSED],
 )
 async def test_a_service_acts_on_what_was_said_in_another_release(
     running_service: Run, name: str, kind: type[Event], golden: Golden
 ) -> None:
-    """As it was said then, and as it may be said in the next release, with fields that nobody knows yet."""
+    """As published by the previous release, and as the next may publish it, with unknown fields."""
     later = compact(json.loads(golden.body) | {"later": {"than": ["today"]}})
     service = await running_service(name)
     async with service.listened_to():

@@ -1,4 +1,4 @@
-"""What is forgotten, and what is not: on tables with a million rows."""
+"""Retention purges old rows and keeps the others, on tables with a million rows."""
 
 import asyncio
 
@@ -14,20 +14,20 @@ from tests.support.harness import RunningService
 ROWS = 1_000_000
 
 
-async def forgets(service: RunningService, table: str) -> None:
-    """Run the service's own task until there is nothing more to forget of a table."""
+async def purge_old(service: RunningService, table: str) -> None:
+    """Run the service's purge task until a table holds no rows beyond their age."""
     task = asyncio.create_task(
         retention.purge_periodically(service.service.database.pool, lambda tx: None)
     )
     try:
 
-        async def forgotten() -> bool:
+        async def purged() -> bool:
             age = retention.TABLES[table][1]
             column = {"inbox": "received_at", "idempotency_keys": "created_at"}[table]
             old = f"SELECT EXISTS (SELECT FROM {table} WHERE {column} < now() - $1::interval)"
             return not await service.value(old, age)
 
-        await eventually(forgotten, within=90)
+        await eventually(purged, within=90)
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -47,8 +47,10 @@ async def test_of_a_million_inbox_rows_only_the_old_are_forgotten(
         "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '34 days' FROM generate_series(1, 1000)"
     )
     async with begin(orders.service.database.pool) as tx:
-        assert await retention.purge(tx, ["inbox"]) == [5_000], "a little at a time"
-    await forgets(orders, "inbox")
+        assert await retention.purge(tx, ["inbox"]) == [5_000], (
+            "a limited number of rows for each transaction"
+        )
+    await purge_old(orders, "inbox")
     assert await orders.value("SELECT count(*) FROM inbox") == known + 1000
 
 
@@ -60,11 +62,11 @@ async def test_a_key_is_remembered_for_a_week_and_then_free(billing: RunningServ
     async with billing.http(user) as ada:
         first = await ada.post(path, json=body, headers=headers)
         await billing.database.execute(age, retention.KEYS_AGE * 0.99, user.id)
-        await forgets(billing, "idempotency_keys")
+        await purge_old(billing, "idempotency_keys")
         again = await ada.post(path, json=body, headers=headers)
         assert (again.text, again.headers["Idempotent-Replayed"]) == (first.text, "true")
         await billing.database.execute(age, retention.KEYS_AGE * 0.02, user.id)
-        await forgets(billing, "idempotency_keys")
+        await purge_old(billing, "idempotency_keys")
         anew = await ada.post(path, json=body, headers=headers)
     assert anew.json()["balance"] == "2.00"
 

@@ -1,4 +1,4 @@
-"""Where private servers keep their data: a folder for each run, gone with it."""
+"""Where private servers keep their data: a folder for each run, deleted with it."""
 
 import socket
 from pathlib import Path

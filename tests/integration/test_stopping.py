@@ -1,4 +1,4 @@
-"""SIGTERM while a server says nothing any more: a service ends in time and with status 0, and nothing is lost."""
+"""SIGTERM while a server does not respond: a service ends in time with status 0, and loses nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,8 +22,8 @@ from tests.support.processes import Processes, ServiceProcess
 from tests.support.proxy import Proxy
 from tests.support.tokens import Signer
 
-PATIENCE_SECONDS: Final = 15.0
-"""Ten are promised; a busy machine gets more. Without the promise it was half a minute to a whole one."""
+TIMEOUT_SECONDS: Final = 15.0
+"""The guarantee is ten; a busy machine gets more. Without the guarantee it took 30 to 60."""
 
 ORDERS: Final = 300
 SIGNER: Final = Signer()
@@ -31,7 +31,7 @@ PAID: Final = "SELECT order_id FROM transfers WHERE kind = 'payment' AND order_i
 
 
 class Fragile:
-    """Billing as a process whose servers can freeze, and an administrator's view of what it does."""
+    """Billing as a process whose servers can freeze, with an administrator's connections that cannot."""
 
     process: ServiceProcess
     tap: Tap
@@ -56,8 +56,8 @@ class Fragile:
 
         await eventually(deposited)
 
-    async def hears_of(self, count: int) -> list[Row]:
-        """So many orders of the user, 1.00 each."""
+    async def publish_orders(self, count: int) -> list[Row]:
+        """Publish this many orders of the user, 1.00 each."""
         return await self.admin.publish(
             *(told(OrderPlaced(order=an_order(total="1.00", user=self.user))) for _ in range(count))
         )
@@ -110,15 +110,15 @@ async def fragile(install_chorus: Install, processes: Processes) -> AsyncIterato
 async def test_a_service_that_is_asked_to_end_does_not_wait_for_a_server_that_is_frozen(
     fragile: Fragile, frozen: tuple[str, ...]
 ) -> None:
-    rows = await fragile.hears_of(ORDERS)
+    rows = await fragile.publish_orders(ORDERS)
     silent = [proxy for name, proxy in vars(fragile).items() if name in frozen]
     for proxy in silent:
         proxy.freeze()
     asking = asyncio.create_task(fragile.deposit("5.00", "second"))
-    rows += await fragile.hears_of(ORDERS)
+    rows += await fragile.publish_orders(ORDERS)
     fragile.process.terminate()
 
-    assert await fragile.process.ended(within=PATIENCE_SECONDS) == 0
+    assert await fragile.process.ended(within=TIMEOUT_SECONDS) == 0
     assert "supervisor.task_died" not in fragile.process.log
     answer = await asking
     assert answer.status_code == (503 if "database" in frozen else 201)
@@ -136,14 +136,14 @@ async def test_a_service_that_is_asked_to_end_does_not_wait_for_a_server_that_is
 
 
 async def test_a_service_that_is_asked_to_end_finishes_what_it_has_begun(fragile: Fragile) -> None:
-    rows = await fragile.hears_of(ORDERS)
+    rows = await fragile.publish_orders(ORDERS)
     fragile.process.terminate()
-    assert await fragile.process.ended(within=PATIENCE_SECONDS) == 0
+    assert await fragile.process.ended(within=TIMEOUT_SECONDS) == 0
     assert "service.stopped_hard" not in fragile.process.log
     await fragile.tap.flush()
     said = [e.event.order.id for e in fragile.tap.received if isinstance(e.event, PaymentSucceeded)]
     orders = [UUID(row.attributes["subject"]) for row in rows]
     done = [record[0] for record in await fragile.rows.fetch(PAID, orders)]
-    assert sorted(done) == sorted(said), "what is done is told, before the end"
+    assert sorted(done) == sorted(said), "every committed effect is published before the end"
     await fragile.process.start()
     await fragile.all_are_paid_once(rows)

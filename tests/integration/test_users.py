@@ -1,4 +1,4 @@
-"""What users promises of registrations and profiles, on a real database and a real broker."""
+"""Registration and profiles, on a real database and a real broker."""
 
 import asyncio
 from collections.abc import Sequence
@@ -205,9 +205,9 @@ async def test_inside_one_batch_of_changes_each_is_decided_alone(users: RunningS
     results = await together(users, use_cases.change_users, changes)
     reasons = [getattr(result, "reason", None) for result in results]
     assert reasons == ["email_taken", None, "email_taken", "email_taken", "not_found", None, None]
-    told = [(user.name, user.version) for user in results[-2:]]
-    assert told == [("Ada the First", 2), ("Ada the Second", 3)], (
-        "each is told what came of his own"
+    changed = [(user.name, user.version) for user in results[-2:]]
+    assert changed == [("Ada the First", 2), ("Ada the Second", 3)], (
+        "each change has its own result"
     )
     versions = await users.rows("SELECT id, version FROM users WHERE id = ANY($1)", [ada, bob, eve])
     assert dict(map(tuple, versions)) == {ada: 3, bob: 2, eve: 1}

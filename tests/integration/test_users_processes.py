@@ -1,4 +1,4 @@
-"""What users promises as two replicas, and across a crash."""
+"""Users as two replicas, and across a crash."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ OPERATOR = {
 
 @dataclass(frozen=True)
 class Replicas:
-    """Two processes of users that were started at once, and what both have said since."""
+    """Two processes of users that were started at once, and the events that both have published."""
 
     chorus: Installation
     one: ServiceProcess
@@ -161,20 +161,22 @@ async def test_a_registration_that_was_answered_is_told_however_the_process_ends
         accepted = await register_until_it_dies(process)
         await process.start()
 
-        async def all_told() -> None:
-            told = {str(said.user.id) for said in tap.events if isinstance(said, UserRegistered)}
+        async def all_are_published() -> None:
+            published = {
+                str(said.user.id) for said in tap.events if isinstance(said, UserRegistered)
+            }
             stored = {str(row["id"]) for row in await rows(chorus, "SELECT id FROM users")}
-            assert told == stored
+            assert published == stored
             assert accepted <= stored
 
-        await eventually(all_told)
+        await eventually(all_are_published)
     assert await rows(chorus, "SELECT * FROM outbox") == []
     assert len(await rows(chorus, "SELECT * FROM key_pairs")) == 1
     assert len(await rows(chorus, "SELECT * FROM users WHERE role = 'operator'")) == 1
 
 
 async def register_until_it_dies(process: ServiceProcess) -> set[str]:
-    """Register users all the time, kill the process while it works; the ids that were answered."""
+    """Register users continuously and kill the process meanwhile; the ids of accepted registrations."""
     async with process.http() as http:
         requests = [
             asyncio.create_task(http.post("/user/register", json=a_registration()))

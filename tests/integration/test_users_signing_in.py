@@ -172,7 +172,7 @@ async def test_a_key_that_ends_gets_a_successor_which_waits_for_its_turn(
 
 
 async def keep_keys(users: RunningService) -> None:
-    """What the background task does every hour."""
+    """One run of the hourly background task."""
     await users.provided(KeyRotation)._rotate(PUBLISH_AFTER)
 
 

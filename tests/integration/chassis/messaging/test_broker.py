@@ -29,7 +29,7 @@ UNKNOWN_DELIVERY: Final = 1_000_000
 
 @pytest.fixture
 async def billing(install_chorus: Install) -> AsyncIterator[RunningService]:
-    installation = await install_chorus("hearing", "billing")
+    installation = await install_chorus("restores", "billing")
     app = create_app("billing", description="", router=router, subscriptions=SUBSCRIPTIONS)
     async with (
         RunningService("billing", app, installation).running() as running,

@@ -144,7 +144,7 @@ class TestServiceDuringOutages:
     ) -> None:
         monkeypatch.setattr(
             "chassis.messaging.consumer.ATTEMPT_DELAYS", ()
-        )  # a transient fault is no attempt
+        )  # a transient fault does not count as an attempt
         billing, user = fragile.billing, a_user()
         await deposit(billing, user)
         await billing.is_quiet()
@@ -182,8 +182,8 @@ class TestServiceDuringOutages:
         self, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         billing, user = fragile.billing, a_user()
-        for door in billing.service.committers._made.values():
-            monkeypatch.setattr(door, "_timeout", 0.2)
+        for made in billing.service.committers._made.values():
+            monkeypatch.setattr(made, "_timeout", 0.2)
         await fragile.database.refuse()
         async with billing.http(user) as ada:
             answer = await ada.post(f"/account/{user.id}/deposit", json={"amount": 7})

@@ -344,7 +344,7 @@ class TestPublisher:
     """The relay's connection."""
 
     async def test_a_refusal_is_followed_by_a_new_connection(self, office: Office) -> None:
-        """A channel that knew the queue's former leader may refuse for ever what the queue would accept."""
+        """A channel that knew the queue's former leader may refuse every publish that the queue would accept."""
         channel = await office.broker._connection.channel()  # type: ignore[union-attr]
         full = await channel.declare_queue(
             exclusive=True, arguments={"x-max-length": 0, "x-overflow": "reject-publish"}
