@@ -37,7 +37,7 @@ async def orders(running: ServiceProcess) -> AsyncIterator[ServiceProcess]:
 
 
 async def sent(orders: ServiceProcess, *parts: bytes, within: float = 30) -> Answer:
-    """Send bytes as they are, and read one answer."""
+    """Send bytes as they are, and read one response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", orders.port)
     try:
         async with asyncio.timeout(within):

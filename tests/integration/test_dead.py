@@ -157,7 +157,7 @@ async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> No
     async def back() -> bool:
         return await desk.broker.waiting(f"billing.{DEAD}") == 1
 
-    await eventually(back, what="the original does not come back")
+    await eventually(back, what="the dead letter is not requeued")
     await desk.run("replay", str(row.id), "--service", "billing")
     await desk.billing.has_heard(row)
     assert await desk.charges(row) == 1

@@ -58,7 +58,7 @@ async def die_often(
         return service.exit_status == 0 and await broker.waiting(QUEUE) == 0
 
     try:
-        await eventually(done, within=90, what="the service does not come to rest")
+        await eventually(done, within=90, what="the queue is not empty")
     finally:
         service.kill()
 
