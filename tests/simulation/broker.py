@@ -127,7 +127,7 @@ class Broker:
         self._bound: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._sent: list[tuple[str, str, aio_pika.Message]] = []
         for queue in TOPOLOGY.queues:
-            if queue.service is not None:  # the journal is `told`
+            if queue.service is not None:  # the journal is the attribute `told`
                 self.queues[queue.name] = []
                 for binding in queue.bindings:
                     self._bound[binding].append(queue.name)

@@ -43,7 +43,7 @@ MOST_AWAITS: Final = 100
 
 
 class Dead(BaseException):
-    """Whoever reads this is dead, and has no more influence on anything."""
+    """Raised in a task of a dead process, which must have no further effect."""
 
 
 class Process:
@@ -73,7 +73,7 @@ class Process:
         broker, pool = self._world.broker, cast(Any, self.pool)
         self.relay = Relay(pool, SimulatedPublisher(self, broker))
         self.begin(self.relay.run(), "relay", for_ever=True)
-        if self.service == "users":  # hears of nothing but keys, which there are none of
+        if self.service == "users":  # subscribes to keys only, and there are none
             return
         dead_letters = DeadLetterQueue(self.service, SimulatedPublisher(self, broker))
         for subscription in importlib.import_module(f"apps.{self.service}.consumers").SUBSCRIPTIONS:

@@ -58,7 +58,7 @@ UNRECORDED: Final = (
 )
 
 UNKNOWN: Final = (OverloadedError, UnavailableError, CommitUnknownError, asyncio.CancelledError)
-"""What is no outcome: whoever is told so asks again."""
+"""Errors that are no outcome: the client retries."""
 
 
 class World:
