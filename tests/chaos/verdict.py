@@ -54,7 +54,7 @@ class Report:
     extra_copies: int = 0
     """Letters that arrived more than once, with the same Message-ID."""
     journal_gaps: int = 0
-    """Events that were published and heard, and that the stream `journal` has not kept."""
+    """Events that were published and received, but that the stream `journal` does not contain."""
     longest_stall: float = 0.0
     """Seconds between two accepted orders, at most."""
     recovery: float | None = None
