@@ -119,7 +119,7 @@ def told(
     causation_id: UUID | None = None,
     traceparent: str | None = None,
 ) -> Row:
-    """An event with an identity, as it waits in its publisher's outbox. Told twice, it is the same event twice."""
+    """Return an event as a row of its publisher's outbox. A row that is published twice is a duplicate."""
     id = id or uuid7()
     cause = Causation(correlation_id or f"flow-{id}", causation_id, traceparent)
     return outbox.row(id, event, cause, now())

@@ -1,7 +1,7 @@
 """Services that start in moments: real processes, forked from one that has all their code loaded already.
 
 A start costs a second of a processor otherwise, nearly all of it for loading code, and the tests start services by the
-hundred. Such a process can be told where to die, by the names of `chassis/crash_points.py`.
+hundred. Such a process accepts a crash point of `chassis/crash_points.py`.
 """
 
 import importlib
