@@ -1,4 +1,4 @@
-"""What makes each event happen, asked for at the public doors until there is an answer: services may die meanwhile."""
+"""Causes each event through the HTTP APIs, with retries until there is a response: services may die meanwhile."""
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
