@@ -84,7 +84,7 @@ async def handled(chorus: Stack, *, only_new: bool = False) -> dict[str, float]:
                 await chorus.metric(
                     chorus[service], f"chorus_inbox_{name}_total", queue=queue_name(service, kind)
                 )
-                for name in (("heard",) if only_new else ("heard", "doubled"))
+                for name in (("processed",) if only_new else ("processed", "duplicates"))
             ]
         )
         for service, kinds in SUBSCRIPTIONS.items()
