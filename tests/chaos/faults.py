@@ -23,8 +23,8 @@ from tests.support.processes import ServiceProcess
 from tools.children import Child, ChildFailed
 
 COPIES_IN_FLIGHT: Final = 16
-"""Letters that may go out a second time when a mailer's server or database fails: 8 connections, and as many answers
-again that are not recorded yet."""
+"""E-mails that may be sent a second time when a dispatcher's server or database fails: 8 connections, and as many
+responses again that are not recorded yet."""
 
 COPIES_IN_HAND: Final = 200
 """The same when a mailer dies: while a database stands still it goes on with what it has taken, and records nothing."""

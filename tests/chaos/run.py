@@ -117,7 +117,7 @@ async def _recover(world: World, report: Report, say: Say) -> None:
     report.recovery = time.monotonic() - begun
     try:
         await world.is_healed()
-    except AssertionError as unwell:  # the audit may say more of it
+    except AssertionError as unwell:  # the audit may report more
         report.violations.append(f"not healed: {unwell}")
 
 

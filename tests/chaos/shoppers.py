@@ -40,7 +40,7 @@ class Shoppers:
         self._placed: dict[UUID, list[tuple[UUID, str, str]]] = {}
         self._last_accepted = 0.0
         self.paid_in: dict[UUID, tuple[int, int]] = {}
-        """By customer: minor units that were surely paid in, and that perhaps were beside those."""
+        """By customer: minor units of confirmed deposits, and of those without a response."""
 
     async def register(self) -> None:
         """Everybody registers, and pays something in. Nothing fails yet."""

@@ -1,4 +1,4 @@
-"""What came of a run: the figures, and whether it says anything at all."""
+"""The result of a run: its figures, and whether they allow a verdict."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def shortfalls(self) -> list[str]:
-        """Why the run says too little."""
+        """Why the run allows no verdict."""
         found = []
         if self.accepted < self.orders_per_minute * self.minutes:
             found.append(f"only {self.accepted:,} orders were accepted")

@@ -113,7 +113,7 @@ class World(Stack):
         self.proxies = proxies
         self.replicas: dict[str, ServiceProcess] = {}
         self.held: set[str] = set()
-        """Replicas that nobody starts now: a fault is about to do it."""
+        """Replicas that the supervisor does not restart: a fault will do it."""
         self.malformed: set[UUID] = set()
         """Ids under which malformed messages must be dead-lettered."""
         self.dice = random.Random()
@@ -191,7 +191,7 @@ class World(Stack):
         return self._http[service.url]
 
     async def is_healed(self) -> None:
-        """Wait until every process is ready. Raises AssertionError that says which is not, and what it says itself."""
+        """Wait until every process is ready. Raises AssertionError with the process that is not, and its response."""
         for name, process in self.replicas.items():
             await eventually(partial(self._is_ready, name, process), within=HEAL_SECONDS)
 

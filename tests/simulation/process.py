@@ -1,4 +1,4 @@
-"""A process of a service: the real relay, inbox, use cases and mailer, on a simulated loop. It can die at any step."""
+"""A process of a service: the real relay, consumers, use cases and dispatcher. It can die at any step of the loop."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ class Process:
         self.at_work = 0
         """How many messages it has begun to handle, acknowledged or not."""
         self.handed_over: list[Posted] = []
-        """Letters that this mailer has handed over, less those of which is known what became of them."""
+        """E-mails that this dispatcher has sent, less those whose outcome is known."""
         self.death: asyncio.Future[None] = self.loop.create_future()
         self.pool = Pool(self, world.postgres)
         self._world = world

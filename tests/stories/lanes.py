@@ -7,7 +7,7 @@ from tests.support.eventually import eventually
 from tests.support.forked import ForkedService
 
 LETTERS_ON_THEIR_WAY: Final = 2
-"""How many may have been sent and not recorded when their mailer is killed; a story has no more at a time."""
+"""How many may have been sent but not recorded when their dispatcher is killed; a story sends no more at a time."""
 
 KILLED: Final = -9
 """The exit status of a process that died of SIGKILL."""

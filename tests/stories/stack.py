@@ -37,7 +37,7 @@ POOLS: Final = 10
 """Connection pools for each process."""
 
 QUIET_SECONDS: Final = 45.0
-"""How long what was begun may take; longer than the lease on letters that a killed mailer leaves behind."""
+"""How long what was begun may take; longer than the lease on notifications that a killed dispatcher leaves behind."""
 
 
 LOOKS_SECONDS: Final = 5.0
@@ -265,7 +265,7 @@ class Stack:
         return {name: await self.broker.waiting(name) for name in names}
 
     async def audit(self) -> Sequence[str]:
-        """Wait for rest, then say what is wrong, a line for each violation of an invariant.
+        """Wait for rest, then return a line for each violation of an invariant.
 
         The rules of `ops.audit`, as an operator's audit evaluates them, and those about all published events and the
         mail, which only a test knows.

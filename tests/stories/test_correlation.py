@@ -1,4 +1,4 @@
-"""One correlation id runs through a whole flow, and causation ids say what led to what."""
+"""One correlation id runs through a whole flow, and causation ids name the cause of each event."""
 
 from events.base import Envelope, Event
 from tests.stories.customers import Customer

@@ -1,4 +1,4 @@
-"""A service that is killed, ended or away loses nothing and doubles nothing. The audit after each story says so."""
+"""A service that is killed, ended or away loses nothing and doubles nothing. The audit after each story checks it."""
 
 import pytest
 

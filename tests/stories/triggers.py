@@ -52,7 +52,7 @@ class Triggers:
     async def register(self) -> None:
         about = {"email": f"{uuid7()}@example.com", "name": "Kim", "password": PASSWORD}
         stranger = Customer(self._chorus, "Kim", "en")
-        # 409 says that it had been done when the answer was lost.
+        # 409: it had been done when the response was lost.
         await _until_answered(stranger, "users", "POST", "/user/register", about, fine={201, 409})
 
     async def change(self) -> None:

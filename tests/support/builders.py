@@ -84,7 +84,7 @@ def a_payment(order: OrderState) -> PaymentState:
 
 
 def payment_succeeded(order: OrderState, *, balance: str = "70.00") -> PaymentSucceeded:
-    """What billing says once an order is debited."""
+    """The event that billing publishes once an order is debited."""
     account = an_account(user=order.user_id, balance=balance)
     return PaymentSucceeded(payment=a_payment(order), order=order, account=account)
 
@@ -92,13 +92,13 @@ def payment_succeeded(order: OrderState, *, balance: str = "70.00") -> PaymentSu
 def payment_rejected(
     order: OrderState, *, reason: RejectionReason = "insufficient_funds", balance: str = "0.00"
 ) -> PaymentRejected:
-    """What billing says once an order is refused."""
+    """The event that billing publishes once an order is refused."""
     account = an_account(user=order.user_id, balance=balance)
     return PaymentRejected(reason=reason, order=order, account=account)
 
 
 def payment_refunded(order: OrderState, *, balance: str = "100.00") -> PaymentRefunded:
-    """What billing says once an order's money is back."""
+    """The event that billing publishes once an order is refunded."""
     payment = a_payment(order)
     refund = RefundState(
         id=uuid7(),
@@ -126,5 +126,5 @@ def told(
 
 
 def with_body(row: Row, body: str) -> Row:
-    """The same event with another body, as somebody else may have written it."""
+    """The same event with another body, as another release may have written it."""
     return row._replace(cloudevent=f"{row.cloudevent.removesuffix(row.data + '}')}{body}}}")

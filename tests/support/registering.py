@@ -1,4 +1,4 @@
-"""How tests register users, and speak as them."""
+"""How tests register users and send requests as them."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
