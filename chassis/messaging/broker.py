@@ -17,7 +17,7 @@ from chassis.messaging.private_names import (
     RESTORE_SECONDS,
     RestoringConnection,
     connect_with,
-    forget_connection,
+    discard_connection,
 )
 
 log = structlog.get_logger(__name__)
@@ -73,7 +73,7 @@ class RabbitConsumer(RabbitBroker):
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await close()
-        forget_connection(self)  # where `stop` has failed
+        discard_connection(self)  # where `stop` has failed
 
     async def waiting(self, queue: str) -> int:
         """The number of ready messages in a queue. A passive declaration needs no permission to configure.

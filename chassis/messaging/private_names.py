@@ -66,7 +66,7 @@ def connect_with(
     broker._connection_kwargs["connection_class"] = connection_class  # noqa: SLF001
 
 
-def forget_connection(broker: RabbitBroker) -> None:
+def discard_connection(broker: RabbitBroker) -> None:
     """Have a broker of FastStream make a new connection at its next start."""
     broker._connection = broker._channel = None  # noqa: SLF001
     broker.config.disconnect()

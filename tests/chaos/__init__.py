@@ -3,9 +3,9 @@
     make chaos ARGS="--seed 7 --minutes 3"
 
 - `schedule`: which faults come when; the same seed gives the same schedule.
-- `world`: servers, proxies and services, and somebody who starts again what has died.
+- `world`: servers, proxies and services, and a supervisor that restarts processes that died.
 - `faults`: how each kind of fault is done, and undone.
 - `shoppers`: customers who register, pay in, draw out, order, cancel, ask again and look, whatever happens.
-- `poison`: messages that nobody can handle.
+- `poison`: malformed messages that no consumer can process.
 - `verdict`: what came of a run.
 """

@@ -19,7 +19,7 @@ RATE = 100.0
 def main(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same schedule.")] = None,
     minutes: Annotated[float, typer.Option(min=0.5, help="How long it goes on.")] = 3.0,
-    rate: Annotated[float, typer.Option(min=1, help="Wishes a second.")] = RATE,
+    rate: Annotated[float, typer.Option(min=1, help="Requests per second.")] = RATE,
     orders: Annotated[
         float, typer.Option(help="Accepted orders a minute that make the run valid.")
     ] = ORDERS_PER_MINUTE,

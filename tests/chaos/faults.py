@@ -23,8 +23,8 @@ from tests.support.processes import ServiceProcess
 from tools.children import Child, ChildFailed
 
 COPIES_IN_FLIGHT: Final = 16
-"""Letters that may go out a second time when a mailer's server or database fails: 8 connections, and as many answers
-again that are not recorded yet."""
+"""E-mails that may be sent a second time when a dispatcher's server or database fails: 8 connections, and as many
+responses again that are not recorded yet."""
 
 COPIES_IN_HAND: Final = 200
 """The same when a mailer dies: while a database stands still it goes on with what it has taken, and records nothing."""
@@ -210,7 +210,7 @@ class Faults:
         dice = random.Random(fault.at)
         known = self._world.journal.events()
         if len(known) < 50:
-            raise NothingToDoError("nothing has been told yet")
+            raise NothingToDoError("too few events have been published")
         some = [*dice.sample(known, 20), *known[-20:]]
         rows = [as_told(received) for received in some for _ in range(dice.randint(1, 6))]
         dice.shuffle(rows)
@@ -221,11 +221,11 @@ class Faults:
         placed = self._world.journal.events(OrderPlaced)
         if not placed:
             raise NothingToDoError("nothing has been ordered yet")
-        # Half of them: what was heard long ago, so that its neighbour in a pack is no news.
+        # Only the older half: billing has processed it, so its neighbour in a message batch is a duplicate.
         message, id = poison(fault.target, dice.choice(placed[: len(placed) // 2 + 1]), dice)
         await self._speaking(self._world.broker.send, message, "", QUEUE)
         if id is not None:
-            self._world.poisoned.add(id)
+            self._world.malformed.add(id)
 
     async def _speaking(self, say: Callable[..., Coroutine[Any, Any, Any]], *words: Any) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Messages that billing cannot handle, and one that it can although it is odd."""
+"""Malformed messages that billing cannot process, and an unusual one that it can."""
 
 import json
 import random
@@ -15,15 +15,15 @@ from events.orders import OrderPlaced
 from tests.stories.journal import as_told
 
 QUEUE: Final = queue_name("billing", OrderPlaced)
-"""Where it is put: straight into one queue, so that nobody else hears of it."""
+"""The queue to which the message is sent directly, so that no other service receives it."""
 
 
 def poison(
     variety: str, known: Envelope[Event], dice: random.Random
 ) -> tuple[aio_pika.Message, UUID | None]:
-    """A message, and the id under which it must be parked; None if it must have no effect at all.
+    """Return a message, and the id under which it must be dead-lettered; None if it must have no effect at all.
 
-    `known` is an event that billing has heard before: what is good about the message changes nothing.
+    `known` is an event that billing has processed before: the valid part of the message is a duplicate.
     """
     id = uuid7()
     row = as_told(known, id=id)
@@ -38,7 +38,7 @@ def poison(
             body["order"]["total"] = "much"
             message.body = json.dumps(body).encode()
         case "unknown version":
-            # In a pack, beside one that is as it should be.
+            # In a message batch, next to a valid event.
             message = wire.to_message([row, as_told(known)])
             items = json.loads(message.body)
             items[0]["specversion"] = "9.0"

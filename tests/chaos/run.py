@@ -22,7 +22,7 @@ from tests.support.eventually import eventually
 from tools.children import ChildFailed
 
 LOOK_SECONDS: Final = 30.0
-"""How often what must hold at every moment is looked at during the run."""
+"""Seconds between two checks, during the run, of the invariants that always hold."""
 
 IN_THE_RUN: Final = {1, 2}
 """The invariants that hold at every moment, even between two steps."""
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 
 async def run(report: Report, rate: float, say: Say) -> None:
-    """Everything, from empty servers to what is reported. `rate` is wishes a second."""
+    """Run everything, from empty servers to the report. `rate` is in requests per second."""
     seed, minutes = report.seed, report.minutes
     async with running_world() as world:
         shoppers = Shoppers(world, report, rate, seed)
@@ -117,7 +117,7 @@ async def _recover(world: World, report: Report, say: Say) -> None:
     report.recovery = time.monotonic() - begun
     try:
         await world.is_healed()
-    except AssertionError as unwell:  # the audit may say more of it
+    except AssertionError as unwell:  # the audit may report more
         report.violations.append(f"not healed: {unwell}")
 
 

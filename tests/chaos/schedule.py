@@ -62,7 +62,7 @@ TARGETS: Final = {
     "mail": MAIL,
     "poison": POISON,
 }
-"""What a kind may be done to, or in which variety; the others are done to what their name says."""
+"""The targets or varieties of a kind. Faults of services choose a process; else a name ends with its target."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Customers who go on whatever happens, and who remember what they asked for and what they were told."""
+"""Customers who continue during all faults, and record their requests and the responses."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ TRIES: Final = 60
 
 
 class Shoppers:
-    """The load: so many wishes a second, from customers who are chosen by chance."""
+    """The load: requests at a constant rate, from customers chosen at random."""
 
     def __init__(self, world: World, report: Report, rate: float, seed: int) -> None:
         self._world = world
@@ -40,7 +40,7 @@ class Shoppers:
         self._placed: dict[UUID, list[tuple[UUID, str, str]]] = {}
         self._last_accepted = 0.0
         self.paid_in: dict[UUID, tuple[int, int]] = {}
-        """By customer: minor units that were surely paid in, and that perhaps were beside those."""
+        """By customer: minor units of confirmed deposits, and of those without a response."""
 
     async def register(self) -> None:
         """Everybody registers, and pays something in. Nothing fails yet."""
@@ -52,12 +52,12 @@ class Shoppers:
                 self._world.refused_for_good.add(customer.addresses[0])
                 self._world.mail.refuse(customer.addresses[0], "550 no such mailbox")
         for customer in self._customers:
-            while not self.paid_in[customer.id][0]:  # billing may not have heard of him yet
+            while not self.paid_in[customer.id][0]:  # billing may not know them yet
                 await self._deposit(customer)
 
     @contextlib.asynccontextmanager
     async def shopping(self) -> AsyncIterator[None]:
-        """They shop during this block; at its end every wish has an answer, or was given up."""
+        """Send requests during this block; at its end each has a response or was given up."""
         enough = asyncio.Event()
         self._last_accepted = time.monotonic()
         async with asyncio.TaskGroup() as shop:
@@ -73,7 +73,7 @@ class Shoppers:
         due = loop.time() + place / self._rate
         while not enough.is_set():
             await asyncio.sleep(due - loop.time())
-            # After an interruption the wishes that were missed come a little faster, not all at once.
+            # After an interruption the missed requests are sent a little faster, not all at once.
             due = max(due, loop.time() - 2.0) + SHOPPERS / self._rate
             customer = self._dice.choice(self._customers)
             command = self._dice.random()
@@ -178,7 +178,7 @@ class Shoppers:
             await asyncio.sleep(0.2)
 
     async def money_that_is_wrong(self) -> list[str]:
-        """Customers whose deposits in the ledger are not those that they were told of."""
+        """Return the customers whose deposits in the ledger are not those that were confirmed to them."""
         found = {
             row["user_id"]: int(row["amount"])
             for row in await self._world.rows("billing", _PAID_IN)

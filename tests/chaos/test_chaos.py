@@ -1,4 +1,4 @@
-"""Three minutes of chaos with a seed that nobody has seen before. It is printed, and brings the same faults again."""
+"""Three minutes of chaos with a new random seed. It is printed, and reproduces the same faults."""
 
 import asyncio
 import os

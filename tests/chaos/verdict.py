@@ -1,4 +1,4 @@
-"""What came of a run: the figures, and whether it says anything at all."""
+"""The result of a run: its figures, and whether they allow a verdict."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Report:
     extra_copies: int = 0
     """Letters that arrived more than once, with the same Message-ID."""
     journal_gaps: int = 0
-    """Events that were published and heard, and that the stream `journal` has not kept."""
+    """Events that were published and received, but that the stream `journal` does not contain."""
     longest_stall: float = 0.0
     """Seconds between two accepted orders, at most."""
     recovery: float | None = None
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def shortfalls(self) -> list[str]:
-        """Why the run says too little."""
+        """Why the run allows no verdict."""
         found = []
         if self.accepted < self.orders_per_minute * self.minutes:
             found.append(f"only {self.accepted:,} orders were accepted")

@@ -1,4 +1,4 @@
-"""The whole of Chorus on servers of its own, two processes of each service, and whoever starts again what has died."""
+"""The whole of Chorus on servers of its own, two processes of each service, and a supervisor that restarts them."""
 
 import asyncio
 import contextlib
@@ -113,9 +113,9 @@ class World(Stack):
         self.proxies = proxies
         self.replicas: dict[str, ServiceProcess] = {}
         self.held: set[str] = set()
-        """Replicas that nobody starts now: a fault is about to do it."""
-        self.poisoned: set[UUID] = set()
-        """Ids under which messages must be parked."""
+        """Replicas that the supervisor does not restart: a fault will do it."""
+        self.malformed: set[UUID] = set()
+        """Ids under which malformed messages must be dead-lettered."""
         self.dice = random.Random()
         self._supervising: asyncio.Task[None] | None = None
         self._http: dict[str, httpx.AsyncClient] = {}
@@ -191,7 +191,7 @@ class World(Stack):
         return self._http[service.url]
 
     async def is_healed(self) -> None:
-        """Wait until every process is ready. Raises AssertionError that says which is not, and what it says itself."""
+        """Wait until every process is ready. Raises AssertionError with the process that is not, and its response."""
         for name, process in self.replicas.items():
             await eventually(partial(self._is_ready, name, process), within=HEAL_SECONDS)
 
@@ -215,15 +215,17 @@ class World(Stack):
         return sum(counts)
 
     async def unexplained_parked(self) -> list[str]:
-        """Empty the dead queues. What lies there and was not poisoned, and what was poisoned and does not lie there."""
-        missing, found = set(self.poisoned), []
+        """Empty the dead-letter queues. Return what was dead-lettered without being malformed, and the reverse."""
+        missing, found = set(self.malformed), []
         for service in SERVICES:
             while (message := await self.broker.take(f"{service}.{DEAD}")) is not None:
                 id = UUID(message.message_id or "00000000-0000-0000-0000-000000000000")
-                missing.discard(id)  # one that is parked twice was handled twice, up to its parking
-                if id not in self.poisoned:
-                    found.append(f"parked: {id} of {service}: {message.headers}")
-        return found + [f"poison {id} is not parked" for id in missing]
+                missing.discard(
+                    id
+                )  # found twice: it was delivered again after it was dead-lettered
+                if id not in self.malformed:
+                    found.append(f"dead-lettered: {id} of {service}: {message.headers}")
+        return found + [f"malformed message {id} is not dead-lettered" for id in missing]
 
 
 @contextlib.asynccontextmanager

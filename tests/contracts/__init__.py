@@ -1,1 +1,1 @@
-"""What was published stays readable, by everybody who hears it."""
+"""What was published stays readable for every subscriber."""

@@ -1,4 +1,4 @@
-"""One contract per consumer: what a publisher once sent, every service that hears it still reads, alone or packed."""
+"""One contract per consumer: it still reads every published version of an event, alone or in a message batch."""
 
 import json
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ CONSUMERS: list[tuple[str, type[Event], Golden]] = [
     for kind in kinds
     for golden in of(kind)
 ]
-IDS = [f"{service} hears {golden}" for service, _, golden in CONSUMERS]
+IDS = [f"{service} consumes {golden}" for service, _, golden in CONSUMERS]
 
 
 @pytest.mark.parametrize(("service", "kind", "golden"), CONSUMERS, ids=IDS)
@@ -46,12 +46,12 @@ def test_a_consumer_reads_it_in_a_pack(service: str, kind: type[Event], golden: 
 
 
 def test_the_consumers_are_those_of_the_design() -> None:
-    heard_by = {
+    consumers = {
         event: {service for service, kinds in SUBSCRIPTIONS.items() if event in names(kinds)}
         for event in names(tuple(language().values()))
     }
     four = {"users", "billing", "orders", "notifications"}
-    assert heard_by == {
+    assert consumers == {
         "UserRegistered": four - {"users"},
         "UserUpdated": four - {"users"},
         "SigningKeyPublished": four,

@@ -35,7 +35,7 @@ ParcelSent = Callable[..., Contract]
 
 @pytest.fixture
 def parcel_sent(monkeypatch: pytest.MonkeyPatch) -> ParcelSent:
-    """Makes the contract of an invented event; some fields of its parcel, or its head, are as wished."""
+    """Makes the contract of an invented event; the caller may change fields of its parcel or its head."""
     monkeypatch.setattr(Event, "by_key", {})
 
     def make(

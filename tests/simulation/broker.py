@@ -112,14 +112,14 @@ class Consumer:
 
 
 class Broker:
-    """Queues, who listens to them, and what shall go wrong next."""
+    """Queues, their consumers, and the next faults."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self.loop = loop
         self.troubles: deque[str] = deque()
         """What becomes of the next publishes, one after the other."""
         self.late = 0
-        """Answers to publishes that nobody waited for any more."""
+        """Confirmations that arrived after the publisher had stopped waiting."""
         self.told: dict[Any, Envelope[Event]] = {}
         """Every event that was ever in a queue, by id."""
         self.queues: dict[str, list[Message]] = {}
@@ -127,13 +127,13 @@ class Broker:
         self._bound: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._sent: list[tuple[str, str, aio_pika.Message]] = []
         for queue in TOPOLOGY.queues:
-            if queue.service is not None:  # the journal is `told`
+            if queue.service is not None:  # the journal is the attribute `told`
                 self.queues[queue.name] = []
                 for binding in queue.bindings:
                     self._bound[binding].append(queue.name)
 
     def counts(self) -> dict[str, int]:
-        """Messages by queue, those in somebody's hand included."""
+        """Messages by queue, unacknowledged ones included."""
         counts = {name: len(messages) for name, messages in self.queues.items()}
         for name, consumers in self._consumers.items():
             counts[name] += sum(len(consumer.in_hand) for consumer in consumers)
@@ -204,7 +204,7 @@ class Broker:
             self.loop.outside(f"{queue} delivers", self._deliver, queue)
 
     def _deliver(self, queue: str) -> None:
-        """One of the messages, to somebody who has room. Where nobody has, an ack makes some."""
+        """Deliver one message to a consumer below its prefetch limit. If there is none, the next ack makes one."""
         waiting = self.queues[queue]
         free = [c for c in self._consumers[queue] if len(c.in_hand) < PREFETCH_MESSAGES]
         if not waiting or not free:
@@ -221,7 +221,7 @@ class Broker:
             self.loop.outside(f"{delivered.queue} delivers", self._deliver, delivered.queue)
 
     def take_back(self, delivered: Delivered) -> None:
-        """The message goes to somebody else."""
+        """Put an unacknowledged message back into its queue, with its delivery count raised."""
         if self._out_of_hand(delivered):
             delivered.message.deliveries += 1
             self._offer(delivered.queue, delivered.message)

@@ -19,7 +19,7 @@ IN_ORDER: Final = 100
 """So many steps after each death come in the order in which they were scheduled."""
 
 MOMENTS: Final = 8
-"""How often somebody is killed, if such a moment comes."""
+"""The number of moments in a schedule at which processes may be killed."""
 
 OPEN: Final = 2
 """So many transactions are open, at least, when a process dies."""

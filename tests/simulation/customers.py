@@ -1,7 +1,7 @@
-"""What customers want, and what they were told about it, which must be so once everything has come to rest.
+"""Customers, their requests and the responses; what was confirmed to them must hold at rest.
 
-A customer asks until he is answered: a lost answer is not an outcome. Wishes about money and orders carry a key; those
-about addresses and cancellations mean the same however often they are said.
+A customer retries until there is a response: a lost response is not an outcome. Requests about money and orders carry
+an idempotency key; those about addresses and cancellations are idempotent by nature.
 """
 
 import asyncio
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 AGAIN_SECONDS: Final = 0.25
-"""How long a customer waits before he asks again."""
+"""Seconds before a customer retries."""
 
 
 @dataclass
 class Customer:
-    """A user as he knows himself."""
+    """A user, as the responses to their requests describe them."""
 
     id: UUID
     told: dict[int, str]
-    """His address in each version of him that he was told of."""
+    """The address in each version of the user that a response contained."""
     paid_in: int = 0
-    """What he was told that he has put in, less what he has taken out."""
+    """Confirmed deposits less confirmed withdrawals, in minor units."""
     has_asked: bool = False
-    """Whether he has asked for an order."""
+    """Whether they have requested an order."""
     has_placed: asyncio.Event = field(default_factory=asyncio.Event)
     placed: list[UUID] = field(default_factory=list)
     cancelled: set[UUID] = field(default_factory=set)
-    """Of these he was told that they are cancelled."""
+    """Orders whose cancellation was confirmed."""
     too_late: set[UUID] = field(default_factory=set)
-    """Of these he was told that they had been rejected before he cancelled."""
+    """Orders whose cancellation was refused: they had been rejected before."""
 
 
 class Customers:
-    """All of them, and every wish that has not been answered."""
+    """All customers, and every request without a response."""
 
     def __init__(self, world: "World") -> None:
         self.all: list[Customer] = []
@@ -67,35 +67,35 @@ class Customers:
         self._world = world
         self._numbers = itertools.count(1)
 
-    # What they want.
+    # Requests.
 
     def register(self, address: str) -> None:
-        """Somebody wants to be a customer. If he gets no answer, he goes away."""
+        """A customer registers. Without a response there is no retry."""
         self._wish(self._register(f"{address}{next(self._numbers)}@simulated.test"), "registration")
 
     def move_house(self, who: int, times: int) -> None:
-        """A customer changes his address; perhaps he makes up his mind several times."""
+        """A customer changes their address, perhaps several times at once."""
         if customer := self._customer(who):
             for _ in range(times):
                 address = f"moved{next(self._numbers)}@simulated.test"
                 self._wish(self._move_house(customer, address), "move")
 
     def deposit(self, who: int, amount: int, times: int) -> None:
-        """A customer puts money in; perhaps he is impatient, and asks several times at once."""
+        """A customer deposits money; the same request may be sent several times at once."""
         self._move_money(who, amount, times, out=False)
 
     def withdraw(self, who: int, amount: int, times: int) -> None:
-        """A customer takes money out; perhaps he is impatient, and asks several times at once."""
+        """A customer withdraws money; the same request may be sent several times at once."""
         self._move_money(who, amount, times, out=True)
 
     def order(self, who: int, total: int, times: int) -> None:
-        """A customer orders; perhaps he is impatient, and asks several times at once."""
+        """A customer places an order; the same request may be sent several times at once."""
         if customer := self._customer(who):
             customer.has_asked = True
             self._wish(self._order(customer, total, f"key{next(self._numbers)}", times), "order")
 
     def cancel(self, who: int, which: int) -> None:
-        """A customer cancels one of his orders, as soon as one is placed. One who has not ordered wants nothing."""
+        """A customer cancels one of their orders, once one is placed. Nothing happens if they requested none."""
         if (customer := self._customer(who)) and customer.has_asked:
             self._wish(self._cancel(customer, which), "cancellation")
 
@@ -120,7 +120,7 @@ class Customers:
     def _wrong(self, what: str) -> None:
         self._world.findings.append(what)
 
-    # How they ask, and what they make of the answer.
+    # Sending, and the checks of the responses.
 
     async def _register(self, address: str) -> None:
         self.addresses.add(address)
@@ -141,11 +141,11 @@ class Customers:
         )
         user = _told(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:
-            self._wrong(f"customer {customer.id} asked for {address} and was told {user['email']}")
+            self._wrong(f"customer {customer.id} requested {address} and received {user['email']}")
         known = customer.told.setdefault(user["version"], user["email"])
         if known != user["email"]:
             self._wrong(
-                f"customer {customer.id} was told {known} and {user['email']}, as one version"
+                f"customer {customer.id} received {known} and {user['email']}, as one version"
             )
 
     async def _move(
@@ -187,19 +187,17 @@ class Customers:
             return
         customer.cancelled.add(order_id)
         if (status := _told(answer, 200)["status"]) != "cancelled":
-            self._wrong(
-                f"customer {customer.id} cancelled {order_id} and was told that it is {status}"
-            )
+            self._wrong(f"customer {customer.id} cancelled {order_id} and received status {status}")
 
     async def _insist(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any], times: int = 1
     ) -> StoredResponse:
-        """Ask until there is an answer. Everyone who asks at the same time gets the same one."""
+        """Retry until there is a response. Simultaneous requests get the same one."""
         answers = await asyncio.gather(
             *(self._until_answered(service, use_case, asked) for _ in range(times))
         )
         if len({(answer.status, answer.body) for answer in answers}) != 1:
-            self._wrong(f"a customer got several answers to one wish: {answers}")
+            self._wrong(f"a customer got several responses to one request: {answers}")
         return answers[0]
 
     async def _until_answered(
@@ -217,7 +215,7 @@ class Customers:
     # The end.
 
     def deceived(self, snapshot: Snapshot, paid_in: Mapping[UUID, int]) -> Iterator[str]:
-        """What they were told and is not so. `paid_in` is what the ledger says of each."""
+        """Yield each confirmation that does not hold. `paid_in` is each customer's sum in the ledger."""
         known = {user.id: user for user in snapshot.users}
         statuses = {order.id: order.status for order in snapshot.orders}
         for one in self.all:
@@ -226,17 +224,17 @@ class Customers:
                 yield f"{who} has put in {one.paid_in}, the ledger says {paid_in.get(one.id, 0)}"
             user, told = known.get(one.id), max(one.told.items())
             if user is None or (user.version, user.email) != told:
-                yield f"{who} was told that he is {told}, and is {user}"
+                yield f"{who} received {told}, but the user is {user}"
             for id in sorted(one.cancelled):
                 if statuses.get(id) != "cancelled":
-                    yield f"{who} was told that {id} is cancelled, and it is {statuses.get(id)}"
+                    yield f"{who} received that {id} is cancelled, but it is {statuses.get(id)}"
             for id in sorted(one.too_late):
                 if statuses.get(id) != "rejected":
-                    yield f"{who} was told that {id} was rejected, and it is {statuses.get(id)}"
+                    yield f"{who} received that {id} was rejected, but it is {statuses.get(id)}"
 
 
 def _told(answer: StoredResponse, status: int) -> dict[str, Any]:
-    """What an answer says. Raises AssertionError if it is another one than there can be."""
+    """Return the body of a response. Raises AssertionError if its status is another one."""
     assert answer.status == status, answer
     told: dict[str, Any] = json.loads(answer.body)
     return told

@@ -156,7 +156,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         return task
 
     def _failed(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        # A future that nobody has looked at may be that of a dead process.
+        # An exception that was never retrieved may belong to a dead process.
         if "handle" in context:
             self.faults.append(f"{context['message']}: {context.get('exception')!r}")
 
@@ -176,9 +176,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
 
 
 def resolve(future: "asyncio.Future[Any]", answer: object) -> bool:
-    """Answer a future, with an exception if that is what comes. Says whether anybody still waited for it.
+    """Complete a future with a result or an exception. Returns whether it was still awaited.
 
-    Whoever has given up, or is dead, left a future that is done or that nobody looks at.
+    A caller that timed out or died leaves a future that is done or is never read.
     """
     if future.done():
         return False

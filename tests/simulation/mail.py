@@ -1,4 +1,4 @@
-"""The mail server, under the test's control, behind what the mailer knows as `MailServer`.
+"""The mail server, under the test's control, behind what the dispatcher knows as `MailServer`.
 
 It keeps account of each time a letter is handed over. Only one of which the mailer cannot know what became of it may be
 repeated: its answer was lost, or its mailer died or lost hold of it before the answer was recorded.
@@ -27,14 +27,14 @@ MailTrouble = Literal["later", "lost", "unheard"]
 
 MAIL_TROUBLES: Final = ("later", "lost", "unheard")
 REFUSED: Final = "refused"
-"""How addresses begin whose letters nobody takes."""
+"""Prefix of the addresses whose e-mails the server refuses."""
 
 TAKEN: Final = Reply(250, "OK")
 
 
 @dataclass(eq=False)
 class Posted:
-    """A letter that a mailer has handed over, this once."""
+    """One attempt of a dispatcher to send an e-mail."""
 
     process: "Process"
     recipient: bytes
@@ -102,7 +102,7 @@ class Office:
 
 
 class SimulatedMailServer:
-    """What a mailer knows as its mail server. It is never away; letters may fail."""
+    """What a dispatcher uses as its mail server. It is never down; e-mails may fail."""
 
     def __init__(self, process: "Process", office: Office) -> None:
         self._process = process
@@ -122,7 +122,7 @@ class SimulatedMailServer:
 
 
 class SimulatedConnection:
-    """What a mailer knows as a connection to its mail server."""
+    """What a dispatcher uses as a connection to its mail server."""
 
     def __init__(self, process: "Process", office: Office) -> None:
         self.is_open = False

@@ -24,7 +24,7 @@ class LostError(asyncpg.ConnectionDoesNotExistError):  # type: ignore[misc]
 
 
 class Pool:
-    """What use cases, relay and mailer know as `asyncpg.Pool`."""
+    """What use cases, relay and dispatcher know as `asyncpg.Pool`."""
 
     def __init__(self, process: "Process", postgres: Postgres) -> None:
         self.process = process

@@ -1,7 +1,7 @@
 """The real PostgreSQL, statement by statement: the world stands still until each has been answered.
 
 Connections live on a loop of their own, which runs only while a statement does. A statement that waits for a lock is
-left waiting, and looked at again whenever a transaction ends; so time decides nothing, nor does chance.
+left waiting, and is checked again whenever a transaction ends; so time decides nothing, nor does chance.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ IS_BLOCKED: Final = "SELECT cardinality(pg_blocking_pids($1)) > 0"
 class Guard:
     """What stands round a statement that is to fail instead of waiting, and to leave no trace when it has failed.
 
-    Nothing else runs meanwhile: whoever waits would wait for ever.
+    Nothing else runs meanwhile: a statement that waits would wait for ever.
     """
 
     before: str
@@ -225,7 +225,7 @@ class Postgres:
             self._let_go(service)
 
     def _let_go(self, service: str) -> None:
-        """Locks are free: whoever has waited for one has it, or waits for another."""
+        """Locks were released: the statement that waited has its lock, or waits for another."""
         statement = self._waiting.get(service)
         if statement is not None and self.run(self._done_or_blocked(statement)):
             del self._waiting[service]

@@ -1,4 +1,4 @@
-"""A process of a service: the real relay, inbox, use cases and mailer, on a simulated loop. It can die at any step."""
+"""A process of a service: the real relay, consumers, use cases and dispatcher. It can die at any step of the loop."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ MOST_AWAITS: Final = 100
 
 
 class Dead(BaseException):
-    """Whoever reads this is dead, and has no more influence on anything."""
+    """Raised in a task of a dead process, which must have no further effect."""
 
 
 class Process:
@@ -58,7 +58,7 @@ class Process:
         self.at_work = 0
         """How many messages it has begun to handle, acknowledged or not."""
         self.handed_over: list[Posted] = []
-        """Letters that this mailer has handed over, less those of which is known what became of them."""
+        """E-mails that this dispatcher has sent, less those whose outcome is known."""
         self.death: asyncio.Future[None] = self.loop.create_future()
         self.pool = Pool(self, world.postgres)
         self._world = world
@@ -73,7 +73,7 @@ class Process:
         broker, pool = self._world.broker, cast(Any, self.pool)
         self.relay = Relay(pool, SimulatedPublisher(self, broker))
         self.begin(self.relay.run(), "relay", for_ever=True)
-        if self.service == "users":  # hears of nothing but keys, which there are none of
+        if self.service == "users":  # subscribes to keys only, and there are none
             return
         dead_letters = DeadLetterQueue(self.service, SimulatedPublisher(self, broker))
         for subscription in importlib.import_module(f"apps.{self.service}.consumers").SUBSCRIPTIONS:

@@ -35,7 +35,7 @@ OBJECTS: Final = {
 
 
 async def test_whatever_is_scheduled_nothing_is_lost_and_nothing_doubled(apart: Apart) -> None:
-    """With a seed that nobody has seen before. A failure prints the shortest schedule that shows it."""
+    """With a new random seed. A failure prints the shortest schedule that shows it."""
     played = await apart.play(SCHEDULES)
     # Else it says too little. How many die is left to chance; tests of mutants and crowds need deaths.
     assert min(played.orders, played.events, played.steps / 100) > SCHEDULES, played

@@ -58,7 +58,7 @@ UNRECORDED: Final = (
 )
 
 UNKNOWN: Final = (OverloadedError, UnavailableError, CommitUnknownError, asyncio.CancelledError)
-"""What is no outcome: whoever is told so asks again."""
+"""Errors that are no outcome: the client retries."""
 
 
 class World:
@@ -94,7 +94,7 @@ class World:
             self.loop.call_later(RESTART_SECONDS, self._boot, process.service, name)
 
     def stand_still(self, seconds: float) -> None:
-        """Time passes, and nobody does anything. Mailers may lose hold of what they are sending."""
+        """Time passes without requests. Dispatchers may lose their leases on what they are sending."""
         self._stood_still += seconds
         if self._stood_still >= RENEW_SECONDS:
             self._stood_still = 0.0
@@ -103,7 +103,7 @@ class World:
         self.loop.pass_time(seconds)
 
     def _doubt(self, process: Process) -> None:
-        """What a mailer has handed over and not recorded by now may come once more."""
+        """What a dispatcher has sent but not recorded by now may be sent once more."""
         ids = [posted.id for posted in process.handed_over]
         if ids:
             notifications = self.postgres.administrators["notifications"]

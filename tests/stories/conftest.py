@@ -1,4 +1,4 @@
-"""All services as real processes, seen through their public doors.
+"""All services as real processes, used through their HTTP APIs.
 
 The stories of one process share a stack, one after another. After each story everything that it stopped runs again,
 and the whole stack is audited; one that an audit has found wrong is not used again.
@@ -93,6 +93,6 @@ async def mortal_stacks(
 
 @pytest.fixture
 async def mortal(mortal_stacks: Stacks) -> AsyncIterator[Stack]:
-    """A stack whose services are told where to die. What that may double is allowed to no other story."""
+    """A stack whose services get crash points. Duplicates that a crash explains are allowed in no other story."""
     async with mortal_stacks.audited() as stack:
         yield stack

@@ -1,4 +1,4 @@
-"""People who use Chorus, by its public doors alone. What they ask for is remembered for the audit."""
+"""Customers that use Chorus through its HTTP APIs only. Their requests are recorded for the audit."""
 
 import itertools
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ Body = dict[str, Any]
 
 
 class Customer:
-    """A signed-in user. `flow` is how the correlation ids of all his requests begin."""
+    """A signed-in user. `flow` is the prefix of the correlation ids of all their requests."""
 
     def __init__(self, stack: "Stack", name: str, locale: Locale) -> None:
         self.stack = stack
@@ -35,7 +35,7 @@ class Customer:
         self.id = UUID(int=0)
         self.token = ""
         self.let_down = 0
-        """How many of his requests for orders have got no answer."""
+        """How many of their requests for orders got no response."""
         self._requests = itertools.count(1)
 
     async def register(self) -> "Customer":
@@ -128,7 +128,7 @@ class Customer:
     async def order_whatever_happens(
         self, total: str, *, doors: Iterable[str | ServiceProcess] = ("orders",)
     ) -> UUID:
-        """The same, asked for until there is an answer, at each door in turn: a service that is away comes back."""
+        """Retry the same order until there is a response, at each process in turn: one that is down comes back."""
         key = str(uuid7())
         turns = itertools.cycle(doors)
 
@@ -156,7 +156,7 @@ class Customer:
     async def cancel(self, order_id: UUID) -> httpx.Response:
         return await self.ask("orders", "POST", f"/order/{order_id}/cancel")
 
-    # Profile and letters.
+    # Profile and notifications.
 
     async def change(self, **changes: str) -> Body:
         """Change name, email or locale."""
@@ -168,14 +168,14 @@ class Customer:
         return changed
 
     async def notifications(self, **filters: str) -> list[Body]:
-        """His letters as notifications lists them, newest first."""
+        """Their notifications as the API lists them, newest first."""
         query = "&".join(f"{name}={value}" for name, value in filters.items())
         page = await self.sees("notifications", f"/notification?{query}")
         items: list[Body] = page["items"]
         return items
 
     async def notified(self, order_id: UUID, kind: str, status: str = "sent") -> Body:
-        """The one letter of a kind about an order, once it has a status."""
+        """The one notification of a kind about an order, once it has a status."""
 
         async def listed() -> Body:
             found = await self.notifications(orderId=str(order_id), kind=kind)
@@ -185,7 +185,7 @@ class Customer:
         return await eventually(listed, within=30)
 
     async def mail(self, count: int) -> list[Mail]:
-        """The letters in his mailboxes, once there are so many; more are an error."""
+        """The e-mails in their mailboxes, once there are so many; more are an error."""
 
         async def arrived() -> list[Mail]:
             letters = self.stack.mail.to(*self.addresses)

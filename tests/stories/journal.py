@@ -80,5 +80,5 @@ def of_kind(events: Iterable[Envelope[Event]], kind: type[E]) -> list[E]:
 
 
 def as_told(received: Envelope[Event], *, id: UUID | None = None) -> Row:
-    """An event as its publisher's outbox had it: published again, it is the same event again."""
+    """Return an event as its publisher's outbox row: published again, it is a duplicate."""
     return outbox.row(id or received.id, received.event, received.cause, received.time)

@@ -7,7 +7,7 @@ from tests.support.eventually import eventually
 from tests.support.forked import ForkedService
 
 LETTERS_ON_THEIR_WAY: Final = 2
-"""How many may have been sent and not recorded when their mailer is killed; a story has no more at a time."""
+"""How many may have been sent but not recorded when their dispatcher is killed; a story sends no more at a time."""
 
 KILLED: Final = -9
 """The exit status of a process that died of SIGKILL."""
@@ -30,7 +30,7 @@ class Lane:
         self.process.launch(crash_at=f"{self._point}@{about}")
 
     async def died(self, about: str) -> None:
-        """Wait until it has died where it was told to."""
+        """Wait until it has died at its crash point."""
 
         async def gone() -> bool:
             return not self.process.child.running
@@ -51,10 +51,10 @@ class Lane:
         self.process.kill()
         if self.process.service == "notifications":
             self._chorus.extra_copies += LETTERS_ON_THEIR_WAY
-            # What a dead mailer had taken can be had at once, instead of in a quarter of a minute.
-            await self._chorus.rows("notifications", _FORGET_LEASES)
+            # The leases of a dead dispatcher end at once, instead of after a quarter of a minute.
+            await self._chorus.rows("notifications", _END_LEASES)
 
 
-_FORGET_LEASES: Final = """
+_END_LEASES: Final = """
 UPDATE notifications SET due_at = now() WHERE status IN ('waiting', 'pending') AND due_at > now() RETURNING id
 """

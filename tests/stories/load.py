@@ -1,4 +1,4 @@
-"""Customers who go on ordering whatever happens, until they are told that it is enough."""
+"""Customers who place orders during all faults, until the load is stopped."""
 
 import asyncio
 import contextlib
@@ -25,12 +25,12 @@ class Load:
     """Orders of random totals, one after another for each customer, each asked for until it is accepted."""
 
     def __init__(
-        self, customers: Sequence[Customer], doors: Sequence[str | ServiceProcess]
+        self, customers: Sequence[Customer], processes: Sequence[str | ServiceProcess]
     ) -> None:
         self.orders: list[UUID] = []
         self._customers = customers
-        self._doors = itertools.cycle(
-            [[*doors[first:], *doors[:first]] for first in range(len(doors))]
+        self._rotations = itertools.cycle(
+            [[*processes[first:], *processes[:first]] for first in range(len(processes))]
         )
         self._enough = asyncio.Event()
         self._limit = RESERVE
@@ -38,14 +38,14 @@ class Load:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def on(cls, stack: Stack, *doors: str | ServiceProcess) -> AsyncIterator["Load"]:
+    async def on(cls, stack: Stack, *processes: str | ServiceProcess) -> AsyncIterator["Load"]:
         """Runs until the end of the block; then every order has been accepted.
 
-        `doors` are taken in turn, and the next one where one is closed.
+        `processes` are used in turn; if one is down, the next one is tried.
         """
         deposit = to_text(AFFORDABLE * 200)
         customers = [await stack.customer(deposit=deposit) for _ in range(CUSTOMERS)]
-        load = cls(customers, doors or ["orders"])
+        load = cls(customers, processes or ["orders"])
         async with asyncio.TaskGroup() as shopping:
             for customer in customers:
                 shopping.create_task(load._shop(customer))
@@ -62,7 +62,7 @@ class Load:
     async def _shop(self, customer: Customer) -> None:
         while await eventually(self._wanted, within=120) and not self._enough.is_set():
             total = to_text(self._random.randint(1, 400))
-            order_id = await customer.order_whatever_happens(total, doors=next(self._doors))
+            order_id = await customer.order_whatever_happens(total, doors=next(self._rotations))
             self.orders.append(order_id)
 
     async def _wanted(self) -> bool:

@@ -35,7 +35,7 @@ class Mail:
     refused_for_good: Collection[str] = ()
     """Addresses whose e-mails were refused with 5xx."""
     extra_copies: int = 0
-    """How many e-mails may have been sent twice, because a mailer was killed between sending and recording."""
+    """How many e-mails may have been sent twice, because a dispatcher was killed between sending and recording."""
 
 
 @dataclass

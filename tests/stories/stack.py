@@ -37,7 +37,7 @@ POOLS: Final = 10
 """Connection pools for each process."""
 
 QUIET_SECONDS: Final = 45.0
-"""How long what was begun may take; longer than the lease on letters that a killed mailer leaves behind."""
+"""How long what was begun may take; longer than the lease on notifications that a killed dispatcher leaves behind."""
 
 
 LOOKS_SECONDS: Final = 5.0
@@ -53,11 +53,11 @@ class Stack:
         self.journal = Journal(installation.amqp_admin_url)
         self.attempts: list[Attempt] = []
         self.refused_for_good: set[str] = set()
-        """Addresses whose letters a story had refused with 5xx."""
+        """Addresses whose e-mails a story had refused with 5xx."""
         self.extra_copies = 0
-        """How many letters may have gone out twice, because a mailer was killed between sending and recording."""
+        """How many e-mails may have been sent twice, because a dispatcher was killed between sending and recording."""
         self.retold: set[UUID] = set()
-        """Events that a story has told again under new ids."""
+        """Events that a story has published again under new ids."""
         self.installation = installation
         self._processes = processes
         self._services: dict[str, ServiceProcess] = {}
@@ -73,7 +73,7 @@ class Stack:
 
     @property
     def history(self) -> History:
-        """What everybody has asked for, and was answered."""
+        """All requests for orders, and their outcomes."""
         return History(
             [dataclasses.replace(attempt) for attempt in self.attempts], set(self.retold)
         )
@@ -134,12 +134,12 @@ class Stack:
             process.launch()
         await asyncio.gather(*(process.ready() for process in ended))
 
-    # Doors.
+    # HTTP APIs.
 
     def http(self, service: str | ServiceProcess) -> httpx.AsyncClient:
         """A client without a token of its own, for everybody."""
         process = self._services[service] if isinstance(service, str) else service
-        # Several pools: one that holds a thousand connections looks at each of them for each request.
+        # Several pools: httpx iterates over all connections of a pool for each request.
         which = process.url, next(self._turns)
         if which not in self._clients:
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=10)
@@ -149,7 +149,7 @@ class Stack:
     async def customer(
         self, name: str = "Ada Lovelace", locale: Locale = "en", *, deposit: str | None = None
     ) -> Customer:
-        """Somebody who has just registered and signed in, perhaps with money on his account."""
+        """Register and sign in a customer, perhaps with money in their account."""
         somebody = await Customer(self, name, locale).register()
         if deposit is not None:
             await somebody.deposit(deposit)
@@ -185,7 +185,7 @@ class Stack:
 
     @contextlib.asynccontextmanager
     async def withheld(self, kind: type[Event], *services: str) -> AsyncIterator[None]:
-        """Services do not hear events of a kind that are told in this block before its end."""
+        """Events of a kind that are published in this block reach the services only at its end."""
         queues = [
             await self.broker.channel.get_queue(queue_name(service, kind), ensure=False)
             for service in services
@@ -204,57 +204,59 @@ class Stack:
                         await self.broker.send(wire.copied(message), "", queue.name)
 
     async def tell_again(self, events: Iterable[Envelope[Event]]) -> list[Row]:
-        """Publish events under new ids, as if no inbox remembered them."""
+        """Publish events under new ids, so that no inbox deduplicates them."""
         rows = [as_told(received, id=uuid7()) for received in events]
         self.retold |= {row.id for row in rows}
         return await self.broker.publish(*rows)
 
     async def hears(self, service: str, kind: type[Event], subject: UUID) -> None:
-        """Wait until a service has heard an event of a kind about something."""
+        """Wait until a service has processed an event of a kind about a subject."""
 
         async def received() -> bool:
             await self.journal.up_to_now()
-            told = {e.id for e in self.journal.events(kind) if e.event.subject == str(subject)}
-            return bool(told & await self.inbox(service))
+            published = {e.id for e in self.journal.events(kind) if e.event.subject == str(subject)}
+            return bool(published & await self.inbox(service))
 
-        await eventually(received, what=f"{service} does not hear {kind.__name__}")
+        await eventually(received, what=f"{service} does not process {kind.__name__}")
 
     # Rest.
 
     async def is_quiet(self) -> None:
-        """Wait until every event has been published and heard by all who hear it, and every letter has its end."""
+        """Wait until every event is published and processed by its subscribers, and no notification is open."""
         await eventually(self._is_quiet, within=QUIET_SECONDS)
 
     async def _is_quiet(self) -> None:
         await self._nothing_is_open()  # cheap, and mostly the answer
-        # What is heard may open a letter, a letter that is sent leaves an event in the outbox, and an event that
-        # leaves the outbox stands in the journal: looked at in this order, nothing can slip through.
+        # A processed event may open a notification, a sent notification leaves an event in the outbox, and an event
+        # that leaves the outbox is in the journal: checked in this order, nothing is missed.
         await self.journal.up_to_now()
-        told = len(self.journal.events())
+        published = len(self.journal.events())
         for service in SERVICES:
-            stopped = self.to_be_heard(service) - await self.inbox(service)
-            assert not stopped, f"{service} has not heard {len(stopped)} events: {[*stopped][:3]}"
+            stopped = self.subscribed(service) - await self.inbox(service)
+            assert not stopped, (
+                f"{service} has not processed {len(stopped)} events: {[*stopped][:3]}"
+            )
         await self._nothing_is_open()
         for queue, waiting in (await self.queues()).items():
             assert waiting == 0 or queue.endswith(".dead"), f"{waiting} messages wait in {queue}"
         await self.journal.up_to_now()
-        assert len(self.journal.events()) == told, "something is still told"
+        assert len(self.journal.events()) == published, "events are still being published"
 
     async def _nothing_is_open(self) -> None:
         pending = await self.value("orders", _PENDING_ORDERS)
         assert pending == 0, f"{pending} orders are pending"
         open_letters = await self.value("notifications", _OPEN_LETTERS)
-        assert open_letters == 0, f"{open_letters} letters are not sent"
+        assert open_letters == 0, f"{open_letters} notifications are not sent"
         for service in SERVICES:
             waiting = await self.value(service, "SELECT count(*) FROM outbox")
             assert waiting == 0, f"{waiting} events wait in the outbox of {service}"
 
-    def to_be_heard(self, service: str) -> set[UUID]:
-        """The ids of all events that were ever told to a service."""
+    def subscribed(self, service: str) -> set[UUID]:
+        """The ids of all published events to which a service subscribes."""
         return {received.id for received in self.journal.events(*SUBSCRIPTIONS[service])}
 
     async def inbox(self, service: str) -> set[UUID]:
-        """The ids of all events that a service has heard."""
+        """The ids of all events that a service has processed."""
         return {row["event_id"] for row in await self.rows(service, "SELECT event_id FROM inbox")}
 
     async def queues(self) -> dict[str, int]:
@@ -263,7 +265,7 @@ class Stack:
         return {name: await self.broker.waiting(name) for name in names}
 
     async def audit(self) -> Sequence[str]:
-        """Wait for rest, then say what is wrong, a line for each violation of an invariant.
+        """Wait for rest, then return a line for each violation of an invariant.
 
         The rules of `ops.audit`, as an operator's audit evaluates them, and those about all published events and the
         mail, which only a test knows.

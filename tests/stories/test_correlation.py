@@ -1,4 +1,4 @@
-"""One correlation id runs through a whole flow, and causation ids say what led to what."""
+"""One correlation id runs through a whole flow, and causation ids name the cause of each event."""
 
 from events.base import Envelope, Event
 from tests.stories.customers import Customer
@@ -76,7 +76,7 @@ async def test_a_cancellation_its_refund_and_its_letter_are_one_flow(chorus: Sta
 async def test_flows_that_share_a_pack_keep_their_own_ids(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     await chorus["billing"].stop()
-    asked = [f"{ada.flow}.pack-{number:02}" for number in range(40)]
+    asked = [f"{ada.flow}.batch-{number:02}" for number in range(40)]
     for flow in asked:
         await ada.ask_for_order("1.00", X_Correlation_Id=flow)
     await chorus["billing"].start()

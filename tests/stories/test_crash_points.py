@@ -1,7 +1,7 @@
 """Every crash point, with every event that passes it: everything has its effects once, and nothing is lost.
 
-Each service dies at the point again and again, once for each event that it tells or hears there; the other services do
-the same meanwhile. Whatever is done then is audited, as after each story.
+Each service dies at the point repeatedly, once for each event that it publishes or consumes there; the other services
+do the same meanwhile. The result is audited, as after each story.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from tests.stories.lanes import Lane
 from tests.stories.stack import Stack
 from tests.stories.triggers import Triggers
 
-TOLD_BY: Final = {
+PUBLISHED_BY: Final = {
     service: [kind for kind in language().values() if kind.exchange == service]
     for service in SERVICES
 }
-HEARERS: Final = {
+SUBSCRIBERS: Final = {
     kind: [service for service in SERVICES if kind in SUBSCRIPTIONS[service]]
     for kind in language().values()
     if any(kind in kinds for kinds in SUBSCRIPTIONS.values())
 }
-TELLING: Final = [point for point in POINTS if point.startswith(("relay.", "publisher."))]
-HEARING: Final = [point for point in POINTS if point.startswith("inbox.")]
+PUBLISHING: Final = [point for point in POINTS if point.startswith(("relay.", "publisher."))]
+CONSUMING: Final = [point for point in POINTS if point.startswith("inbox.")]
 DECIDING: Final = ["committer.before_commit", "committer.after_commit"]
 MAILING: Final = [point for point in POINTS if point.startswith("dispatcher.")]
 
@@ -50,14 +50,14 @@ _OF_KIND: Final = "SELECT id FROM notifications WHERE kind = $1"
 def travellers(service: str, point: str) -> list[type[Event]]:
     """The events that pass a point of a service."""
     passing: list[type[Event]] = []
-    if point in TELLING or point in DECIDING:
-        passing += TOLD_BY[service]
-    if point in HEARING or point in DECIDING or point == "committer.after_begin":
+    if point in PUBLISHING or point in DECIDING:
+        passing += PUBLISHED_BY[service]
+    if point in CONSUMING or point in DECIDING or point == "committer.after_begin":
         passing += [kind for kind in SUBSCRIPTIONS[service] if kind not in passing]
     return passing
 
 
-@pytest.mark.parametrize("point", [*TELLING, *HEARING, *DECIDING, "committer.after_begin"])
+@pytest.mark.parametrize("point", [*PUBLISHING, *CONSUMING, *DECIDING, "committer.after_begin"])
 async def test_a_crash_on_the_way_of_any_event_loses_and_doubles_nothing(
     mortal: Stack, triggers: Triggers, point: str
 ) -> None:
@@ -67,7 +67,7 @@ async def test_a_crash_on_the_way_of_any_event_loses_and_doubles_nothing(
         lane = Lane(mortal, service, point)
         for kind in travellers(service, point):
             await lane.armed(kind.__name__)
-            if not (kind is SigningKeyPublished and service == "users"):  # told at each start
+            if not (kind is SigningKeyPublished and service == "users"):  # published at each start
                 stories.append(asyncio.create_task(triggers.make(kind)))
             await lane.died(kind.__name__)
         await lane.restarted()
@@ -103,7 +103,7 @@ async def test_a_crash_while_a_message_is_set_aside_leaves_it_there_twice_at_mos
 ) -> None:
     async def die_for_each(service: str) -> None:
         lane = Lane(mortal, service, point)
-        # What the service tells itself passes the publisher at each start.
+        # The service's own events pass the publisher at each start.
         kinds = [kind for kind in SUBSCRIPTIONS[service] if kind.exchange != service]
         for kind in kinds:
             await lane.armed(kind.__name__)
@@ -133,7 +133,7 @@ async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_d
     lanes = {service: Lane(mortal, service, "committer.between_halves") for service in SERVICES}
     for service in SERVICES:
         await mortal.rows(service, FAULT)
-    for kind, services in HEARERS.items():
+    for kind, services in SUBSCRIBERS.items():
         await triggers.make(kind)
         await mortal.is_quiet()
         [*_, received] = mortal.journal.events(kind)
@@ -152,7 +152,7 @@ async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_d
 
 
 def test_every_point_has_its_test() -> None:
-    tested = {*TELLING, *HEARING, *DECIDING, *MAILING}
+    tested = {*PUBLISHING, *CONSUMING, *DECIDING, *MAILING}
     assert POINTS.keys() - tested == {
         "committer.after_begin", "committer.between_halves", "dead_letters.after_publish",
     }  # fmt: skip

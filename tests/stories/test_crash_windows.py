@@ -62,7 +62,7 @@ async def test_an_event_that_was_committed_and_not_published_is_published_after_
 
 
 async def came_again(chorus: Stack, process: ServiceProcess, times: float) -> None:
-    """Wait until so many events have come to a process that it had heard before. The broker takes its time."""
+    """Wait until a process has counted so many duplicates. Redelivery by the broker takes time."""
 
     async def counted() -> None:
         assert await chorus.metric(process, **DUPLICATES) == times
@@ -150,7 +150,7 @@ async def test_a_batch_that_a_crash_interrupts_is_done_as_a_whole_or_not_at_all(
     async with mortal.withheld(OrderPlaced, "billing"):
         orders = [await ada.order("1.00") for _ in range(20)]
 
-        async def told() -> bool:
+        async def published() -> bool:
             await mortal.journal.up_to_now()
             return len(batch()) == len(orders)
 
@@ -158,7 +158,7 @@ async def test_a_batch_that_a_crash_interrupts_is_done_as_a_whole_or_not_at_all(
             events = mortal.journal.events(OrderPlaced)
             return [event.id for event in events if UUID(event.event.subject) in orders]
 
-        await eventually(told)
+        await eventually(published)
         rows = [as_told(e) for e in mortal.journal.events(OrderPlaced) if e.id in batch()]
         await lane.armed(PLACED)
         await mortal.broker.send(wire.to_message(rows), "", queue_name("billing", OrderPlaced))

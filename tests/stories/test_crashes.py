@@ -1,4 +1,4 @@
-"""A service that is killed, ended or away loses nothing and doubles nothing. The audit after each story says so."""
+"""A service that is killed, ended or away loses nothing and doubles nothing. The audit after each story checks it."""
 
 import pytest
 
@@ -64,7 +64,9 @@ async def test_a_service_that_is_asked_to_end_under_load_finishes_its_work_first
     async with Load.on(chorus) as load:
         await load.goes_on()
         assert await chorus[service].stop() == 0
-        assert await chorus.value(service, "SELECT count(*) FROM outbox") == 0, "not all is told"
+        assert await chorus.value(service, "SELECT count(*) FROM outbox") == 0, (
+            "not every event is published"
+        )
         await chorus[service].start()
         await load.goes_on()
     assert "Traceback" not in chorus[service].log

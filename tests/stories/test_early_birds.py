@@ -1,4 +1,4 @@
-"""A user whose token is there before the news of him: his orders are decided rightly, and his letters wait for him."""
+"""A user's token is used before UserRegistered arrives: orders are decided correctly, and notifications wait."""
 
 from events.users import UserRegistered
 from tests.stories.stack import Stack

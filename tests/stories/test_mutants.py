@@ -1,4 +1,4 @@
-"""The checker is checked: without one of its mechanisms Chorus is found out, and with all of them it is not."""
+"""Tests of the audit: it reports Chorus without one of its mechanisms, and reports nothing with all of them."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ class Mutant(ForkedService):
 
 
 async def redelivery(chorus: Stack) -> None:
-    """Everything that was told is delivered again."""
+    """Every published event is delivered again."""
     ada = await chorus.customer(deposit="100.00")
     await ada.settled(await ada.order("30.00"))
     await chorus.journal.up_to_now()
@@ -95,7 +95,7 @@ async def a_late_commit(chorus: Stack) -> None:
 
 
 async def stale_news(chorus: Stack) -> None:
-    """What was true before comes back, as news."""
+    """An older version of a user is published again under a new id."""
     ada = await chorus.customer()
     await ada.change(name="Ada King")
     await chorus.hears("orders", UserRegistered, ada.id)
@@ -109,7 +109,7 @@ async def stale_news(chorus: Stack) -> None:
 
 
 async def a_broken_line(chorus: Stack) -> None:
-    """What orders says to the broker gets lost on the way."""
+    """What orders publishes is lost on its way to the broker."""
     url = chorus.installation.amqp_url("orders")
     async with Proxy.before(url) as line:
         ada = await chorus.customer(deposit="100.00")
@@ -121,28 +121,28 @@ async def a_broken_line(chorus: Stack) -> None:
         line.freeze()
         await ada.order("30.00")
 
-        async def said() -> bool:
+        async def sent() -> bool:
             return bool(await chorus.value("orders", "SELECT count(*) FROM outbox") == 0)
 
         with contextlib.suppress(AssertionError):
-            await eventually(said, within=6)
+            await eventually(sent, within=6)
         line.lose()
         orders.kill()
         await orders.start()
 
 
 async def news_twice(chorus: Stack) -> None:
-    """A payment is told again as news."""
+    """A payment is published again under a new id."""
     ada = await chorus.customer(deposit="100.00")
     order_id = await ada.order("30.00")
     await ada.notified(order_id, "joy")
     await chorus.journal.up_to_now()
-    told = [h for h in chorus.journal.flow(ada.flow) if isinstance(h.event, PaymentSucceeded)]
-    await chorus.tell_again(told)
+    payments = [e for e in chorus.journal.flow(ada.flow) if isinstance(e.event, PaymentSucceeded)]
+    await chorus.tell_again(payments)
 
 
 async def news_twice_without_a_key(chorus: Stack) -> None:
-    """The same, where no key keeps letters single."""
+    """The same, without the unique index on notifications."""
     await chorus.rows("notifications", "DROP INDEX notifications_once")
     await news_twice(chorus)
 

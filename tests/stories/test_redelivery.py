@@ -28,11 +28,11 @@ TABLES: Final = {
     "orders": ("customers", "orders", "signing_keys"),
     "notifications": ("recipients", "notifications", "signing_keys"),
 }
-"""What services remember, except which events they have heard."""
+"""The tables of each service, except the inbox."""
 
 
 async def remembered(chorus: Stack) -> State:
-    """Everything that the services know at rest."""
+    """The state of all services at rest."""
     await chorus.is_quiet()
     return {
         f"{service}.{table}": await chorus.rows(service, f"SELECT * FROM {table} ORDER BY 1")
@@ -41,13 +41,13 @@ async def remembered(chorus: Stack) -> State:
     }
 
 
-def told(chorus: Stack) -> set[UUID]:
-    """The ids of all events that were ever told."""
+def published_ids(chorus: Stack) -> set[UUID]:
+    """The ids of all published events."""
     return {event.id for event in chorus.journal.events()}
 
 
 async def a_flow_with_every_event(chorus: Stack) -> list[Envelope[Event]]:
-    """Two customers do everything that there is to do; the events that tell of it, in order."""
+    """Two customers do everything that there is to do; returns the events, in order."""
     ada = await chorus.customer("Ada Lovelace", "en", deposit="100.00")
     sofja = await chorus.customer("Софья Ковалевская", "ru", deposit="100.00")
     await asyncio.gather(_do_everything(chorus, ada), _do_everything(chorus, sofja))
@@ -84,7 +84,7 @@ async def handled(chorus: Stack, *, only_new: bool = False) -> dict[str, float]:
                 await chorus.metric(
                     chorus[service], f"chorus_inbox_{name}_total", queue=queue_name(service, kind)
                 )
-                for name in (("heard",) if only_new else ("heard", "doubled"))
+                for name in (("processed",) if only_new else ("processed", "duplicates"))
             ]
         )
         for service, kinds in SUBSCRIPTIONS.items()
@@ -121,19 +121,23 @@ def shuffled(events: Sequence[Row], times: int) -> list[Row]:
     return again
 
 
-@pytest.mark.parametrize("in_packs", [False, True], ids=["alone", "in packs"])
+@pytest.mark.parametrize("as_batch", [False, True], ids=["alone", "in batches"])
 async def test_every_event_delivered_again_in_any_order_changes_nothing(
-    chorus: Stack, in_packs: bool
+    chorus: Stack, as_batch: bool
 ) -> None:
     events = await a_flow_with_every_event(chorus)
-    before, said, mail = await remembered(chorus), told(chorus), len(chorus.mail.letters)
+    before, published, mail = (
+        await remembered(chorus),
+        published_ids(chorus),
+        len(chorus.mail.letters),
+    )
     already, known = await handled(chorus), await handled(chorus, only_new=True)
     again = shuffled([as_told(event) for event in events], times=6)
-    await chorus.broker.publish(*again, as_batch=in_packs)
+    await chorus.broker.publish(*again, as_batch=as_batch)
     await has_handled(chorus, already, again)
-    assert await handled(chorus, only_new=True) == known, "an inbox took old news for new"
+    assert await handled(chorus, only_new=True) == known, "an inbox did not deduplicate"
     assert await remembered(chorus) == before
-    assert told(chorus) == said
+    assert published_ids(chorus) == published
     assert len(chorus.mail.letters) == mail
 
 
@@ -141,7 +145,11 @@ async def test_what_comes_again_while_services_are_down_changes_nothing_when_the
     chorus: Stack,
 ) -> None:
     events = await a_flow_with_every_event(chorus)
-    before, said, mail = await remembered(chorus), told(chorus), len(chorus.mail.letters)
+    before, published, mail = (
+        await remembered(chorus),
+        published_ids(chorus),
+        len(chorus.mail.letters),
+    )
     for service in SERVICES:
         chorus[service].terminate()
     assert [await chorus[service].ended() for service in SERVICES] == [0, 0, 0, 0]
@@ -152,22 +160,24 @@ async def test_what_comes_again_while_services_are_down_changes_nothing_when_the
     await chorus.heal()
     await has_handled(chorus, dict.fromkeys(await handled(chorus), 0.0), again)
     assert await remembered(chorus) == before
-    # The key is told at every start of users.
-    assert told(chorus) - said <= {key.id for key in chorus.journal.events(SigningKeyPublished)}
+    # Users publishes its key at every start.
+    assert published_ids(chorus) - published <= {
+        key.id for key in chorus.journal.events(SigningKeyPublished)
+    }
     assert len(chorus.mail.letters) == mail
 
 
 async def test_facts_told_again_after_the_inbox_has_forgotten_them_change_nothing(
     chorus: Stack,
 ) -> None:
-    """Under new ids no inbox knows them: versions and business keys alone must hold."""
+    """Under new ids no inbox deduplicates them: versions and business keys must."""
     events = await a_flow_with_every_event(chorus)
     before, mail = await remembered(chorus), len(chorus.mail.letters)
     already = await handled(chorus)
-    said = told(chorus)
+    published = published_ids(chorus)
     chance = random.Random(15)
     renamed = await chorus.tell_again(chance.sample([*events, *events], 2 * len(events)))
     await has_handled(chorus, already, renamed)
     assert await remembered(chorus) == before
-    assert told(chorus) == said | {event.id for event in renamed}
+    assert published_ids(chorus) == published | {event.id for event in renamed}
     assert len(chorus.mail.letters) == mail

@@ -1,4 +1,4 @@
-"""Two processes of each service share its work: every event has its effects once, whoever hears it."""
+"""Two processes of each service share its work: each event has its effects once, whichever consumes it."""
 
 import asyncio
 import json
@@ -64,14 +64,14 @@ async def test_who_waits_at_one_replica_hears_what_another_one_has_heard(chorus:
     async with chorus.replica("orders") as other:
         waited = 0
 
-        async def other_has_heard_some() -> bool:
+        async def other_has_processed_some() -> bool:
             nonlocal waited
             answer = await ada.ask_for_order("1.00", Prefer="wait=20")
             assert (answer.status_code, answer.json()["status"]) == (201, "paid")
             waited += 1
             return await received(chorus, other, "orders.payment-succeeded") >= 3
 
-        await eventually(other_has_heard_some, within=30)
+        await eventually(other_has_processed_some, within=30)
         assert (await ada.ask_for_order("999.00", Prefer="wait=20")).status_code == 403
 
 
@@ -81,14 +81,14 @@ async def test_who_follows_an_order_at_one_replica_sees_what_another_one_has_hea
     ada = await chorus.customer(deposit="100.00")
     async with chorus.replica("orders") as other:
 
-        async def other_has_heard_some() -> bool:
+        async def other_has_processed_some() -> bool:
             order_id = await ada.order("1.00")
             seen = [change async for change in followed(ada, order_id)]
             assert seen[-1] == ("paid", "2")
             assert len(seen) <= 2
             return await received(chorus, other, "orders.payment-succeeded") >= 2
 
-        await eventually(other_has_heard_some, within=30)
+        await eventually(other_has_processed_some, within=30)
 
 
 async def followed(customer: Customer, order_id: UUID) -> AsyncIterator[tuple[str, str]]:

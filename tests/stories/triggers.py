@@ -1,4 +1,4 @@
-"""What makes each event happen, asked for at the public doors until there is an answer: services may die meanwhile."""
+"""Causes each event through the HTTP APIs, with retries until there is a response: services may die meanwhile."""
 
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
@@ -52,7 +52,7 @@ class Triggers:
     async def register(self) -> None:
         about = {"email": f"{uuid7()}@example.com", "name": "Kim", "password": PASSWORD}
         stranger = Customer(self._chorus, "Kim", "en")
-        # 409 says that it had been done when the answer was lost.
+        # 409: it had been done when the response was lost.
         await _until_answered(stranger, "users", "POST", "/user/register", about, fine={201, 409})
 
     async def change(self) -> None:

@@ -1,4 +1,4 @@
-"""An administrator's view of one vhost: speaks like a publisher, listens at any exchange, looks into queues."""
+"""An administrator's view of one vhost: publishes, subscribes to any exchange, and inspects queues."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ class Broker:
         return self._channel
 
     async def publish(self, *rows: Event | Row, as_batch: bool = False) -> list[Row]:
-        """Publish to the events' own exchanges as their publisher's relay does, each alone or all as packs."""
+        """Publish events to their own exchanges as the relay does, each alone or in message batches."""
         identified = [row if isinstance(row, Row) else told(row) for row in rows]
         message_batches = (
             list(wire.message_batches(identified)) if as_batch else [[row] for row in identified]
@@ -74,7 +74,7 @@ class Broker:
         return await found.get(no_ack=True, fail=False)
 
     async def dead_letter(self, service: str, count: int = 1) -> list[AbstractIncomingMessage]:
-        """Wait for `count` messages in a service's dead queue and take them out."""
+        """Wait for `count` messages in a service's dead-letter queue and take them out."""
         found: list[AbstractIncomingMessage] = []
 
         async def enough() -> bool:
@@ -82,7 +82,7 @@ class Broker:
                 found.append(message)
             return len(found) >= count
 
-        await eventually(enough, what=f"{len(found)} of {count} parked")
+        await eventually(enough, what=f"{len(found)} of {count} dead-lettered")
         assert len(found) == count, [message.headers.get("dead_letter_error") for message in found]
         return found
 
@@ -91,13 +91,13 @@ class Broker:
 
     @contextlib.asynccontextmanager
     async def tap(self, exchange: str, key: str = "#") -> AsyncIterator["Tap"]:
-        """Listen to everything that an exchange gets from now on."""
+        """Collect every message that an exchange receives from now on."""
         assert self._connection is not None
         channel = await self._connection.channel()
         queue = await channel.declare_queue(exclusive=True)
         await queue.bind(exchange, key)
         tap = Tap(self, queue.name)
-        consumer = await queue.consume(tap.hear, no_ack=True)
+        consumer = await queue.consume(tap.collect, no_ack=True)
         try:
             yield tap
         finally:
@@ -115,7 +115,7 @@ class Tap:
         self._marks: dict[str, asyncio.Event] = {}
         self.messages: list[AbstractIncomingMessage] = []
 
-    async def hear(self, message: AbstractIncomingMessage) -> None:
+    async def collect(self, message: AbstractIncomingMessage) -> None:
         if message.type == _MARK:
             self._marks[message.message_id or ""].set()
         else:

@@ -84,7 +84,7 @@ def a_payment(order: OrderState) -> PaymentState:
 
 
 def payment_succeeded(order: OrderState, *, balance: str = "70.00") -> PaymentSucceeded:
-    """What billing says once an order is debited."""
+    """The event that billing publishes once an order is debited."""
     account = an_account(user=order.user_id, balance=balance)
     return PaymentSucceeded(payment=a_payment(order), order=order, account=account)
 
@@ -92,13 +92,13 @@ def payment_succeeded(order: OrderState, *, balance: str = "70.00") -> PaymentSu
 def payment_rejected(
     order: OrderState, *, reason: RejectionReason = "insufficient_funds", balance: str = "0.00"
 ) -> PaymentRejected:
-    """What billing says once an order is refused."""
+    """The event that billing publishes once an order is refused."""
     account = an_account(user=order.user_id, balance=balance)
     return PaymentRejected(reason=reason, order=order, account=account)
 
 
 def payment_refunded(order: OrderState, *, balance: str = "100.00") -> PaymentRefunded:
-    """What billing says once an order's money is back."""
+    """The event that billing publishes once an order is refunded."""
     payment = a_payment(order)
     refund = RefundState(
         id=uuid7(),
@@ -119,12 +119,12 @@ def told(
     causation_id: UUID | None = None,
     traceparent: str | None = None,
 ) -> Row:
-    """An event with an identity, as it waits in its publisher's outbox. Told twice, it is the same event twice."""
+    """Return an event as a row of its publisher's outbox. A row that is published twice is a duplicate."""
     id = id or uuid7()
     cause = Causation(correlation_id or f"flow-{id}", causation_id, traceparent)
     return outbox.row(id, event, cause, now())
 
 
 def with_body(row: Row, body: str) -> Row:
-    """The same event with another body, as somebody else may have written it."""
+    """The same event with another body, as another release may have written it."""
     return row._replace(cloudevent=f"{row.cloudevent.removesuffix(row.data + '}')}{body}}}")

@@ -23,7 +23,7 @@ HEAL_SECONDS: Final = 120.0
 
 @dataclass(frozen=True)
 class ClusterServers(Servers):
-    """Where the nodes answer: services are told of all of them, an administrator of the first."""
+    """The addresses of the nodes: services get all of them, an administrator gets the first."""
 
     amqp_ports: tuple[int, ...] = ()
 
@@ -80,9 +80,9 @@ class Cluster:
 
     async def described(self, vhost: str, *, without: str = "") -> str:
         """What the queues are like, a line for each."""
-        told = ("leader", "online", "messages_ready", "messages_unacknowledged", "consumers")
+        fields = ("leader", "online", "messages_ready", "messages_unacknowledged", "consumers")
         return "\n".join(
-            f"{queue['name']}: { ({name: queue.get(name) for name in told}) }"
+            f"{queue['name']}: { ({name: queue.get(name) for name in fields}) }"
             for queue in await self.queues(vhost, without=without)
         )
 

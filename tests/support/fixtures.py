@@ -70,7 +70,7 @@ async def mail() -> AsyncIterator[MailSink]:
 async def running_service(install_chorus: Install, mail: MailSink) -> AsyncIterator[Run]:
     """Services in this process by name, each started once, with a vhost and a database to itself.
 
-    Whoever starts notifications first starts it for all: its letters always arrive in `mail`.
+    The first test that needs notifications starts it for all: its e-mails always arrive in `mail`.
     """
     running: dict[str, RunningService] = {}
     async with AsyncExitStack() as stack:

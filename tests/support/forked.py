@@ -1,7 +1,7 @@
 """Services that start in moments: real processes, forked from one that has all their code loaded already.
 
 A start costs a second of a processor otherwise, nearly all of it for loading code, and the tests start services by the
-hundred. Such a process can be told where to die, by the names of `chassis/crash_points.py`.
+hundred. Such a process accepts a crash point of `chassis/crash_points.py`.
 """
 
 import importlib
@@ -27,7 +27,7 @@ class Fork(Child):
 
     _forked: "multiprocessing.context.ForkServerProcess | None" = None
     crash_at = ""
-    """Where its next life ends, as `CHORUS_CRASH_AT` says it; nowhere if empty."""
+    """The crash point of its next start, as in `CHORUS_CRASH_AT`; none if empty."""
 
     def start(self, also: Mapping[str, str] | None = None) -> None:
         environment = self._environment | {crash_points.VARIABLE: self.crash_at} | dict(also or {})
@@ -68,7 +68,7 @@ class ForkedService(ServiceProcess):
         return Fork(self.name, command, log=log, environment=environment)
 
     def launch(self, crash_at: str = "") -> None:
-        """Start it without waiting, perhaps to die at a point of `chassis/crash_points.py`."""
+        """Start it without waiting, optionally with a crash point of `chassis/crash_points.py`."""
         self.child.crash_at = crash_at
         super().launch()
 

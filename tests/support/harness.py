@@ -1,4 +1,4 @@
-"""One service in this process, on servers of its own: tell it something, see what it does and what it says."""
+"""One service in this process, on servers of its own: send it events and requests, observe its effects."""
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping
@@ -55,25 +55,25 @@ class RunningService:
         try:
             with environment(self.installation.environment | dict(settings or {})):
                 async with self.app.router.lifespan_context(self.app):
-                    await self.hears_of_key()
+                    await self.trust_signer()
                     yield self
         finally:
             await self.database.close()
             await self.broker.close()
 
-    async def hears_of_key(self) -> None:
+    async def trust_signer(self) -> None:
         """Make the service trust this harness's tokens."""
         await self.hears(self.signer.published())
 
     @contextlib.asynccontextmanager
     async def listened_to(self) -> AsyncIterator["RunningService"]:
-        """Collect what it says in the block; nothing may be parked in it that nobody has taken."""
-        await self.is_quiet()  # what an earlier test has made it decide to say is not this one's
+        """Collect what it publishes in the block. Fails if dead letters remain that the test did not take."""
+        await self.is_quiet()  # events of an earlier test are not collected
         async with self.broker.tap(self.name) as self.tap:
             yield self
         del self.tap
         left = [m.headers.get("dead_letter_error") for m in await self._left_dead_letters()]
-        assert not left, f"parked without being expected: {left}"
+        assert not left, f"unexpected dead letters: {left}"
 
     async def _left_dead_letters(self) -> list[AbstractIncomingMessage]:
         left = []
@@ -82,7 +82,7 @@ class RunningService:
         return left
 
     async def is_ready(self, status: int = 200) -> None:
-        """Wait until it says that it is ready; or, with 503, that it is not."""
+        """Wait until `/ready` answers with this status: 200 if it is ready, 503 if it is not."""
         async with self.http() as stranger:
 
             async def says_so() -> None:
@@ -100,25 +100,25 @@ class RunningService:
         service: Service = self.app.state.service
         return service
 
-    # Its ears.
+    # Consuming.
 
     async def receives(self, *events: Event | Row, as_batch: bool = False) -> list[Row]:
-        """Publish events to their exchanges, each as a message or as packs; does not wait for their effects."""
+        """Publish events to their exchanges, alone or in message batches; does not wait for their effects."""
         return await self.broker.publish(*events, as_batch=as_batch)
 
     async def hears(self, *events: Event | Row, as_batch: bool = False) -> list[Row]:
-        """The same, and wait until each has had its effects and what follows from it has been said."""
+        """The same, and wait until each is processed and the resulting events are published."""
         rows = await self.receives(*events, as_batch=as_batch)
         await self.has_heard(*rows)
         return rows
 
     async def has_heard(self, *rows: Row) -> None:
-        """Wait until events have had their effects and all is said that follows from them."""
+        """Wait until events are processed and the resulting events are published."""
         ids = list({row.id for row in rows})
         known = "SELECT count(*) FROM inbox WHERE event_id = ANY($1)"
 
         async def all_known() -> None:
-            assert await self.value(known, ids) == len(ids), f"{self.name} has not heard all"
+            assert await self.value(known, ids) == len(ids), f"{self.name} has not processed all"
 
         await eventually(all_known)
         await self.all_acknowledged(*rows)
@@ -134,14 +134,14 @@ class RunningService:
 
         await eventually(empty)
 
-    # Its mouth.
+    # Publishing.
 
     async def is_quiet(self) -> None:
-        """Wait until everything that the service has decided to say is said, and collected."""
+        """Wait until the outbox is empty and every published event is collected."""
 
         async def empty() -> None:
             waiting = "SELECT count(*) FROM outbox WHERE retry_at IS NULL"
-            assert await self.value(waiting) == 0, f"{self.name} has more to say"
+            assert await self.value(waiting) == 0, f"{self.name} has unpublished events"
 
         await eventually(empty)
         if hasattr(self, "tap"):
@@ -168,10 +168,10 @@ class RunningService:
         return self.said
 
     async def dead_letters(self, count: int = 1) -> list[AbstractIncomingMessage]:
-        """Wait until it has parked `count` messages, and take them out of its dead queue."""
+        """Wait until it has dead-lettered `count` messages, and take them out of its dead-letter queue."""
         return await self.broker.dead_letter(self.name, count)
 
-    # Its door.
+    # HTTP API.
 
     def http(
         self, user: UserState | UUID | None = None, *, role: Role = "user", token: str | None = None
@@ -189,10 +189,10 @@ class RunningService:
     def as_operator(self) -> httpx.AsyncClient:
         return self.http(OPERATOR, role="operator")
 
-    # Its memory.
+    # Database.
 
     async def rows(self, sql: str, *values: Any) -> list[asyncpg.Record]:
-        """What stands in its database, read as an administrator."""
+        """Rows of its database, read as an administrator."""
         found: list[asyncpg.Record] = await self.database.fetch(sql, *values)
         return found
 

@@ -99,7 +99,7 @@ def _topology(made: Installation) -> None:
 
 @contextmanager
 def environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Variables for the services of this process, read anew by whoever asks for the settings."""
+    """Set environment variables for the services of this process; the settings are read again."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     settings.cache_clear()

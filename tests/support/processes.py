@@ -60,7 +60,7 @@ class ServiceProcess:
         self.child.start()
 
     async def ready(self) -> None:
-        """Wait until it says that it can work. Raises ChildFailed if it ends instead."""
+        """Wait until it reports that it is ready. Raises ChildFailed if it ends instead."""
         async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
 
             async def answers() -> bool:

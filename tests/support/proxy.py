@@ -72,7 +72,7 @@ class Proxy:
             writer.transport.abort()
 
     def freeze(self) -> None:
-        """Nothing gets through any more, and nobody is told."""
+        """Hold back all traffic; connections stay open."""
         self._flowing.clear()
 
     def lose(self) -> None:

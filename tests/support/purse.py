@@ -1,4 +1,4 @@
-"""What a user does with his account, over HTTP."""
+"""What a user does with their account, over HTTP."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How tests register users, and speak as them."""
+"""How tests register users and send requests as them."""
 
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -32,7 +32,7 @@ def a_command(email: str) -> RegisterUser:
 async def together(
     users: RunningService, use_case: Work[Any, Any], commands: Sequence[RegisterUser | ChangeUser]
 ) -> Sequence[Any]:
-    """Have wishes done in one transaction, as when they wait together; what follows from them is said."""
+    """Execute commands in one transaction, as a group commit does, and wait until their events are published."""
     async with begin(users.service.database.pool) as tx:
         results = await use_case(tx, commands)
     users.service.relay.wake()
@@ -42,7 +42,7 @@ async def together(
 
 @asynccontextmanager
 async def a_user_of(users: RunningService, **fields: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A registered user's client; `id_of` tells who he is."""
+    """A registered user's client; `id_of` returns their id."""
     registration = a_registration(**fields)
     async with users.http() as http:
         answer = await http.post("/user/register", json=registration)

@@ -1,4 +1,4 @@
-"""What a user does with his orders, over HTTP."""
+"""What a user does with their orders, over HTTP."""
 
 from typing import Any
 from uuid import UUID

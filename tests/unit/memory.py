@@ -57,7 +57,7 @@ class Memory:
         except BaseException:
             self.tables = before
             raise
-        self.published += tx.told
+        self.published += tx.recorded
         tx.committed()
 
     def run(self, work: Callable[[Transaction, Any], Awaitable[Result]], items: Any) -> Result:
@@ -84,7 +84,7 @@ class MemoryTransaction(Transaction):
     def __init__(self, memory: Memory) -> None:
         super().__init__(None, memory.now)
         self.memory = memory
-        self.told: list[tuple[Event, Causation]] = []
+        self.recorded: list[tuple[Event, Causation]] = []
 
     def _table(self, table: type[Table]) -> dict[Any, dict[str, Any]]:
         return self.memory.tables.setdefault(table, {})
@@ -141,7 +141,7 @@ class MemoryTransaction(Transaction):
         return True
 
     def publish(self, event: Event, cause: Causation) -> UUID:
-        self.told.append((event, cause))
+        self.recorded.append((event, cause))
         return self.new_id()
 
     def new_id(self) -> UUID:

@@ -1,4 +1,4 @@
-"""A server and its connection, of our own, that keep what is committed and fail when they are told to."""
+"""Fakes of a PostgreSQL server and its connection: they keep what is committed and fail on demand."""
 
 import asyncio
 from collections.abc import AsyncIterator

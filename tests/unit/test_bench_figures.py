@@ -140,7 +140,7 @@ class TestTables:
             {"settled": outcome},
             ["mail, chorus: a notification is missing"],
         )
-        assert "written by `chorus bench --write`" in page
+        assert "`chorus bench --write` generates this page" in page
         assert "- mail, chorus: a notification is missing" in page
         assert "![Rates & more](images/settled.svg)" in page
         assert TABLE.markdown() in page

@@ -17,7 +17,7 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitQueue
 from chassis.messaging import private_names
 from chassis.messaging.addresses import BrokerAddresses
 from chassis.messaging.broker import RabbitConsumer
-from chassis.messaging.private_names import RestoringConnection, forget_connection
+from chassis.messaging.private_names import RestoringConnection, discard_connection
 from tests.support.eventually import eventually
 
 ADDRESSES: Final = "amqp://127.0.0.1:1/,amqp://127.0.0.1:2/"
@@ -97,13 +97,13 @@ class TestPrivateNames:
         assert type(consumer.latest_connection) is RestoringConnection
         await consumer.latest_connection.close()
 
-    async def test_a_forgotten_connection_is_made_anew(self) -> None:
+    async def test_a_discarded_connection_is_made_anew(self) -> None:
         consumer = RabbitConsumer(BrokerAddresses(_refusing(), "test"))
         before = RabbitBroker("amqp://127.0.0.1:1/")
         assert (before._connection, before._channel) == (None, None)
         consumer._connection = consumer._channel = _connection()  # type: ignore[assignment]
         assert await consumer.connect() is consumer._connection
-        forget_connection(consumer)
+        discard_connection(consumer)
         with pytest.raises(OSError):  # noqa: PT011
             await consumer.connect()
         await consumer.latest_connection.close()
