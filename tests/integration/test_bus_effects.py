@@ -10,8 +10,10 @@ from fastapi import APIRouter
 from chassis.database.transaction import Transaction
 from chassis.messaging.consumer import Subscription
 from chassis.runtime.service import create_app
+from chassis.web.auth import store_signing_keys
 from events.base import Envelope
 from events.orders import OrderPlaced
+from events.users import SigningKeyPublished
 from tests.support.builders import an_order, told
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService
@@ -39,7 +41,10 @@ async def replicas(install_chorus: Install) -> AsyncIterator[list[RunningService
                 "billing",
                 description="",
                 router=APIRouter(),
-                subscriptions=(Subscription(OrderPlaced, count),),
+                subscriptions=(
+                    Subscription(SigningKeyPublished, store_signing_keys),
+                    Subscription(OrderPlaced, count),
+                ),
             )
             service = RunningService("billing", app, installation)
             made.append(await stack.enter_async_context(service.running()))

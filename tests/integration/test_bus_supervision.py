@@ -83,7 +83,7 @@ async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
         await asyncio.gather(waiting, return_exceptions=True)
     # Either may come first: a client that reads its order after the change does not wait.
     assert "supervisor.task_died" in process.log
-    assert re.search("task=(watch|count_late)_orders", process.log)
+    assert re.search("task=(order_updates|late_order_gauges)", process.log)
 
 
 async def test_a_process_that_is_asked_to_end_ends_well(process: ServiceProcess) -> None:

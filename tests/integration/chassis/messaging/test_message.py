@@ -66,13 +66,6 @@ async def test_a_single_order_is_one_plain_message_with_all_properties(
             "placedAt": message.headers["cloudEvents_time"],
             "version": 1,
         },
-        "customer": {
-            "id": str(user.id),
-            "email": user.email,
-            "name": user.name,
-            "locale": "en",
-            "version": 1,
-        },
     }
 
 
