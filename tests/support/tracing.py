@@ -3,7 +3,7 @@
 import ast
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,12 @@ class Trace:
         file = frame.f_code.co_filename.removeprefix(f"{ROOT}/")
         if event == "call" and file.startswith(ROOMS) and file.endswith(".py"):
             self.ran.setdefault(file, set()).add(frame.f_code.co_qualname)
+
+    @classmethod
+    def common(cls, traces: Sequence["Trace"]) -> "Trace":
+        """What has run in each of these: what ran beside one of them by chance is left out."""
+        files = set.intersection(*(set(trace.ran) for trace in traces))
+        return cls({f: set.intersection(*(trace.ran[f] for trace in traces)) for f in files})
 
     def lines(self) -> dict[str, int]:
         """Lines of code by file: those of the functions that have run, without blank lines and docstrings."""
