@@ -65,11 +65,22 @@ class RabbitConsumer(RabbitBroker):
                 raise asyncio.CancelledError from None
             raise
 
+    async def stop(self, *error: Any) -> None:
+        """Stop consuming and close the connection, also where the broker no longer answers.
+
+        FastStream keeps the connection open if it fails to close a channel. aio-pika then restores it for ever, and
+        swallows the cancellation with which an event loop ends: the process would never end.
+        """
+        try:
+            await super().stop(*error)
+        finally:
+            if self._latest is not None:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await self._latest.close()
+
     async def _give_up(self) -> None:
         # The connection first: FastStream closes channels first, and waits for ever on a connection that is silent.
-        latest = self._latest
-        # And once more, in case that the first attempt was cancelled.
-        for close in (latest.close, self.stop, latest.close) if latest else (self.stop,):
+        for close in (self._latest.close, self.stop) if self._latest else (self.stop,):
             with contextlib.suppress(Exception, asyncio.CancelledError):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await close()

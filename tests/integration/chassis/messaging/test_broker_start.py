@@ -63,3 +63,24 @@ async def has_one_consumer_per_queue(billing: RunningService) -> None:
 def restoring_connections() -> int:
     """How many connections aio-pika restores in this process; services of other tests may run in it too."""
     return sum("__connection_factory" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
+async def test_a_service_restores_no_connection_that_is_lost_while_it_stops(
+    install_chorus: Install,
+) -> None:
+    """aio-pika swallows the cancellation of a connection that was not closed, so the process would never end."""
+    installation = await install_chorus("stopping", "billing")
+    url = installation.amqp_url("billing")
+    replies, others = 0, restoring_connections()
+    async with Proxy.before(url) as proxy:
+        while True:
+            replies += 1
+            app = create_app("billing", description="", router=router, subscriptions=SUBSCRIPTIONS)
+            billing = RunningService("billing", app, installation)
+            async with billing.running({"CHORUS_AMQP_URL_BILLING": proxy.url(url)}):
+                await billing.is_ready(200)
+                proxy.cut_after(replies)
+            assert restoring_connections() == others, f"lost after {replies} replies"
+            if not proxy.is_cut:
+                break
+    assert replies > 2
