@@ -21,8 +21,7 @@ each of them optimised, and with a ceiling.
 
 HOW_TO_READ: Final = """\
 Compare the ratios: servers, services and load share one machine, which may have run other programs, and absolute
-figures hold for it and for that hour only. Ratios are computed round by round. A figure is the median of all rounds,
-with the minimum and the maximum in brackets."""
+figures hold for it and for that hour only. A figure is the median of all rounds."""
 
 HOW: Final = f"""\
 - **In turns.** In each round one contestant runs after the other, warmed up first, with the same API, on one private
