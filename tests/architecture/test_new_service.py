@@ -147,7 +147,13 @@ def test_the_service_can_be_built_and_has_its_queue(built: Path) -> None:
 def test_it_keeps_the_rules(built: Path) -> None:
     """Its style, its imports, its canvas; types are left to `make check`, which takes longer."""
     tools = Path(sys.executable).parent
-    run(built, str(tools / "ruff"), "check", "apps/loyalty", "tests/integration/test_loyalty.py")
+    run(
+        built,
+        str(tools / "ruff"),
+        "check",
+        "apps/loyalty",
+        "tests/integration/apps/test_loyalty.py",
+    )
     run(built, str(tools / "ruff"), "format", "--check", *CHECKED)
     run(built, str(tools / "lint-imports"), "--no-cache")
     run(built, sys.executable, "-m", "tools.documents", "write")

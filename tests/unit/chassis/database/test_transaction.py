@@ -14,7 +14,7 @@ from chassis.database.transaction import begin
 from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user, now
-from tests.unit.server import Server
+from tests.support.fake_postgres import Server
 
 ADA = a_user()
 CUSTOMER = Customer(id=ADA.id, version=ADA.version)

@@ -11,7 +11,7 @@ import schemathesis
 
 from apps import SERVICES
 from tests.support.documents import committed
-from tests.unit.test_asyncapi import at, fetched, references
+from tests.unit.tools.test_asyncapi import at, fetched, references
 
 Document = dict[str, Any]
 

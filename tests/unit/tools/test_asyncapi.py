@@ -26,7 +26,7 @@ from tools.documents.page import page
 
 Document = dict[str, Any]
 
-SCHEMA = Path(__file__).parents[1] / "support" / "asyncapi" / "schema.json"
+SCHEMA = Path(__file__).parents[2] / "support" / "asyncapi" / "schema.json"
 
 
 @cache

@@ -7,7 +7,7 @@ import pytest
 
 from apps import SERVICES
 from tests.support.documents import committed
-from tests.unit.test_asyncapi import application, fetched, served
+from tests.unit.tools.test_asyncapi import application, fetched, served
 from tools.documents import __main__ as generator
 
 

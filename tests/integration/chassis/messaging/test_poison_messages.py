@@ -50,7 +50,7 @@ async def die_often(
         [sys.executable, "-m", "tests.support.mortal"],
         log=folder / "mortal.log",
         environment=dict(os.environ) | chorus.environment | own,
-        folder=Path(__file__).parents[2],
+        folder=Path(__file__).parents[4],
     )
     service.start()
 

@@ -24,7 +24,7 @@ from tests.support.builders import (
     payment_rejected,
     payment_succeeded,
 )
-from tests.unit.memory import Memory
+from tests.support.memory import Memory
 
 NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)

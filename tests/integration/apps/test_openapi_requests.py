@@ -73,7 +73,7 @@ async def test_answers_are_as_documented(stack: Stack, service: str, tmp_path: P
         env={
             **os.environ,
             "SCHEMATHESIS_HOOKS": "tests.support.fuzzing",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONPATH": str(Path(__file__).parents[3]),
             "NO_COLOR": "1",
         },
         stdout=asyncio.subprocess.PIPE,

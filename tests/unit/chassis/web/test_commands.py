@@ -16,7 +16,7 @@ from chassis.web.commands import (
     idempotent,
 )
 from chassis.web.problems import NotFound, Problem
-from tests.unit.memory import Memory, at_once
+from tests.support.memory import Memory, at_once
 
 ADA, BOB = UUID(int=1), UUID(int=2)
 

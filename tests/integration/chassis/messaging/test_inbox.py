@@ -118,7 +118,7 @@ async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_h
     bad = told(OrderPlaced(order=an_order(total="6.66")))
     await service.receives(bad)
     [dead_letter] = await service.dead_letters(1)
-    monkeypatch.setattr("tests.integration.test_bus_effects.FAILING_TOTAL", -1)
+    monkeypatch.setattr("tests.integration.chassis.messaging.test_inbox.FAILING_TOTAL", -1)
     for _ in range(2):
         await service.broker.channel.default_exchange.publish(
             dead_letter, str(dead_letter.headers["dead_letter_queue"])

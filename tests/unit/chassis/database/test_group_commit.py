@@ -19,7 +19,7 @@ from chassis.database.transaction import Transaction
 from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user
-from tests.unit.server import Server
+from tests.support.fake_postgres import Server
 
 
 class Doubling:

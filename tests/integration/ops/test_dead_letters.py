@@ -150,7 +150,7 @@ async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> No
     died = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ops", "dead", "replay", "--service", "billing",
         env={**os.environ, "CHORUS_CRASH_AT": "publisher.after_publish"},
-        cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        cwd=Path(__file__).parents[3], stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     assert await died.wait() == -signal.SIGKILL
 

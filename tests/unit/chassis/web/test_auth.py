@@ -15,8 +15,8 @@ from chassis.web import auth
 from chassis.web.auth import User, Verifier, store_signing_keys
 from chassis.web.problems import Unauthorized
 from events.base import Causation, Envelope
+from tests.support.memory import Memory
 from tests.support.tokens import Signer
-from tests.unit.memory import Memory
 
 ADA = UUID(int=1)
 

@@ -29,7 +29,7 @@ from events.money import to_text
 from events.orders import OrderCancelled, OrderPlaced, OrderState
 from events.users import UserRegistered
 from tests.support.builders import a_user, an_order, cancelled, now
-from tests.unit.memory import Memory
+from tests.support.memory import Memory
 
 CAUSE = Causation("flow")
 USERS = [UUID(int=n) for n in (1, 2, 3)]
