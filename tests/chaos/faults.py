@@ -17,7 +17,7 @@ from events.orders import OrderPlaced
 from tests.chaos.poison import QUEUE, poison
 from tests.chaos.schedule import REPLICAS, Fault
 from tests.chaos.world import World
-from tests.stories.journal import as_told
+from tests.stories.journal import outbox_row_of
 from tests.support.alarms import ALARMS
 from tests.support.processes import ServiceProcess
 from tools.children import Child, ChildFailed
@@ -212,7 +212,7 @@ class Faults:
         if len(known) < 50:
             raise NothingToDoError("too few events have been published")
         some = [*dice.sample(known, 20), *known[-20:]]
-        rows = [as_told(received) for received in some for _ in range(dice.randint(1, 6))]
+        rows = [outbox_row_of(received) for received in some for _ in range(dice.randint(1, 6))]
         dice.shuffle(rows)
         await self._speaking(self._world.broker.publish, *rows)
 

@@ -12,7 +12,7 @@ from chassis.messaging import message as wire
 from chassis.messaging.topology import queue_name
 from events.base import Envelope, Event
 from events.orders import OrderPlaced
-from tests.stories.journal import as_told
+from tests.stories.journal import outbox_row_of
 
 QUEUE: Final = queue_name("billing", OrderPlaced)
 """The queue to which the message is sent directly, so that no other service receives it."""
@@ -26,7 +26,7 @@ def poison(
     `known` is an event that billing has processed before: the valid part of the message is a duplicate.
     """
     id = uuid7()
-    row = as_told(known, id=id)
+    row = outbox_row_of(known, id=id)
     message = wire.to_message([row])
     body = json.loads(message.body)
     match variety:
@@ -39,12 +39,12 @@ def poison(
             message.body = json.dumps(body).encode()
         case "unknown version":
             # In a message batch, next to a valid event.
-            message = wire.to_message([row, as_told(known)])
+            message = wire.to_message([row, outbox_row_of(known)])
             items = json.loads(message.body)
             items[0]["specversion"] = "9.0"
             message.body = json.dumps(items).encode()
         case "unknown fields":
-            message = wire.to_message([as_told(known)])
+            message = wire.to_message([outbox_row_of(known)])
             message.body = json.dumps(body | {"colour": "of the future"}).encode()
             return message, None
         case _:

@@ -79,6 +79,6 @@ def of_kind(events: Iterable[Envelope[Event]], kind: type[E]) -> list[E]:
     return [received.event for received in events if isinstance(received.event, kind)]
 
 
-def as_told(received: Envelope[Event], *, id: UUID | None = None) -> Row:
+def outbox_row_of(received: Envelope[Event], *, id: UUID | None = None) -> Row:
     """Return an event as its publisher's outbox row: published again, it is a duplicate."""
     return outbox.row(id or received.id, received.event, received.cause, received.time)

@@ -13,7 +13,7 @@ from events.base import Event
 from ops.subscriptions import SUBSCRIPTIONS
 from tests.contracts.goldens import Golden, compact, of
 from tests.contracts.release import breaks, previous, schema
-from tests.support.builders import told, with_body
+from tests.support.builders import outbox_row, with_body
 from tests.support.fixtures import Install, Run
 from tests.support.harness import RunningService
 from tests.support.installation import Installation
@@ -107,12 +107,12 @@ async def test_a_service_acts_on_what_was_said_in_another_release(
     """As published by the previous release, and as the next may publish it, with unknown fields."""
     later = compact(json.loads(golden.body) | {"later": {"than": ["today"]}})
     service = await running_service(name)
-    async with service.listened_to():
+    async with service.observed():
         if name == "orders" and "payment" in kind.key:
             await _places(service, json.loads(golden.body)["order"])
-        rows = [with_body(told(golden.event()), body) for body in (golden.body, later)]
-        await service.hears(*rows)
-        await service.hears(*(told(golden.event()) for _ in range(2)), as_batch=True)
+        rows = [with_body(outbox_row(golden.event()), body) for body in (golden.body, later)]
+        await service.processes(*rows)
+        await service.processes(*(outbox_row(golden.event()) for _ in range(2)), as_batch=True)
 
 
 async def _places(orders: RunningService, order: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from chassis.messaging.topology import DEAD, queue_name
 from events.orders import OrderPlaced
 from ops.main import cli
 from tests.support.broker import Broker
-from tests.support.builders import a_user, an_order, now, told
+from tests.support.builders import a_user, an_order, now, outbox_row
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.installation import environment
@@ -91,7 +91,7 @@ async def desk(billing: RunningService) -> AsyncIterator[Desk]:
 
 
 def an_event() -> Row:
-    return told(OrderPlaced(order=an_order(total="1.00", user=a_user())))
+    return outbox_row(OrderPlaced(order=an_order(total="1.00", user=a_user())))
 
 
 async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
@@ -125,8 +125,8 @@ async def test_a_dry_run_does_nothing(desk: Desk) -> None:
     row = an_event()
     await desk.put(row, ValueError())
     for command in ("replay", "drop"):
-        said = await desk.run(command, str(row.id), "--service", "billing", "--dry-run")
-        assert "1 would be" in said.stdout
+        result = await desk.run(command, str(row.id), "--service", "billing", "--dry-run")
+        assert "1 would be" in result.stdout
     assert len(await desk.listed("--service", "billing")) == 1
     assert await desk.charges(row) == 0
 
@@ -139,7 +139,7 @@ async def test_dead_letters_replayed_twice_have_one_effect(desk: Desk) -> None:
     assert (
         "1 were replayed" in (await desk.run("replay", str(row.id), "--service", "billing")).stdout
     )
-    await desk.billing.has_heard(row)
+    await desk.billing.has_processed(row)
     assert await desk.charges(row) == 1
     assert await desk.listed("--service", "billing") == []
 
@@ -159,7 +159,7 @@ async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> No
 
     await eventually(back, what="the dead letter is not requeued")
     await desk.run("replay", str(row.id), "--service", "billing")
-    await desk.billing.has_heard(row)
+    await desk.billing.has_processed(row)
     assert await desk.charges(row) == 1
 
 
@@ -168,7 +168,7 @@ async def test_only_the_consumer_that_parked_it_hears_a_replay(desk: Desk) -> No
     await desk.put(row, ValueError())
     async with desk.broker.tap("orders") as tap:
         await desk.run("replay", str(row.id), "--service", "billing")
-        await desk.billing.has_heard(row)
+        await desk.billing.has_processed(row)
         await tap.flush()
     assert tap.messages == []
 
@@ -215,9 +215,9 @@ async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_
     foreign, own = an_event(), an_event()
     await desk.put(foreign, ValueError(), queue=queue)
     await desk.put(own, ValueError())
-    said = await desk.run("replay", "--service", "billing", status=1)
-    assert f"billing does not consume {queue}" in said.stderr
-    await desk.billing.has_heard(own)
+    result = await desk.run("replay", "--service", "billing", status=1)
+    assert f"billing does not consume {queue}" in result.stderr
+    await desk.billing.has_processed(own)
     assert await desk.charges(own) == 1
     [left] = await desk.listed("--service", "billing")
     assert left["id"] == str(foreign.id)

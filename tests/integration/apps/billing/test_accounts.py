@@ -26,8 +26,8 @@ OPENED = (
 
 async def test_registration_opens_an_account_with_nothing_on_it(billing: RunningService) -> None:
     user = a_user()
-    await billing.hears(UserRegistered(user=user))
-    [opened] = billing.said
+    await billing.processes(UserRegistered(user=user))
+    [opened] = billing.published
     assert isinstance(opened, AccountOpened)
     assert (opened.account.user_id, opened.account.balance) == (user.id, 0)
     async with billing.http(user) as ada:
@@ -48,17 +48,17 @@ async def test_first_use_opens_the_account_and_registration_finds_it_open(
     async with billing.http(user) as ada:
         first = await ada.get(f"/account/{user.id}")
     assert first.status_code == 200
-    await billing.hears(UserRegistered(user=user))
-    assert len(billing.said_of(AccountOpened)) == 1
+    await billing.processes(UserRegistered(user=user))
+    assert len(billing.published_of(AccountOpened)) == 1
 
 
 async def test_an_order_that_comes_before_its_user_opens_the_account(
     billing: RunningService,
 ) -> None:
     user = a_user()
-    await billing.hears(OrderPlaced(order=an_order(user=user)))
-    await billing.hears(UserRegistered(user=user))
-    assert [type(event) for event in billing.said] == [AccountOpened, PaymentRejected]
+    await billing.processes(OrderPlaced(order=an_order(user=user)))
+    await billing.processes(UserRegistered(user=user))
+    assert [type(event) for event in billing.published] == [AccountOpened, PaymentRejected]
 
 
 async def test_an_account_is_opened_once_though_everything_happens_at_once(
@@ -68,12 +68,12 @@ async def test_an_account_is_opened_once_though_everything_happens_at_once(
     async with billing.http(user) as ada:
         answers, _, _ = await asyncio.gather(
             asyncio.gather(*(got(ada, f"/account/{user.id}") for _ in range(20))),
-            billing.hears(UserRegistered(user=user)),
-            billing.hears(OrderPlaced(order=an_order(user=user))),
+            billing.processes(UserRegistered(user=user)),
+            billing.processes(OrderPlaced(order=an_order(user=user))),
         )
     assert len({answer["accountId"] for answer in answers}) == 1
     await billing.is_quiet()
-    assert len(billing.said_of(AccountOpened)) == 1
+    assert len(billing.published_of(AccountOpened)) == 1
 
 
 async def test_an_account_that_another_replica_opens_meanwhile_is_not_opened_again(
@@ -88,7 +88,7 @@ async def test_an_account_that_another_replica_opens_meanwhile_is_not_opened_aga
         account = await asked
     assert account["accountId"] == str(id)
     await billing.is_quiet()
-    assert billing.said == []
+    assert billing.published == []
 
 
 async def test_an_operator_opens_no_account_for_nobody(billing: RunningService) -> None:
@@ -103,7 +103,7 @@ async def test_an_operator_opens_no_account_for_nobody(billing: RunningService) 
     assert {answer.status_code for answer in answers} == {404}
     assert await billing.value("SELECT count(*) FROM accounts WHERE user_id = $1", nobody) == 0
     await billing.is_quiet()
-    assert billing.said == []
+    assert billing.published == []
 
 
 async def test_accounts_are_opened_in_the_order_of_their_users(billing: RunningService) -> None:

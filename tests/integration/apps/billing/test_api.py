@@ -44,8 +44,8 @@ async def test_money_that_another_replica_takes_meanwhile_is_not_spent_twice(
             [placed] = await billing.receives(OrderPlaced(order=order))
             await billing.is_blocked()
         assert (await withdrawal).json()["balance"] == "0.10"
-    await billing.has_heard(placed)
-    [rejected] = billing.said_of(PaymentRejected)
+    await billing.has_processed(placed)
+    [rejected] = billing.published_of(PaymentRejected)
     assert (rejected.account.balance, rejected.account.version) == (10, 3)
 
 
@@ -58,7 +58,7 @@ async def test_the_newest_version_of_a_holder_is_stored_in_any_order_of_events(
     for version in order:
         state = states[version]
         event = UserRegistered(user=state) if version == 1 else UserUpdated(user=state)
-        await billing.hears(event, event)
+        await billing.processes(event, event)
     [holder] = await billing.rows("SELECT version FROM holders WHERE id = $1", user.id)
     assert holder["version"] == 3
 
@@ -71,7 +71,7 @@ async def test_a_deposit_raises_the_balance_and_says_so(billing: RunningService)
     async with billing.http(user) as ada:
         receipt = await move(ada, user, "deposit", "100.5")
     assert (receipt["amount"], receipt["balance"]) == ("100.50", "100.50")
-    _, deposited = await billing.says(2)
+    _, deposited = await billing.publishes(2)
     assert isinstance(deposited, FundsDeposited)
     assert deposited.transaction.id == UUID(receipt["transactionId"])
     assert (deposited.transaction.kind, deposited.transaction.amount) == ("deposit", 100_50)
@@ -84,7 +84,7 @@ async def test_a_withdrawal_lowers_the_balance_and_says_so(billing: RunningServi
         await move(ada, user, "deposit", "100.00")
         receipt = await move(ada, user, "withdraw", "99.99")
     assert receipt["balance"] == "0.01"
-    _, _, withdrawn = await billing.says(3)
+    _, _, withdrawn = await billing.publishes(3)
     assert isinstance(withdrawn, FundsWithdrawn)
     assert (withdrawn.transaction.kind, withdrawn.account.balance) == ("withdrawal", 1)
 
@@ -101,7 +101,7 @@ async def test_a_withdrawal_that_does_not_fit_is_refused_and_changes_nothing(
     assert refused.json()["reason"] == "insufficient_funds"
     assert refused.json()["balance"] == "10.00"
     assert await balance(billing, user) == "10.00"
-    assert billing.said_of(FundsWithdrawn) == []
+    assert billing.published_of(FundsWithdrawn) == []
 
 
 async def test_an_account_holds_only_so_much(billing: RunningService) -> None:
@@ -188,7 +188,7 @@ async def test_an_operator_sees_every_account(billing: RunningService) -> None:
 
 async def test_an_operator_moves_money_of_a_user_who_is_known(billing: RunningService) -> None:
     user = a_user()
-    await billing.hears(UserRegistered(user=user))
+    await billing.processes(UserRegistered(user=user))
     async with billing.as_operator() as operator:
         receipt = await move(operator, user, "deposit", "5.00")
     assert receipt["balance"] == "5.00"

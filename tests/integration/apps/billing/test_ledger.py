@@ -9,7 +9,7 @@ from events.billing import (
 )
 from events.money import to_text
 from events.orders import OrderCancelled, OrderPlaced
-from tests.support.builders import a_user, an_order, cancelled, told
+from tests.support.builders import a_user, an_order, cancelled, outbox_row
 from tests.support.harness import RunningService
 from tests.support.purse import balance, open_with
 
@@ -24,12 +24,12 @@ async def test_no_balance_falls_below_zero_though_everybody_spends_at_once(
     async with billing.http(user) as ada:
         answers, _ = await asyncio.gather(
             asyncio.gather(*(ada.post(path, json={"amount": "1.00"}) for _ in range(80))),
-            billing.hears(*(OrderPlaced(order=order) for order in orders)),
+            billing.processes(*(OrderPlaced(order=order) for order in orders)),
         )
     taken = [answer.status_code for answer in answers].count(201)
     assert {answer.status_code for answer in answers} <= {201, 403}
-    assert taken + len(billing.said_of(PaymentSucceeded)) == 100
-    assert len(billing.said_of(PaymentRejected)) == 60 - (80 - taken)
+    assert taken + len(billing.published_of(PaymentSucceeded)) == 100
+    assert len(billing.published_of(PaymentRejected)) == 60 - (80 - taken)
     assert await balance(billing, user) == "0.00"
     assert await billing.value("SELECT min(balance) FROM transfers") >= 0
     await the_books_balance(billing)
@@ -46,12 +46,12 @@ async def test_two_accounts_that_pay_in_opposite_order_do_not_deadlock(
         turned = users[start:] + users[:start]
         message_batches.append(
             [
-                told(OrderPlaced(order=an_order(total="1.00", user=user)))
+                outbox_row(OrderPlaced(order=an_order(total="1.00", user=user)))
                 for user in (turned if start % 2 else turned[::-1])
             ]
         )
-    await asyncio.gather(*(billing.hears(*batch, as_batch=True) for batch in message_batches))
-    assert len(billing.said_of(PaymentSucceeded)) == 100
+    await asyncio.gather(*(billing.processes(*batch, as_batch=True) for batch in message_batches))
+    assert len(billing.published_of(PaymentSucceeded)) == 100
     for user in users:
         assert await balance(billing, user) == "0.00"
 
@@ -90,11 +90,11 @@ async def test_the_books_balance_after_all_kinds_of_movements(billing: RunningSe
         an_order(total=to_text(dice.randint(1, 20_00)), user=dice.choice(users)) for _ in range(60)
     ]
     await asyncio.gather(
-        billing.hears(*(OrderPlaced(order=order) for order in orders)),
+        billing.processes(*(OrderPlaced(order=order) for order in orders)),
         *(open_with(billing, user, "5.00") for user in users * 4),
     )
     await asyncio.gather(
-        billing.hears(*(OrderCancelled(order=cancelled(order)) for order in orders[::3])),
+        billing.processes(*(OrderCancelled(order=cancelled(order)) for order in orders[::3])),
         *(open_with(billing, user, "5.00") for user in users * 4),
     )
     await the_books_balance(billing)

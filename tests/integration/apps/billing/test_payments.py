@@ -9,7 +9,7 @@ from events.billing import (
     PaymentSucceeded,
 )
 from events.orders import OrderCancelled, OrderPlaced
-from tests.support.builders import a_user, an_order, cancelled, told
+from tests.support.builders import a_user, an_order, cancelled, outbox_row
 from tests.support.harness import RunningService
 from tests.support.purse import balance, open_with
 
@@ -20,8 +20,8 @@ async def test_an_order_that_fits_is_debited_and_told_with_everything_about_it(
     user = a_user()
     await open_with(billing, user, "100.00")
     order = an_order(total="30.00", user=user)
-    await billing.hears(OrderPlaced(order=order))
-    [succeeded] = billing.said_of(PaymentSucceeded)
+    await billing.processes(OrderPlaced(order=order))
+    [succeeded] = billing.published_of(PaymentSucceeded)
     assert succeeded.order == order
     assert (succeeded.payment.order_id, succeeded.payment.amount) == (order.id, 30_00)
     assert (succeeded.account.balance, succeeded.account.version) == (70_00, 3)
@@ -37,36 +37,36 @@ async def test_a_refusal_is_recorded_with_the_balance_at_that_moment(
     user = a_user()
     await open_with(billing, user, "29.99")
     order = an_order(total="30.00", user=user)
-    await billing.hears(OrderPlaced(order=order))
-    [rejected] = billing.said_of(PaymentRejected)
+    await billing.processes(OrderPlaced(order=order))
+    [rejected] = billing.published_of(PaymentRejected)
     assert rejected.order == order
     assert rejected.reason == "insufficient_funds"
     assert rejected.account.balance == 29_99
     await open_with(billing, user, "1000.00")  # too late: the decision is final
-    await billing.hears(OrderPlaced(order=order))
+    await billing.processes(OrderPlaced(order=order))
     [charge] = await billing.rows("SELECT * FROM charges WHERE order_id = $1", order.id)
     assert (charge["status"], charge["reason"]) == ("rejected", "insufficient_funds")
     assert (charge["balance"], charge["account_version"]) == (29_99, 2)
-    assert len(billing.said_of(PaymentRejected)) == 1
-    assert billing.said_of(PaymentSucceeded) == []
+    assert len(billing.published_of(PaymentRejected)) == 1
+    assert billing.published_of(PaymentSucceeded) == []
 
 
 async def test_a_small_order_behind_a_rejected_large_one_is_paid(billing: RunningService) -> None:
     user = a_user()
     await open_with(billing, user, "100.00")
     totals = ["60.00", "50.00", "40.00", "0.01"]
-    rows = [told(OrderPlaced(order=an_order(total=total, user=user))) for total in totals]
-    await billing.hears(*rows, as_batch=True)
+    rows = [outbox_row(OrderPlaced(order=an_order(total=total, user=user))) for total in totals]
+    await billing.processes(*rows, as_batch=True)
     first, second, third, fourth = (UUID(row.attributes["subject"]) for row in rows)
-    assert [e.order.id for e in billing.said_of(PaymentSucceeded)] == [first, third]
-    assert [e.order.id for e in billing.said_of(PaymentRejected)] == [second, fourth]
+    assert [e.order.id for e in billing.published_of(PaymentSucceeded)] == [first, third]
+    assert [e.order.id for e in billing.published_of(PaymentRejected)] == [second, fourth]
     assert await balance(billing, user) == "0.00"
 
 
 async def test_an_order_of_exactly_the_balance_is_paid(billing: RunningService) -> None:
     user = a_user()
     await open_with(billing, user, "30.00")
-    await billing.hears(OrderPlaced(order=an_order(total="30.00", user=user)))
+    await billing.processes(OrderPlaced(order=an_order(total="30.00", user=user)))
     assert await balance(billing, user) == "0.00"
 
 
@@ -79,11 +79,11 @@ async def test_a_cancelled_order_is_refunded_once_although_it_is_cancelled_twice
     user = a_user()
     await open_with(billing, user, "100.00")
     order = an_order(total="30.00", user=user)
-    await billing.hears(OrderPlaced(order=order))
-    again = told(OrderCancelled(order=cancelled(order)))
-    await billing.hears(OrderCancelled(order=cancelled(order)), again, again)
-    [succeeded] = billing.said_of(PaymentSucceeded)
-    [refunded] = billing.said_of(PaymentRefunded)
+    await billing.processes(OrderPlaced(order=order))
+    again = outbox_row(OrderCancelled(order=cancelled(order)))
+    await billing.processes(OrderCancelled(order=cancelled(order)), again, again)
+    [succeeded] = billing.published_of(PaymentSucceeded)
+    [refunded] = billing.published_of(PaymentRefunded)
     assert refunded.payment == succeeded.payment
     assert (refunded.refund.payment_id, refunded.refund.amount) == (succeeded.payment.id, 30_00)
     assert refunded.order == cancelled(order)
@@ -97,15 +97,15 @@ async def test_a_cancellation_that_comes_before_its_order_keeps_it_from_being_ch
     user = a_user()
     await open_with(billing, user, "100.00")
     order = an_order(total="30.00", user=user)
-    await billing.hears(OrderCancelled(order=cancelled(order)))
-    assert billing.said_of(PaymentRefunded) == []
-    await billing.hears(OrderPlaced(order=order))
-    [rejected] = billing.said_of(PaymentRejected)
+    await billing.processes(OrderCancelled(order=cancelled(order)))
+    assert billing.published_of(PaymentRefunded) == []
+    await billing.processes(OrderPlaced(order=order))
+    [rejected] = billing.published_of(PaymentRejected)
     assert rejected.reason == "order_cancelled"
-    await billing.hears(OrderPlaced(order=order), OrderCancelled(order=cancelled(order)))
-    assert len(billing.said_of(PaymentRejected)) == 1
-    assert billing.said_of(PaymentSucceeded) == []
-    assert billing.said_of(PaymentRefunded) == []
+    await billing.processes(OrderPlaced(order=order), OrderCancelled(order=cancelled(order)))
+    assert len(billing.published_of(PaymentRejected)) == 1
+    assert billing.published_of(PaymentSucceeded) == []
+    assert billing.published_of(PaymentRefunded) == []
     assert await balance(billing, user) == "100.00"
 
 
@@ -114,9 +114,9 @@ async def test_the_cancellation_of_a_rejected_order_changes_nothing(
 ) -> None:
     user = a_user()
     order = an_order(total="30.00", user=user)
-    await billing.hears(OrderPlaced(order=order))
-    await billing.hears(OrderCancelled(order=cancelled(order)))
-    assert billing.said_of(PaymentRefunded) == []
+    await billing.processes(OrderPlaced(order=order))
+    await billing.processes(OrderCancelled(order=cancelled(order)))
+    assert billing.published_of(PaymentRefunded) == []
     assert await balance(billing, user) == "0.00"
 
 
@@ -127,13 +127,13 @@ async def test_an_order_and_its_cancellation_that_race_leave_the_money_where_it_
     user = a_user()
     await open_with(billing, user, "1000.00")
     orders = [an_order(total="10.00", user=user) for _ in range(60)]
-    events = [told(OrderPlaced(order=order)) for order in orders]
-    events += [told(OrderCancelled(order=cancelled(order))) for order in orders]
+    events = [outbox_row(OrderPlaced(order=order)) for order in orders]
+    events += [outbox_row(OrderCancelled(order=cancelled(order))) for order in orders]
     random.Random(7).shuffle(events)
-    await billing.hears(*events)
-    paid = {event.order.id for event in billing.said_of(PaymentSucceeded)}
-    refunded = {event.order.id for event in billing.said_of(PaymentRefunded)}
-    rejected = {event.order.id for event in billing.said_of(PaymentRejected)}
+    await billing.processes(*events)
+    paid = {event.order.id for event in billing.published_of(PaymentSucceeded)}
+    refunded = {event.order.id for event in billing.published_of(PaymentRefunded)}
+    rejected = {event.order.id for event in billing.published_of(PaymentRejected)}
     assert paid == refunded
     assert rejected == {order.id for order in orders} - paid
     assert await balance(billing, user) == "1000.00"

@@ -21,8 +21,8 @@ async def test_notifications_are_listed_newest_first_in_pages_and_filtered(
     ada = await a_recipient(notifications)
     orders = [an_order(user=ada) for _ in range(3)]
     for order in orders:
-        await notifications.hears(payment_succeeded(order))
-    await notifications.hears(payment_refunded(orders[0]))
+        await notifications.processes(payment_succeeded(order))
+    await notifications.processes(payment_refunded(orders[0]))
     everything = await all_sent(notifications, ada, 4)
     ids = [item["notificationId"] for item in everything]
     assert ids == sorted(ids, reverse=True)
@@ -45,7 +45,7 @@ async def test_only_an_operator_sees_other_users_notifications(
 ) -> None:
     ada = await a_recipient(notifications)
     order = an_order(user=ada)
-    await notifications.hears(payment_succeeded(order))
+    await notifications.processes(payment_succeeded(order))
     [item] = await all_sent(notifications, ada, 1)
     path = f"/notification/{item['notificationId']}"
     async with notifications.http(a_user()) as eve:
@@ -93,7 +93,7 @@ async def test_an_operators_message_waits_for_a_user_who_is_not_known_yet(
         assert (await operator.post("/notification/send", json=message)).status_code == 202
     [item] = await listed(notifications, ada, status="waiting")
     assert (item["to"], item["subject"], item["body"]) == (None, None, None)
-    await notifications.hears(UserRegistered(user=ada))
+    await notifications.processes(UserRegistered(user=ada))
     await all_sent(notifications, ada, 1)
     [e_mail] = await mail.gets(ada.email)
     assert e_mail.subject == "Welcome"

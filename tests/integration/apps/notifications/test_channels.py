@@ -88,13 +88,13 @@ async def test_an_order_is_notified_once_in_each_channel(
     order = an_order(user=ada)
     async with dispatching(notifications, channel):
         id = await a_text_message(notifications, order)
-        await notifications.hears(payment_succeeded(order))
+        await notifications.processes(payment_succeeded(order))
         await is_("sent", notifications, id)
         await mail.gets(ada.email)
         assert channel.sent == [id]
 
         async def both_published() -> None:
-            sent = notifications.said_of(NotificationSent)
+            sent = notifications.published_of(NotificationSent)
             assert len(sent) == 2
             assert {event.notification.order_id for event in sent} == {order.id}
 
@@ -106,7 +106,7 @@ async def test_a_dispatcher_leaves_notifications_of_other_channels(
 ) -> None:
     ada = await a_recipient(notifications)
     id = await a_text_message(notifications, an_order(user=ada))
-    await notifications.hears(payment_succeeded(an_order(user=ada)))
+    await notifications.processes(payment_succeeded(an_order(user=ada)))
     await mail.gets(ada.email)
     untouched = "SELECT status = 'pending' AND due_at = created_at FROM notifications WHERE id = $1"
     assert await notifications.value(untouched, id)
@@ -122,7 +122,7 @@ async def test_results_of_any_channel_defer_or_fail_a_notification(
     async with dispatching(notifications, channel):
         id = await a_text_message(notifications, an_order(user=a_user()))
         await is_("failed", notifications, id)
-    [failed] = await notifications.says(1)
+    [failed] = await notifications.publishes(1)
     assert isinstance(failed, NotificationFailed)
     assert failed.reason == "2 no"
     attempts = await notifications.value("SELECT attempts FROM notifications WHERE id = $1", id)

@@ -7,10 +7,10 @@ from events.users import UserRegistered, UserUpdated
 from tests.support.builders import (
     a_user,
     an_order,
+    outbox_row,
     payment_refunded,
     payment_rejected,
     payment_succeeded,
-    told,
 )
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
@@ -23,7 +23,9 @@ async def test_a_paid_order_makes_one_notification_of_joy_that_is_sent_and_publi
 ) -> None:
     ada = await a_recipient(notifications, name="Ada")
     order = an_order(user=ada, total="30.00")
-    [row] = await notifications.hears(told(payment_succeeded(order), correlation_id="flow-joy"))
+    [row] = await notifications.processes(
+        outbox_row(payment_succeeded(order), correlation_id="flow-joy")
+    )
     [item] = await all_sent(notifications, ada, 1)
     assert item.keys() == FIELDS
     assert (item["kind"], item["orderId"], item["to"]) == ("joy", str(order.id), ada.email)
@@ -47,7 +49,7 @@ async def test_each_outcome_has_its_notification(
 ) -> None:
     ada = await a_recipient(notifications)
     poor, late, paid = (an_order(user=ada, total="30.00") for _ in range(3))
-    await notifications.hears(
+    await notifications.processes(
         payment_rejected(poor, balance="1.00"),
         payment_rejected(late, reason="order_cancelled"),
         payment_succeeded(paid),
@@ -68,22 +70,22 @@ async def test_redelivered_events_make_one_notification_per_order_and_kind(
 ) -> None:
     ada = await a_recipient(notifications)
     orders = [an_order(user=ada) for _ in range(20)]
-    paid = [told(payment_succeeded(order)) for order in orders]
-    again = [told(payment_succeeded(order)) for order in orders]  # the same facts, other ids
+    paid = [outbox_row(payment_succeeded(order)) for order in orders]
+    again = [outbox_row(payment_succeeded(order)) for order in orders]  # the same facts, other ids
     await asyncio.gather(
-        notifications.hears(*paid, *reversed(again), as_batch=True),
-        *(notifications.hears(*reversed(paid)) for _ in range(3)),
+        notifications.processes(*paid, *reversed(again), as_batch=True),
+        *(notifications.processes(*reversed(paid)) for _ in range(3)),
     )
     await all_sent(notifications, ada, 20)
     await mail.gets(ada.email, 20)
-    assert len(notifications.said_of(NotificationSent)) == 20
+    assert len(notifications.published_of(NotificationSent)) == 20
 
 
 async def test_e_mails_are_in_the_recipients_language(
     notifications: RunningService, mail: MailSink
 ) -> None:
     sofja = await a_recipient(notifications, name="Софья", locale="ru")
-    await notifications.hears(payment_succeeded(an_order(user=sofja)))
+    await notifications.processes(payment_succeeded(an_order(user=sofja)))
     [e_mail] = await mail.gets(sofja.email)
     assert e_mail.subject == "Ваш заказ оплачен: 30,00 EUR"
     assert "Здравствуйте, Софья!" in e_mail.text
@@ -95,13 +97,13 @@ async def test_an_updated_profile_reaches_the_next_notification_and_an_older_ver
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = await a_recipient(notifications, name="Ada")
-    await notifications.hears(payment_succeeded(an_order(user=ada)))
+    await notifications.processes(payment_succeeded(an_order(user=ada)))
     await all_sent(notifications, ada, 1)
     newest = a_user(id=ada.id, name="Ada King", email=f"new-{ada.email}", version=3)
     stale = a_user(id=ada.id, name="Ada Byron", version=2)
-    await notifications.hears(UserUpdated(user=newest))
-    await notifications.hears(UserUpdated(user=stale), UserRegistered(user=ada))
-    await notifications.hears(payment_succeeded(an_order(user=ada)))
+    await notifications.processes(UserUpdated(user=newest))
+    await notifications.processes(UserUpdated(user=stale), UserRegistered(user=ada))
+    await notifications.processes(payment_succeeded(an_order(user=ada)))
     await all_sent(notifications, ada, 2)
     [e_mail] = await mail.gets(newest.email)
     assert "Hello Ada King," in e_mail.text
@@ -112,10 +114,10 @@ async def test_a_pending_notification_keeps_the_address_that_is_listed(
 ) -> None:
     ada = await a_recipient(notifications)
     with mail.replying("451 later", to=ada.email):
-        await notifications.hears(payment_succeeded(an_order(user=ada)))
+        await notifications.processes(payment_succeeded(an_order(user=ada)))
         await eventually(lambda: _asked(mail, ada.email))
         newer = a_user(id=ada.id, email=f"new-{ada.email}", version=2)
-        await notifications.hears(UserUpdated(user=newer))
+        await notifications.processes(UserUpdated(user=newer))
     [item] = await all_sent(notifications, ada, 1)
     assert item["to"] == ada.email
     await mail.gets(ada.email)
@@ -131,7 +133,7 @@ async def test_a_name_cannot_inject_headers_or_markup(
 ) -> None:
     name = "Ada\r\nBcc: eve@example.org\r\n\r\n<script>alert(1)</script>"
     ada = await a_recipient(notifications, name=name)
-    await notifications.hears(payment_succeeded(an_order(user=ada)))
+    await notifications.processes(payment_succeeded(an_order(user=ada)))
     [e_mail] = await mail.gets(ada.email)
     assert e_mail.recipients == [ada.email]
     assert "Bcc" not in e_mail.message
@@ -144,8 +146,8 @@ async def test_an_invalid_address_fails_with_a_reason_and_without_a_server(
     notifications: RunningService, mail: MailSink
 ) -> None:
     eve = await a_recipient(notifications, email="eve@example.org>,<ada@example.org")
-    await notifications.hears(payment_succeeded(an_order(user=eve)))
-    [failed] = await notifications.says(1)
+    await notifications.processes(payment_succeeded(an_order(user=eve)))
+    [failed] = await notifications.publishes(1)
     assert failed.model_dump()["reason"] == "553 this is not an address that mail can be sent to"
     [item] = await listed(notifications, eve, status="failed")
     assert item["sentAt"] is None

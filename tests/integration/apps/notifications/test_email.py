@@ -23,7 +23,7 @@ from tests.support.mail import BREAK_OFF, MailSink
 
 async def recipients(notifications: RunningService, count: int) -> list[UserState]:
     users = [a_user() for _ in range(count)]
-    await notifications.hears(*(UserRegistered(user=user) for user in users), as_batch=True)
+    await notifications.processes(*(UserRegistered(user=user) for user in users), as_batch=True)
     return users
 
 
@@ -72,7 +72,7 @@ async def test_a_transient_reply_defers_a_notification_and_it_is_sent_once(
         await eventually(deferred)
     await all_are("sent", notifications, ada)
     await mail.gets(ada.email)
-    assert len(notifications.said) == 1
+    assert len(notifications.published) == 1
 
 
 @pytest.mark.parametrize("at", ["MAIL", "RCPT", "DATA"])
@@ -82,7 +82,7 @@ async def test_a_permanent_reply_fails_a_notification_and_the_connection_is_used
     eve, ada = await recipients(notifications, 2)
     with mail.replying("550 5.1.1 no such mailbox", at=at):
         await notify(notifications, eve)
-        [failed] = await notifications.says(1)
+        [failed] = await notifications.publishes(1)
     assert isinstance(failed, NotificationFailed)
     assert failed.reason == "550 5.1.1 no such mailbox"
     assert (failed.notification.user_id, failed.notification.status) == (eve.id, "failed")
@@ -101,7 +101,7 @@ async def test_one_refused_recipient_among_many_does_not_affect_the_others(
         await all_are("sent", notifications, *others)
         await all_are("failed", notifications, eve)
     await all_are("sent", notifications, mallory)
-    assert len(notifications.said_of(NotificationSent)) == 199
+    assert len(notifications.published_of(NotificationSent)) == 199
     assert len({e_mail.message["Message-ID"] for e_mail in mail.e_mails}) == len(mail.e_mails)
 
 
@@ -133,7 +133,7 @@ async def test_an_e_mail_that_takes_longer_than_a_lease_is_sent_once(
     )
     service = RunningService("notifications", app, await install_chorus("leases", "notifications"))
     settings = {"CHORUS_SMTP_PORT": str(mail.port)}
-    async with service.running(settings) as notifications, notifications.listened_to():
+    async with service.running(settings) as notifications, notifications.observed():
         users = await recipients(notifications, 4)
         with mail.slow(2 * lease):
             await notify(notifications, *users)
@@ -259,7 +259,7 @@ async def test_a_copy_after_a_lost_reply_has_the_same_bytes(
     first, second = await mail.gets(ada.email, 2)
     assert first.source == second.source
     await all_are("sent", notifications, ada)
-    assert len(notifications.said_of(NotificationSent)) == 1
+    assert len(notifications.published_of(NotificationSent)) == 1
 
 
 async def test_a_server_that_keeps_breaking_off_is_not_flooded_with_connections(

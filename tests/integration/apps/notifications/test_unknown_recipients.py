@@ -25,14 +25,14 @@ async def test_a_notification_waits_for_its_recipient_and_is_sent_once(
 ) -> None:
     ada = a_user(name="Ada")
     order = an_order(user=ada)
-    await notifications.hears(payment_succeeded(order))
+    await notifications.processes(payment_succeeded(order))
     [item] = await listed(notifications, ada.id, status="waiting")
     assert (item["to"], item["subject"], item["body"]) == (None, None, None)
-    await notifications.hears(UserRegistered(user=ada))
+    await notifications.processes(UserRegistered(user=ada))
     [sent] = await all_sent(notifications, ada, 1)
     assert sent["notificationId"] == item["notificationId"]
     assert (sent["to"], sent["subject"]) == (ada.email, "Your order is paid: 30.00 EUR")
-    await notifications.hears(UserUpdated(user=a_user(id=ada.id, version=2)))
+    await notifications.processes(UserUpdated(user=a_user(id=ada.id, version=2)))
     await mail.gets(ada.email)
 
 
@@ -40,10 +40,10 @@ async def test_an_update_that_overtakes_the_registration_releases_notifications(
     notifications: RunningService, mail: MailSink
 ) -> None:
     ada = a_user()
-    await notifications.hears(*(payment_succeeded(an_order(user=ada)) for _ in range(3)))
+    await notifications.processes(*(payment_succeeded(an_order(user=ada)) for _ in range(3)))
     newer = a_user(id=ada.id, email=f"new-{ada.email}", version=2)
-    await notifications.hears(UserUpdated(user=newer))
-    await notifications.hears(UserRegistered(user=ada))
+    await notifications.processes(UserUpdated(user=newer))
+    await notifications.processes(UserRegistered(user=ada))
     await all_sent(notifications, ada, 3)
     await mail.gets(newer.email, 3)
 

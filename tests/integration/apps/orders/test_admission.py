@@ -27,10 +27,10 @@ def no_standstill(orders: RunningService, monkeypatch: pytest.MonkeyPatch) -> It
 
 @pytest.mark.usefixtures("no_standstill")
 async def test_a_slow_flow_lets_in_as_many_as_it_settles_in_time(orders: RunningService) -> None:
-    await orders.hears(payment_succeeded(await place(orders, a_user())))
+    await orders.processes(payment_succeeded(await place(orders, a_user())))
     late = await place(orders, a_user())
     await orders.database.execute(LONG_AGO, late.id)
-    await orders.hears(payment_succeeded(late))
+    await orders.processes(payment_succeeded(late))
     user = a_user()
     statuses: Counter[int] = Counter()
     async with orders.http(user) as ada:

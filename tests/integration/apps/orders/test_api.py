@@ -12,10 +12,10 @@ from events.users import UserRegistered, UserUpdated
 from tests.support.builders import (
     a_user,
     cancelled,
+    outbox_row,
     payment_refunded,
     payment_rejected,
     payment_succeeded,
-    told,
 )
 from tests.support.harness import RunningService
 from tests.support.shopping import cancel, place, view
@@ -23,7 +23,7 @@ from tests.support.shopping import cancel, place, view
 
 async def test_a_new_order_is_pending_and_told_at_once(orders: RunningService) -> None:
     user = a_user()
-    await orders.hears(UserRegistered(user=user))
+    await orders.processes(UserRegistered(user=user))
     async with orders.http(user) as ada:
         answer = await ada.post("/order/create", json={"totalPrice": 150})
     created = answer.json()
@@ -42,7 +42,7 @@ async def test_a_new_order_is_pending_and_told_at_once(orders: RunningService) -
         "version": 1,
     }
     assert UUID(created["orderId"]).version == 7
-    [placed] = await orders.says(1)
+    [placed] = await orders.publishes(1)
     assert isinstance(placed, OrderPlaced)
     assert (str(placed.order.id), placed.order.total) == (created["orderId"], 150_00)
 
@@ -50,7 +50,7 @@ async def test_a_new_order_is_pending_and_told_at_once(orders: RunningService) -
 async def test_an_order_of_a_user_who_is_not_known_is_accepted(orders: RunningService) -> None:
     user = a_user()
     await place(orders, user)
-    [placed] = orders.said_of(OrderPlaced)
+    [placed] = orders.published_of(OrderPlaced)
     assert placed.order.user_id == user.id
 
 
@@ -62,7 +62,7 @@ async def test_a_customer_is_stored_without_personal_data(
     new = old.model_copy(update={"name": "Ada Lovelace", "version": 2})
     events = {1: UserRegistered(user=old), 2: UserUpdated(user=new)}
     for version in order:
-        await orders.hears(events[version])
+        await orders.processes(events[version])
     [customer] = await orders.rows("SELECT * FROM customers WHERE id = $1", old.id)
     assert dict(customer) == {"id": old.id, "version": 2}
 
@@ -72,8 +72,8 @@ async def test_a_customer_is_stored_without_personal_data(
 
 async def test_an_order_that_billing_has_debited_is_paid(orders: RunningService) -> None:
     order = await place(orders, a_user())
-    [received] = await orders.hears(payment_succeeded(order))
-    _, paid = orders.said
+    [received] = await orders.processes(payment_succeeded(order))
+    _, paid = orders.published
     assert isinstance(paid, OrderPaid)
     assert paid.order == order.model_copy(update={"status": "paid", "version": 2})
     assert orders.tap.received[1].cause.causation_id == received.id
@@ -86,17 +86,17 @@ async def test_an_order_that_billing_has_refused_is_rejected_with_the_reason(
     orders: RunningService,
 ) -> None:
     order = await place(orders, a_user())
-    await orders.hears(payment_rejected(order))
-    [rejected] = orders.said_of(OrderRejected)
+    await orders.processes(payment_rejected(order))
+    [rejected] = orders.published_of(OrderRejected)
     assert (rejected.order.status, rejected.order.reason) == ("rejected", "insufficient_funds")
     assert (await view(orders, order))["reason"] == "insufficient_funds"
 
 
 async def test_an_outcome_that_comes_twice_is_told_once(orders: RunningService) -> None:
     order = await place(orders, a_user())
-    outcome = told(payment_succeeded(order))
-    await orders.hears(outcome, outcome, payment_succeeded(order))
-    assert len(orders.said_of(OrderPaid)) == 1
+    outcome = outbox_row(payment_succeeded(order))
+    await orders.processes(outcome, outcome, payment_succeeded(order))
+    assert len(orders.published_of(OrderPaid)) == 1
     assert (await view(orders, order))["version"] == 2
 
 
@@ -105,11 +105,11 @@ async def test_an_outcome_of_an_order_that_was_never_placed_is_parked(
 ) -> None:
     monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
     order = await place(orders, a_user())
-    stray = told(payment_succeeded(order.model_copy(update={"id": uuid7()})))
-    good = told(payment_succeeded(order))
+    stray = outbox_row(payment_succeeded(order.model_copy(update={"id": uuid7()})))
+    good = outbox_row(payment_succeeded(order))
     await orders.receives(stray, good, as_batch=True)
     [dead_letter] = await orders.dead_letters(1)
-    await orders.has_heard(good)
+    await orders.has_processed(good)
     assert dead_letter.message_id == str(stray.id)
     assert (await view(orders, order))["status"] == "paid"
 
@@ -126,7 +126,7 @@ async def test_a_pending_order_can_be_cancelled_and_again_gives_the_same_answer(
     assert first.json() == again.json()
     assert first.json()["status"] == "cancelled"
     await orders.is_quiet()
-    [published] = orders.said_of(OrderCancelled)
+    [published] = orders.published_of(OrderCancelled)
     assert published.order == cancelled(order)
 
 
@@ -134,15 +134,15 @@ async def test_a_paid_order_can_be_cancelled_and_its_refund_is_noted(
     orders: RunningService,
 ) -> None:
     order = await place(orders, a_user())
-    await orders.hears(payment_succeeded(order))
+    await orders.processes(payment_succeeded(order))
     answer = await cancel(orders, order)
     assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
     assert answer.json()["refundedAt"] is None
     await orders.is_quiet()
-    [published] = orders.said_of(OrderCancelled)
+    [published] = orders.published_of(OrderCancelled)
     assert published.order.version == 3
     refund = payment_refunded(published.order)
-    await orders.hears(refund, refund)
+    await orders.processes(refund, refund)
     seen = await view(orders, order)
     assert seen["status"] == "cancelled"
     assert seen["refundedAt"] is not None
@@ -151,11 +151,11 @@ async def test_a_paid_order_can_be_cancelled_and_its_refund_is_noted(
 
 async def test_a_rejected_order_cannot_be_cancelled(orders: RunningService) -> None:
     order = await place(orders, a_user())
-    await orders.hears(payment_rejected(order))
+    await orders.processes(payment_rejected(order))
     answer = await cancel(orders, order)
     assert answer.status_code == 409
     assert answer.json()["reason"] == "order_rejected"
-    assert orders.said_of(OrderCancelled) == []
+    assert orders.published_of(OrderCancelled) == []
     assert (await view(orders, order))["status"] == "rejected"
 
 
@@ -165,8 +165,8 @@ async def test_an_outcome_that_comes_after_the_cancellation_leaves_the_order_can
 ) -> None:
     order = await place(orders, a_user())
     await cancel(orders, order)
-    await orders.hears(outcome(order))
-    assert [type(event) for event in orders.said] == [OrderPlaced, OrderCancelled]
+    await orders.processes(outcome(order))
+    assert [type(event) for event in orders.published] == [OrderPlaced, OrderCancelled]
     seen = await view(orders, order)
     assert (seen["status"], seen["version"], seen["reason"]) == ("cancelled", 2, None)
 
@@ -178,11 +178,11 @@ async def test_cancellation_and_payment_that_race_end_cancelled_and_told_once(
     await asyncio.gather(
         *(cancel(orders, order) for order in placed),
         *(cancel(orders, order) for order in placed),
-        orders.hears(*(payment_succeeded(order) for order in placed)),
+        orders.processes(*(payment_succeeded(order) for order in placed)),
     )
     await orders.is_quiet()
     assert {(await view(orders, order))["status"] for order in placed} == {"cancelled"}
-    assert len(orders.said_of(OrderCancelled)) == 10
+    assert len(orders.published_of(OrderCancelled)) == 10
 
 
 # Reading.
@@ -207,7 +207,7 @@ async def test_orders_are_listed_page_by_page_newest_first(orders: RunningServic
 async def test_orders_are_listed_by_status(orders: RunningService) -> None:
     user = a_user()
     placed = [await place(orders, user) for _ in range(4)]
-    await orders.hears(payment_succeeded(placed[0]), payment_rejected(placed[1]))
+    await orders.processes(payment_succeeded(placed[0]), payment_rejected(placed[1]))
     await cancel(orders, placed[2])
     async with orders.http(user) as ada:
         for status, order in zip(("paid", "rejected", "cancelled", "pending"), placed, strict=True):

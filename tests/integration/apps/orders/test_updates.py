@@ -31,10 +31,10 @@ async def wait_for(
             ada.post("/order/create", json={"totalPrice": "30.00"}, headers={"Prefer": prefer})
         )
         if outcome is not None:
-            [placed] = await orders.says(1)
+            [placed] = await orders.publishes(1)
             assert isinstance(placed, OrderPlaced)
             assert not waiting.done()
-            await orders.hears(outcome(placed.order))
+            await orders.processes(outcome(placed.order))
         return await waiting
 
 
@@ -50,7 +50,7 @@ async def test_who_waits_is_told_why_the_order_is_rejected(orders: RunningServic
     assert answer.status_code == 403
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["Preference-Applied"] == "wait=20"
-    [rejected] = orders.said_of(OrderRejected)
+    [rejected] = orders.published_of(OrderRejected)
     assert answer.json()["orderId"] == str(rejected.order.id)
     assert answer.json()["reason"] == "insufficient_funds"
 
@@ -65,7 +65,7 @@ async def test_who_waits_is_not_told_to_order_again_when_the_outcome_cannot_be_r
     answer = await wait_for(orders, a_user(), "wait=20")
     assert (answer.status_code, answer.json()["status"]) == (202, "pending")
     assert answer.headers["Location"] == f"/order/{answer.json()['orderId']}"
-    [placed] = await orders.says(1)
+    [placed] = await orders.publishes(1)
     assert isinstance(placed, OrderPlaced)
     assert str(placed.order.id) == answer.json()["orderId"]
 
@@ -101,7 +101,7 @@ async def test_who_waits_hears_of_a_cancellation(orders: RunningService) -> None
     async with orders.http(user) as ada:
         body, headers = {"totalPrice": 1}, {"Prefer": "respond-async, wait=20"}
         waiting = asyncio.create_task(ada.post("/order/create", json=body, headers=headers))
-        [placed] = await orders.says(1)
+        [placed] = await orders.publishes(1)
         assert isinstance(placed, OrderPlaced)
         await cancel(orders, placed.order)
         answer = await waiting
@@ -132,7 +132,7 @@ async def test_a_follower_sees_the_order_then_its_change_and_the_stream_ends(
             return order.id in orders.provided(OrderUpdates)._waiting
 
         await eventually(subscribed)
-        await orders.hears(payment_succeeded(order))
+        await orders.processes(payment_succeeded(order))
         answer = await following
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     events = sent(answer.text)
@@ -142,7 +142,7 @@ async def test_a_follower_sees_the_order_then_its_change_and_the_stream_ends(
 
 async def test_the_stream_of_a_settled_order_ends_at_once(orders: RunningService) -> None:
     order = await place(orders, a_user())
-    await orders.hears(payment_rejected(order))
+    await orders.processes(payment_rejected(order))
     async with orders.http(order.user_id) as ada:
         answer = await ada.get(f"/order/{order.id}/events")
     assert [name for name, _, _ in sent(answer.text)] == ["rejected"]

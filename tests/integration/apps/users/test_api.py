@@ -40,9 +40,9 @@ async def test_registration_makes_a_user_and_says_so(users: RunningService) -> N
     assert user_id.version == 7
     assert answer.json() == {"userId": str(user_id)}
     assert answer.headers["Location"] == f"/user/view/{user_id}"
-    [said] = await users.says(1)
-    assert isinstance(said, UserRegistered)
-    assert said.user.model_dump() == {
+    [event] = await users.publishes(1)
+    assert isinstance(event, UserRegistered)
+    assert event.user.model_dump() == {
         "id": user_id,
         "email": "ada.l+1@example.org",
         "name": "Ada Lovelace",
@@ -67,7 +67,7 @@ async def test_an_address_in_other_letters_is_the_same_one(users: RunningService
         await http.post("/user/register", json=a_registration(email=email))
         again = await http.post("/user/register", json=a_registration(email=email.upper()))
     assert problem(again) == (409, "email_taken")
-    await users.says(1)
+    await users.publishes(1)
 
 
 async def test_of_many_who_want_one_address_at_once_one_gets_it(users: RunningService) -> None:
@@ -77,7 +77,7 @@ async def test_of_many_who_want_one_address_at_once_one_gets_it(users: RunningSe
             *(http.post("/user/register", json=a_registration(email=email)) for _ in range(20))
         )
     assert sorted(answer.status_code for answer in answers) == [201] + [409] * 19
-    await users.says(1)
+    await users.publishes(1)
 
 
 async def test_inside_one_batch_the_first_gets_the_address_and_no_neighbour_suffers(
@@ -89,7 +89,11 @@ async def test_inside_one_batch_the_first_gets_the_address_and_no_neighbour_suff
     results = await together(users, use_cases.register_users, commands)
     assert [type(result) for result in results] == [EmailTaken, User, User, EmailTaken]
     assert await users.value("SELECT id FROM users WHERE email = $1", wanted) == results[1].id
-    assert [said.user.email for said in users.said_of(UserRegistered)] == [taken, wanted, other]
+    assert [event.user.email for event in users.published_of(UserRegistered)] == [
+        taken,
+        wanted,
+        other,
+    ]
 
 
 async def test_transactions_that_want_the_same_addresses_the_other_way_round_never_deadlock(
@@ -154,9 +158,9 @@ async def test_a_change_is_a_new_version_and_everybody_is_told(users: RunningSer
         assert answer.json() == (await ada.get(f"/user/view/{id_of(ada)}")).json()
         assert answer.json()["updatedAt"] > answer.json()["createdAt"]
         assert await a_token(ada, email)
-    _, said = await users.says(2)
-    assert isinstance(said, UserUpdated)
-    assert said.user.model_dump() == {
+    _, event = await users.publishes(2)
+    assert isinstance(event, UserUpdated)
+    assert event.user.model_dump() == {
         "id": UUID(answer.json()["userId"]),
         "email": email,
         "name": "Ада",
@@ -172,7 +176,7 @@ async def test_what_changes_nothing_is_no_event(users: RunningService) -> None:
         same = {"name": "Ada Lovelace", "email": email.upper(), "locale": "en"}
         answer = await ada.patch(f"/user/{id_of(ada)}", json=same)
     assert (answer.status_code, answer.json()) == (200, before)
-    await users.says(1)
+    await users.publishes(1)
 
 
 async def test_an_address_that_is_taken_cannot_be_changed_to(users: RunningService) -> None:
@@ -181,7 +185,7 @@ async def test_an_address_that_is_taken_cannot_be_changed_to(users: RunningServi
         answer = await eve.patch(f"/user/{id_of(eve)}", json={"email": email, "name": "Ada"})
         assert problem(answer) == (409, "email_taken")
         assert (await eve.get(f"/user/view/{id_of(eve)}")).json()["version"] == 1
-    await users.says(2)
+    await users.publishes(2)
 
 
 async def test_inside_one_batch_of_changes_each_is_decided_alone(users: RunningService) -> None:
@@ -269,7 +273,7 @@ async def test_a_registration_that_is_wrong_leaves_nothing(
     assert problem(answer) == (422, "invalid_request")
     assert next(iter(wrong)) in answer.json()["detail"]
     assert await users.value(count) == before
-    await users.says(0)
+    await users.publishes(0)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +304,7 @@ async def test_a_change_that_is_wrong_changes_nothing(
         )
         assert problem(answer)[0] == status
         assert (await ada.get(f"/user/view/{id_of(ada)}")).json()["version"] == 1
-    await users.says(1)
+    await users.publishes(1)
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])

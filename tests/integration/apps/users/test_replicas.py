@@ -84,9 +84,9 @@ async def test_replicas_that_start_at_once_make_one_key_and_one_operator(
 
     async def announced() -> None:
         events = replicas.tap.events
-        keys = {said.key_id for said in events if isinstance(said, SigningKeyPublished)}
+        keys = {event.key_id for event in events if isinstance(event, SigningKeyPublished)}
         assert keys == {key["key_id"]}
-        people = [said.user.id for said in events if isinstance(said, UserRegistered)]
+        people = [event.user.id for event in events if isinstance(event, UserRegistered)]
         assert people.count(operator["id"]) == 1
 
     await eventually(announced)
@@ -163,7 +163,7 @@ async def test_a_registration_that_was_answered_is_told_however_the_process_ends
 
         async def all_are_published() -> None:
             published = {
-                str(said.user.id) for said in tap.events if isinstance(said, UserRegistered)
+                str(event.user.id) for event in tap.events if isinstance(event, UserRegistered)
             }
             stored = {str(row["id"]) for row in await rows(chorus, "SELECT id FROM users")}
             assert published == stored

@@ -129,11 +129,11 @@ async def test_a_user_who_took_the_operators_address_gets_no_role_by_it(
         await create_operator(
             users.service, users.provided(Passwords), RegisterBody.model_validate(command)
         )
-    _, said = await users.says(2)
-    assert isinstance(said, UserRegistered)
+    _, event = await users.publishes(2)
+    assert isinstance(event, UserRegistered)
     emails = "SELECT role FROM users WHERE email = $1"
     assert await users.value(emails, registration["email"]) == "user"
-    assert await users.value(emails, said.user.email) == "operator"
+    assert await users.value(emails, event.user.email) == "operator"
 
 
 async def test_a_key_that_ends_gets_a_successor_which_waits_for_its_turn(
@@ -149,12 +149,12 @@ async def test_a_key_that_ends_gets_a_successor_which_waits_for_its_turn(
         old = await signs()
         await users.rows("UPDATE key_pairs SET valid_until = now() + interval '6 days'")
         await keep_keys(users)
-        _, announced = await users.says(2)
+        _, announced = await users.publishes(2)
         assert isinstance(announced, SigningKeyPublished)
         assert announced.key_id != old
         assert await signs() == old
         await keep_keys(users)
-        await users.says(2)
+        await users.publishes(2)
 
         ending = (
             "UPDATE key_pairs SET valid_until = now() + interval '59 minutes' WHERE key_id = $1"
@@ -178,10 +178,10 @@ async def keep_keys(users: RunningService) -> None:
 
 async def test_a_key_is_announced_once_a_day_and_at_every_start(users: RunningService) -> None:
     await keep_keys(users)
-    await users.says(0)
+    await users.publishes(0)
     await users.rows("UPDATE key_pairs SET published_at = now() - interval '25 hours'")
     await asyncio.gather(*(keep_keys(users) for _ in range(3)))
     keys = await users.value("SELECT count(*) FROM key_pairs")
-    assert len(set(await users.says(keys))) == keys
+    assert len(set(await users.publishes(keys))) == keys
     await users.provided(KeyRotation)._rotate(AT_ONCE)
-    assert all(isinstance(said, SigningKeyPublished) for said in await users.says(2 * keys))
+    assert all(isinstance(event, SigningKeyPublished) for event in await users.publishes(2 * keys))

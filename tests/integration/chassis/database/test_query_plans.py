@@ -7,7 +7,7 @@ from chassis.database.pool import Database
 from chassis.database.transaction import begin
 from chassis.messaging import relay
 from events.orders import OrderPaid
-from tests.support.builders import an_order, told
+from tests.support.builders import an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.opened import opened
@@ -73,4 +73,4 @@ async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analyse
 
 async def _wait_in_outbox(database: Database, count: int) -> None:
     async with begin(database.pool) as tx:
-        tx.outbox += [told(OrderPaid(order=an_order())) for _ in range(count)]
+        tx.outbox += [outbox_row(OrderPaid(order=an_order())) for _ in range(count)]

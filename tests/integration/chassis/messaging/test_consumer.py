@@ -15,7 +15,7 @@ from chassis.messaging.outbox import Row
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced
 from events.users import UserRegistered, UserState
-from tests.support.builders import a_user, an_order, told, with_body
+from tests.support.builders import a_user, an_order, outbox_row, with_body
 from tests.support.harness import RunningService
 
 DELAYS = (0.01, 0.02, 0.03)
@@ -37,12 +37,12 @@ async def rich(billing: RunningService) -> UserState:
 
 
 def orders_of(user: UserState, count: int) -> list[Row]:
-    return [told(OrderPlaced(order=an_order(total="1.00", user=user))) for _ in range(count)]
+    return [outbox_row(OrderPlaced(order=an_order(total="1.00", user=user))) for _ in range(count)]
 
 
 def indigestible(user: UserState) -> Row:
     """A well-formed event that always fails: the ledger refuses an amount of zero."""
-    return told(OrderPlaced(order=an_order(total="0.00", user=user)))
+    return outbox_row(OrderPlaced(order=an_order(total="0.00", user=user)))
 
 
 async def balance(billing: RunningService, user: UserState) -> int:
@@ -84,9 +84,9 @@ async def test_a_poisoned_event_in_a_batch_of_64_is_parked_alone(
     rows[40] = indigestible(rich)
     await billing.receives(*rows, as_batch=True)
     [dead_letter] = await billing.dead_letters(1)
-    await billing.has_heard(*(row for row in rows if row is not rows[40]))
+    await billing.has_processed(*(row for row in rows if row is not rows[40]))
     assert await paid(billing, rich) == 63
-    assert len(billing.said_of(PaymentSucceeded)) == 63
+    assert len(billing.published_of(PaymentSucceeded)) == 63
     assert_dead_lettered_whole(dead_letter, rows[40])
     assert dead_letter.headers["dead_letter_queue"] == "billing.order-placed"
     assert dead_letter.headers["dead_letter_exchange"] == "orders"
@@ -104,7 +104,7 @@ async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbour
     rows[0] = with_body(rows[0], '{"order":{"id":"not-an-id"}}')
     await billing.receives(*rows, as_batch=True)
     [dead_letter] = await billing.dead_letters(1)
-    await billing.has_heard(*rows[1:])
+    await billing.has_processed(*rows[1:])
     assert await paid(billing, rich) == 63
     assert_dead_lettered_whole(dead_letter, rows[0])
     assert dead_letter.headers["dead_letter_attempts"] == 1
@@ -119,7 +119,7 @@ async def test_an_event_that_always_fails_is_parked_after_its_attempts_while_oth
     [dead_letter] = await billing.dead_letters(1)
     assert_dead_lettered_whole(dead_letter, bad[0])
     assert dead_letter.headers["dead_letter_attempts"] == 4
-    await billing.has_heard(*before, *after)
+    await billing.has_processed(*before, *after)
     assert await paid(billing, rich) == 10
 
 
@@ -150,7 +150,7 @@ async def test_an_event_that_fails_at_first_has_its_effect_once(
     billing: RunningService, rich: UserState
 ) -> None:
     async with ledger_that_fails(billing, times=3, sqlstate="P0001") as tries:
-        await billing.hears(*orders_of(rich, 1))
+        await billing.processes(*orders_of(rich, 1))
         assert await tries() == 4
     assert await paid(billing, rich) == 1
 
@@ -160,7 +160,7 @@ async def test_faults_of_the_server_are_waited_out_and_never_counted(
 ) -> None:
     more_than_attempts = len(DELAYS) + 2
     async with ledger_that_fails(billing, times=more_than_attempts, sqlstate="53300") as tries:
-        await billing.hears(*orders_of(rich, 1))
+        await billing.processes(*orders_of(rich, 1))
         assert await tries() == more_than_attempts + 1
     assert await paid(billing, rich) == 1
 
@@ -192,7 +192,7 @@ MALFORMED = {
         rb'[{"id": "\ud800", "type": "\udc00", "data": "\ud800"}]', content_type=wire.BATCH
     ),
     "a batch that is nested too deeply": aio_pika.Message(b"[" * 10**5, content_type=wire.BATCH),
-    "an unknown version": of_an_unknown_version(told(OrderPlaced(order=an_order()))),
+    "an unknown version": of_an_unknown_version(outbox_row(OrderPlaced(order=an_order()))),
     "one megabyte": aio_pika.Message(b"x" * 2**20, content_type="text/plain"),
 }
 
@@ -215,7 +215,7 @@ async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
 async def test_a_text_that_the_database_cannot_hold_is_dead_lettered_after_its_attempts(
     notifications: RunningService,
 ) -> None:
-    row = told(UserRegistered(user=a_user(name="Ada\0Lovelace")))
+    row = outbox_row(UserRegistered(user=a_user(name="Ada\0Lovelace")))
     await notifications.receives(row)
     [dead_letter] = await notifications.dead_letters(1)
     assert_dead_lettered_whole(dead_letter, row)
@@ -224,11 +224,11 @@ async def test_a_text_that_the_database_cannot_hold_is_dead_lettered_after_its_a
 
 async def test_fields_that_are_not_known_are_ignored(billing: RunningService) -> None:
     user = a_user()
-    row = told(UserRegistered(user=user))
+    row = outbox_row(UserRegistered(user=user))
     document = json.loads(row.data)
     document["user"]["shoeSize"] = 43
     document["later"] = {"more": True}
-    await billing.hears(with_body(row, json.dumps(document)))
+    await billing.processes(with_body(row, json.dumps(document)))
     assert await billing.value("SELECT version FROM holders WHERE id = $1", user.id) == 1
 
 
@@ -236,21 +236,21 @@ async def test_a_message_published_six_times_at_once_has_one_effect(
     billing: RunningService, rich: UserState
 ) -> None:
     rows = orders_of(rich, 50)
-    await billing.hears(*(rows * 6))
+    await billing.processes(*(rows * 6))
     assert await paid(billing, rich) == 50
     assert await balance(billing, rich) == 950_00
-    assert len(billing.said_of(PaymentSucceeded)) == 50
+    assert len(billing.published_of(PaymentSucceeded)) == 50
 
 
 async def test_a_pack_that_comes_again_is_harmless(
     billing: RunningService, rich: UserState
 ) -> None:
     rows = orders_of(rich, 64)
-    await billing.hears(*rows, as_batch=True)
-    await billing.hears(*reversed(rows), as_batch=True)
-    await billing.hears(*rows[:10])
+    await billing.processes(*rows, as_batch=True)
+    await billing.processes(*reversed(rows), as_batch=True)
+    await billing.processes(*rows[:10])
     assert await paid(billing, rich) == 64
-    assert len(billing.said_of(PaymentSucceeded)) == 64
+    assert len(billing.published_of(PaymentSucceeded)) == 64
 
 
 async def test_an_event_that_its_publisher_published_twice_has_one_effect_though_ids_differ(
@@ -258,9 +258,9 @@ async def test_an_event_that_its_publisher_published_twice_has_one_effect_though
 ) -> None:
     """The business key rejects a duplicate that the inbox cannot detect: another event id, the same order."""
     order = an_order(total="1.00", user=rich)
-    await billing.hears(OrderPlaced(order=order), OrderPlaced(order=order))
+    await billing.processes(OrderPlaced(order=order), OrderPlaced(order=order))
     assert await paid(billing, rich) == 1
-    assert len(billing.said_of(PaymentSucceeded)) == 1
+    assert len(billing.published_of(PaymentSucceeded)) == 1
 
 
 @pytest.fixture
@@ -284,9 +284,9 @@ async def test_events_survive_the_end_of_all_database_connections(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
             billing.installation.login("billing"),
         )
-    await billing.has_heard(*rows)
+    await billing.has_processed(*rows)
     assert await paid(billing, rich) == 400
-    assert {event.order.id for event in billing.said_of(PaymentSucceeded)} == {
+    assert {event.order.id for event in billing.published_of(PaymentSucceeded)} == {
         UUID(row.attributes["subject"]) for row in rows
     }
-    assert len(billing.said_of(PaymentRejected)) == 0
+    assert len(billing.published_of(PaymentRejected)) == 0

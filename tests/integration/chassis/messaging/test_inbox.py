@@ -14,7 +14,7 @@ from chassis.web.auth import store_signing_keys
 from events.base import Envelope
 from events.orders import OrderPlaced
 from events.users import SigningKeyPublished
-from tests.support.builders import an_order, told
+from tests.support.builders import an_order, outbox_row
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService
 
@@ -55,7 +55,7 @@ async def replicas(install_chorus: Install) -> AsyncIterator[list[RunningService
 
 @pytest.fixture
 async def service(replicas: list[RunningService]) -> AsyncIterator[RunningService]:
-    async with replicas[0].listened_to() as service:
+    async with replicas[0].observed() as service:
         yield service
     await replicas[0].rows("TRUNCATE effects")
 
@@ -67,12 +67,12 @@ async def effects(service: RunningService) -> list[str]:
 async def test_a_hundred_events_published_six_times_at_once_to_two_replicas_have_a_hundred_effects(
     service: RunningService,
 ) -> None:
-    rows = [told(OrderPlaced(order=an_order())) for _ in range(100)]
+    rows = [outbox_row(OrderPlaced(order=an_order())) for _ in range(100)]
     await asyncio.gather(
         *(service.receives(*rows) for _ in range(3)),
         *(service.receives(*rows, as_batch=True) for _ in range(3)),
     )
-    await service.has_heard(*rows)
+    await service.has_processed(*rows)
     assert sorted(await effects(service)) == sorted(str(row.id) for row in rows)
 
 
@@ -80,20 +80,20 @@ async def test_an_event_that_another_replica_handles_meanwhile_has_one_effect(
     service: RunningService,
 ) -> None:
     """A check before the write does not see rows that are not committed yet."""
-    row = told(OrderPlaced(order=an_order()))
+    row = outbox_row(OrderPlaced(order=an_order()))
     async with service.meanwhile() as other:
         await other.execute("INSERT INTO inbox VALUES ($1, now())", row.id)
         await service.receives(row)
         await service.is_blocked()
-    await service.has_heard(row)
+    await service.has_processed(row)
     assert await effects(service) == []
 
 
 async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
     service: RunningService,
 ) -> None:
-    [row] = [told(OrderPlaced(order=an_order()))]
-    await service.hears(row, row, as_batch=True)
+    [row] = [outbox_row(OrderPlaced(order=an_order()))]
+    await service.processes(row, row, as_batch=True)
     assert await effects(service) == [str(row.id)]
 
 
@@ -101,11 +101,11 @@ async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
-    bad = told(OrderPlaced(order=an_order(total="6.66")))
-    good = [told(OrderPlaced(order=an_order())) for _ in range(20)]
+    bad = outbox_row(OrderPlaced(order=an_order(total="6.66")))
+    good = [outbox_row(OrderPlaced(order=an_order())) for _ in range(20)]
     await service.receives(*good[:10], bad, *good[10:], as_batch=True)
     [dead_letter] = await service.dead_letters(1)
-    await service.has_heard(*good)
+    await service.has_processed(*good)
     assert dead_letter.message_id == str(bad.id)
     assert sorted(await effects(service)) == sorted(str(row.id) for row in good)
     assert await service.rows("SELECT 1 FROM inbox WHERE event_id = $1", bad.id) == []
@@ -115,7 +115,7 @@ async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_h
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
-    bad = told(OrderPlaced(order=an_order(total="6.66")))
+    bad = outbox_row(OrderPlaced(order=an_order(total="6.66")))
     await service.receives(bad)
     [dead_letter] = await service.dead_letters(1)
     monkeypatch.setattr("tests.integration.chassis.messaging.test_inbox.FAILING_TOTAL", -1)
@@ -123,5 +123,5 @@ async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_h
         await service.broker.channel.default_exchange.publish(
             dead_letter, str(dead_letter.headers["dead_letter_queue"])
         )
-    await service.has_heard(bad)
+    await service.has_processed(bad)
     assert await effects(service) == [str(bad.id)]

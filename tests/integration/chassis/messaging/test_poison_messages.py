@@ -15,7 +15,7 @@ from events.money import to_text
 from events.orders import OrderPlaced
 from tests.support import mortal
 from tests.support.broker import Broker
-from tests.support.builders import an_order, told
+from tests.support.builders import an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.installation import Installation
@@ -37,7 +37,7 @@ async def chorus(install_chorus: Install, monkeypatch: pytest.MonkeyPatch) -> In
 def orders(count: int, *, fatal: int) -> list[Row]:
     """Orders; handling one of them kills the process."""
     totals = [FATAL if number == fatal else "1.00" for number in range(count)]
-    return [told(OrderPlaced(order=an_order(total=total))) for total in totals]
+    return [outbox_row(OrderPlaced(order=an_order(total=total))) for total in totals]
 
 
 async def die_often(

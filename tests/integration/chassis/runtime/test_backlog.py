@@ -74,6 +74,6 @@ async def test_an_order_that_stays_pending_is_late_until_it_settles(orders: Runn
     await late.measure()
     assert figure(late_orders.LATE) == before + 1
     assert figure(late_orders.OLDEST) >= 120
-    await orders.hears(payment_succeeded(old), payment_succeeded(young))
+    await orders.processes(payment_succeeded(old), payment_succeeded(young))
     await late.measure()
     assert figure(late_orders.LATE) == before

@@ -15,7 +15,7 @@ from events.billing import PaymentSucceeded
 from events.orders import OrderPlaced
 from events.users import UserState
 from tests.support.broker import Broker, Tap
-from tests.support.builders import a_user, an_order, told
+from tests.support.builders import a_user, an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.processes import Processes, ServiceProcess
@@ -59,7 +59,10 @@ class Fragile:
     async def publish_orders(self, count: int) -> list[Row]:
         """Publish this many orders of the user, 1.00 each."""
         return await self.admin.publish(
-            *(told(OrderPlaced(order=an_order(total="1.00", user=self.user))) for _ in range(count))
+            *(
+                outbox_row(OrderPlaced(order=an_order(total="1.00", user=self.user)))
+                for _ in range(count)
+            )
         )
 
     async def all_are_paid_once(self, rows: list[Row]) -> None:
@@ -70,10 +73,10 @@ class Fragile:
             assert len(found) == len(orders)
             assert set(found) == orders
             await self.tap.flush()
-            said = {
+            succeeded = {
                 e.id: e.event for e in self.tap.received if isinstance(e.event, PaymentSucceeded)
             }
-            assert sorted(event.order.id for event in said.values()) == sorted(orders)
+            assert sorted(event.order.id for event in succeeded.values()) == sorted(orders)
 
         await eventually(paid)
 
@@ -141,9 +144,11 @@ async def test_a_service_that_is_asked_to_end_finishes_what_it_has_begun(fragile
     assert await fragile.process.ended(within=TIMEOUT_SECONDS) == 0
     assert "service.stopped_hard" not in fragile.process.log
     await fragile.tap.flush()
-    said = [e.event.order.id for e in fragile.tap.received if isinstance(e.event, PaymentSucceeded)]
+    succeeded = [
+        e.event.order.id for e in fragile.tap.received if isinstance(e.event, PaymentSucceeded)
+    ]
     orders = [UUID(row.attributes["subject"]) for row in rows]
     done = [record[0] for record in await fragile.rows.fetch(PAID, orders)]
-    assert sorted(done) == sorted(said), "every committed effect is published before the end"
+    assert sorted(done) == sorted(succeeded), "every committed effect is published before the end"
     await fragile.process.start()
     await fragile.all_are_paid_once(rows)

@@ -117,7 +117,7 @@ async def test_a_key_is_believed_from_the_moment_it_is_published(
     signer, user = Signer(f"new-{uuid7()}"), a_user()
     header = f"Bearer {signer.token(user.id)}"
     assert (await asks(billing, user.id, header)).status_code == 401
-    await billing.hears(signer.published())
+    await billing.processes(signer.published())
 
     async def believed() -> None:
         assert (await asks(billing, user.id, header)).status_code == 200
@@ -127,7 +127,7 @@ async def test_a_key_is_believed_from_the_moment_it_is_published(
 
 async def test_a_key_is_believed_until_it_ends(billing: RunningService) -> None:
     signer, user = Signer(f"old-{uuid7()}"), a_user()
-    await billing.hears(signer.published(valid=timedelta(seconds=-1)))
+    await billing.processes(signer.published(valid=timedelta(seconds=-1)))
 
     async def looked_up() -> None:
         fresh = await asks(billing, user.id, f"Bearer {billing.signer.token(user.id)}")
@@ -141,7 +141,7 @@ async def test_a_key_that_was_published_is_never_replaced(billing: RunningServic
     """A publisher on the users' exchange cannot replace a key that is in use."""
     user = a_user()
     thief = Signer(billing.signer.key_id)
-    await billing.hears(thief.published())
+    await billing.processes(thief.published())
     assert isinstance(thief.published(), SigningKeyPublished)
     stolen = await asks(billing, user.id, f"Bearer {thief.token(user.id)}")
     honest = await asks(billing, user.id, f"Bearer {billing.signer.token(user.id, jti='1')}")

@@ -54,7 +54,7 @@ async def test_a_key_used_fifty_times_at_once_has_one_effect_and_equal_answers(
                 for _ in range(AT_ONCE)
             )
         )
-    await orders.says(1)
+    await orders.publishes(1)
     assert {answer.status_code for answer in answers} == {201}
     assert len({(answer.text, answer.headers["Location"]) for answer in answers}) == 1
     assert [replayed(answer) for answer in answers].count(False) == 1
@@ -72,7 +72,7 @@ async def test_money_moves_once_per_key_however_often_it_is_sent(billing: Runnin
     assert replayed(later)
     assert await balance(billing, user) == "5.00"
     await billing.is_quiet()
-    assert len(billing.said_of(FundsDeposited)) == 1
+    assert len(billing.published_of(FundsDeposited)) == 1
 
 
 async def test_another_body_with_the_same_key_is_refused(billing: RunningService) -> None:
@@ -173,9 +173,9 @@ async def test_an_order_that_waits_is_placed_once_and_its_outcome_answered_again
             return await ada.post("/order/create", json={"totalPrice": 5}, headers=headers)
 
         waiting = [asyncio.create_task(order()) for _ in range(5)]
-        [placed] = await orders.says(1)
+        [placed] = await orders.publishes(1)
         assert isinstance(placed, OrderPlaced)
-        await orders.hears(payment_succeeded(placed.order))
+        await orders.processes(payment_succeeded(placed.order))
         answers = [*await asyncio.gather(*waiting), await order()]
     assert {(answer.status_code, answer.json()["status"]) for answer in answers} == {(201, "paid")}
     assert len({answer.text for answer in answers}) == 1
