@@ -37,9 +37,9 @@ def test_every_kind_comes_often_enough_and_in_time(minutes: float) -> None:
 
 def test_half_an_hour_has_every_variety() -> None:
     varieties = {(fault.kind, fault.target) for fault in schedule(7, 30)}
-    assert {(kind, t) for kind, t in varieties if kind == "poison"} == {
-        ("poison", t)
-        for t in ("malformed", "unknown version", "unknown fields", "a megabyte", "another type")
+    assert {(kind, t) for kind, t in varieties if kind == "malformed message"} == {
+        ("malformed message", t)
+        for t in ("truncated", "unknown version", "unknown fields", "a megabyte", "another type")
     }
     assert {t for kind, t in varieties if kind == "alarm"} == {"memory", "disk"}
     assert {t for kind, t in varieties if kind == "mail"} == {"gone", "slow", "later"}

@@ -18,7 +18,7 @@ QUEUE: Final = queue_name("billing", OrderPlaced)
 """The queue to which the message is sent directly, so that no other service receives it."""
 
 
-def poison(
+def malformed_message(
     variety: str, known: Envelope[Event], dice: random.Random
 ) -> tuple[aio_pika.Message, UUID | None]:
     """Return a message, and the id under which it must be dead-lettered; None if it must have no effect at all.
@@ -30,7 +30,7 @@ def poison(
     message = wire.to_message([row])
     body = json.loads(message.body)
     match variety:
-        case "malformed":
+        case "truncated":
             message.body = message.body[: dice.randrange(1, len(message.body))]
         case "a megabyte":
             message.body = b"[" * 1_048_576
