@@ -172,7 +172,7 @@ def test_the_page_of_the_topology_is_what_the_command_writes(tmp_path: Path) -> 
 
 @pages
 def test_a_page_names_no_machine_and_no_registry(page: Path) -> None:
-    """What is in a page holds for whoever reads it."""
+    """What is in a page holds for every reader."""
     text = page.read_text()
     assert not re.search(r"/(?:work|root|home|var/tmp)/", text)
     assert not re.search(r"\b(?:docker\.io|ghcr\.io|quay\.io|pypi\.org|pythonhosted)\b", text)
