@@ -21,8 +21,8 @@ _LONGEST = (
     "stories/test_mutants.py",
     "stories/test_cluster.py",
     "stories/test_replicas.py",
-    "integration/test_notifications_processes.py",
-    "integration/test_openapi_requests.py",
+    "integration/apps/notifications/test_replicas.py",
+    "integration/apps/test_openapi_requests.py",
 )
 """Files that take longest, longest first. A file that begins last must be short, or one processor waits for it."""
 

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -131,17 +132,22 @@ def test_every_log_line_that_the_runbook_explains_is_written_somewhere() -> None
     assert set(with_reason) <= written
 
 
-@pages
-def test_every_test_that_a_page_names_exists(page: Path) -> None:
-    functions = ast.FunctionDef | ast.AsyncFunctionDef  # of modules and of classes
-    existing = {
+@cache
+def names_of_tests() -> set[str]:
+    """The functions of all test files, of modules and of classes."""
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
+    return {
         node.name
         for module in modules("tests")
         for node in ast.walk(module.tree)
         if isinstance(node, functions)
     }
+
+
+@pages
+def test_every_test_that_a_page_names_exists(page: Path) -> None:
     named = set(re.findall(r"`(test_\w+)`", page.read_text()))
-    assert named <= existing, named - existing
+    assert named <= names_of_tests(), named - names_of_tests()
 
 
 @records
@@ -172,7 +178,7 @@ def test_the_page_of_the_topology_is_what_the_command_writes(tmp_path: Path) -> 
 
 @pages
 def test_a_page_names_no_machine_and_no_registry(page: Path) -> None:
-    """What is in a page holds for whoever reads it."""
+    """What is in a page holds for every reader."""
     text = page.read_text()
     assert not re.search(r"/(?:work|root|home|var/tmp)/", text)
     assert not re.search(r"\b(?:docker\.io|ghcr\.io|quay\.io|pypi\.org|pythonhosted)\b", text)

@@ -119,20 +119,20 @@ def test_it_takes_less_than_80_lines_as_the_page_says() -> None:
     written = sum(
         bool(line.strip()) for text in service_files().values() for line in text.split("\n")
     )
-    said = " ".join(PAGE.split())
+    page = " ".join(PAGE.split())
     assert (
         f"its Python files are {sum(t.count(chr(10)) for t in service_files().values())} lines"
-        in said
+        in page
     )
-    assert f"{code} lines of code ({written} with docstrings" in said
-    assert f"{added(path_is_code=True)} lines elsewhere" in said
-    assert f"{added(path_is_code=False)} in `compose.yaml`" in said
+    assert f"{code} lines of code ({written} with docstrings" in page
+    assert f"{added(path_is_code=True)} lines elsewhere" in page
+    assert f"{added(path_is_code=False)} in `compose.yaml`" in page
     assert written + added(path_is_code=True) < LIMIT
     assert code + added(path_is_code=True) + added(path_is_code=False) < LIMIT
 
 
 def test_the_service_can_be_built_and_has_its_queue(built: Path) -> None:
-    said = run(
+    output = run(
         built,
         sys.executable,
         "-c",
@@ -141,13 +141,19 @@ def test_the_service_can_be_built_and_has_its_queue(built: Path) -> None:
         "assert 'loyalty.order-paid' in {queue.name for queue in TOPOLOGY.queues}\n"
         "print(*app.openapi()['paths'])\n",
     )
-    assert "/loyalty/{userId}" in said
+    assert "/loyalty/{userId}" in output
 
 
 def test_it_keeps_the_rules(built: Path) -> None:
     """Its style, its imports, its canvas; types are left to `make check`, which takes longer."""
     tools = Path(sys.executable).parent
-    run(built, str(tools / "ruff"), "check", "apps/loyalty", "tests/integration/test_loyalty.py")
+    run(
+        built,
+        str(tools / "ruff"),
+        "check",
+        "apps/loyalty",
+        "tests/integration/apps/test_loyalty.py",
+    )
     run(built, str(tools / "ruff"), "format", "--check", *CHECKED)
     run(built, str(tools / "lint-imports"), "--no-cache")
     run(built, sys.executable, "-m", "tools.documents", "write")

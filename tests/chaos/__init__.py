@@ -6,6 +6,6 @@
 - `world`: servers, proxies and services, and a supervisor that restarts processes that died.
 - `faults`: how each kind of fault is done, and undone.
 - `shoppers`: customers who register, pay in, draw out, order, cancel, ask again and look, whatever happens.
-- `poison`: malformed messages that no consumer can process.
+- `malformed`: malformed messages that no consumer can process.
 - `verdict`: what came of a run.
 """

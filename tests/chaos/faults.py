@@ -14,10 +14,10 @@ from aio_pika.exceptions import AMQPError
 
 from chassis.messaging.errors import connection_may_be_lost
 from events.orders import OrderPlaced
-from tests.chaos.poison import QUEUE, poison
+from tests.chaos.malformed import QUEUE, malformed_message
 from tests.chaos.schedule import REPLICAS, Fault
 from tests.chaos.world import World
-from tests.stories.journal import as_told
+from tests.stories.journal import outbox_row_of
 from tests.support.alarms import ALARMS
 from tests.support.processes import ServiceProcess
 from tools.children import Child, ChildFailed
@@ -57,7 +57,7 @@ class Faults:
             "alarm": self.alarm,
             "mail": self.mail,
             "again": self.again,
-            "poison": self.poison,
+            "malformed message": self.malformed_message,
         }
 
     async def do(self, fault: Fault) -> None:
@@ -212,17 +212,19 @@ class Faults:
         if len(known) < 50:
             raise NothingToDoError("too few events have been published")
         some = [*dice.sample(known, 20), *known[-20:]]
-        rows = [as_told(received) for received in some for _ in range(dice.randint(1, 6))]
+        rows = [outbox_row_of(received) for received in some for _ in range(dice.randint(1, 6))]
         dice.shuffle(rows)
         await self._speaking(self._world.broker.publish, *rows)
 
-    async def poison(self, fault: Fault) -> None:
+    async def malformed_message(self, fault: Fault) -> None:
         dice = random.Random(fault.at)
         placed = self._world.journal.events(OrderPlaced)
         if not placed:
             raise NothingToDoError("nothing has been ordered yet")
         # Only the older half: billing has processed it, so its neighbour in a message batch is a duplicate.
-        message, id = poison(fault.target, dice.choice(placed[: len(placed) // 2 + 1]), dice)
+        message, id = malformed_message(
+            fault.target, dice.choice(placed[: len(placed) // 2 + 1]), dice
+        )
         await self._speaking(self._world.broker.send, message, "", QUEUE)
         if id is not None:
             self._world.malformed.add(id)
@@ -240,7 +242,7 @@ class Faults:
 
 def _subject(fault: Fault) -> str:
     """What may suffer only one fault at a time."""
-    if fault.kind in {"kill broker", "freeze broker", "alarm", "again", "poison"}:
+    if fault.kind in {"kill broker", "freeze broker", "alarm", "again", "malformed message"}:
         return "broker"
     if fault.kind == "connections":
         return fault.target

@@ -127,7 +127,7 @@ async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> 
         await eventually(world._is_quiet, within=QUIET_SECONDS)
     except AssertionError as unrest:
         report.violations.append(f"no rest: {unrest}")
-    report.violations += await world.unexplained_parked()
+    report.violations += await world.unexplained_dead_letters()
     say("at rest; the audit begins")
     begun = time.monotonic()
     seen = await audit(world.urls, world.history, at_rest=True, timeout_seconds=5)

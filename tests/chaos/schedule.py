@@ -23,7 +23,7 @@ KINDS: Final = (
     "alarm",
     "mail",
     "again",
-    "poison",
+    "malformed message",
 )
 """The main kinds. Each comes as often as every other one."""
 
@@ -36,7 +36,7 @@ CALM_SECONDS: Final = 5.0
 NETWORK: Final = ("cut", "half-open", "delay")
 ALARMS: Final = ("memory", "disk")
 MAIL: Final = ("gone", "slow", "later")
-POISON: Final = ("malformed", "unknown version", "unknown fields", "a megabyte", "another type")
+MALFORMED: Final = ("truncated", "unknown version", "unknown fields", "a megabyte", "another type")
 POINTS: Final = (
     ("relay.before_publish", SERVICES),
     ("relay.after_confirm", SERVICES),
@@ -60,7 +60,7 @@ TARGETS: Final = {
     "connections": ("broker", "database"),
     "alarm": ALARMS,
     "mail": MAIL,
-    "poison": POISON,
+    "malformed message": MALFORMED,
 }
 """The targets or varieties of a kind. Faults of services choose a process; else a name ends with its target."""
 

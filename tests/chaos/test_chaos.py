@@ -29,11 +29,11 @@ async def test_nothing_is_lost_and_nothing_doubled_while_everything_fails() -> N
         cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
-        said, logs = await running.communicate()
+        output, logs = await running.communicate()
     finally:
         if running.returncode is None:
             os.kill(running.pid, signal.SIGTERM)
             await running.wait()
-    sys.stdout.write(said.decode())
+    sys.stdout.write(output.decode())
     sys.stderr.write(logs.decode(errors="replace")[-80_000:])
-    assert running.returncode == GREEN, said.decode()[-4000:]
+    assert running.returncode == GREEN, output.decode()[-4000:]

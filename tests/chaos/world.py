@@ -90,7 +90,7 @@ class Witness(Journal):
 
     async def _note(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
         with contextlib.suppress(AMQPError, OSError), connection_may_be_lost():  # it comes again
-            await self._hear(message)
+            await self._receive(message)
 
 
 def _set(event: asyncio.Event, *_: object) -> None:
@@ -214,7 +214,7 @@ class World(Stack):
         counts = [await self.value(service, "SELECT count(*) FROM outbox") for service in SERVICES]
         return sum(counts)
 
-    async def unexplained_parked(self) -> list[str]:
+    async def unexplained_dead_letters(self) -> list[str]:
         """Empty the dead-letter queues. Return what was dead-lettered without being malformed, and the reverse."""
         missing, found = set(self.malformed), []
         for service in SERVICES:

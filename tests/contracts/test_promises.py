@@ -56,7 +56,7 @@ def place(**changes: Any) -> type[State]:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"note": REMOVED}, "parcel.note: was removed"),
         ({"weight": REMOVED, "mass": (int, 1)}, "parcel.weight: was removed"),
@@ -102,14 +102,14 @@ def place(**changes: Any) -> type[State]:
     ],
 )
 def test_a_change_that_breaks_readers_is_refused(
-    parcel_sent: ParcelSent, change: dict[str, Any], said: str
+    parcel_sent: ParcelSent, change: dict[str, Any], expected: str
 ) -> None:
     broken = contracts.breaches(parcel_sent(), parcel_sent(change))
-    assert any(said in line for line in broken), broken
+    assert any(expected in line for line in broken), broken
 
 
 @pytest.mark.parametrize(
-    ("head", "said"),
+    ("head", "expected"),
     [
         ({"name": "ParcelLeft"}, 'event: was "ParcelSent", is now "ParcelLeft"'),
         ({"exchange": "post"}, 'exchange: was "parcels", is now "post"'),
@@ -117,9 +117,9 @@ def test_a_change_that_breaks_readers_is_refused(
     ],
 )
 def test_a_change_of_how_an_event_is_found_is_refused(
-    parcel_sent: ParcelSent, head: dict[str, str], said: str
+    parcel_sent: ParcelSent, head: dict[str, str], expected: str
 ) -> None:
-    assert said in contracts.breaches(parcel_sent(), parcel_sent(**head))
+    assert expected in contracts.breaches(parcel_sent(), parcel_sent(**head))
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ class TestTheCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert contracts.main(["check"], tmp_path) == 1
-        said = capsys.readouterr().err
-        assert "publish with `make events`" in said
-        assert "order-placed.v1 (OrderPlaced): is new" in said
+        output = capsys.readouterr().err
+        assert "publish with `make events`" in output
+        assert "order-placed.v1 (OrderPlaced): is new" in output
 
     @pytest.mark.parametrize("what", ["check", "write"])
     def test_it_never_writes_over_a_broken_promise(
@@ -209,9 +209,9 @@ class TestTheCommand:
 
         assert contracts.main([what], tmp_path) == 1
         assert file.read_text() == before
-        said = capsys.readouterr().err
-        assert "Published events have changed." in said
-        assert "order-placed.v1 (OrderPlaced): order.gift: was removed" in said
+        output = capsys.readouterr().err
+        assert "Published events have changed." in output
+        assert "order-placed.v1 (OrderPlaced): order.gift: was removed" in output
 
     def test_it_explains_itself(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert contracts.main(["chekc"]) == 1

@@ -21,7 +21,7 @@ def after(*grants: str, **columns: str | None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "expected"),
     [
         (after(note=None), "parcels.note is gone"),
         (after(note=None, remark="varchar, nullable"), "parcels.note is gone"),
@@ -33,9 +33,9 @@ def after(*grants: str, **columns: str | None) -> dict[str, Any]:
     ],
 )
 def test_a_change_that_the_previous_release_would_fail_on_is_found(
-    now: dict[str, Any], said: str
+    now: dict[str, Any], expected: str
 ) -> None:
-    assert breaks(BEFORE, now) == [said]
+    assert breaks(BEFORE, now) == [expected]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def test_what_tomorrow_adds_breaks_no_promise(tomorrow: type[Tomorrow], kind: ty
 @pytest.mark.parametrize("golden", goldens(), ids=str)
 def test_today_reads_what_tomorrow_says(tomorrow: type[Tomorrow], golden: Golden) -> None:
     body = json.dumps(given_everywhere(json.loads(golden.body)))
-    said = tomorrow.of(golden.kind).model_validate_json(body)
-    assert said.model_dump()["gift"] is True
+    read = tomorrow.of(golden.kind).model_validate_json(body)
+    assert read.model_dump()["gift"] is True
     rows = [with_body(outbox.row(uuid7(), golden.event(), CAUSE, MOMENT), body)]
     for count in (1, 3):
         received = wire.from_message(wire.to_message(rows * count), golden.kind)
@@ -79,7 +79,7 @@ def test_today_reads_what_tomorrow_says(tomorrow: type[Tomorrow], golden: Golden
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
 def test_tomorrow_reads_what_today_says(tomorrow: type[Tomorrow], golden: Golden) -> None:
-    said = golden.event().model_dump_json()
-    read = tomorrow.of(golden.kind).model_validate_json(said)
+    body = golden.event().model_dump_json()
+    read = tomorrow.of(golden.kind).model_validate_json(body)
     assert read.model_dump()["gift"] is None
     assert golden.kind.model_validate_json(read.model_dump_json()) == golden.event()

@@ -76,7 +76,7 @@ async def traced_order(
     ada = a_user()
     registered = await billing.receives(UserRegistered(user=ada))
     for service in (billing, orders, notifications):
-        await service.has_heard(*registered)
+        await service.has_processed(*registered)
     token = billing.signer.token(ada.id)
     async with billing.http(token=token) as client:
         answer = await client.post(f"/account/{ada.id}/deposit", json={"amount": "100.00"})

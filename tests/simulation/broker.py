@@ -120,14 +120,14 @@ class Broker:
         """What becomes of the next publishes, one after the other."""
         self.late = 0
         """Confirmations that arrived after the publisher had stopped waiting."""
-        self.told: dict[Any, Envelope[Event]] = {}
+        self.published: dict[Any, Envelope[Event]] = {}
         """Every event that was ever in a queue, by id."""
         self.queues: dict[str, list[Message]] = {}
         self._consumers: dict[str, list[Consumer]] = defaultdict(list)
         self._bound: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._sent: list[tuple[str, str, aio_pika.Message]] = []
         for queue in TOPOLOGY.queues:
-            if queue.service is not None:  # the journal is the attribute `told`
+            if queue.service is not None:  # the journal is the attribute `published`
                 self.queues[queue.name] = []
                 for binding in queue.bindings:
                     self._bound[binding].append(queue.name)
@@ -181,7 +181,7 @@ class Broker:
             self._sent.append((exchange, key, message))
             for received in wire.from_message(message, Event.by_key[key]):
                 assert isinstance(received, Envelope), received
-                self.told.setdefault(received.id, received)
+                self.published.setdefault(received.id, received)
         for queue in self._bound[exchange, key]:
             self._offer(queue, Message(message))
 
@@ -213,7 +213,7 @@ class Broker:
         message = waiting.pop(self.loop.dice.randrange(len(waiting)))
         delivered = Delivered(self, consumer.process, queue, message)
         consumer.in_hand.append(delivered)
-        consumer.process.begin(consumer.handler(delivered), f"hears {queue}")
+        consumer.process.begin(consumer.handler(delivered), f"consumes {queue}")
 
     def acknowledged(self, delivered: Delivered) -> None:
         """An ack has come over its connection; the broker forgets the message."""

@@ -39,7 +39,7 @@ class Customer:
     """A user, as the responses to their requests describe them."""
 
     id: UUID
-    told: dict[int, str]
+    addresses: dict[int, str]
     """The address in each version of the user that a response contained."""
     paid_in: int = 0
     """Confirmed deposits less confirmed withdrawals, in minor units."""
@@ -71,14 +71,16 @@ class Customers:
 
     def register(self, address: str) -> None:
         """A customer registers. Without a response there is no retry."""
-        self._wish(self._register(f"{address}{next(self._numbers)}@simulated.test"), "registration")
+        self._start(
+            self._register(f"{address}{next(self._numbers)}@simulated.test"), "registration"
+        )
 
     def move_house(self, who: int, times: int) -> None:
         """A customer changes their address, perhaps several times at once."""
         if customer := self._customer(who):
             for _ in range(times):
                 address = f"moved{next(self._numbers)}@simulated.test"
-                self._wish(self._move_house(customer, address), "move")
+                self._start(self._move_house(customer, address), "move")
 
     def deposit(self, who: int, amount: int, times: int) -> None:
         """A customer deposits money; the same request may be sent several times at once."""
@@ -92,22 +94,22 @@ class Customers:
         """A customer places an order; the same request may be sent several times at once."""
         if customer := self._customer(who):
             customer.has_asked = True
-            self._wish(self._order(customer, total, f"key{next(self._numbers)}", times), "order")
+            self._start(self._order(customer, total, f"key{next(self._numbers)}", times), "order")
 
     def cancel(self, who: int, which: int) -> None:
         """A customer cancels one of their orders, once one is placed. Nothing happens if they requested none."""
         if (customer := self._customer(who)) and customer.has_asked:
-            self._wish(self._cancel(customer, which), "cancellation")
+            self._start(self._cancel(customer, which), "cancellation")
 
     def _move_money(self, who: int, amount: int, times: int, *, out: bool) -> None:
         if customer := self._customer(who):
             key = f"key{next(self._numbers)}"
-            self._wish(self._move(customer, amount, key, times, out=out), "money")
+            self._start(self._move(customer, amount, key, times, out=out), "money")
 
     def _customer(self, who: int) -> Customer | None:
         return self.all[who % len(self.all)] if self.all else None
 
-    def _wish(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._world.loop.begin(work, name)
         self.commands.add(task)
         task.add_done_callback(self._ended)
@@ -124,25 +126,25 @@ class Customers:
 
     async def _register(self, address: str) -> None:
         self.addresses.add(address)
-        command = RegisterUser(address, "no hash", "Ada", "en", self._because())
+        command = RegisterUser(address, "no hash", "Ada", "en", self._cause())
         asked = IdempotentRequest(
             command, "/user/register", rendering(RegisteredView.of, 201, None)
         )
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
-            id = UUID(_told(answer, 201)["userId"])
+            id = UUID(_body_of(answer, 201)["userId"])
             self.all.append(Customer(id, {1: address}))
 
     async def _move_house(self, customer: Customer, address: str) -> None:
         self.addresses.add(address)
-        command = ChangeUser(customer.id, "Ada King", address, None, self._because())
+        command = ChangeUser(customer.id, "Ada King", address, None, self._cause())
         asked = IdempotentRequest(
             command, f"/user/{customer.id}", rendering(UserView.of, 200, None)
         )
-        user = _told(await self._insist("users", users.change_users, asked), 200)
+        user = _body_of(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:
             self._wrong(f"customer {customer.id} requested {address} and received {user['email']}")
-        known = customer.told.setdefault(user["version"], user["email"])
+        known = customer.addresses.setdefault(user["version"], user["email"])
         if known != user["email"]:
             self._wrong(
                 f"customer {customer.id} received {known} and {user['email']}, as one version"
@@ -152,33 +154,33 @@ class Customers:
         self, customer: Customer, amount: int, key: str, times: int, *, out: bool
     ) -> None:
         use_case, what = (billing.withdraw, "withdraw") if out else (billing.deposit, "deposit")
-        command = MoveFunds(customer.id, amount, self._because(), by_owner=True)
+        command = MoveFunds(customer.id, amount, self._cause(), by_owner=True)
         path = f"/account/{customer.id}/{what}"
-        told = rendering(ReceiptView.of, 201, None)
-        asked = IdempotentRequest(command, path, told, customer.id, key, f"{path} {amount}")
+        response = rendering(ReceiptView.of, 201, None)
+        asked = IdempotentRequest(command, path, response, customer.id, key, f"{path} {amount}")
         answer = await self._insist("billing", use_case, asked, times)
         if not (out and answer.status == 403):
-            _told(answer, 201)
+            _body_of(answer, 201)
             customer.paid_in += -amount if out else amount
 
     async def _order(self, customer: Customer, total: int, key: str, times: int) -> None:
-        cause = self._because()
+        cause = self._cause()
         attempt = Attempt(customer.id, total, key, cause.correlation_id)
         self.attempts.append(attempt)
         command = PlaceOrder(customer.id, total, cause)
-        told = rendering(OrderView.of, 201, None)
+        response = rendering(OrderView.of, 201, None)
         asked = IdempotentRequest(
-            command, "/order/create", told, customer.id, key, f"order {total}"
+            command, "/order/create", response, customer.id, key, f"order {total}"
         )
         answer = await self._insist("orders", orders.place_orders, asked, times)
-        attempt.order_id = UUID(_told(answer, 201)["orderId"])
+        attempt.order_id = UUID(_body_of(answer, 201)["orderId"])
         customer.placed.append(attempt.order_id)
         customer.has_placed.set()
 
     async def _cancel(self, customer: Customer, which: int) -> None:
         await customer.has_placed.wait()
         order_id = customer.placed[which % len(customer.placed)]
-        command = CancelOrder(order_id, customer.id, self._because())
+        command = CancelOrder(order_id, customer.id, self._cause())
         path = f"/order/{order_id}/cancel"
         asked = IdempotentRequest(command, path, rendering(OrderView.of, 200, None))
         answer = await self._insist("orders", orders.cancel_orders, asked)
@@ -186,7 +188,7 @@ class Customers:
             customer.too_late.add(order_id)
             return
         customer.cancelled.add(order_id)
-        if (status := _told(answer, 200)["status"]) != "cancelled":
+        if (status := _body_of(answer, 200)["status"]) != "cancelled":
             self._wrong(f"customer {customer.id} cancelled {order_id} and received status {status}")
 
     async def _insist(
@@ -209,7 +211,7 @@ class Customers:
                 return answer
             await asyncio.sleep(AGAIN_SECONDS)
 
-    def _because(self) -> Causation:
+    def _cause(self) -> Causation:
         return Causation(f"flow{next(self._numbers)}")
 
     # The end.
@@ -222,9 +224,9 @@ class Customers:
             who = f"customer {one.id}"
             if one.paid_in != paid_in.get(one.id, 0):
                 yield f"{who} has put in {one.paid_in}, the ledger says {paid_in.get(one.id, 0)}"
-            user, told = known.get(one.id), max(one.told.items())
-            if user is None or (user.version, user.email) != told:
-                yield f"{who} received {told}, but the user is {user}"
+            user, address = known.get(one.id), max(one.addresses.items())
+            if user is None or (user.version, user.email) != address:
+                yield f"{who} received {address}, but the user is {user}"
             for id in sorted(one.cancelled):
                 if statuses.get(id) != "cancelled":
                     yield f"{who} received that {id} is cancelled, but it is {statuses.get(id)}"
@@ -233,8 +235,8 @@ class Customers:
                     yield f"{who} received that {id} was rejected, but it is {statuses.get(id)}"
 
 
-def _told(answer: StoredResponse, status: int) -> dict[str, Any]:
+def _body_of(answer: StoredResponse, status: int) -> dict[str, Any]:
     """Return the body of a response. Raises AssertionError if its status is another one."""
     assert answer.status == status, answer
-    told: dict[str, Any] = json.loads(answer.body)
-    return told
+    body: dict[str, Any] = json.loads(answer.body)
+    return body

@@ -81,7 +81,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._move_due()
         chosen = self.dice.choice(choices) if self.dice.random() < self.disorder else min(choices)
         number, label, handle = chosen
-        self._forget(number)
+        self._remove(number)
         self.steps += 1
         self.trace.append(f"{self._now:.6f} {label}")
         with self._running():
@@ -120,7 +120,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 )
         return found
 
-    def _forget(self, number: int) -> None:
+    def _remove(self, number: int) -> None:
         for place, (other, _, _) in enumerate(self._open):
             if other == number:
                 del self._open[place]

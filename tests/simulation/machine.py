@@ -167,7 +167,7 @@ class Played:
         self.deaths += world.deaths
         self.late += world.broker.late
         self.orders += len(world.customers.attempts)
-        self.events += len(world.broker.told)
+        self.events += len(world.broker.published)
         steps = "\n".join([self.digest, *world.loop.trace])
         self.digest = hashlib.sha256(steps.encode()).hexdigest()[:16]
 

@@ -22,10 +22,10 @@ from tests.stories.snapshot import Mail
 if TYPE_CHECKING:
     from tests.simulation.process import Process
 
-MailTrouble = Literal["later", "lost", "unheard"]
+MailTrouble = Literal["later", "lost", "no reply"]
 """What becomes of a letter: "not now"; the connection is lost before the server has it, or before its answer comes."""
 
-MAIL_TROUBLES: Final = ("later", "lost", "unheard")
+MAIL_TROUBLES: Final = ("later", "lost", "no reply")
 REFUSED: Final = "refused"
 """Prefix of the addresses whose e-mails the server refuses."""
 
@@ -74,7 +74,7 @@ class Office:
         else:
             self._arrived.append((posted.id, (address,), subject_of(posted.headers)))
             reply = TAKEN
-            if trouble == "unheard":
+            if trouble == "no reply":
                 self.doubt([posted])
                 reply = ConnectionLostError("after the letter was taken")
         if reply != TAKEN:

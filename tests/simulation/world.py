@@ -152,7 +152,7 @@ class World:
         """How much is left to do, by what it is."""
         queues = self.broker.counts()
         left = {queue: count for queue, count in queues.items() if not queue.endswith(".dead")}
-        left["wishes"] = len(self.customers.commands)
+        left["commands"] = len(self.customers.commands)
         left["dead processes"] = sum(not process.alive for process in self.processes.values())
         left["messages in hand"] = sum(process.at_work for process in self.processes.values())
         if not any(left.values()):
@@ -176,7 +176,7 @@ class World:
         rules = [*RULES, Answers(history), Leftovers(self._queues)]
         found = (await evaluate(view, rules)).values()
         mail = self.office.seen(self.customers.addresses)
-        snapshot = await read_snapshot(databases, [*self.broker.told.values()], mail, history)
+        snapshot = await read_snapshot(databases, [*self.broker.published.values()], mail, history)
         paid_in = dict(await connections["billing"].fetch(PAID_IN))
         return [str(finding) for findings in found for finding in findings], snapshot, paid_in
 

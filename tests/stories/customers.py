@@ -126,11 +126,11 @@ class Customer:
         return UUID(answer.json()["orderId"])
 
     async def order_whatever_happens(
-        self, total: str, *, doors: Iterable[str | ServiceProcess] = ("orders",)
+        self, total: str, *, replicas: Iterable[str | ServiceProcess] = ("orders",)
     ) -> UUID:
         """Retry the same order until there is a response, at each process in turn: one that is down comes back."""
         key = str(uuid7())
-        turns = itertools.cycle(doors)
+        turns = itertools.cycle(replicas)
 
         async def accepted() -> UUID:
             try:

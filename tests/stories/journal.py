@@ -37,13 +37,13 @@ class Journal:
         self._channel = await self._connection.channel()
         await self._channel.set_qos(prefetch_count=500)
         queue = await self._channel.get_queue(self.queue, ensure=False)
-        await queue.consume(self._hear, arguments={"x-stream-offset": "first"})
+        await queue.consume(self._receive, arguments={"x-stream-offset": "first"})
 
     async def close(self) -> None:
         if self._connection is not None:
             await self._connection.close()
 
-    async def _hear(self, message: AbstractIncomingMessage) -> None:
+    async def _receive(self, message: AbstractIncomingMessage) -> None:
         self._take_down(message)
         await message.ack()
 
@@ -79,6 +79,6 @@ def of_kind(events: Iterable[Envelope[Event]], kind: type[E]) -> list[E]:
     return [received.event for received in events if isinstance(received.event, kind)]
 
 
-def as_told(received: Envelope[Event], *, id: UUID | None = None) -> Row:
+def outbox_row_of(received: Envelope[Event], *, id: UUID | None = None) -> Row:
     """Return an event as its publisher's outbox row: published again, it is a duplicate."""
     return outbox.row(id or received.id, received.event, received.cause, received.time)

@@ -62,7 +62,7 @@ class Load:
     async def _shop(self, customer: Customer) -> None:
         while await eventually(self._wanted, within=120) and not self._enough.is_set():
             total = to_text(self._random.randint(1, 400))
-            order_id = await customer.order_whatever_happens(total, doors=next(self._rotations))
+            order_id = await customer.order_whatever_happens(total, replicas=next(self._rotations))
             self.orders.append(order_id)
 
     async def _wanted(self) -> bool:

@@ -22,7 +22,7 @@ from events.users import Locale
 from ops.audit import Attempt, History, Urls, audit
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tests.stories.customers import Customer
-from tests.stories.journal import Journal, as_told
+from tests.stories.journal import Journal, outbox_row_of
 from tests.stories.post_office import PostOffice
 from tests.stories.snapshot import snapshot_of
 from tests.stories.snapshot_rules import violations
@@ -205,11 +205,11 @@ class Stack:
 
     async def tell_again(self, events: Iterable[Envelope[Event]]) -> list[Row]:
         """Publish events under new ids, so that no inbox deduplicates them."""
-        rows = [as_told(received, id=uuid7()) for received in events]
+        rows = [outbox_row_of(received, id=uuid7()) for received in events]
         self.retold |= {row.id for row in rows}
         return await self.broker.publish(*rows)
 
-    async def hears(self, service: str, kind: type[Event], subject: UUID) -> None:
+    async def has_processed(self, service: str, kind: type[Event], subject: UUID) -> None:
         """Wait until a service has processed an event of a kind about a subject."""
 
         async def received() -> bool:

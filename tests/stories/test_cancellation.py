@@ -68,7 +68,7 @@ async def test_billing_that_hears_of_the_cancellation_first_never_debits(chorus:
     async with chorus.withheld(OrderPlaced, "billing"):
         order_id = await ada.order("30.00")
         assert (await ada.cancel(order_id)).status_code == 200
-        await chorus.hears("billing", OrderCancelled, order_id)
+        await chorus.has_processed("billing", OrderCancelled, order_id)
     letter = await ada.notified(order_id, "sorrow")
     assert letter["subject"] == "Your order was cancelled and not charged: 30.00 EUR"
     assert await ada.balance() == "100.00"

@@ -19,7 +19,7 @@ from events.contracts import language
 from events.notifications import NotificationKind
 from events.users import SigningKeyPublished
 from ops.subscriptions import SUBSCRIPTIONS
-from tests.stories.journal import as_told
+from tests.stories.journal import outbox_row_of
 from tests.stories.lanes import Lane
 from tests.stories.stack import Stack
 from tests.stories.triggers import Triggers
@@ -137,7 +137,7 @@ async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_d
         await triggers.make(kind)
         await mortal.is_quiet()
         [*_, received] = mortal.journal.events(kind)
-        rows = [as_told(received, id=uuid7()) for _ in range(8)]
+        rows = [outbox_row_of(received, id=uuid7()) for _ in range(8)]
         mortal.retold |= {row.id for row in rows}
         await asyncio.gather(*(lanes[service].armed(kind.__name__) for service in services))
         for service in services:

@@ -9,7 +9,7 @@ from chassis.messaging import message as wire
 from chassis.messaging.topology import queue_name
 from events.orders import OrderPlaced
 from tests.stories.customers import Customer
-from tests.stories.journal import as_told
+from tests.stories.journal import outbox_row_of
 from tests.stories.lanes import Lane
 from tests.stories.stack import Stack
 from tests.support.broker import Tap
@@ -159,7 +159,7 @@ async def test_a_batch_that_a_crash_interrupts_is_done_as_a_whole_or_not_at_all(
             return [event.id for event in events if UUID(event.event.subject) in orders]
 
         await eventually(published)
-        rows = [as_told(e) for e in mortal.journal.events(OrderPlaced) if e.id in batch()]
+        rows = [outbox_row_of(e) for e in mortal.journal.events(OrderPlaced) if e.id in batch()]
         await lane.armed(PLACED)
         await mortal.broker.send(wire.to_message(rows), "", queue_name("billing", OrderPlaced))
         await lane.died(PLACED)

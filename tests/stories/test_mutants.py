@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from events.billing import FundsDeposited, PaymentSucceeded
 from events.users import UserRegistered
 from ops.audit import audit
-from tests.stories.journal import as_told
+from tests.stories.journal import outbox_row_of
 from tests.stories.snapshot import snapshot_of
 from tests.stories.snapshot_rules import violations
 from tests.stories.stack import Stack
@@ -41,7 +41,7 @@ async def redelivery(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     await ada.settled(await ada.order("30.00"))
     await chorus.journal.up_to_now()
-    await chorus.broker.publish(*map(as_told, chorus.journal.flow(ada.flow)))
+    await chorus.broker.publish(*map(outbox_row_of, chorus.journal.flow(ada.flow)))
 
 
 async def a_death_at_work(chorus: Stack) -> None:
@@ -91,14 +91,14 @@ async def a_late_commit(chorus: Stack) -> None:
         if isinstance(received.event, FundsDeposited)
     ]
     chorus.retold.add(early)
-    await chorus.rows("billing", _INTO_OUTBOX, *as_told(deposited, id=early))
+    await chorus.rows("billing", _INTO_OUTBOX, *outbox_row_of(deposited, id=early))
 
 
 async def stale_news(chorus: Stack) -> None:
     """An older version of a user is published again under a new id."""
     ada = await chorus.customer()
     await ada.change(name="Ada King")
-    await chorus.hears("orders", UserRegistered, ada.id)
+    await chorus.has_processed("orders", UserRegistered, ada.id)
     await eventually(chorus._is_quiet)
     registered = [
         received

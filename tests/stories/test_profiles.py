@@ -51,7 +51,7 @@ async def test_a_change_that_overtakes_the_registration_stands(chorus: Stack) ->
         ada = await chorus.customer("Ada", deposit="100.00")
         await ada.change(name="Ada Lovelace")
         for service in everywhere:
-            await chorus.hears(service, UserUpdated, ada.id)
+            await chorus.has_processed(service, UserUpdated, ada.id)
         await paid_order(ada)
     await chorus.is_quiet()
     await paid_order(ada)

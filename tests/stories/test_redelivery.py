@@ -16,7 +16,7 @@ from events.contracts import language
 from events.users import SigningKeyPublished
 from ops.subscriptions import SUBSCRIPTIONS
 from tests.stories.customers import Customer
-from tests.stories.journal import as_told
+from tests.stories.journal import outbox_row_of
 from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 
@@ -132,7 +132,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
         len(chorus.mail.letters),
     )
     already, known = await handled(chorus), await handled(chorus, only_new=True)
-    again = shuffled([as_told(event) for event in events], times=6)
+    again = shuffled([outbox_row_of(event) for event in events], times=6)
     await chorus.broker.publish(*again, as_batch=as_batch)
     await has_handled(chorus, already, again)
     assert await handled(chorus, only_new=True) == known, "an inbox did not deduplicate"
@@ -153,7 +153,7 @@ async def test_what_comes_again_while_services_are_down_changes_nothing_when_the
     for service in SERVICES:
         chorus[service].terminate()
     assert [await chorus[service].ended() for service in SERVICES] == [0, 0, 0, 0]
-    again = shuffled([as_told(event) for event in events], times=6)
+    again = shuffled([outbox_row_of(event) for event in events], times=6)
     half = len(again) // 2
     await chorus.broker.publish(*again[:half], as_batch=True)
     await chorus.broker.publish(*again[half:])

@@ -13,7 +13,7 @@ from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
 from chassis.messaging.topology import DEAD
 from events.base import Envelope, Event
-from tests.support.builders import told
+from tests.support.builders import outbox_row
 from tests.support.eventually import eventually
 
 _MARK: Final = "tests.mark"
@@ -42,7 +42,7 @@ class Broker:
 
     async def publish(self, *rows: Event | Row, as_batch: bool = False) -> list[Row]:
         """Publish events to their own exchanges as the relay does, each alone or in message batches."""
-        identified = [row if isinstance(row, Row) else told(row) for row in rows]
+        identified = [row if isinstance(row, Row) else outbox_row(row) for row in rows]
         message_batches = (
             list(wire.message_batches(identified)) if as_batch else [[row] for row in identified]
         )

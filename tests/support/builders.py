@@ -111,7 +111,7 @@ def payment_refunded(order: OrderState, *, balance: str = "100.00") -> PaymentRe
     return PaymentRefunded(refund=refund, payment=payment, order=order, account=account)
 
 
-def told(
+def outbox_row(
     event: Event,
     *,
     id: UUID | None = None,

@@ -88,25 +88,25 @@ async def running_service(install_chorus: Install, mail: MailSink) -> AsyncItera
 
 @pytest.fixture
 async def users(running_service: Run) -> AsyncIterator[RunningService]:
-    async with (await running_service("users")).listened_to() as service:
+    async with (await running_service("users")).observed() as service:
         yield service
 
 
 @pytest.fixture
 async def billing(running_service: Run) -> AsyncIterator[RunningService]:
-    async with (await running_service("billing")).listened_to() as service:
+    async with (await running_service("billing")).observed() as service:
         yield service
 
 
 @pytest.fixture
 async def orders(running_service: Run) -> AsyncIterator[RunningService]:
-    async with (await running_service("orders")).listened_to() as service:
+    async with (await running_service("orders")).observed() as service:
         yield service
 
 
 @pytest.fixture
 async def notifications(running_service: Run) -> AsyncIterator[RunningService]:
-    async with (await running_service("notifications")).listened_to() as service:
+    async with (await running_service("notifications")).observed() as service:
         yield service
 
 

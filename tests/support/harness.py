@@ -63,10 +63,10 @@ class RunningService:
 
     async def trust_signer(self) -> None:
         """Make the service trust this harness's tokens."""
-        await self.hears(self.signer.published())
+        await self.processes(self.signer.published())
 
     @contextlib.asynccontextmanager
-    async def listened_to(self) -> AsyncIterator["RunningService"]:
+    async def observed(self) -> AsyncIterator["RunningService"]:
         """Collect what it publishes in the block. Fails if dead letters remain that the test did not take."""
         await self.is_quiet()  # events of an earlier test are not collected
         async with self.broker.tap(self.name) as self.tap:
@@ -85,10 +85,10 @@ class RunningService:
         """Wait until `/ready` answers with this status: 200 if it is ready, 503 if it is not."""
         async with self.http() as stranger:
 
-            async def says_so() -> None:
+            async def answers_so() -> None:
                 assert (await stranger.get("/ready")).status_code == status
 
-            await eventually(says_so)
+            await eventually(answers_so)
 
     def provided(self, kind: type[T]) -> T:
         """The object of a type that its routes use."""
@@ -106,13 +106,13 @@ class RunningService:
         """Publish events to their exchanges, alone or in message batches; does not wait for their effects."""
         return await self.broker.publish(*events, as_batch=as_batch)
 
-    async def hears(self, *events: Event | Row, as_batch: bool = False) -> list[Row]:
+    async def processes(self, *events: Event | Row, as_batch: bool = False) -> list[Row]:
         """The same, and wait until each is processed and the resulting events are published."""
         rows = await self.receives(*events, as_batch=as_batch)
-        await self.has_heard(*rows)
+        await self.has_processed(*rows)
         return rows
 
-    async def has_heard(self, *rows: Row) -> None:
+    async def has_processed(self, *rows: Row) -> None:
         """Wait until events are processed and the resulting events are published."""
         ids = list({row.id for row in rows})
         known = "SELECT count(*) FROM inbox WHERE event_id = ANY($1)"
@@ -148,24 +148,24 @@ class RunningService:
             await self.tap.flush()
 
     @property
-    def said(self) -> list[Event]:
+    def published(self) -> list[Event]:
         """What it has published since the test began, in order."""
         return self.tap.events
 
-    def said_of(self, kind: type[E]) -> list[E]:
+    def published_of(self, kind: type[E]) -> list[E]:
         """The events of one kind among them."""
-        return [event for event in self.said if isinstance(event, kind)]
+        return [event for event in self.published if isinstance(event, kind)]
 
-    async def says(self, count: int) -> list[Event]:
+    async def publishes(self, count: int) -> list[Event]:
         """Wait until it has published `count` events in this test; more are an error."""
 
         async def enough() -> None:
-            assert len(self.said) >= count, self.said
+            assert len(self.published) >= count, self.published
 
         await eventually(enough)
         await self.is_quiet()
-        assert len(self.said) == count, self.said
-        return self.said
+        assert len(self.published) == count, self.published
+        return self.published
 
     async def dead_letters(self, count: int = 1) -> list[AbstractIncomingMessage]:
         """Wait until it has dead-lettered `count` messages, and take them out of its dead-letter queue."""

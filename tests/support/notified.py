@@ -26,7 +26,7 @@ FIELDS = {
 
 async def a_recipient(notifications: RunningService, **about: Any) -> UserState:
     user = a_user(**about)
-    await notifications.hears(UserRegistered(user=user))
+    await notifications.processes(UserRegistered(user=user))
     return user
 
 

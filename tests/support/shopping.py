@@ -19,7 +19,7 @@ async def place(
     assert answer.status_code == 201, answer.text
     await orders.is_quiet()
     id = UUID(answer.json()["orderId"])
-    [placed] = [event for event in orders.said_of(OrderPlaced) if event.order.id == id]
+    [placed] = [event for event in orders.published_of(OrderPlaced) if event.order.id == id]
     return placed.order
 
 

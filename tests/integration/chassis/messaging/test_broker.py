@@ -33,7 +33,7 @@ async def billing(install_chorus: Install) -> AsyncIterator[RunningService]:
     app = create_app("billing", description="", router=router, subscriptions=SUBSCRIPTIONS)
     async with (
         RunningService("billing", app, installation).running() as running,
-        running.listened_to(),
+        running.observed(),
     ):
         yield running
 
@@ -84,10 +84,10 @@ async def test_a_stopped_consumer_is_restored_without_disturbing_others(
     await channels_are_closed(billing, monkeypatch)
     await billing.is_ready(503)
     user = a_user()
-    await billing.hears(UserRegistered(user=user))
+    await billing.processes(UserRegistered(user=user))
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=user)))
     await set_permissions(billing, rights)
-    await billing.has_heard(*rows)
+    await billing.has_processed(*rows)
     await billing.is_ready(200)
     assert connection_of(billing).transport is transport
 
@@ -111,7 +111,7 @@ async def test_a_deleted_queue_is_consumed_again_once_it_exists(
     }
     await asyncio.to_thread(_migrate, billing.installation)
     await billing.is_ready(200)
-    await billing.hears(OrderPlaced(order=an_order(total="1.00", user=a_user())))
+    await billing.processes(OrderPlaced(order=an_order(total="1.00", user=a_user())))
 
 
 def _migrate(made: Installation) -> None:
@@ -144,7 +144,7 @@ async def test_a_connection_lost_during_its_restoration_is_replaced(
     lost = loses_the_connection_between_two_steps(billing, monkeypatch)
     await connection_of(billing).drop()
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
-    await billing.has_heard(*rows)
+    await billing.has_processed(*rows)
     assert lost
 
 
@@ -159,7 +159,7 @@ async def test_a_connection_lost_while_a_consumer_is_restored_is_replaced(
     lost = loses_the_connection_between_two_steps(billing, monkeypatch)
     connection_of(billing)._request_recovery()  # as when a queue is deleted
     rows = await billing.receives(OrderPlaced(order=an_order(total="1.00", user=a_user())))
-    await billing.has_heard(*rows)
+    await billing.has_processed(*rows)
     assert lost
 
 

@@ -16,7 +16,7 @@ from chassis.runtime.service import create_app
 from events.orders import OrderPlaced
 from tests.support.alarms import ALARMS, alarm
 from tests.support.broker import Broker
-from tests.support.builders import a_user, an_order, told
+from tests.support.builders import a_user, an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.installation import Installation, install
@@ -59,7 +59,7 @@ async def running(installation: Installation) -> AsyncIterator[RunningService]:
 
 @pytest.fixture
 async def orders_here(running: RunningService) -> AsyncIterator[RunningService]:
-    async with running.listened_to():
+    async with running.observed():
         yield running
 
 
@@ -85,14 +85,16 @@ async def test_orders_are_accepted_under_an_alarm_and_published_after_it(
         await eventually(failed_to_publish)
         assert await orders_here.value("SELECT count(*) FROM outbox") == ORDERS
     await orders_here.is_quiet()
-    assert len({event.order.id for event in orders_here.said_of(OrderPlaced)}) == ORDERS
+    assert len({event.order.id for event in orders_here.published_of(OrderPlaced)}) == ORDERS
 
 
 async def test_events_are_consumed_under_an_alarm(
     installation: Installation, rabbitmq: PrivateRabbitMQ, processes: Processes
 ) -> None:
     """A connection shared with publishers would be blocked, and stop consuming."""
-    rows = [told(OrderPlaced(order=an_order(total="1.00", user=a_user()))) for _ in range(MANY)]
+    rows = [
+        outbox_row(OrderPlaced(order=an_order(total="1.00", user=a_user()))) for _ in range(MANY)
+    ]
     broker = Broker(installation.amqp_admin_url)
     await broker.open()
     await broker.publish(*rows)

@@ -11,7 +11,7 @@ from chassis.messaging.message import BATCH
 from events.billing import AccountOpened
 from events.orders import OrderPlaced
 from events.users import UserRegistered
-from tests.support.builders import a_user, an_order, told
+from tests.support.builders import a_user, an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 
@@ -22,7 +22,7 @@ async def test_a_single_order_is_one_plain_message_with_all_properties(
     orders: RunningService,
 ) -> None:
     user = a_user()
-    await orders.hears(UserRegistered(user=user))
+    await orders.processes(UserRegistered(user=user))
     async with orders.http(user) as ada:
         answer = await ada.post(
             "/order/create",
@@ -31,7 +31,7 @@ async def test_a_single_order_is_one_plain_message_with_all_properties(
         )
     assert answer.headers["X-Correlation-Id"] == "story-1"
     order_id = answer.json()["orderId"]
-    await orders.says(1)
+    await orders.publishes(1)
 
     [message] = orders.tap.messages
     assert message.exchange == "orders"
@@ -70,10 +70,10 @@ async def test_a_single_order_is_one_plain_message_with_all_properties(
 
 
 async def test_following_events_carry_causation_and_correlation(billing: RunningService) -> None:
-    placed = told(
+    placed = outbox_row(
         OrderPlaced(order=an_order(total="1.00")), correlation_id="story-2", traceparent=TRACE
     )
-    await billing.hears(placed)
+    await billing.processes(placed)
     opened, rejected = billing.tap.messages
     for message in (opened, rejected):
         assert message.correlation_id == "story-2"
@@ -89,10 +89,12 @@ async def test_a_batch_keeps_the_causation_of_each_event(
     async with billing.http(user) as ada:
         await ada.post(f"/account/{user.id}/deposit", json={"amount": "64.00"})
     rows = [
-        told(OrderPlaced(order=an_order(total="1.00", user=user)), correlation_id=f"story-{n}")
+        outbox_row(
+            OrderPlaced(order=an_order(total="1.00", user=user)), correlation_id=f"story-{n}"
+        )
         for n in range(64)
     ]
-    await billing.hears(*rows, as_batch=True)
+    await billing.processes(*rows, as_batch=True)
     [batch] = [m for m in billing.tap.messages if m.type == "PaymentSucceeded"]
     assert batch.content_type == BATCH
     assert batch.headers == {"batch_size": 64}
@@ -120,7 +122,7 @@ async def test_a_batch_keeps_the_causation_of_each_event(
 
 async def test_the_journal_keeps_all_published_events(billing: RunningService) -> None:
     user = a_user()
-    [registered] = await billing.hears(UserRegistered(user=user))
+    [registered] = await billing.processes(UserRegistered(user=user))
     channel = billing.broker.channel
     await channel.set_qos(prefetch_count=100)
     journal = await channel.get_queue("journal", ensure=False)

@@ -22,7 +22,7 @@ from chassis.runtime.service import create_app
 from events.billing import PaymentSucceeded
 from events.orders import OrderPlaced
 from events.users import UserState
-from tests.support.builders import a_user, an_order, told
+from tests.support.builders import a_user, an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService
@@ -55,7 +55,7 @@ async def running_fragile(install_chorus: Install) -> AsyncIterator[Fragile]:
 
 @pytest.fixture
 async def fragile(running_fragile: Fragile) -> AsyncIterator[Fragile]:
-    async with running_fragile.billing.listened_to():
+    async with running_fragile.billing.observed():
         yield running_fragile
         await running_fragile.billing.is_ready(200)
 
@@ -67,20 +67,22 @@ async def deposit(billing: RunningService, user: UserState, amount: int = 1000) 
 
 
 def orders_of(user: UserState, count: int) -> list[Row]:
-    return [told(OrderPlaced(order=an_order(total="1.00", user=user))) for _ in range(count)]
+    return [outbox_row(OrderPlaced(order=an_order(total="1.00", user=user))) for _ in range(count)]
 
 
 async def all_are_paid_once(billing: RunningService, rows: list[Row]) -> None:
-    await billing.has_heard(*rows)
+    await billing.has_processed(*rows)
     orders = {UUID(row.attributes["subject"]) for row in rows}
     paid = await billing.rows(
         "SELECT order_id FROM transfers WHERE kind = 'payment' AND order_id = ANY($1)", list(orders)
     )
     assert len(paid) == len(orders)
     assert {row["order_id"] for row in paid} == orders
-    said = {e.id: e.event for e in billing.tap.received if isinstance(e.event, PaymentSucceeded)}
-    assert {event.order.id for event in said.values()} == orders
-    assert len(said) == len(orders)
+    succeeded = {
+        e.id: e.event for e in billing.tap.received if isinstance(e.event, PaymentSucceeded)
+    }
+    assert {event.order.id for event in succeeded.values()} == orders
+    assert len(succeeded) == len(orders)
 
 
 def transactions(monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
@@ -202,12 +204,12 @@ class TestServiceDuringOutages:
         await billing.is_ready(503)
         await deposit(billing, user, 5)
         assert await billing.value("SELECT count(*) FROM outbox") == 2
-        assert billing.said == []
+        assert billing.published == []
         rows = orders_of(user, 3)
         await billing.receives(*rows)
         await fragile.broker.accept()
         await all_are_paid_once(billing, rows)
-        await billing.says(5)
+        await billing.publishes(5)
 
     async def test_dead_letters_are_counted_again_once_the_broker_is_back(
         self, fragile: Fragile

@@ -18,7 +18,7 @@ from chassis.messaging.relay import UNROUTABLE, BrokerAwayError, Relay
 from chassis.messaging.topology import JOURNAL
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced
 from tests.support.broker import Broker, Tap
-from tests.support.builders import an_order, told
+from tests.support.builders import an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.office import Office, placed
@@ -110,7 +110,7 @@ class TestRelay:
     async def test_a_rolled_back_transaction_leaves_no_row(self, office: Office) -> None:
         async def fails_at_the_end() -> None:
             async with begin(office.pool) as tx:
-                tx.outbox.append(told(placed(1)[0]))
+                tx.outbox.append(outbox_row(placed(1)[0]))
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
@@ -164,7 +164,7 @@ class TestRelay:
     ) -> None:
         early, late = placed(2)
         async with begin(office.pool) as tx:
-            tx.outbox.append(told(early))
+            tx.outbox.append(outbox_row(early))
             await office.commits(late)
             assert await office.relays_once() == 1
         assert await office.relays_once() == 1
@@ -354,7 +354,7 @@ class TestPublisher:
         cancelled, [placed_now] = OrderCancelled(order=an_order(status="cancelled")), placed(1)
         try:
             for event, refused in ((placed_now, False), (cancelled, True), (placed_now, False)):
-                row = told(event)
+                row = outbox_row(event)
                 publication = (row.exchange, row.routing_key, to_message([row]))
                 [error] = await publisher.publish([publication])
                 assert isinstance(error, DeliveryError) == refused

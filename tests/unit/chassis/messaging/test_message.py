@@ -27,7 +27,7 @@ from chassis.messaging.outbox import Row
 from events.base import Causation, Envelope
 from events.orders import OrderPaid, OrderPlaced
 from events.users import UserUpdated
-from tests.support.builders import a_user, an_order, told
+from tests.support.builders import a_user, an_order, outbox_row
 
 NOW = datetime(2026, 11, 22, 13, 5, 12, 345678, tzinfo=UTC)
 TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -57,7 +57,7 @@ class TestPlainMessage:
 
     def test_it_has_every_property(self) -> None:
         order = an_order()
-        row = told(OrderPlaced(order=order), causation_id=UUID(int=7), traceparent=TRACE)
+        row = outbox_row(OrderPlaced(order=order), causation_id=UUID(int=7), traceparent=TRACE)
         message = to_message([row])
 
         assert message.body.decode() == row.data

@@ -1,0 +1,148 @@
+"""A second channel beside e-mail: one class, and notifications that name it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from apps.notifications.channels import Channel, ServerAwayError
+from apps.notifications.dispatcher import Dispatcher
+from apps.notifications.models import DeliveryResult, Notification
+from chassis.database.transaction import begin
+from events.base import Causation
+from events.notifications import NotificationFailed, NotificationSent
+from events.orders import OrderState
+from tests.support.builders import a_user, an_account, an_order, now, payment_succeeded
+from tests.support.eventually import eventually
+from tests.support.harness import RunningService
+from tests.support.mail import MailSink
+from tests.support.notified import a_recipient
+
+
+class TextMessages(Channel):
+    """A channel in a few lines. Its server can be away, and gives the listed results before it accepts."""
+
+    def __init__(self) -> None:
+        self.sent: list[UUID] = []
+        self.results: list[DeliveryResult] = []
+        self.back = asyncio.Event()
+        self.back.set()
+        self.refused_to_connect = 0
+
+    async def ready(self) -> None:
+        await self.back.wait()
+
+    async def send(self, notification: Notification) -> DeliveryResult:
+        if not self.back.is_set():
+            self.refused_to_connect += 1
+            raise ServerAwayError("no network")
+        if self.results:
+            return self.results.pop(0)
+        self.sent.append(notification.id)
+        return DeliveryResult("accepted", "0 queued")
+
+
+@contextlib.asynccontextmanager
+async def dispatching(notifications: RunningService, channel: Channel) -> AsyncIterator[None]:
+    """A dispatcher of text messages, beside the service's own one of e-mails."""
+    service = notifications.service
+    dispatcher = asyncio.create_task(
+        Dispatcher(service.database.pool, "text", lambda: channel, service.relay.committed).run()
+    )
+    try:
+        yield
+    finally:
+        dispatcher.cancel()
+        await asyncio.wait([dispatcher])
+
+
+async def a_text_message(notifications: RunningService, order: OrderState) -> UUID:
+    """A notification of joy about an order, rendered and addressed for the second channel."""
+    account = an_account(user=order.user_id, balance="1.00")
+    cause, at = Causation("flow-text"), now()
+    text = Notification.about("joy", order, order.total, account, id=uuid7(), cause=cause, now=at)
+    text.channel, text.address, text.locale = "text", "+10000000000", "en"
+    text.subject, text.body, text.status, text.due_at = "Paid", "Thank you!", "pending", at
+    async with begin(notifications.service.database.pool) as tx:
+        await tx.insert([text])
+    return text.id
+
+
+async def is_(status: str, notifications: RunningService, id: UUID) -> None:
+    """Wait until a notification has this status, and its event is published."""
+
+    async def reached() -> None:
+        found = await notifications.value("SELECT status FROM notifications WHERE id = $1", id)
+        assert found == status
+
+    await eventually(reached)
+    await notifications.is_quiet()
+
+
+async def test_an_order_is_notified_once_in_each_channel(
+    notifications: RunningService, mail: MailSink
+) -> None:
+    ada, channel = await a_recipient(notifications), TextMessages()
+    order = an_order(user=ada)
+    async with dispatching(notifications, channel):
+        id = await a_text_message(notifications, order)
+        await notifications.processes(payment_succeeded(order))
+        await is_("sent", notifications, id)
+        await mail.gets(ada.email)
+        assert channel.sent == [id]
+
+        async def both_published() -> None:
+            sent = notifications.published_of(NotificationSent)
+            assert len(sent) == 2
+            assert {event.notification.order_id for event in sent} == {order.id}
+
+        await eventually(both_published)
+
+
+async def test_a_dispatcher_leaves_notifications_of_other_channels(
+    notifications: RunningService, mail: MailSink
+) -> None:
+    ada = await a_recipient(notifications)
+    id = await a_text_message(notifications, an_order(user=ada))
+    await notifications.processes(payment_succeeded(an_order(user=ada)))
+    await mail.gets(ada.email)
+    untouched = "SELECT status = 'pending' AND due_at = created_at FROM notifications WHERE id = $1"
+    assert await notifications.value(untouched, id)
+    async with dispatching(notifications, TextMessages()):
+        await is_("sent", notifications, id)
+
+
+async def test_results_of_any_channel_defer_or_fail_a_notification(
+    notifications: RunningService,
+) -> None:
+    channel = TextMessages()
+    channel.results = [DeliveryResult("deferred", "1 busy"), DeliveryResult("refused", "2 no")]
+    async with dispatching(notifications, channel):
+        id = await a_text_message(notifications, an_order(user=a_user()))
+        await is_("failed", notifications, id)
+    [failed] = await notifications.publishes(1)
+    assert isinstance(failed, NotificationFailed)
+    assert failed.reason == "2 no"
+    attempts = await notifications.value("SELECT attempts FROM notifications WHERE id = $1", id)
+    assert attempts == 2
+
+
+async def test_a_channel_whose_server_is_away_counts_no_attempt(
+    notifications: RunningService,
+) -> None:
+    channel = TextMessages()
+    channel.back.clear()
+    async with dispatching(notifications, channel):
+        id = await a_text_message(notifications, an_order(user=a_user()))
+
+        async def tried() -> None:
+            assert channel.refused_to_connect == 1
+
+        await eventually(tried)
+        state = "SELECT status = 'pending' AND attempts = 0 FROM notifications WHERE id = $1"
+        assert await notifications.value(state, id)
+        channel.back.set()
+        await is_("sent", notifications, id)
+    assert channel.sent == [id]

@@ -1,0 +1,157 @@
+"""Waiting for the outcome of an order, and following its updates."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from uuid_utils.compat import uuid7
+
+from apps.orders import api
+from apps.orders.updates import OrderUpdates
+from events.orders import OrderPlaced, OrderRejected
+from events.users import UserState
+from tests.support.builders import (
+    a_user,
+    payment_rejected,
+    payment_succeeded,
+)
+from tests.support.eventually import eventually
+from tests.support.harness import RunningService
+from tests.support.shopping import cancel, place, view
+
+
+async def wait_for(
+    orders: RunningService, user: UserState, prefer: str, outcome: Any = None
+) -> httpx.Response:
+    """Place an order and wait; `outcome` is consumed meanwhile."""
+    async with orders.http(user) as ada:
+        waiting = asyncio.create_task(
+            ada.post("/order/create", json={"totalPrice": "30.00"}, headers={"Prefer": prefer})
+        )
+        if outcome is not None:
+            [placed] = await orders.publishes(1)
+            assert isinstance(placed, OrderPlaced)
+            assert not waiting.done()
+            await orders.processes(outcome(placed.order))
+        return await waiting
+
+
+async def test_who_waits_is_answered_once_the_order_is_paid(orders: RunningService) -> None:
+    answer = await wait_for(orders, a_user(), "wait=20", payment_succeeded)
+    assert (answer.status_code, answer.json()["status"]) == (201, "paid")
+    assert answer.headers["Preference-Applied"] == "wait=20"
+    assert answer.headers["Location"] == f"/order/{answer.json()['orderId']}"
+
+
+async def test_who_waits_is_told_why_the_order_is_rejected(orders: RunningService) -> None:
+    answer = await wait_for(orders, a_user(), "wait=20", payment_rejected)
+    assert answer.status_code == 403
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Preference-Applied"] == "wait=20"
+    [rejected] = orders.published_of(OrderRejected)
+    assert answer.json()["orderId"] == str(rejected.order.id)
+    assert answer.json()["reason"] == "insufficient_funds"
+
+
+async def test_who_waits_is_not_told_to_order_again_when_the_outcome_cannot_be_read(
+    orders: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(api, "_read", away)
+    answer = await wait_for(orders, a_user(), "wait=20")
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert answer.headers["Location"] == f"/order/{answer.json()['orderId']}"
+    [placed] = await orders.publishes(1)
+    assert isinstance(placed, OrderPlaced)
+    assert str(placed.order.id) == answer.json()["orderId"]
+
+
+async def test_who_waits_in_vain_is_told_that_the_order_is_accepted(
+    orders: RunningService,
+) -> None:
+    answer = await wait_for(orders, a_user(), "wait=1")
+    assert (answer.status_code, answer.json()["status"]) == (202, "pending")
+    assert answer.headers["Preference-Applied"] == "wait=1"
+
+
+async def test_nobody_waits_longer_than_half_a_minute(
+    orders: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.orders.api.WAIT_LIMIT_SECONDS", 1)
+    answer = await wait_for(orders, a_user(), "wait=999999")
+    assert answer.status_code == 202
+    assert answer.headers["Preference-Applied"] == "wait=1"
+
+
+@pytest.mark.parametrize("prefer", ["respond-async", "wait=", "wait=-1", "wait=soon", "await=5"])
+async def test_a_preference_that_is_not_known_is_ignored(
+    orders: RunningService, prefer: str
+) -> None:
+    answer = await wait_for(orders, a_user(), prefer)
+    assert (answer.status_code, answer.json()["status"]) == (201, "pending")
+    assert "Preference-Applied" not in answer.headers
+
+
+async def test_who_waits_hears_of_a_cancellation(orders: RunningService) -> None:
+    user = a_user()
+    async with orders.http(user) as ada:
+        body, headers = {"totalPrice": 1}, {"Prefer": "respond-async, wait=20"}
+        waiting = asyncio.create_task(ada.post("/order/create", json=body, headers=headers))
+        [placed] = await orders.publishes(1)
+        assert isinstance(placed, OrderPlaced)
+        await cancel(orders, placed.order)
+        answer = await waiting
+    assert (answer.status_code, answer.json()["status"]) == (201, "cancelled")
+
+
+# Following an order.
+
+
+def sent(stream: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """The events of a stream: name, id, data. Comments are left out."""
+    found = []
+    for block in stream.replace("\r\n", "\n").strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if line[0] != ":")
+        if fields:
+            found.append((fields["event"], fields["id"], json.loads(fields["data"])))
+    return found
+
+
+async def test_a_follower_sees_the_order_then_its_change_and_the_stream_ends(
+    orders: RunningService,
+) -> None:
+    order = await place(orders, a_user())
+    async with orders.http(order.user_id) as ada:
+        following = asyncio.create_task(ada.get(f"/order/{order.id}/events"))
+
+        async def subscribed() -> bool:
+            return order.id in orders.provided(OrderUpdates)._waiting
+
+        await eventually(subscribed)
+        await orders.processes(payment_succeeded(order))
+        answer = await following
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    events = sent(answer.text)
+    assert [(name, id) for name, id, _ in events] == [("pending", "1"), ("paid", "2")]
+    assert events[-1][2] == await view(orders, order)
+
+
+async def test_the_stream_of_a_settled_order_ends_at_once(orders: RunningService) -> None:
+    order = await place(orders, a_user())
+    await orders.processes(payment_rejected(order))
+    async with orders.http(order.user_id) as ada:
+        answer = await ada.get(f"/order/{order.id}/events")
+    assert [name for name, _, _ in sent(answer.text)] == ["rejected"]
+
+
+async def test_nobody_follows_another_persons_order(orders: RunningService) -> None:
+    order = await place(orders, a_user())
+    async with orders.http(a_user()) as bob:
+        foreign = await bob.get(f"/order/{order.id}/events")
+        missing = await bob.get(f"/order/{uuid7()}/events")
+    assert foreign.status_code == missing.status_code == 404
+    assert foreign.headers["Content-Type"] == "application/problem+json"

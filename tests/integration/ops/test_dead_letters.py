@@ -1,0 +1,240 @@
+"""`chorus dead` on a real broker: it lists dead letters without loss, replays each once, or discards it."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from chassis.messaging import message as wire
+from chassis.messaging.dead_letters import with_reason
+from chassis.messaging.outbox import Row
+from chassis.messaging.topology import DEAD, queue_name
+from events.orders import OrderPlaced
+from ops.main import cli
+from tests.support.broker import Broker
+from tests.support.builders import a_user, an_order, now, outbox_row
+from tests.support.eventually import eventually
+from tests.support.harness import RunningService
+from tests.support.installation import environment
+
+QUEUE = queue_name("billing", OrderPlaced)
+
+
+@dataclass
+class Desk:
+    """A running billing service, and the command as an operator runs it."""
+
+    billing: RunningService
+    broker: Broker
+
+    async def run(self, *arguments: str, status: int = 0) -> Result:
+        """Run `chorus dead ...` and check its exit status."""
+        result = await asyncio.to_thread(CliRunner().invoke, cli, ["dead", *arguments])
+        assert result.exit_code == status, result.output
+        return result
+
+    async def listed(self, *arguments: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(
+            (await self.run("list", "--json", *arguments)).stdout
+        )
+        return found
+
+    async def put(self, row: Row, error: Exception, *, copies: int = 1, queue: str = QUEUE) -> None:
+        """Dead-letter an event as billing does."""
+        for _ in range(copies):
+            message = with_reason(
+                wire.to_message([row]),
+                queue=queue,
+                exchange="orders",
+                key=row.routing_key,
+                error=error,
+                attempts=4,
+            )
+            await self.broker.send(message, DEAD, "billing")
+
+        async def there() -> bool:
+            return await self.broker.waiting(f"billing.{DEAD}") >= copies
+
+        await eventually(there)
+
+    async def charges(self, row: Row) -> int:
+        order_id = UUID(row.attributes["subject"])
+        count: int = await self.billing.value(
+            "SELECT count(*) FROM charges WHERE order_id = $1", order_id
+        )
+        return count
+
+
+@pytest.fixture
+async def desk(billing: RunningService) -> AsyncIterator[Desk]:
+    broker = Broker(billing.installation.amqp_admin_url)
+    await broker.open()
+    # Only billing runs here, with a vhost of its own: the other services have no login in it.
+    with environment(
+        {"CHORUS_AMQP_URL_USERS": billing.installation.amqp_url("billing")}
+        | dict(billing.installation.environment)
+    ):
+        yield Desk(billing, broker)
+    await broker.purge(f"billing.{DEAD}")
+    await broker.close()
+
+
+def an_event() -> Row:
+    return outbox_row(OrderPlaced(order=an_order(total="1.00", user=a_user())))
+
+
+async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
+    row = an_event()
+    before = now() - timedelta(seconds=1)
+    await desk.put(row, ValueError("the cause"))
+    [listed] = await desk.listed("--service", "billing")
+    since = listed.pop("since")
+    assert listed == {
+        "id": str(row.id),
+        "service": "billing",
+        "type": "OrderPlaced",
+        "queue": QUEUE,
+        "reason": "ValueError: the cause",
+        "attempts": 4,
+        "correlationId": row.attributes["correlationid"],
+    }
+    assert before.isoformat()[:19] <= since[:19] <= now().isoformat()[:19]
+    shown = await desk.run("show", str(row.id), "--service", "billing")
+    assert '"dead_letter_queue": "billing.order-placed"' in shown.stdout
+    assert row.attributes["subject"] in shown.stdout
+
+
+async def test_looking_uses_nothing_up(desk: Desk) -> None:
+    await desk.put(an_event(), ValueError())
+    for _ in range(25):  # more than the broker's default delivery limit
+        assert len(await desk.listed("--service", "billing")) == 1
+
+
+async def test_a_dry_run_does_nothing(desk: Desk) -> None:
+    row = an_event()
+    await desk.put(row, ValueError())
+    for command in ("replay", "drop"):
+        result = await desk.run(command, str(row.id), "--service", "billing", "--dry-run")
+        assert "1 would be" in result.stdout
+    assert len(await desk.listed("--service", "billing")) == 1
+    assert await desk.charges(row) == 0
+
+
+async def test_dead_letters_replayed_twice_have_one_effect(desk: Desk) -> None:
+    row = an_event()
+    await desk.put(row, ValueError(), copies=2)
+    assert "2 were replayed" in (await desk.run("replay", "--service", "billing")).stdout
+    await desk.put(row, ValueError())
+    assert (
+        "1 were replayed" in (await desk.run("replay", str(row.id), "--service", "billing")).stdout
+    )
+    await desk.billing.has_processed(row)
+    assert await desk.charges(row) == 1
+    assert await desk.listed("--service", "billing") == []
+
+
+async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> None:
+    row = an_event()
+    await desk.put(row, ValueError())
+    died = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ops", "dead", "replay", "--service", "billing",
+        env={**os.environ, "CHORUS_CRASH_AT": "publisher.after_publish"},
+        cwd=Path(__file__).parents[3], stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await died.wait() == -signal.SIGKILL
+
+    async def back() -> bool:
+        return await desk.broker.waiting(f"billing.{DEAD}") == 1
+
+    await eventually(back, what="the dead letter is not requeued")
+    await desk.run("replay", str(row.id), "--service", "billing")
+    await desk.billing.has_processed(row)
+    assert await desk.charges(row) == 1
+
+
+async def test_only_the_consumer_that_parked_it_hears_a_replay(desk: Desk) -> None:
+    row = an_event()
+    await desk.put(row, ValueError())
+    async with desk.broker.tap("orders") as tap:
+        await desk.run("replay", str(row.id), "--service", "billing")
+        await desk.billing.has_processed(row)
+        await tap.flush()
+    assert tap.messages == []
+
+
+async def test_filters_choose(desk: Desk) -> None:
+    late, locked = an_event(), an_event()
+    await desk.put(late, TimeoutError("late"))
+    await desk.put(locked, ValueError("locked"), copies=1)
+    for filters, chosen in {
+        ("--reason", "locked"): {locked.id},
+        ("--type", "OrderPlaced"): {late.id, locked.id},
+        ("--queue", "billing.order-cancelled"): set(),
+        ("--older-than", "1d"): set(),
+        ("--newer-than", "1d"): {late.id, locked.id},
+        ("--newer-than", "0s"): set(),
+        (str(late.id),): {late.id},
+    }.items():
+        listed = await desk.listed("--service", "billing", *filters)
+        assert {UUID(letter["id"]) for letter in listed} == chosen, filters
+
+
+async def test_what_is_dropped_is_gone(desk: Desk) -> None:
+    kept, dropped = an_event(), an_event()
+    await desk.put(kept, ValueError())
+    await desk.put(dropped, ValueError())
+    await desk.run("drop", str(dropped.id), "--service", "billing")
+    assert [letter["id"] for letter in await desk.listed("--service", "billing")] == [str(kept.id)]
+    assert await desk.charges(dropped) == 0
+
+
+async def test_what_was_not_chosen_or_is_not_there_is_said(desk: Desk) -> None:
+    await desk.run("drop", status=2)
+    await desk.run("replay", "--all", "--service", "billing", status=2)
+    await desk.run("list", "--service", "nobody", status=2)
+    await desk.run("list", "--older-than", "long", status=2)
+    await desk.run("drop", "no-such-id", "--service", "billing", status=1)
+
+
+@pytest.mark.parametrize("queue", ["orders.payment-succeeded", "billing.dead", "nowhere"])
+async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_go(
+    desk: Desk, queue: str
+) -> None:
+    """Headers written by hand must not route a replay to another consumer."""
+    foreign, own = an_event(), an_event()
+    await desk.put(foreign, ValueError(), queue=queue)
+    await desk.put(own, ValueError())
+    result = await desk.run("replay", "--service", "billing", status=1)
+    assert f"billing does not consume {queue}" in result.stderr
+    await desk.billing.has_processed(own)
+    assert await desk.charges(own) == 1
+    [left] = await desk.listed("--service", "billing")
+    assert left["id"] == str(foreign.id)
+
+
+async def test_of_a_cluster_any_node_will_do(desk: Desk) -> None:
+    await desk.put(an_event(), ValueError())
+    url = desk.billing.installation.amqp_url("billing")
+    away = url.replace(str(urlsplit(url).port), "1")
+    with environment(
+        dict(desk.billing.installation.environment) | {"CHORUS_AMQP_URL_USERS": f"{away}, {url}"}
+    ):
+        assert len(await desk.listed("--service", "billing")) == 1
+
+
+async def test_a_message_that_nobody_has_explained_stays(desk: Desk) -> None:
+    await desk.broker.send(wire.to_message([an_event()]), DEAD, "billing")
+    await desk.run("replay", "--service", "billing", status=1)
+    [left] = await desk.listed("--service", "billing")
+    assert left["queue"] == ""
