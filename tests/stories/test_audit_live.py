@@ -104,7 +104,7 @@ async def scene(install_chorus: Install, tmp_path_factory: pytest.TempPathFactor
     return Scene(installation.servers.database_admin_url, chorus.urls, history)
 
 
-async def test_what_is_well_passes(scene: Scene) -> None:
+async def test_a_consistent_system_has_no_findings(scene: Scene) -> None:
     report = await audit(scene.urls, scene.history, at_rest=True, timeout_seconds=TIMEOUT_SECONDS)
     assert report.lines() == []
     assert report.clean
@@ -112,7 +112,7 @@ async def test_what_is_well_passes(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(("invariant", "spoiling"), SPOILED.values(), ids=SPOILED)
-async def test_what_is_spoiled_is_found(
+async def test_an_inconsistency_is_found(
     scene: Scene, invariant: int, spoiling: Mapping[str, str]
 ) -> None:
     async with scene.spoiled(spoiling) as urls:
@@ -120,7 +120,7 @@ async def test_what_is_spoiled_is_found(
     assert invariant in report.violated, report.lines()
 
 
-def test_every_invariant_is_spoiled_here() -> None:
+def test_every_invariant_is_violated_here() -> None:
     assert {invariant for invariant, _ in SPOILED.values()} == set(range(1, 10))
 
 
@@ -187,7 +187,7 @@ async def test_no_comparison_of_inboxes_is_redundant(
         assert invariant not in report.violated, report.lines()
 
 
-def test_every_rule_is_spoiled_alone() -> None:
+def test_every_rule_is_violated_alone() -> None:
     tried = {*ONLY_BY.values()}
     for source in auditor.RULES:
         places = range(len(source.rules)) if isinstance(source, Check) else [None]
@@ -233,7 +233,7 @@ ANSWERED: Final[dict[str, Change]] = {
 
 
 @pytest.mark.parametrize("change", ANSWERED.values(), ids=ANSWERED)
-async def test_an_answer_that_was_not_true_is_found(scene: Scene, change: Change) -> None:
+async def test_an_untrue_response_is_found(scene: Scene, change: Change) -> None:
     attempts = list(scene.history.attempts)
     change(attempts)
     report = await audit(
@@ -242,7 +242,7 @@ async def test_an_answer_that_was_not_true_is_found(scene: Scene, change: Change
     assert report.violated == [3], report.lines()
 
 
-async def test_a_request_without_an_answer_may_have_an_order(scene: Scene) -> None:
+async def test_a_request_without_a_response_may_have_an_order(scene: Scene) -> None:
     attempts = [replace(attempt, order_id=None) for attempt in scene.history.attempts]
     report = await audit(
         scene.urls, History(attempts), at_rest=True, timeout_seconds=TIMEOUT_SECONDS
@@ -250,7 +250,7 @@ async def test_a_request_without_an_answer_may_have_an_order(scene: Scene) -> No
     assert report.lines() == []
 
 
-async def test_a_database_that_does_not_answer_is_no_finding(scene: Scene) -> None:
+async def test_an_unavailable_database_is_no_finding(scene: Scene) -> None:
     databases = {**scene.urls.databases, "orders": "postgresql://nobody@127.0.0.1:1/nothing"}
     with pytest.raises(DatabaseUnavailableError, match="orders"):
         await audit(replace(scene.urls, databases=databases))
@@ -272,7 +272,7 @@ async def test_an_order_is_in_flight_for_a_minute(
     assert report.violated == violated
 
 
-async def test_what_is_right_in_the_next_round_was_only_in_flight(
+async def test_what_is_consistent_in_the_next_round_was_in_flight(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated = asyncio.Event()
@@ -299,7 +299,7 @@ async def test_what_is_right_in_the_next_round_was_only_in_flight(
     assert report.rounds > 1
 
 
-async def test_a_system_at_work_is_audited_without_a_finding(chorus: Stack) -> None:
+async def test_a_system_under_load_is_audited_without_a_finding(chorus: Stack) -> None:
     async with Load.on(chorus) as load:
 
         async def something_was_in_flight() -> bool:

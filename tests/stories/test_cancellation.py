@@ -6,7 +6,7 @@ from events.orders import OrderCancelled, OrderPlaced
 from tests.stories.stack import Stack
 
 
-async def test_a_paid_order_that_is_cancelled_is_refunded_and_a_letter_tells_so(
+async def test_a_cancelled_paid_order_is_refunded_and_notified(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -29,7 +29,7 @@ async def test_a_paid_order_that_is_cancelled_is_refunded_and_a_letter_tells_so(
     assert order["refundedAt"] is not None
 
 
-async def test_cancelling_again_gives_the_same_answer_and_refunds_once(chorus: Stack) -> None:
+async def test_cancelling_again_gives_the_same_response_and_refunds_once(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     order_id = await ada.order("30.00")
     await ada.settled(order_id)
@@ -48,7 +48,7 @@ async def test_cancelling_again_gives_the_same_answer_and_refunds_once(chorus: S
     await ada.mail(2)
 
 
-async def test_an_order_that_is_cancelled_while_pending_costs_nothing_in_the_end(
+async def test_an_order_cancelled_while_pending_costs_nothing(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -63,7 +63,9 @@ async def test_an_order_that_is_cancelled_while_pending_costs_nothing_in_the_end
     assert (await ada.sees("orders", f"/order/{order_id}"))["status"] == "cancelled"
 
 
-async def test_billing_that_hears_of_the_cancellation_first_never_debits(chorus: Stack) -> None:
+async def test_an_order_whose_cancellation_billing_processed_first_is_not_debited(
+    chorus: Stack,
+) -> None:
     ada = await chorus.customer(deposit="100.00")
     async with chorus.withheld(OrderPlaced, "billing"):
         order_id = await ada.order("30.00")
@@ -85,7 +87,7 @@ async def test_a_rejected_order_cannot_be_cancelled(chorus: Stack) -> None:
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-async def test_cancellations_that_race_payments_leave_every_balance_as_it_was(
+async def test_concurrent_cancellations_and_payments_leave_every_balance_unchanged(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")

@@ -58,7 +58,7 @@ def travellers(service: str, point: str) -> list[type[Event]]:
 
 
 @pytest.mark.parametrize("point", [*PUBLISHING, *CONSUMING, *DECIDING, "committer.after_begin"])
-async def test_a_crash_on_the_way_of_any_event_loses_and_doubles_nothing(
+async def test_a_crash_at_any_point_loses_and_doubles_nothing(
     mortal: Stack, triggers: Triggers, point: str
 ) -> None:
     stories: list[asyncio.Task[None]] = []
@@ -77,7 +77,7 @@ async def test_a_crash_on_the_way_of_any_event_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("point", MAILING)
-async def test_a_crash_of_the_mailer_doubles_a_letter_at_most_once(
+async def test_a_crash_of_the_dispatcher_doubles_an_e_mail_at_most_once(
     mortal: Stack, triggers: Triggers, point: str
 ) -> None:
     lane = Lane(mortal, "notifications", point)
@@ -98,7 +98,7 @@ async def test_a_crash_of_the_mailer_doubles_a_letter_at_most_once(
 
 
 @pytest.mark.parametrize("point", ["dead_letters.after_publish", "publisher.after_publish"])
-async def test_a_crash_while_a_message_is_set_aside_leaves_it_there_twice_at_most(
+async def test_a_crash_during_dead_lettering_leaves_a_message_twice_at_most(
     mortal: Stack, point: str
 ) -> None:
     async def die_for_each(service: str) -> None:
@@ -127,7 +127,7 @@ CREATE TRIGGER fault BEFORE INSERT ON inbox FOR EACH ROW WHEN (NEW.event_id = '{
 MENDED: Final = "DROP TRIGGER fault ON inbox"
 
 
-async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_does_the_other(
+async def test_a_crash_between_the_halves_of_a_split_batch_loses_neither(
     mortal: Stack, triggers: Triggers
 ) -> None:
     lanes = {service: Lane(mortal, service, "committer.between_halves") for service in SERVICES}

@@ -42,7 +42,7 @@ def copies(tap: Tap, order: UUID) -> list[UUID]:
     return [received.id for received in tap.received if received.event.subject == str(order)]
 
 
-async def test_an_event_that_was_committed_and_not_published_is_published_after_the_restart(
+async def test_a_committed_unpublished_event_is_published_after_the_restart(
     mortal: Stack, ada: Customer
 ) -> None:
     lane = Lane(mortal, "orders", "committer.after_commit")
@@ -70,7 +70,7 @@ async def came_again(chorus: Stack, process: ServiceProcess, times: float) -> No
     await eventually(counted)
 
 
-async def test_an_event_that_was_confirmed_and_not_noted_comes_again_and_has_one_effect(
+async def test_an_event_whose_confirm_was_not_recorded_is_redelivered_and_has_one_effect(
     mortal: Stack, ada: Customer
 ) -> None:
     lane = Lane(mortal, "orders", "relay.after_confirm")
@@ -93,7 +93,7 @@ async def test_an_event_that_was_confirmed_and_not_noted_comes_again_and_has_one
     await came_again(mortal, mortal["billing"], before + 1)
 
 
-async def test_an_event_that_was_handled_and_not_acknowledged_comes_again_and_has_one_effect(
+async def test_a_processed_unacknowledged_event_is_redelivered_and_has_one_effect(
     mortal: Stack, ada: Customer
 ) -> None:
     lane = Lane(mortal, "billing", "inbox.before_ack")
@@ -109,7 +109,7 @@ async def test_an_event_that_was_handled_and_not_acknowledged_comes_again_and_ha
     assert await mortal.metric(lane.process, **PROCESSED) == 0
 
 
-async def test_an_order_whose_commits_go_unanswered_is_charged_once(
+async def test_an_order_whose_commits_are_unanswered_is_charged_once(
     mortal: Stack, ada: Customer
 ) -> None:
     url = mortal.installation.database_url("billing")
@@ -143,7 +143,7 @@ async def test_an_order_whose_commits_go_unanswered_is_charged_once(
         ("committer.after_commit", True),
     ],
 )
-async def test_a_batch_that_a_crash_interrupts_is_done_as_a_whole_or_not_at_all(
+async def test_a_batch_interrupted_by_a_crash_is_atomic(
     mortal: Stack, ada: Customer, point: str, done: bool
 ) -> None:
     lane = Lane(mortal, "billing", point)

@@ -34,7 +34,7 @@ async def test_several_notifications_that_waited_are_all_sent(chorus: Stack) -> 
     }
 
 
-async def test_an_order_that_reaches_billing_before_its_user_is_refused_or_paid_rightly(
+async def test_an_order_that_reaches_billing_before_its_user_is_decided_correctly(
     chorus: Stack,
 ) -> None:
     async with chorus.withheld(UserRegistered, "billing", "orders"):

@@ -43,7 +43,7 @@ async def test_a_rejected_notification_has_failed_with_the_servers_reason(chorus
     assert await ada.balance() == "70.00"
 
 
-async def test_while_the_mail_server_is_gone_notifications_wait_and_nothing_else_does(
+async def test_without_a_mail_server_only_notifications_wait(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")

@@ -11,7 +11,7 @@ async def paid_order(customer: Customer) -> None:
     await customer.notified(order_id, "joy")
 
 
-async def test_the_next_letter_has_the_new_name_address_and_language(chorus: Stack) -> None:
+async def test_the_next_e_mail_has_the_new_name_address_and_language(chorus: Stack) -> None:
     sofja = await chorus.customer("Sofja", "en", deposit="100.00")
     await paid_order(sofja)
     new_address = f"new-{sofja.flow}@example.com"
@@ -26,7 +26,7 @@ async def test_the_next_letter_has_the_new_name_address_and_language(chorus: Sta
     await sofja.sign_in()
 
 
-async def test_what_was_true_before_does_not_come_back_when_it_arrives_late(chorus: Stack) -> None:
+async def test_an_older_profile_that_arrives_late_is_ignored(chorus: Stack) -> None:
     ada = await chorus.customer("Ada", deposit="100.00")
     await ada.change(name="Ada Byron")
     await ada.change(name="Ada Lovelace")
@@ -45,7 +45,7 @@ async def test_what_was_true_before_does_not_come_back_when_it_arrives_late(chor
     assert "Hello Ada Lovelace," in letter.text
 
 
-async def test_a_change_that_overtakes_the_registration_stands(chorus: Stack) -> None:
+async def test_a_change_that_overtakes_the_registration_is_kept(chorus: Stack) -> None:
     everywhere = ("billing", "orders", "notifications")
     async with chorus.withheld(UserRegistered, *everywhere):
         ada = await chorus.customer("Ada", deposit="100.00")

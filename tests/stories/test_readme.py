@@ -71,7 +71,7 @@ def tell(chorus: Stack, user_id: UUID) -> None:
             chorus.attempts.append(Attempt(user_id, to_minor(found[1]), flow, flow))
 
 
-async def test_a_reader_gets_a_paid_order_and_its_letter(chorus: Stack) -> None:
+async def test_the_commands_of_the_readme_give_a_paid_order_and_its_e_mail(chorus: Stack) -> None:
     program("curl", "curl")
     bash = await asyncio.create_subprocess_exec(
         "bash", "-c", script(chorus), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

@@ -141,7 +141,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
     assert len(chorus.mail.letters) == mail
 
 
-async def test_what_comes_again_while_services_are_down_changes_nothing_when_they_return(
+async def test_events_redelivered_while_services_are_down_change_nothing(
     chorus: Stack,
 ) -> None:
     events = await a_flow_with_every_event(chorus)
@@ -167,7 +167,7 @@ async def test_what_comes_again_while_services_are_down_changes_nothing_when_the
     assert len(chorus.mail.letters) == mail
 
 
-async def test_facts_told_again_after_the_inbox_has_forgotten_them_change_nothing(
+async def test_events_published_again_after_the_inbox_was_purged_change_nothing(
     chorus: Stack,
 ) -> None:
     """Under new ids no inbox deduplicates them: versions and business keys must."""

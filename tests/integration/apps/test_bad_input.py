@@ -190,7 +190,7 @@ async def test_a_body_that_is_too_large(endpoint: Endpoint) -> None:
 
 
 @at(OPERATIONS)
-async def test_a_field_that_nobody_knows(endpoint: Endpoint) -> None:
+async def test_an_unknown_field(endpoint: Endpoint) -> None:
     declared = endpoint.operation.body or {}
     for name in ("balance", "role", "userId", "status", "id", "version", "isAdmin", "", "\u00e9"):
         if name not in declared:
@@ -219,7 +219,7 @@ async def test_a_field_of_another_type(endpoint: Endpoint) -> None:
 
 
 @at(WITH_BODY)
-async def test_a_number_that_is_none(endpoint: Endpoint) -> None:
+async def test_a_malformed_number(endpoint: Endpoint) -> None:
     assert endpoint.operation.body
     for name in endpoint.operation.body:
         for value in (
@@ -239,7 +239,7 @@ async def test_a_number_that_is_none(endpoint: Endpoint) -> None:
 
 
 @at(WITH_BODY)
-async def test_a_field_that_is_missing(endpoint: Endpoint) -> None:
+async def test_a_missing_field(endpoint: Endpoint) -> None:
     schema = endpoint.operation.definition["requestBody"]["content"]["application/json"]["schema"]
     body = endpoint.operation.schemas[schema["$ref"].rpartition("/")[2]]
     assert endpoint.operation.body
@@ -253,7 +253,7 @@ async def test_a_field_that_is_missing(endpoint: Endpoint) -> None:
 
 
 @at(OPERATIONS)
-async def test_a_query_that_nobody_knows(endpoint: Endpoint) -> None:
+async def test_an_unknown_query(endpoint: Endpoint) -> None:
     for query in (
         "nope=1",
         "x",
@@ -268,7 +268,7 @@ async def test_a_query_that_nobody_knows(endpoint: Endpoint) -> None:
 
 
 @at(LISTS)
-async def test_a_page_from_nowhere(endpoint: Endpoint) -> None:
+async def test_an_invalid_cursor(endpoint: Endpoint) -> None:
     cursors = ("x", "", "0", "-1", "1.5", "..", "%00", "%F0%9F%98%80", "9" * 64, "A" * 32, "null")
     for cursor in cursors:
         is_problem(await endpoint.asked(query=f"cursor={cursor}"), 422)
@@ -280,7 +280,7 @@ async def test_a_page_from_nowhere(endpoint: Endpoint) -> None:
 
 
 @at(WITH_IDS)
-async def test_an_id_that_is_none(endpoint: Endpoint) -> None:
+async def test_a_malformed_id(endpoint: Endpoint) -> None:
     for id in (
         "x",
         "0",
@@ -299,7 +299,7 @@ async def test_an_id_that_is_none(endpoint: Endpoint) -> None:
 
 
 @at(WITH_IDS)
-async def test_an_id_that_is_unknown_or_belongs_to_somebody_else(endpoint: Endpoint) -> None:
+async def test_an_id_that_is_unknown_or_of_another_user(endpoint: Endpoint) -> None:
     document = is_problem(await endpoint.asked(endpoint.operation.body, id=str(uuid7())), 404)
     assert document["reason"] == "not_found"
 
@@ -308,7 +308,7 @@ async def test_an_id_that_is_unknown_or_belongs_to_somebody_else(endpoint: Endpo
 
 
 @at(SECURED)
-async def test_nobody_who_is_not_known(endpoint: Endpoint) -> None:
+async def test_an_unauthenticated_request(endpoint: Endpoint) -> None:
     now = int(time.time())
     stranger = type(endpoint.service.signer)("another")
     tokens = {
@@ -334,7 +334,7 @@ async def test_nobody_who_is_not_known(endpoint: Endpoint) -> None:
 
 
 @at([operation for operation in OPERATIONS if operation.path == "/notification/send"])
-async def test_a_user_where_only_operators_may(endpoint: Endpoint) -> None:
+async def test_a_user_at_a_route_of_operators(endpoint: Endpoint) -> None:
     document = is_problem(
         await endpoint.asked(endpoint.operation.body, token=endpoint.token(role="user")), 403
     )
@@ -342,7 +342,7 @@ async def test_a_user_where_only_operators_may(endpoint: Endpoint) -> None:
 
 
 @at(WITH_KEY)
-async def test_a_key_that_is_none(endpoint: Endpoint) -> None:
+async def test_a_malformed_idempotency_key(endpoint: Endpoint) -> None:
     for key in (
         b"",
         b" ",
@@ -367,7 +367,7 @@ async def test_a_preference_that_is_too_long(endpoint: Endpoint) -> None:
 
 
 @at(OPERATIONS)
-async def test_a_method_that_the_path_does_not_have(endpoint: Endpoint) -> None:
+async def test_an_unsupported_method(endpoint: Endpoint) -> None:
     path = endpoint.operation.path.replace("{", "").replace("}", "")
     async with endpoint.service.http() as http:
         for method in ("DELETE", "PUT", "OPTIONS", "TRACE", "PROPFIND"):
@@ -379,9 +379,7 @@ async def test_a_method_that_the_path_does_not_have(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     "preference", ["wait", "wait=", "wait=x", "wait=-1", "x", "respond-async", ""]
 )
-async def test_a_preference_that_is_not_understood_is_no_reason_to_refuse(
-    orders: RunningService, preference: str
-) -> None:
+async def test_a_malformed_preference_is_ignored(orders: RunningService, preference: str) -> None:
     async with orders.http(uuid7()) as http:
         answer = await http.post(
             "/order/create", json={"totalPrice": 1}, headers={"Prefer": preference}

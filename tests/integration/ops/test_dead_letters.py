@@ -94,7 +94,7 @@ def an_event() -> Row:
     return outbox_row(OrderPlaced(order=an_order(total="1.00", user=a_user())))
 
 
-async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
+async def test_a_list_has_the_queue_reason_and_time_of_each_dead_letter(desk: Desk) -> None:
     row = an_event()
     before = now() - timedelta(seconds=1)
     await desk.put(row, ValueError("the cause"))
@@ -115,13 +115,13 @@ async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
     assert row.attributes["subject"] in shown.stdout
 
 
-async def test_looking_uses_nothing_up(desk: Desk) -> None:
+async def test_listing_leaves_every_dead_letter(desk: Desk) -> None:
     await desk.put(an_event(), ValueError())
     for _ in range(25):  # more than the broker's default delivery limit
         assert len(await desk.listed("--service", "billing")) == 1
 
 
-async def test_a_dry_run_does_nothing(desk: Desk) -> None:
+async def test_a_dry_run_has_no_effect(desk: Desk) -> None:
     row = an_event()
     await desk.put(row, ValueError())
     for command in ("replay", "drop"):
@@ -163,7 +163,7 @@ async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> No
     assert await desk.charges(row) == 1
 
 
-async def test_only_the_consumer_that_parked_it_hears_a_replay(desk: Desk) -> None:
+async def test_a_replay_goes_to_the_consumer_that_dead_lettered_it_only(desk: Desk) -> None:
     row = an_event()
     await desk.put(row, ValueError())
     async with desk.broker.tap("orders") as tap:
@@ -173,7 +173,7 @@ async def test_only_the_consumer_that_parked_it_hears_a_replay(desk: Desk) -> No
     assert tap.messages == []
 
 
-async def test_filters_choose(desk: Desk) -> None:
+async def test_filters_select_dead_letters(desk: Desk) -> None:
     late, locked = an_event(), an_event()
     await desk.put(late, TimeoutError("late"))
     await desk.put(locked, ValueError("locked"), copies=1)
@@ -190,7 +190,7 @@ async def test_filters_choose(desk: Desk) -> None:
         assert {UUID(letter["id"]) for letter in listed} == chosen, filters
 
 
-async def test_what_is_dropped_is_gone(desk: Desk) -> None:
+async def test_a_discarded_dead_letter_is_deleted(desk: Desk) -> None:
     kept, dropped = an_event(), an_event()
     await desk.put(kept, ValueError())
     await desk.put(dropped, ValueError())
@@ -199,7 +199,7 @@ async def test_what_is_dropped_is_gone(desk: Desk) -> None:
     assert await desk.charges(dropped) == 0
 
 
-async def test_what_was_not_chosen_or_is_not_there_is_said(desk: Desk) -> None:
+async def test_unselected_and_missing_dead_letters_are_reported(desk: Desk) -> None:
     await desk.run("drop", status=2)
     await desk.run("replay", "--all", "--service", "billing", status=2)
     await desk.run("list", "--service", "nobody", status=2)
@@ -208,7 +208,7 @@ async def test_what_was_not_chosen_or_is_not_there_is_said(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("queue", ["orders.payment-succeeded", "billing.dead", "nowhere"])
-async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_go(
+async def test_a_dead_letter_of_another_services_queue_stays_and_others_are_replayed(
     desk: Desk, queue: str
 ) -> None:
     """Headers written by hand must not route a replay to another consumer."""
@@ -223,7 +223,7 @@ async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_
     assert left["id"] == str(foreign.id)
 
 
-async def test_of_a_cluster_any_node_will_do(desk: Desk) -> None:
+async def test_any_node_of_a_cluster_is_used(desk: Desk) -> None:
     await desk.put(an_event(), ValueError())
     url = desk.billing.installation.amqp_url("billing")
     away = url.replace(str(urlsplit(url).port), "1")
@@ -233,7 +233,7 @@ async def test_of_a_cluster_any_node_will_do(desk: Desk) -> None:
         assert len(await desk.listed("--service", "billing")) == 1
 
 
-async def test_a_message_that_nobody_has_explained_stays(desk: Desk) -> None:
+async def test_a_dead_letter_without_a_reason_stays(desk: Desk) -> None:
     await desk.broker.send(wire.to_message([an_event()]), DEAD, "billing")
     await desk.run("replay", "--service", "billing", status=1)
     [left] = await desk.listed("--service", "billing")

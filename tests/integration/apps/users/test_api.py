@@ -29,7 +29,7 @@ from tests.support.registering import (
 # Registration.
 
 
-async def test_registration_makes_a_user_and_says_so(users: RunningService) -> None:
+async def test_a_registration_makes_a_user_and_is_published(users: RunningService) -> None:
     registration = a_registration(email="Ada.L+1@Example.ORG", locale="ru")
     async with users.http() as http:
         answer = await http.post(
@@ -54,14 +54,14 @@ async def test_registration_makes_a_user_and_says_so(users: RunningService) -> N
     assert message.headers["cloudEvents_subject"] == str(user_id)
 
 
-async def test_a_password_is_kept_as_argon2id_and_nothing_else(users: RunningService) -> None:
+async def test_a_password_is_stored_as_argon2id_only(users: RunningService) -> None:
     async with a_user_of(users) as ada:
         [row] = await users.rows("SELECT * FROM users WHERE id = $1", UUID(id_of(ada)))
     assert row["password_hash"].startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert PASSWORD not in str(dict(row))
 
 
-async def test_an_address_in_other_letters_is_the_same_one(users: RunningService) -> None:
+async def test_an_address_is_the_same_in_upper_and_lower_case(users: RunningService) -> None:
     email = an_address()
     async with users.http() as http:
         await http.post("/user/register", json=a_registration(email=email))
@@ -70,7 +70,7 @@ async def test_an_address_in_other_letters_is_the_same_one(users: RunningService
     await users.publishes(1)
 
 
-async def test_of_many_who_want_one_address_at_once_one_gets_it(users: RunningService) -> None:
+async def test_concurrent_registrations_of_one_address_make_one_user(users: RunningService) -> None:
     email = an_address()
     async with users.http() as http:
         answers = await asyncio.gather(
@@ -80,7 +80,7 @@ async def test_of_many_who_want_one_address_at_once_one_gets_it(users: RunningSe
     await users.publishes(1)
 
 
-async def test_inside_one_batch_the_first_gets_the_address_and_no_neighbour_suffers(
+async def test_in_one_batch_the_first_registration_gets_the_address(
     users: RunningService,
 ) -> None:
     taken, wanted, other = an_address(), an_address(), an_address()
@@ -96,7 +96,7 @@ async def test_inside_one_batch_the_first_gets_the_address_and_no_neighbour_suff
     ]
 
 
-async def test_transactions_that_want_the_same_addresses_the_other_way_round_never_deadlock(
+async def test_registrations_of_the_same_addresses_in_opposite_orders_do_not_deadlock(
     users: RunningService,
 ) -> None:
     async def register(emails: list[str]) -> int:
@@ -113,7 +113,7 @@ async def test_transactions_that_want_the_same_addresses_the_other_way_round_nev
 # View and change.
 
 
-async def test_a_user_sees_himself(users: RunningService) -> None:
+async def test_a_user_sees_their_own_profile(users: RunningService) -> None:
     async with a_user_of(users, email="grace@example.org", name="Grace") as grace:
         answer = await grace.get(f"/user/view/{id_of(grace)}")
         assert answer.status_code == 200
@@ -129,7 +129,7 @@ async def test_a_user_sees_himself(users: RunningService) -> None:
         }
 
 
-async def test_other_users_look_as_if_they_were_not_there(users: RunningService) -> None:
+async def test_another_user_is_not_found(users: RunningService) -> None:
     async with a_user_of(users) as ada, a_user_of(users) as eve:
         for asked in (id_of(ada), str(uuid7())):
             seen = await eve.get(f"/user/view/{asked}")
@@ -140,7 +140,7 @@ async def test_other_users_look_as_if_they_were_not_there(users: RunningService)
         assert (await ada.get(f"/user/view/{id_of(ada)}")).json()["name"] == "Ada Lovelace"
 
 
-async def test_an_operator_sees_everybody(users: RunningService) -> None:
+async def test_an_operator_sees_every_user(users: RunningService) -> None:
     async with a_user_of(users) as ada, users.as_operator() as operator:
         assert (await operator.get(f"/user/view/{id_of(ada)}")).status_code == 200
         assert problem(await operator.get(f"/user/view/{uuid7()}")) == (404, "not_found")
@@ -148,7 +148,7 @@ async def test_an_operator_sees_everybody(users: RunningService) -> None:
         assert problem(missing) == (404, "not_found")
 
 
-async def test_a_change_is_a_new_version_and_everybody_is_told(users: RunningService) -> None:
+async def test_a_change_makes_a_new_version_and_is_published(users: RunningService) -> None:
     email = an_address()
     async with a_user_of(users) as ada:
         answer = await ada.patch(
@@ -169,7 +169,7 @@ async def test_a_change_is_a_new_version_and_everybody_is_told(users: RunningSer
     }
 
 
-async def test_what_changes_nothing_is_no_event(users: RunningService) -> None:
+async def test_a_change_without_effect_publishes_nothing(users: RunningService) -> None:
     email = an_address()
     async with a_user_of(users, email=email) as ada:
         before = (await ada.get(f"/user/view/{id_of(ada)}")).json()
@@ -179,7 +179,7 @@ async def test_what_changes_nothing_is_no_event(users: RunningService) -> None:
     await users.publishes(1)
 
 
-async def test_an_address_that_is_taken_cannot_be_changed_to(users: RunningService) -> None:
+async def test_a_change_to_a_taken_address_is_refused(users: RunningService) -> None:
     email = an_address()
     async with a_user_of(users, email=email), a_user_of(users) as eve:
         answer = await eve.patch(f"/user/{id_of(eve)}", json={"email": email, "name": "Ada"})
@@ -188,7 +188,7 @@ async def test_an_address_that_is_taken_cannot_be_changed_to(users: RunningServi
     await users.publishes(2)
 
 
-async def test_inside_one_batch_of_changes_each_is_decided_alone(users: RunningService) -> None:
+async def test_in_one_batch_each_change_is_decided_alone(users: RunningService) -> None:
     taken, free, given_up = an_address(), an_address(), an_address()
     commands = [a_command(email) for email in (taken, given_up, an_address(), an_address())]
     made = await together(users, use_cases.register_users, commands)
@@ -219,7 +219,7 @@ async def test_inside_one_batch_of_changes_each_is_decided_alone(users: RunningS
     assert isinstance(result, User)
 
 
-async def test_registrations_and_changes_that_race_for_an_address_give_it_to_one(
+async def test_concurrent_registrations_and_changes_give_an_address_to_one_user(
     users: RunningService,
 ) -> None:
     commands = [a_command(an_address()) for _ in range(8)]
@@ -263,7 +263,7 @@ async def test_registrations_and_changes_that_race_for_an_address_give_it_to_one
         {"version": 7},
     ],
 )
-async def test_a_registration_that_is_wrong_leaves_nothing(
+async def test_an_invalid_registration_stores_nothing(
     users: RunningService, wrong: dict[str, Any]
 ) -> None:
     count = "SELECT count(*) FROM users"
@@ -295,7 +295,7 @@ async def test_a_registration_that_is_wrong_leaves_nothing(
         (b'{"name": "' + b"x" * 1_000_000 + b'"}', "application/json", 413),
     ],
 )
-async def test_a_change_that_is_wrong_changes_nothing(
+async def test_an_invalid_change_has_no_effect(
     users: RunningService, body: bytes, content_type: str, status: int
 ) -> None:
     async with a_user_of(users) as ada:
@@ -308,7 +308,7 @@ async def test_a_change_that_is_wrong_changes_nothing(
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
-async def test_nobody_is_let_in_without_a_token(users: RunningService, method: str) -> None:
+async def test_a_request_without_a_token_is_refused(users: RunningService, method: str) -> None:
     path = f"/user/view/{uuid7()}" if method == "GET" else f"/user/{uuid7()}"
     body = None if method == "GET" else {"name": "Eve"}
     async with users.http() as http:

@@ -64,7 +64,7 @@ async def die_often(
 
 
 @pytest.mark.parametrize("seconds_each", [0, 0.3], ids=["quick", "slow"])
-async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
+async def test_a_message_that_kills_its_consumer_is_dead_lettered_alone(
     chorus: Installation, tmp_path: Path, seconds_each: float
 ) -> None:
     """A slow consumer prefetches all redelivered messages at once, so each crash could count against all of them."""
@@ -81,7 +81,7 @@ async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
     await broker.close()
 
 
-async def test_an_event_that_kills_from_inside_a_pack_leaves_the_others_their_effects(
+async def test_an_event_that_kills_its_consumer_does_not_affect_the_rest_of_its_batch(
     chorus: Installation, tmp_path: Path
 ) -> None:
     broker = Broker(chorus.amqp_admin_url)

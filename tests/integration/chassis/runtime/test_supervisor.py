@@ -39,7 +39,7 @@ async def process(doomed: Installation, tmp_path: Path) -> AsyncIterator[Service
     await processes.stop()
 
 
-async def test_the_process_ends_with_an_error_when_its_relay_dies(
+async def test_the_process_ends_with_an_error_when_its_relay_fails(
     process: ServiceProcess, administrator: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     await administrator.execute("ALTER TABLE outbox RENAME TO somewhere_else")
@@ -51,7 +51,7 @@ async def test_the_process_ends_with_an_error_when_its_relay_dies(
     assert "task=relay" in process.log
 
 
-async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
+async def test_the_process_ends_with_an_error_when_a_task_of_the_service_fails(
     doomed: Installation,
     process: ServiceProcess,
     administrator: "asyncpg.Connection[asyncpg.Record]",
@@ -86,6 +86,6 @@ async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
     assert re.search("task=(order_updates|late_order_gauges)", process.log)
 
 
-async def test_a_process_that_is_asked_to_end_ends_well(process: ServiceProcess) -> None:
+async def test_sigterm_ends_the_process_with_status_0(process: ServiceProcess) -> None:
     assert await process.stop() == 0
     assert "service.stopped" in process.log

@@ -160,7 +160,7 @@ class TestCommitUnknown:
         assert [type(result) for result in results] == [CommitUnknownError] * 2
         assert doubling.batches == [[1, 2]]
 
-    async def test_without_a_timeout_the_batch_is_retried_because_the_inbox_deduplicates(
+    async def test_without_a_timeout_the_batch_is_retried(
         self, committer: Make, server: Server, doubling: Doubling
     ) -> None:
         server.commit_faults = [ConnectionResetError()]
