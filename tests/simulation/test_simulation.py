@@ -52,12 +52,12 @@ def test_every_mutant_is_tried() -> None:
 
 
 async def test_the_same_seed_gives_the_same_steps_in_another_process(
-    apart: Apart, stranger: Apart
+    apart: Apart, another: Apart
 ) -> None:
     """Nothing but the seed decides: no address, no hash, no clock of the machine."""
     played = []
     for seed in CROWDED_SEEDS:
-        here, there = await apart.crowded(seed), await stranger.crowded(seed)
+        here, there = await apart.crowded(seed), await another.crowded(seed)
         assert here == there
         assert here.deaths, "nobody died in a crowd"
         played.append(here)

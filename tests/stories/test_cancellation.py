@@ -16,8 +16,8 @@ async def test_a_cancelled_paid_order_is_refunded_and_notified(
 
     cancelled = await ada.cancel(order_id)
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
-    letter = await ada.notified(order_id, "refund")
-    assert letter["subject"] == "Your money is back: 30.00 EUR"
+    notification = await ada.notified(order_id, "refund")
+    assert notification["subject"] == "Your money is back: 30.00 EUR"
     assert await ada.balance() == "100.00"
     assert [mail.subject for mail in await ada.mail(2)] == [
         "Your order is paid: 30.00 EUR",
@@ -71,8 +71,8 @@ async def test_an_order_whose_cancellation_billing_processed_first_is_not_debite
         order_id = await ada.order("30.00")
         assert (await ada.cancel(order_id)).status_code == 200
         await chorus.has_processed("billing", OrderCancelled, order_id)
-    letter = await ada.notified(order_id, "sorrow")
-    assert letter["subject"] == "Your order was cancelled and not charged: 30.00 EUR"
+    notification = await ada.notified(order_id, "sorrow")
+    assert notification["subject"] == "Your order was cancelled and not charged: 30.00 EUR"
     assert await ada.balance() == "100.00"
     statement = await ada.sees("billing", f"/account/{ada.id}/transactions")
     assert [line["kind"] for line in statement["items"]] == ["deposit"]

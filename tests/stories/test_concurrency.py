@@ -19,7 +19,7 @@ async def test_of_a_thousand_concurrent_orders_the_six_hundred_covered_are_paid(
     statuses = await chorus.rows("orders", by_status, order_ids)
     assert {row["status"]: row["count"] for row in statuses} == {"paid": 600, "rejected": 400}
     assert await ada.balance() == "0.00"
-    mail = Counter(letter.subject for letter in await ada.mail(1000))
+    mail = Counter(email.subject for email in await ada.mail(1000))
     assert mail == {
         "Your order is paid: 1.00 EUR": 600,
         "Your order could not be paid: 1.00 EUR": 400,

@@ -42,7 +42,7 @@ async def kill(chorus: Stack, load: Load, service: str) -> None:
 
 
 async def test_a_killed_dispatcher_sends_the_remaining_e_mails_later(chorus: Stack) -> None:
-    before = len(chorus.mail.letters)
+    before = len(chorus.mail.emails)
     async with Load.on(chorus) as load:
         for _ in range(2):
             await load.goes_on()
@@ -52,9 +52,9 @@ async def test_a_killed_dispatcher_sends_the_remaining_e_mails_later(chorus: Sta
             await chorus["notifications"].start()
         await load.goes_on()
     await chorus.is_quiet()
-    mail = chorus.mail.letters[before:]
-    assert len({letter.notification_id for letter in mail}) == len(load.orders)
-    assert len({letter.source for letter in mail}) == len(load.orders)
+    mail = chorus.mail.emails[before:]
+    assert len({email.notification_id for email in mail}) == len(load.orders)
+    assert len({email.source for email in mail}) == len(load.orders)
 
 
 @pytest.mark.parametrize("service", ["orders", "billing", "notifications", "users"])
@@ -110,7 +110,7 @@ async def test_every_e_mail_is_sent_once_notifications_return(
     assert (await ada.settled(refused))["status"] == "rejected"
     await ada.cancel(paid)
     await chorus["notifications"].start()
-    assert {letter.subject for letter in await ada.mail(3)} == {
+    assert {email.subject for email in await ada.mail(3)} == {
         "Your order is paid: 30.00 EUR",
         "Your order could not be paid: 1000.00 EUR",
         "Your money is back: 30.00 EUR",

@@ -1,4 +1,4 @@
-"""The story that the demo tells, in both languages: what a customer is promised from registration to the letter."""
+"""The story that the demo tells, in both languages: what a customer is promised from registration to the e-mail."""
 
 import pytest
 
@@ -85,12 +85,12 @@ async def test_a_user_sees_only_their_own_records(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     eve = await chorus.customer("Eve")
     order_id = await ada.order("30.00")
-    letter = await ada.notified(order_id, "joy")
+    notification = await ada.notified(order_id, "joy")
     for service, path in {
         "users": f"/user/view/{ada.id}",
         "billing": f"/account/{ada.id}",
         "orders": f"/order/{order_id}",
-        "notifications": f"/notification/{letter['notificationId']}",
+        "notifications": f"/notification/{notification['notificationId']}",
     }.items():
         assert (await ada.ask(service, "GET", path)).status_code == 200
         assert (await eve.ask(service, "GET", path)).status_code == 404

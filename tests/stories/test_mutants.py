@@ -204,16 +204,16 @@ async def test_with_every_mechanism_nothing_is_found(situation: Situation, choru
     await situation(chorus)
 
 
-async def test_a_crash_of_a_correct_service_is_no_finding(mortal: Stack) -> None:
-    await a_death_at_work(mortal)
+async def test_a_crash_of_a_correct_service_is_no_finding(crashable: Stack) -> None:
+    await a_death_at_work(crashable)
 
 
-async def test_locks_alone_serialize_concurrent_orders(mortal: Stack) -> None:
+async def test_locks_alone_serialize_concurrent_orders(crashable: Stack) -> None:
     """The table's unique version is the second line of defence; the first holds without it."""
     try:
-        await a_rush(mortal)
+        await a_rush(crashable)
     finally:
-        await mortal.rows("billing", mutants.VERSION_KEY)
+        await crashable.rows("billing", mutants.VERSION_KEY)
 
 
 def test_every_mutant_is_tried() -> None:

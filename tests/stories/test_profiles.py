@@ -6,7 +6,7 @@ from tests.stories.stack import Stack
 
 
 async def paid_order(customer: Customer) -> None:
-    """An order and its letter."""
+    """An order and its e-mail."""
     order_id = await customer.order("1.00")
     await customer.notified(order_id, "joy")
 
@@ -41,8 +41,8 @@ async def test_an_older_profile_that_arrives_late_is_ignored(chorus: Stack) -> N
     await chorus.tell_again(old)
     await chorus.is_quiet()
     await paid_order(ada)
-    [letter] = await ada.mail(1)
-    assert "Hello Ada Lovelace," in letter.text
+    [email] = await ada.mail(1)
+    assert "Hello Ada Lovelace," in email.text
 
 
 async def test_a_change_that_overtakes_the_registration_is_kept(chorus: Stack) -> None:
@@ -55,5 +55,5 @@ async def test_a_change_that_overtakes_the_registration_is_kept(chorus: Stack) -
         await paid_order(ada)
     await chorus.is_quiet()
     await paid_order(ada)
-    for letter in await ada.mail(2):
-        assert "Hello Ada Lovelace," in letter.text
+    for email in await ada.mail(2):
+        assert "Hello Ada Lovelace," in email.text

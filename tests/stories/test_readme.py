@@ -1,4 +1,4 @@
-"""A reader who knows nothing follows the README, and gets a paid order and its letter with curl alone."""
+"""A reader who knows nothing follows the README, and gets a paid order and its e-mail with curl alone."""
 
 import asyncio
 import json
@@ -86,7 +86,7 @@ async def test_the_commands_of_the_readme_give_a_paid_order_and_its_e_mail(choru
     for text, answer in zip(seen[1:], shown[1:], strict=True):
         assert alike(json.loads(answer), json.loads(text)), text
     await chorus.is_quiet()
-    subjects = [letter.subject for letter in chorus.mail.to("ada@example.com")]
+    subjects = [email.subject for email in chorus.mail.to("ada@example.com")]
     assert subjects == [
         "Your order is paid: 30.00 EUR",
         "Your order could not be paid: 1000.00 EUR",

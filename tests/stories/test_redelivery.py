@@ -129,7 +129,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
     before, published, mail = (
         await remembered(chorus),
         published_ids(chorus),
-        len(chorus.mail.letters),
+        len(chorus.mail.emails),
     )
     already, known = await handled(chorus), await handled(chorus, only_new=True)
     again = shuffled([outbox_row_of(event) for event in events], times=6)
@@ -138,7 +138,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
     assert await handled(chorus, only_new=True) == known, "an inbox did not deduplicate"
     assert await remembered(chorus) == before
     assert published_ids(chorus) == published
-    assert len(chorus.mail.letters) == mail
+    assert len(chorus.mail.emails) == mail
 
 
 async def test_events_redelivered_while_services_are_down_change_nothing(
@@ -148,7 +148,7 @@ async def test_events_redelivered_while_services_are_down_change_nothing(
     before, published, mail = (
         await remembered(chorus),
         published_ids(chorus),
-        len(chorus.mail.letters),
+        len(chorus.mail.emails),
     )
     for service in SERVICES:
         chorus[service].terminate()
@@ -164,7 +164,7 @@ async def test_events_redelivered_while_services_are_down_change_nothing(
     assert published_ids(chorus) - published <= {
         key.id for key in chorus.journal.events(SigningKeyPublished)
     }
-    assert len(chorus.mail.letters) == mail
+    assert len(chorus.mail.emails) == mail
 
 
 async def test_events_published_again_after_the_inbox_was_purged_change_nothing(
@@ -172,7 +172,7 @@ async def test_events_published_again_after_the_inbox_was_purged_change_nothing(
 ) -> None:
     """Under new ids no inbox deduplicates them: versions and business keys must."""
     events = await a_flow_with_every_event(chorus)
-    before, mail = await remembered(chorus), len(chorus.mail.letters)
+    before, mail = await remembered(chorus), len(chorus.mail.emails)
     already = await handled(chorus)
     published = published_ids(chorus)
     chance = random.Random(15)
@@ -180,4 +180,4 @@ async def test_events_published_again_after_the_inbox_was_purged_change_nothing(
     await has_handled(chorus, already, renamed)
     assert await remembered(chorus) == before
     assert published_ids(chorus) == published | {event.id for event in renamed}
-    assert len(chorus.mail.letters) == mail
+    assert len(chorus.mail.emails) == mail

@@ -310,12 +310,12 @@ async def test_an_id_that_is_unknown_or_of_another_user(endpoint: Endpoint) -> N
 @at(SECURED)
 async def test_an_unauthenticated_request(endpoint: Endpoint) -> None:
     now = int(time.time())
-    stranger = type(endpoint.service.signer)("another")
+    another = type(endpoint.service.signer)("another")
     tokens = {
         "none": "",
         "no token": "x",
         "expired": endpoint.token(exp=now - 1),
-        "forged": stranger.token(endpoint.user),
+        "forged": another.token(endpoint.user),
         "without an end": endpoint.token(exp=None),
         "for another": endpoint.token(aud="others"),
         "nested": "W" * 1_900 + ".e30.AA",

@@ -13,7 +13,7 @@ from chassis.messaging.outbox import Row
 from chassis.messaging.topology import DEAD, queue_name
 from events.money import to_text
 from events.orders import OrderPlaced
-from tests.support import mortal
+from tests.support import crashing_service
 from tests.support.broker import Broker
 from tests.support.builders import an_order, outbox_row
 from tests.support.eventually import eventually
@@ -25,7 +25,7 @@ DELIVERIES: Final = 16
 """Lower than in production, where it is a hundred: the test is faster."""
 
 QUEUE: Final = queue_name("billing", OrderPlaced)
-FATAL: Final = to_text(mortal.FATAL)
+FATAL: Final = to_text(crashing_service.FATAL)
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ async def die_often(
     chorus: Installation, broker: Broker, folder: Path, *, seconds_each: float = 0
 ) -> None:
     """Restart the service until its queue is empty."""
-    own = {mortal.VARIABLE: str(seconds_each)}
+    own = {crashing_service.VARIABLE: str(seconds_each)}
     service = Child(
-        "mortal",
-        [sys.executable, "-m", "tests.support.mortal"],
-        log=folder / "mortal.log",
+        "crashing_service",
+        [sys.executable, "-m", "tests.support.crashing_service"],
+        log=folder / "crashing_service.log",
         environment=dict(os.environ) | chorus.environment | own,
         folder=Path(__file__).parents[4],
     )

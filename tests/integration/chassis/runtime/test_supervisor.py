@@ -18,24 +18,24 @@ from tests.support.tokens import Signer
 
 
 @pytest.fixture
-async def doomed(install_chorus: Install) -> Installation:
-    return await install_chorus("doomed", "orders")
+async def installation(install_chorus: Install) -> Installation:
+    return await install_chorus("supervised", "orders")
 
 
 @pytest.fixture
 async def administrator(
-    doomed: Installation,
+    installation: Installation,
 ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(doomed.database_admin_url("orders"))
+    connection = await asyncpg.connect(installation.database_admin_url("orders"))
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def process(doomed: Installation, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
+async def process(installation: Installation, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
     """A process started by the command itself, so that its exit status is observed."""
     processes = Processes(tmp_path)
-    yield await processes.of("orders", doomed).start()
+    yield await processes.of("orders", installation).start()
     await processes.stop()
 
 
@@ -52,12 +52,12 @@ async def test_the_process_ends_with_an_error_when_its_relay_fails(
 
 
 async def test_the_process_ends_with_an_error_when_a_task_of_the_service_fails(
-    doomed: Installation,
+    installation: Installation,
     process: ServiceProcess,
     administrator: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
     signer, user = Signer(), a_user()
-    broker = Broker(doomed.amqp_admin_url)
+    broker = Broker(installation.amqp_admin_url)
     await broker.open()
     await broker.publish(signer.published())
     await broker.close()
