@@ -23,7 +23,7 @@ from chassis.web.commands import (
     StoredResponse,
     idempotent,
 )
-from tests.simulation.broker import SimulatedPublisher, Subscriptions
+from tests.simulation.channel import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
 from tests.simulation.mail import SimulatedMailServer, Submission
 from tests.simulation.pool import Pool

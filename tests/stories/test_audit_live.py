@@ -4,23 +4,19 @@ Each test spoils copies of databases in which a few orders were paid, refused, r
 """
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from ops.audit import (
     Attempt,
     DatabaseUnavailableError,
     History,
-    Urls,
     audit,
     auditor,
     ledger,
@@ -32,6 +28,7 @@ from ops.audit.databases import reading
 from ops.audit.delivery import ALSO_RECEIVED, NOTHING_INVENTED, Leftovers
 from ops.audit.findings import Finding
 from ops.audit.rules import Check, Source, View
+from tests.stories.audited import Scene, run
 from tests.stories.load import Load
 from tests.stories.spoiling import SPOILED
 from tests.stories.stack import Stack
@@ -42,45 +39,6 @@ from tests.support.processes import Processes
 
 TIMEOUT_SECONDS: Final = 0.35
 """Enough for three rounds."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An installation at rest, whose services have ended, and what its customers were answered."""
-
-    admin_url: str
-    urls: Urls
-    history: History
-
-    @asynccontextmanager
-    async def spoiled(self, spoiling: Mapping[str, str]) -> AsyncIterator[Urls]:
-        """Where copies of the databases of some services are, in each of which a script has been run."""
-        databases = dict(self.urls.databases)
-        connection = await asyncpg.connect(self.admin_url)
-        made = []
-        try:
-            for service, script in spoiling.items():
-                url = urlsplit(databases[service])
-                made.append(name := f"spoiled_{next(_numbers)}")
-                await connection.execute(f'CREATE DATABASE {name} TEMPLATE "{url.path[1:]}"')
-                databases[service] = urlunsplit(url._replace(path=f"/{name}"))
-                await run(urlunsplit(urlsplit(self.admin_url)._replace(path=f"/{name}")), script)
-            yield replace(self.urls, databases=databases)
-        finally:
-            for name in made:
-                await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-            await connection.close()
-
-
-_numbers = itertools.count(1)
-
-
-async def run(url: str, script: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(script)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture(scope="module")

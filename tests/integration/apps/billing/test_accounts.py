@@ -9,10 +9,7 @@ from uuid_utils.compat import uuid7
 from apps.billing.use_cases import ViewAccount, view_accounts
 from chassis.database.transaction import Pool, begin
 from events.base import Causation
-from events.billing import (
-    AccountOpened,
-    PaymentRejected,
-)
+from events.billing import AccountOpened, PaymentRejected
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 from tests.support.builders import a_user, an_order

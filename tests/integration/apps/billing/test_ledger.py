@@ -3,10 +3,7 @@
 import asyncio
 import random
 
-from events.billing import (
-    PaymentRejected,
-    PaymentSucceeded,
-)
+from events.billing import PaymentRejected, PaymentSucceeded
 from events.money import to_text
 from events.orders import OrderCancelled, OrderPlaced
 from tests.support.builders import a_user, an_order, cancelled, outbox_row

@@ -1,57 +1,23 @@
 """The relay: what is committed is published, whatever fails on the way."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 from aio_pika.exceptions import DeliveryError
 
-from chassis.database.pool import Database
 from chassis.database.transaction import begin
 from chassis.messaging import outbox
 from chassis.messaging import relay as relay_module
 from chassis.messaging.message import BATCH, to_message
-from chassis.messaging.publisher import Publication, Publisher
-from chassis.messaging.relay import UNROUTABLE, BrokerAwayError, Relay
+from chassis.messaging.publisher import Publisher
+from chassis.messaging.relay import UNROUTABLE
 from chassis.messaging.topology import JOURNAL
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced
-from tests.support.broker import Broker, Tap
+from tests.support.broker import Tap
 from tests.support.builders import an_order, outbox_row
-from tests.support.eventually import eventually
-from tests.support.fixtures import Install
-from tests.support.proxy import Proxy
 from tests.support.relay_harness import RelayHarness, placed
-
-
-@pytest.fixture(scope="module")
-async def open_harness(install_chorus: Install) -> AsyncIterator[RelayHarness]:
-    installation = await install_chorus("relay", "orders")
-    database = Database(installation.database_url("orders"), "orders")
-    await database.open()
-    broker = Broker(installation.amqp_admin_url)
-    await broker.open()
-    async with asyncpg.create_pool(installation.database_admin_url("orders"), min_size=1) as pool:
-        yield RelayHarness(installation, pool, database.pool, broker)
-    await broker.close()
-    await database.close()
-
-
-@pytest.fixture
-async def harness(open_harness: RelayHarness) -> AsyncIterator[RelayHarness]:
-    async with open_harness.broker.tap("orders") as open_harness.tap:
-        yield open_harness
-    await open_harness.pool.execute("DELETE FROM outbox")
-
-
-@pytest.fixture
-async def administrator(
-    harness: RelayHarness,
-) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(harness.installation.database_admin_url("orders"))
-    yield connection
-    await connection.close()
 
 
 @pytest.fixture
@@ -73,26 +39,6 @@ async def without_the_journal(harness: RelayHarness, exchange: str) -> AsyncIter
 async def unbind(tap: Tap) -> None:
     queue = await tap._broker.channel.get_queue(tap._queue, ensure=False)
     await queue.unbind("orders", "#")
-
-
-Outage = Callable[[Proxy], Awaitable[None]]
-
-
-async def cut_off(proxy: Proxy) -> None:
-    await proxy.refuse()
-
-
-async def frozen(proxy: Proxy) -> None:
-    proxy.freeze()
-
-
-async def gives_up(relay: Relay) -> None:
-    """Wait until the relay has closed its connection to retry later."""
-
-    async def given_up() -> bool:
-        return relay._publisher._connection is None
-
-    await eventually(given_up)
 
 
 class TestRelay:
@@ -273,75 +219,6 @@ class TestRelay:
         await harness.pool.execute("UPDATE outbox SET retry_at = now()")
         assert await harness.relays_once() == 2
         assert await harness.waiting() == 0
-
-    async def test_unanswered_rows_stay_in_the_outbox_without_delay(
-        self, harness: RelayHarness, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        async def silent(_: Publisher, publications: Sequence[Publication]) -> list[BaseException]:
-            return [TimeoutError() for _ in publications]
-
-        await harness.commits(*placed(2))
-        with monkeypatch.context() as patched:
-            patched.setattr(Publisher, "publish", silent)
-            with pytest.raises(BrokerAwayError):
-                await harness.relays_once()
-        [row] = await harness.pool.fetch("SELECT DISTINCT retry_at FROM outbox")
-        assert row["retry_at"] is None
-        assert await harness.relays_once() == 2
-
-    @pytest.mark.parametrize("away", [cut_off, frozen])
-    async def test_a_relay_resumes_by_itself_when_the_broker_is_back(
-        self, harness: RelayHarness, away: Outage, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("chassis.messaging.publisher.CONFIRM_SECONDS", 0.3)
-        url = harness.installation.amqp_url("orders")
-        async with Proxy.before(url) as proxy, harness.relaying(proxy.url(url)) as relay:
-            await harness.commits(*placed(1))
-            relay.wake()
-            await harness.is_empty()
-            await away(proxy)
-            await harness.commits(*placed(5))
-            relay.wake()
-            await gives_up(relay)
-            assert await harness.waiting() == 5
-            if away is cut_off:
-                await proxy.accept()
-            proxy.thaw()
-            await harness.is_empty()
-        assert len({event.id for event in harness.tap.received}) == 6
-
-    async def test_a_last_move_waits_for_the_one_in_progress(self, harness: RelayHarness) -> None:
-        """A service that stops calls `move` once more, then ends the relay: no publish may be in progress by then."""
-        url = harness.installation.amqp_url("orders")
-        async with Proxy.before(url) as proxy, harness.relaying(proxy.url(url)) as relay:
-            await harness.commits(*placed(1))
-            relay.wake()
-            await harness.is_empty()
-            proxy.freeze()
-            await harness.commits(*placed(1))
-            relay.wake()
-            await eventually(harness.everything_is_taken)
-            last = asyncio.create_task(relay.move())
-            done, _ = await asyncio.wait([last], timeout=0.3)
-            assert not done, "the publish in progress is neither confirmed nor given up"
-            proxy.thaw()
-            await last
-            assert await harness.waiting() == 0
-
-    async def test_a_relay_survives_terminated_database_connections(
-        self, harness: RelayHarness, administrator: "asyncpg.Connection[asyncpg.Record]"
-    ) -> None:
-        async with harness.relaying() as relay:
-            for _ in range(5):
-                await harness.commits(*placed(20))
-                relay.wake()
-                await administrator.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
-                    harness.installation.login("orders"),
-                )
-                relay.wake()
-            await harness.is_empty()
-        assert len({event.id for event in harness.tap.received}) == 100
 
 
 class TestPublisher:
