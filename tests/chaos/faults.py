@@ -27,7 +27,7 @@ COPIES_IN_FLIGHT: Final = 16
 responses again that are not recorded yet."""
 
 COPIES_IN_HAND: Final = 200
-"""The same when a mailer dies: while a database stands still it goes on with what it has taken, and records nothing."""
+"""The same when a dispatcher dies: while a database is frozen it sends what it has taken, and records nothing."""
 
 REACHED_SECONDS: Final = 30.0
 """How long a process that is to die at a crash point may live on before it is killed anyhow."""

@@ -136,10 +136,10 @@ async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> 
     snapshot = await snapshot_of(world)
     report.sort_out(violations(snapshot))
     report.sort_out(await shoppers.money_that_is_wrong())
-    report.events, report.letters = len(snapshot.events), len(world.mail.letters)
+    report.events, report.emails = len(snapshot.events), len(world.mail.emails)
     report.paid = await world.value("orders", "SELECT count(*) FROM orders WHERE status = 'paid'")
     report.journal_gaps = len({received.id for received in snapshot.events} - await _kept(world))
-    report.extra_copies = report.letters - len({m.notification_id for m in world.mail.letters})
+    report.extra_copies = report.emails - len({m.notification_id for m in world.mail.emails})
 
 
 async def _kept(world: World) -> set[UUID]:

@@ -19,7 +19,7 @@ from tests.stories.customers import Customer
 
 CUSTOMERS: Final = 60
 REFUSED_MAIL: Final = 3
-"""Customers whose mail server takes no letter, ever: their letters fail, with the reason."""
+"""Customers whose mail server takes no e-mail, ever: their e-mails fail, with the reason."""
 
 SHOPPERS: Final = 40
 """How many requests are on their way at most."""

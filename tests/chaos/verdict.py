@@ -45,14 +45,14 @@ class Report:
     """Orders that were accepted."""
     paid: int = 0
     events: int = 0
-    letters: int = 0
+    emails: int = 0
     looks: int = 0
     """How often the ledger was audited during the run."""
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     extra_copies: int = 0
-    """Letters that arrived more than once, with the same Message-ID."""
+    """E-mails that arrived more than once, with the same Message-ID."""
     journal_gaps: int = 0
     """Events that were published and received, but that the stream `journal` does not contain."""
     longest_stall: float = 0.0
@@ -113,10 +113,10 @@ class Report:
             f"seed {self.seed}, {self.minutes:g} minutes",
             f"faults: {self.faults.total()} ({kinds})",
             f"requests: ok {self.ok:,}, refused {self.failed:,}, unknown {self.unknown:,}",
-            f"orders accepted {self.accepted:,}, paid {self.paid:,}; events {self.events:,}; letters {self.letters:,}",
+            f"orders accepted {self.accepted:,}, paid {self.paid:,}; events {self.events:,}; e-mails {self.emails:,}",
             f"the ledger was audited {self.looks} times during the run",
             f"lost {len(self.lost)}, doubled {len(self.doubled)}, violations {len(self.violations)}",
-            f"extra copies of letters {self.extra_copies}; events that the journal misses {self.journal_gaps}",
+            f"extra copies of e-mails {self.extra_copies}; events that the journal misses {self.journal_gaps}",
             f"longest stall {self.longest_stall:.1f} s; outboxes empty {recovery}",
             *(f"wrong: {finding[:400]}" for finding in self.wrong[:20]),
             *(f"too little: {shortfall}" for shortfall in self.shortfalls),

@@ -28,7 +28,9 @@ IDS = [f"{service} consumes {golden}" for service, _, golden in CONSUMERS]
 
 
 @pytest.mark.parametrize(("service", "kind", "golden"), CONSUMERS, ids=IDS)
-def test_a_consumer_reads_it_alone(service: str, kind: type[Event], golden: Golden) -> None:
+def test_a_consumer_reads_it_in_a_plain_message(
+    service: str, kind: type[Event], golden: Golden
+) -> None:
     row = _row(golden)
     message = wire.to_message([row])
 
@@ -37,7 +39,9 @@ def test_a_consumer_reads_it_alone(service: str, kind: type[Event], golden: Gold
 
 
 @pytest.mark.parametrize(("service", "kind", "golden"), CONSUMERS, ids=IDS)
-def test_a_consumer_reads_it_in_a_pack(service: str, kind: type[Event], golden: Golden) -> None:
+def test_a_consumer_reads_it_in_a_message_batch(
+    service: str, kind: type[Event], golden: Golden
+) -> None:
     rows = [_row(golden) for _ in range(3)]
 
     received = wire.from_message(wire.to_message(rows), kind)
@@ -45,7 +49,7 @@ def test_a_consumer_reads_it_in_a_pack(service: str, kind: type[Event], golden: 
     assert received == [Envelope(row.id, golden.event(), MOMENT, CAUSE) for row in rows]
 
 
-def test_the_consumers_are_those_of_the_design() -> None:
+def test_each_event_has_its_consumers() -> None:
     consumers = {
         event: {service for service, kinds in SUBSCRIPTIONS.items() if event in names(kinds)}
         for event in names(tuple(language().values()))
@@ -71,7 +75,7 @@ def test_the_consumers_are_those_of_the_design() -> None:
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_whoever_reads_the_journal_finds_the_same_names_on_the_wire(golden: Golden) -> None:
+def test_a_message_has_the_names_of_its_event(golden: Golden) -> None:
     message = wire.to_message([_row(golden)])
 
     assert message.type == golden.kind.__name__

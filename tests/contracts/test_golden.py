@@ -16,24 +16,24 @@ def test_every_event_has_a_golden_body(kind: type[Event]) -> None:
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_what_was_published_is_written_again_byte_for_byte(golden: Golden) -> None:
+def test_a_published_event_is_serialized_to_the_same_bytes(golden: Golden) -> None:
     assert golden.event().model_dump_json(exclude_unset=True) == golden.body
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_what_was_published_loses_nothing_when_it_is_written_in_full(golden: Golden) -> None:
+def test_a_published_event_serialized_in_full_keeps_every_field(golden: Golden) -> None:
     written = json.loads(golden.event().model_dump_json())
     assert _within(json.loads(golden.body), written)
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_a_field_from_the_future_is_ignored(golden: Golden) -> None:
+def test_an_unknown_field_is_ignored(golden: Golden) -> None:
     later = compact(_with_a_field_more(json.loads(golden.body)))
     assert golden.kind.model_validate_json(later) == golden.event()
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_the_subject_is_the_id_of_what_the_event_is_about(golden: Golden) -> None:
+def test_the_subject_is_the_id_of_the_entity(golden: Golden) -> None:
     event = golden.event()
     place: Any = json.loads(event.model_dump_json(by_alias=False))
     for name in golden.kind.subject_path.split("."):
@@ -41,7 +41,7 @@ def test_the_subject_is_the_id_of_what_the_event_is_about(golden: Golden) -> Non
     assert event.subject == place
 
 
-def test_a_golden_body_that_lacks_a_required_field_cannot_be_read() -> None:
+def test_a_golden_body_without_a_required_field_is_malformed() -> None:
     [golden, *_] = of(language()["order-paid.v1"])
     body = json.loads(golden.body)
     del body["order"]["version"]

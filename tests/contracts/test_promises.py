@@ -116,7 +116,7 @@ def test_a_change_that_breaks_readers_is_refused(
         ({"subject": "parcel.place.city"}, 'subject: was "parcel.id", is now "parcel.place.city"'),
     ],
 )
-def test_a_change_of_how_an_event_is_found_is_refused(
+def test_a_change_of_exchange_or_key_is_refused(
     parcel_sent: ParcelSent, head: dict[str, str], expected: str
 ) -> None:
     assert expected in contracts.breaches(parcel_sent(), parcel_sent(**head))
@@ -134,9 +134,7 @@ def test_a_change_of_how_an_event_is_found_is_refused(
     ],
     ids=["nothing", "optional", "default", "nested", "in a list", "prose"],
 )
-def test_a_change_that_breaks_nobody_passes(
-    parcel_sent: ParcelSent, change: dict[str, Any]
-) -> None:
+def test_a_compatible_change_is_accepted(parcel_sent: ParcelSent, change: dict[str, Any]) -> None:
     assert contracts.breaches(parcel_sent(), parcel_sent(change)) == []
 
 
@@ -147,7 +145,7 @@ def test_a_field_may_be_called_like_a_keyword(parcel_sent: ParcelSent, name: str
     assert contracts.breaches(promise, parcel_sent()) == [f"parcel.{name}: was removed"]
 
 
-def test_an_event_that_is_gone_is_refused(parcel_sent: ParcelSent) -> None:
+def test_a_removed_event_is_refused(parcel_sent: ParcelSent) -> None:
     [line] = contracts.broken({"parcel-sent.v1": parcel_sent()}, {})
     assert line.startswith("parcel-sent.v1 (ParcelSent): was removed")
 
@@ -180,15 +178,15 @@ def test_two_events_cannot_share_a_key(parcel_sent: ParcelSent) -> None:
 class TestTheCommand:
     """`python -m events.contracts`, with promises in a folder of its own."""
 
-    def test_it_agrees_with_what_is_published(self) -> None:
+    def test_check_accepts_the_published_events(self) -> None:
         assert contracts.main(["check"]) == 0
 
-    def test_it_writes_what_it_then_agrees_with(self, tmp_path: Path) -> None:
+    def test_check_accepts_what_write_wrote(self, tmp_path: Path) -> None:
         assert contracts.main(["write"], tmp_path) == 0
         assert contracts.main(["check"], tmp_path) == 0
         assert contracts.read(tmp_path) == contracts.read(contracts.PUBLISHED)
 
-    def test_it_says_what_is_not_published_yet(
+    def test_check_names_unpublished_events(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert contracts.main(["check"], tmp_path) == 1
@@ -197,7 +195,7 @@ class TestTheCommand:
         assert "order-placed.v1 (OrderPlaced): is new" in output
 
     @pytest.mark.parametrize("what", ["check", "write"])
-    def test_it_never_writes_over_a_broken_promise(
+    def test_write_refuses_an_incompatible_change(
         self, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         contracts.main(["write"], tmp_path)
@@ -213,6 +211,6 @@ class TestTheCommand:
         assert "Published events have changed." in output
         assert "order-placed.v1 (OrderPlaced): order.gift: was removed" in output
 
-    def test_it_explains_itself(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_unknown_argument_prints_the_usage(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert contracts.main(["chekc"]) == 1
         assert "usage" in capsys.readouterr().err

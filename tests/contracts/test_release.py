@@ -49,5 +49,5 @@ def test_a_change_that_the_previous_release_would_fail_on_is_found(
     ],
     ids=["nothing", "nullable", "default", "right", "table"],
 )
-def test_what_is_only_added_disturbs_nobody(now: dict[str, Any]) -> None:
+def test_additions_are_compatible_with_the_previous_release(now: dict[str, Any]) -> None:
     assert breaks(BEFORE, now) == []

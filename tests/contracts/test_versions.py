@@ -61,13 +61,15 @@ def given_everywhere(body: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", language().values(), ids=language())
-def test_what_tomorrow_adds_breaks_no_promise(tomorrow: type[Tomorrow], kind: type[Event]) -> None:
+def test_fields_that_the_next_release_adds_break_no_promise(
+    tomorrow: type[Tomorrow], kind: type[Event]
+) -> None:
     promise = contracts.read(contracts.PUBLISHED)[kind.key]
     assert contracts.breaches(promise, contracts.contract(tomorrow.of(kind))) == []
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_today_reads_what_tomorrow_says(tomorrow: type[Tomorrow], golden: Golden) -> None:
+def test_events_of_the_next_release_are_read(tomorrow: type[Tomorrow], golden: Golden) -> None:
     body = json.dumps(given_everywhere(json.loads(golden.body)))
     read = tomorrow.of(golden.kind).model_validate_json(body)
     assert read.model_dump()["gift"] is True
@@ -78,7 +80,7 @@ def test_today_reads_what_tomorrow_says(tomorrow: type[Tomorrow], golden: Golden
 
 
 @pytest.mark.parametrize("golden", goldens(), ids=str)
-def test_tomorrow_reads_what_today_says(tomorrow: type[Tomorrow], golden: Golden) -> None:
+def test_the_next_release_reads_events_of_today(tomorrow: type[Tomorrow], golden: Golden) -> None:
     body = golden.event().model_dump_json()
     read = tomorrow.of(golden.kind).model_validate_json(body)
     assert read.model_dump()["gift"] is None

@@ -20,7 +20,7 @@ from pamqp.header import ContentHeader
 
 from chassis.messaging import message as wire
 from chassis.messaging.consumer import PREFETCH_MESSAGES
-from chassis.messaging.publisher import CONFIRM_SECONDS, Publisher
+from chassis.messaging.publisher import CONFIRM_SECONDS
 from chassis.messaging.topology import DEAD
 from events.base import Envelope, Event
 from ops.subscriptions import TOPOLOGY
@@ -245,62 +245,3 @@ class Broker:
 
 def _returned(message: aio_pika.Message) -> DeliveredMessage:
     return DeliveredMessage(Basic.Return(), ContentHeader(), message.body, cast(Any, None))
-
-
-class SimulatedPublisher(Publisher):
-    """The real publisher; only its channel is ours."""
-
-    def __init__(self, process: "Process", broker: Broker) -> None:
-        super().__init__("amqp://simulated", process.name)
-        self._process = process
-        self._broker = broker
-
-    async def _open(self) -> Any:
-        self._process.check()
-        return self
-
-    async def close(self) -> None:
-        """Nothing is kept open."""
-
-    async def get_exchange(self, name: str, *, ensure: bool) -> "Exchange":
-        assert not ensure
-        return Exchange(name, self._process, self._broker)
-
-
-class Exchange:
-    """What a publisher knows as an exchange."""
-
-    def __init__(self, name: str, process: "Process", broker: Broker) -> None:
-        self._name = name
-        self._process = process
-        self._broker = broker
-
-    async def publish(self, message: aio_pika.Message, key: str, *, mandatory: bool) -> object:
-        assert mandatory
-        self._process.check()
-        loop = self._broker.loop
-        confirm: asyncio.Future[object] = loop.create_future()
-        loop.outside(
-            f"{self._process.name}: publish {key}",
-            self._broker.arrived,
-            self._name,
-            key,
-            message,
-            confirm,
-        )
-        return await confirm
-
-
-class Subscriptions:
-    """What an inbox knows as FastStream's broker."""
-
-    def __init__(self, process: "Process", broker: Broker) -> None:
-        self._process = process
-        self._broker = broker
-
-    def subscriber(self, queue: Any, **_: Any) -> Callable[[Handler], Handler]:
-        def subscribe(handler: Handler) -> Handler:
-            self._broker.listen(queue.name, Consumer(self._process, handler))
-            return handler
-
-        return subscribe

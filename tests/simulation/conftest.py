@@ -11,7 +11,7 @@ from tests.support.servers import Servers
 
 
 @pytest.fixture(scope="session")
-async def stage(servers: Servers, worker: str) -> Installation:  # noqa: F811
+async def installation(servers: Servers, worker: str) -> Installation:  # noqa: F811
     """The databases. One process plays on them at a time."""
     made = Installation(f"simulated_{worker}", servers)
     await install_databases(made)
@@ -19,14 +19,14 @@ async def stage(servers: Servers, worker: str) -> Installation:  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-async def apart(stage: Installation) -> AsyncIterator[Apart]:
+async def apart(installation: Installation) -> AsyncIterator[Apart]:
     """A process that plays."""
-    async with another_process(stage, hash_seed="1") as made:
+    async with another_process(installation, hash_seed="1") as made:
         yield made
 
 
 @pytest.fixture
-async def stranger(stage: Installation) -> AsyncIterator[Apart]:
+async def another(installation: Installation) -> AsyncIterator[Apart]:
     """Another one, in which sets and dictionaries have other orders, as far as they have none of their own."""
-    async with another_process(stage, hash_seed="2") as made:
+    async with another_process(installation, hash_seed="2") as made:
         yield made

@@ -129,9 +129,9 @@ class Schedule(RuleBasedStateMachine):
     @rule(troubles=st.lists(st.sampled_from(MAIL_TROUBLES), min_size=1, max_size=3))
     def trouble_mailing(self, troubles: list[MailTrouble]) -> None:
         if (
-            not self.world.office.troubles
-        ):  # one letter may meet them all, and rests longer each time
-            self.world.office.troubles.extend(troubles)
+            not self.world.mailboxes.troubles
+        ):  # one e-mail may meet them all, and rests longer each time
+            self.world.mailboxes.troubles.extend(troubles)
 
     # The end.
 

@@ -1,7 +1,7 @@
 """The mail server, under the test's control, behind what the dispatcher knows as `MailServer`.
 
-It keeps account of each time a letter is handed over. Only one of which the mailer cannot know what became of it may be
-repeated: its answer was lost, or its mailer died or lost hold of it before the answer was recorded.
+It counts how often each e-mail is handed over. Only one whose outcome the dispatcher cannot know may be
+repeated: its answer was lost, or its dispatcher died or lost hold of it before the answer was recorded.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final, Literal
 from apps.notifications.channels.smtp import ConnectionLostError
 from apps.notifications.channels.smtp_session import Reply
 from tests.simulation.loop import SimulatedLoop, resolve
-from tests.stories.post_office import notification_id_of, subject_of
+from tests.stories.mail_server import notification_id_of, subject_of
 from tests.stories.snapshot import Mail
 
 if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 MailTrouble = Literal["later", "lost", "no reply"]
-"""What becomes of a letter: "not now"; the connection is lost before the server has it, or before its answer comes."""
+"""What becomes of an e-mail: "not now"; the connection is lost before the server has it, or before its answer comes."""
 
 MAIL_TROUBLES: Final = ("later", "lost", "no reply")
 REFUSED: Final = "refused"
@@ -33,7 +33,7 @@ TAKEN: Final = Reply(250, "OK")
 
 
 @dataclass(eq=False)
-class Posted:
+class Submission:
     """One attempt of a dispatcher to send an e-mail."""
 
     process: "Process"
@@ -47,50 +47,50 @@ class Posted:
 
     @property
     def id(self) -> str:
-        """Of the letter."""
+        """Of the e-mail."""
         return notification_id_of(self.headers)
 
 
-class Office:
-    """Where all letters arrive."""
+class Mailboxes:
+    """Where all e-mails arrive."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self.loop = loop
         self.troubles: deque[str] = deque()
-        """What becomes of the next letters, one after the other."""
+        """What becomes of the next e-mails, one after the other."""
         self._arrived: list[tuple[str, tuple[str, ...], str]] = []
         self._doubtful: Counter[str] = Counter()
 
-    def take(self, posted: Posted) -> None:
-        """A letter has come over its connection."""
-        address = posted.recipient.decode()
+    def take(self, submission: Submission) -> None:
+        """An e-mail has come over its connection."""
+        address = submission.recipient.decode()
         trouble = self.troubles.popleft() if self.troubles else ""
         if trouble == "lost":
-            reply: Reply | Exception = ConnectionLostError("before the letter was taken")
+            reply: Reply | Exception = ConnectionLostError("before the e-mail was taken")
         elif address.startswith(REFUSED):
             reply = Reply(550, "no such mailbox")
         elif trouble == "later":
             reply = Reply(451, "later")
         else:
-            self._arrived.append((posted.id, (address,), subject_of(posted.headers)))
+            self._arrived.append((submission.id, (address,), subject_of(submission.headers)))
             reply = TAKEN
             if trouble == "no reply":
-                self.doubt([posted])
-                reply = ConnectionLostError("after the letter was taken")
+                self.doubt([submission])
+                reply = ConnectionLostError("after the e-mail was taken")
         if reply != TAKEN:
-            self._settle(posted)
-        self.loop.outside("mail server answers", resolve, posted.answer, reply)
+            self._settle(submission)
+        self.loop.outside("mail server answers", resolve, submission.answer, reply)
 
-    def doubt(self, letters: Collection[Posted]) -> None:
+    def doubt(self, emails: Collection[Submission]) -> None:
         """Nobody knows, or will know, what became of these: each may come once more."""
-        self._doubtful.update(posted.id for posted in letters if self._settle(posted))
+        self._doubtful.update(submission.id for submission in emails if self._settle(submission))
 
     @staticmethod
-    def _settle(posted: Posted) -> bool:
+    def _settle(submission: Submission) -> bool:
         """Whatever becomes of it, it excuses no copy from now on. Says whether it did up to now."""
-        if posted not in posted.process.handed_over:
+        if submission not in submission.process.handed_over:
             return False
-        posted.process.handed_over.remove(posted)
+        submission.process.handed_over.remove(submission)
         return True
 
     def seen(self, addresses: Collection[str]) -> Mail:
@@ -104,12 +104,12 @@ class Office:
 class SimulatedMailServer:
     """What a dispatcher uses as its mail server. It is never down; e-mails may fail."""
 
-    def __init__(self, process: "Process", office: Office) -> None:
+    def __init__(self, process: "Process", mailboxes: Mailboxes) -> None:
         self._process = process
-        self._office = office
+        self._mailboxes = mailboxes
 
     def connection(self) -> "SimulatedConnection":
-        return SimulatedConnection(self._process, self._office)
+        return SimulatedConnection(self._process, self._mailboxes)
 
     async def ready(self, connection: "SimulatedConnection") -> None:
         connection.is_open = True
@@ -124,20 +124,20 @@ class SimulatedMailServer:
 class SimulatedConnection:
     """What a dispatcher uses as a connection to its mail server."""
 
-    def __init__(self, process: "Process", office: Office) -> None:
+    def __init__(self, process: "Process", mailboxes: Mailboxes) -> None:
         self.is_open = False
         self.failures_before = 0
         self._process = process
-        self._office = office
+        self._mailboxes = mailboxes
 
     async def send(self, recipient: bytes, message: bytes, seconds: float) -> Reply:
         self._process.check()
-        loop = self._office.loop
-        posted = Posted(self._process, recipient, message, loop.create_future())
-        self._process.handed_over.append(posted)
-        loop.outside(f"{self._process.name}: mail", self._office.take, posted)
+        loop = self._mailboxes.loop
+        submission = Submission(self._process, recipient, message, loop.create_future())
+        self._process.handed_over.append(submission)
+        loop.outside(f"{self._process.name}: mail", self._mailboxes.take, submission)
         async with asyncio.timeout(seconds):
-            return await posted.answer
+            return await submission.answer
 
     async def quit(self) -> None:
         self.is_open = False

@@ -23,9 +23,9 @@ from chassis.web.commands import (
     StoredResponse,
     idempotent,
 )
-from tests.simulation.broker import SimulatedPublisher, Subscriptions
+from tests.simulation.channel import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
-from tests.simulation.mail import Posted, SimulatedMailServer
+from tests.simulation.mail import SimulatedMailServer, Submission
 from tests.simulation.pool import Pool
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Process:
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.at_work = 0
         """How many messages it has begun to handle, acknowledged or not."""
-        self.handed_over: list[Posted] = []
+        self.handed_over: list[Submission] = []
         """E-mails that this dispatcher has sent, less those whose outcome is known."""
         self.death: asyncio.Future[None] = self.loop.create_future()
         self.pool = Pool(self, world.postgres)
@@ -89,7 +89,7 @@ class Process:
 
     async def _deliver(self) -> None:
         sender = Sender.of("Chorus <orders@chorus.test>")
-        server = cast(Any, SimulatedMailServer(self, self._world.office))
+        server = cast(Any, SimulatedMailServer(self, self._world.mailboxes))
         pool, connect = cast(Any, self.pool), lambda: EmailChannel(sender, server)
         self._dispatcher = Dispatcher(pool, "email", connect, self.relay.committed)
         await self._dispatcher.run()

@@ -34,7 +34,7 @@ OBJECTS: Final = {
 """What must be among the findings about each mutant: the invariant that its mechanism is for."""
 
 
-async def test_whatever_is_scheduled_nothing_is_lost_and_nothing_doubled(apart: Apart) -> None:
+async def test_no_schedule_loses_or_doubles_anything(apart: Apart) -> None:
     """With a new random seed. A failure prints the shortest schedule that shows it."""
     played = await apart.play(SCHEDULES)
     # Else it says too little. How many die is left to chance; tests of mutants and crowds need deaths.
@@ -42,7 +42,7 @@ async def test_whatever_is_scheduled_nothing_is_lost_and_nothing_doubled(apart: 
 
 
 @pytest.mark.parametrize("mutant", OBJECTS)
-async def test_what_lacks_a_mechanism_is_found_out(apart: Apart, mutant: str) -> None:
+async def test_a_system_without_a_mechanism_is_found(apart: Apart, mutant: str) -> None:
     found = await apart.find(mutant, MUTANT_SEED, MUTANT_SCHEDULES)
     assert any(line.startswith(OBJECTS[mutant]) for line in found.splitlines()), found
 
@@ -52,19 +52,19 @@ def test_every_mutant_is_tried() -> None:
 
 
 async def test_the_same_seed_gives_the_same_steps_in_another_process(
-    apart: Apart, stranger: Apart
+    apart: Apart, another: Apart
 ) -> None:
     """Nothing but the seed decides: no address, no hash, no clock of the machine."""
     played = []
     for seed in CROWDED_SEEDS:
-        here, there = await apart.crowded(seed), await stranger.crowded(seed)
+        here, there = await apart.crowded(seed), await another.crowded(seed)
         assert here == there
         assert here.deaths, "nobody died in a crowd"
         played.append(here)
     assert len({one.digest for one in played}) == len(CROWDED_SEEDS)
 
 
-async def test_a_schedule_that_ends_badly_is_shrunk(apart: Apart) -> None:
+async def test_a_failing_schedule_is_shrunk(apart: Apart) -> None:
     """What is printed calls no rule that is not needed: of what a broken inbox does, the beginning shows enough."""
     at_first, shrunk = [
         await apart.find("no_inbox", MUTANT_SEED, MUTANT_SCHEDULES, rules=4, shrink=shrink)

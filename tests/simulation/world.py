@@ -21,7 +21,7 @@ from tests.simulation.broker import Broker
 from tests.simulation.clock import decided_by
 from tests.simulation.customers import Customers
 from tests.simulation.loop import SimulatedLoop
-from tests.simulation.mail import Office
+from tests.simulation.mail import Mailboxes
 from tests.simulation.postgres import Postgres
 from tests.simulation.process import EPOCH, Process
 from tests.stories.snapshot import Snapshot, read_snapshot
@@ -31,7 +31,7 @@ REPLICAS: Final = {"users": 1, "billing": 2, "orders": 2, "notifications": 2}
 RESTART_SECONDS: Final = 1.0
 
 REST_SECONDS: Final = 240.0
-"""How long everything may take to come to rest; a letter that was put off waits longer each time."""
+"""How long everything may take to come to rest; an e-mail that was put off waits longer each time."""
 
 CALM_SECONDS: Final = 1.0
 """How long it must look like rest: what nobody sees may still be at work."""
@@ -68,13 +68,13 @@ class World:
         self.loop = SimulatedLoop(seed, disorder)
         self.postgres = postgres
         self.broker = Broker(self.loop)
-        self.office = Office(self.loop)
+        self.mailboxes = Mailboxes(self.loop)
         self.customers = Customers(self)
         self.findings: list[str] = []
         self.deaths = 0
         self.processes: dict[str, Process] = {}
         self._stood_still = 0.0
-        """For how many seconds since letters were last in doubt for it."""
+        """For how many seconds since e-mails were last in doubt for it."""
         for service, count in REPLICAS.items():
             for replica in range(1, count + 1):
                 self._boot(service, f"{service} {replica}")
@@ -104,12 +104,12 @@ class World:
 
     def _doubt(self, process: Process) -> None:
         """What a dispatcher has sent but not recorded by now may be sent once more."""
-        ids = [posted.id for posted in process.handed_over]
+        ids = [submission.id for submission in process.handed_over]
         if ids:
             notifications = self.postgres.administrators["notifications"]
             records = self.postgres.run(notifications.fetch(UNRECORDED, ids))
             unrecorded = {record[0] for record in records}
-            self.office.doubt([one for one in process.handed_over if one.id in unrecorded])
+            self.mailboxes.doubt([one for one in process.handed_over if one.id in unrecorded])
 
     async def ask(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
@@ -175,7 +175,7 @@ class World:
         view = await View(databases).refreshed()
         rules = [*RULES, Answers(history), Leftovers(self._queues)]
         found = (await evaluate(view, rules)).values()
-        mail = self.office.seen(self.customers.addresses)
+        mail = self.mailboxes.seen(self.customers.addresses)
         snapshot = await read_snapshot(databases, [*self.broker.published.values()], mail, history)
         paid_in = dict(await connections["billing"].fetch(PAID_IN))
         return [str(finding) for findings in found for finding in findings], snapshot, paid_in

@@ -83,16 +83,16 @@ async def chorus(stacks: Stacks) -> AsyncIterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-async def mortal_stacks(
+async def crashable_stacks(
     install_chorus: Install, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stacks]:
-    made = Stacks(install_chorus, tmp_path_factory, "mortal")
+    made = Stacks(install_chorus, tmp_path_factory, "crashable")
     yield made
     await made.drop()
 
 
 @pytest.fixture
-async def mortal(mortal_stacks: Stacks) -> AsyncIterator[Stack]:
+async def crashable(crashable_stacks: Stacks) -> AsyncIterator[Stack]:
     """A stack whose services get crash points. Duplicates that a crash explains are allowed in no other story."""
-    async with mortal_stacks.audited() as stack:
+    async with crashable_stacks.audited() as stack:
         yield stack

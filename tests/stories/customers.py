@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from events.money import to_minor
 from events.users import Locale
 from ops.audit import Attempt
-from tests.stories.post_office import Mail
+from tests.stories.mail_server import Mail
 from tests.support.eventually import eventually
 from tests.support.processes import ServiceProcess
 
@@ -179,7 +179,7 @@ class Customer:
 
         async def listed() -> Body:
             found = await self.notifications(orderId=str(order_id), kind=kind)
-            assert [letter["status"] for letter in found] == [status]
+            assert [notification["status"] for notification in found] == [status]
             return found[0]
 
         return await eventually(listed, within=30)
@@ -188,10 +188,10 @@ class Customer:
         """The e-mails in their mailboxes, once there are so many; more are an error."""
 
         async def arrived() -> list[Mail]:
-            letters = self.stack.mail.to(*self.addresses)
-            assert len(letters) >= count, f"{len(letters)} letters of {count}"
-            return letters
+            emails = self.stack.mail.to(*self.addresses)
+            assert len(emails) >= count, f"{len(emails)} e-mails of {count}"
+            return emails
 
-        letters = await eventually(arrived, within=30)
-        assert len(letters) == count, [letter.subject for letter in letters]
-        return letters
+        emails = await eventually(arrived, within=30)
+        assert len(emails) == count, [email.subject for email in emails]
+        return emails

@@ -75,7 +75,7 @@ async def read_snapshot(
 async def snapshot_of(stack: "Stack") -> Snapshot:
     """The snapshot of a stack, which must be at rest."""
     arrived = [
-        (mail.notification_id, tuple(mail.recipients), mail.subject) for mail in stack.mail.letters
+        (mail.notification_id, tuple(mail.recipients), mail.subject) for mail in stack.mail.emails
     ]
     mail = Mail(arrived, set(stack.refused_for_good), stack.extra_copies)
     async with reading(stack.urls.databases) as databases:

@@ -23,7 +23,7 @@ from ops.audit import Attempt, History, Urls, audit
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tests.stories.customers import Customer
 from tests.stories.journal import Journal, outbox_row_of
-from tests.stories.post_office import PostOffice
+from tests.stories.mail_server import MailServer
 from tests.stories.snapshot import snapshot_of
 from tests.stories.snapshot_rules import violations
 from tests.support.broker import Broker
@@ -45,10 +45,10 @@ LOOKS_SECONDS: Final = 5.0
 
 
 class Stack:
-    """Four services, a post office, and what has been asked of them so far."""
+    """Four services, a mail server, and what has been asked of them so far."""
 
     def __init__(self, installation: Installation, processes: Processes) -> None:
-        self.mail = PostOffice()
+        self.mail = MailServer()
         self.broker = Broker(installation.amqp_admin_url)
         self.journal = Journal(installation.amqp_admin_url)
         self.attempts: list[Attempt] = []

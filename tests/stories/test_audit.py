@@ -108,15 +108,15 @@ SPOILED: Final[dict[str, tuple[str, Spoil]]] = {
 }
 
 
-def test_a_snapshot_in_which_all_is_well_passes(snapshot: Snapshot) -> None:
+def test_a_consistent_snapshot_has_no_findings(snapshot: Snapshot) -> None:
     assert violations(snapshot) == []
 
 
 @pytest.mark.parametrize(("invariant", "spoil"), SPOILED.values(), ids=SPOILED)
-def test_what_is_spoiled_is_found(snapshot: Snapshot, invariant: str, spoil: Spoil) -> None:
+def test_an_inconsistency_is_found(snapshot: Snapshot, invariant: str, spoil: Spoil) -> None:
     spoil(snapshot)
     assert [found for found in violations(snapshot) if found.startswith(f"{invariant} ")]
 
 
-def test_every_rule_on_snapshots_is_spoiled_here() -> None:
+def test_every_rule_on_snapshots_is_violated_here() -> None:
     assert {invariant for invariant, _ in SPOILED.values()} == {"3", "6", "7", "9"}

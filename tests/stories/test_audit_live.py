@@ -4,23 +4,19 @@ Each test spoils copies of databases in which a few orders were paid, refused, r
 """
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
-import asyncpg
 import pytest
 
 from ops.audit import (
     Attempt,
     DatabaseUnavailableError,
     History,
-    Urls,
     audit,
     auditor,
     ledger,
@@ -32,6 +28,7 @@ from ops.audit.databases import reading
 from ops.audit.delivery import ALSO_RECEIVED, NOTHING_INVENTED, Leftovers
 from ops.audit.findings import Finding
 from ops.audit.rules import Check, Source, View
+from tests.stories.audited import Scene, run
 from tests.stories.load import Load
 from tests.stories.spoiling import SPOILED
 from tests.stories.stack import Stack
@@ -42,45 +39,6 @@ from tests.support.processes import Processes
 
 TIMEOUT_SECONDS: Final = 0.35
 """Enough for three rounds."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An installation at rest, whose services have ended, and what its customers were answered."""
-
-    admin_url: str
-    urls: Urls
-    history: History
-
-    @asynccontextmanager
-    async def spoiled(self, spoiling: Mapping[str, str]) -> AsyncIterator[Urls]:
-        """Where copies of the databases of some services are, in each of which a script has been run."""
-        databases = dict(self.urls.databases)
-        connection = await asyncpg.connect(self.admin_url)
-        made = []
-        try:
-            for service, script in spoiling.items():
-                url = urlsplit(databases[service])
-                made.append(name := f"spoiled_{next(_numbers)}")
-                await connection.execute(f'CREATE DATABASE {name} TEMPLATE "{url.path[1:]}"')
-                databases[service] = urlunsplit(url._replace(path=f"/{name}"))
-                await run(urlunsplit(urlsplit(self.admin_url)._replace(path=f"/{name}")), script)
-            yield replace(self.urls, databases=databases)
-        finally:
-            for name in made:
-                await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-            await connection.close()
-
-
-_numbers = itertools.count(1)
-
-
-async def run(url: str, script: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(script)
-    finally:
-        await connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +62,7 @@ async def scene(install_chorus: Install, tmp_path_factory: pytest.TempPathFactor
     return Scene(installation.servers.database_admin_url, chorus.urls, history)
 
 
-async def test_what_is_well_passes(scene: Scene) -> None:
+async def test_a_consistent_system_has_no_findings(scene: Scene) -> None:
     report = await audit(scene.urls, scene.history, at_rest=True, timeout_seconds=TIMEOUT_SECONDS)
     assert report.lines() == []
     assert report.clean
@@ -112,7 +70,7 @@ async def test_what_is_well_passes(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(("invariant", "spoiling"), SPOILED.values(), ids=SPOILED)
-async def test_what_is_spoiled_is_found(
+async def test_an_inconsistency_is_found(
     scene: Scene, invariant: int, spoiling: Mapping[str, str]
 ) -> None:
     async with scene.spoiled(spoiling) as urls:
@@ -120,7 +78,7 @@ async def test_what_is_spoiled_is_found(
     assert invariant in report.violated, report.lines()
 
 
-def test_every_invariant_is_spoiled_here() -> None:
+def test_every_invariant_is_violated_here() -> None:
     assert {invariant for invariant, _ in SPOILED.values()} == set(range(1, 10))
 
 
@@ -187,7 +145,7 @@ async def test_no_comparison_of_inboxes_is_redundant(
         assert invariant not in report.violated, report.lines()
 
 
-def test_every_rule_is_spoiled_alone() -> None:
+def test_every_rule_is_violated_alone() -> None:
     tried = {*ONLY_BY.values()}
     for source in auditor.RULES:
         places = range(len(source.rules)) if isinstance(source, Check) else [None]
@@ -233,7 +191,7 @@ ANSWERED: Final[dict[str, Change]] = {
 
 
 @pytest.mark.parametrize("change", ANSWERED.values(), ids=ANSWERED)
-async def test_an_answer_that_was_not_true_is_found(scene: Scene, change: Change) -> None:
+async def test_an_untrue_response_is_found(scene: Scene, change: Change) -> None:
     attempts = list(scene.history.attempts)
     change(attempts)
     report = await audit(
@@ -242,7 +200,7 @@ async def test_an_answer_that_was_not_true_is_found(scene: Scene, change: Change
     assert report.violated == [3], report.lines()
 
 
-async def test_a_request_without_an_answer_may_have_an_order(scene: Scene) -> None:
+async def test_a_request_without_a_response_may_have_an_order(scene: Scene) -> None:
     attempts = [replace(attempt, order_id=None) for attempt in scene.history.attempts]
     report = await audit(
         scene.urls, History(attempts), at_rest=True, timeout_seconds=TIMEOUT_SECONDS
@@ -250,7 +208,7 @@ async def test_a_request_without_an_answer_may_have_an_order(scene: Scene) -> No
     assert report.lines() == []
 
 
-async def test_a_database_that_does_not_answer_is_no_finding(scene: Scene) -> None:
+async def test_an_unavailable_database_is_no_finding(scene: Scene) -> None:
     databases = {**scene.urls.databases, "orders": "postgresql://nobody@127.0.0.1:1/nothing"}
     with pytest.raises(DatabaseUnavailableError, match="orders"):
         await audit(replace(scene.urls, databases=databases))
@@ -272,7 +230,7 @@ async def test_an_order_is_in_flight_for_a_minute(
     assert report.violated == violated
 
 
-async def test_what_is_right_in_the_next_round_was_only_in_flight(
+async def test_what_is_consistent_in_the_next_round_was_in_flight(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluated = asyncio.Event()
@@ -299,7 +257,7 @@ async def test_what_is_right_in_the_next_round_was_only_in_flight(
     assert report.rounds > 1
 
 
-async def test_a_system_at_work_is_audited_without_a_finding(chorus: Stack) -> None:
+async def test_a_system_under_load_is_audited_without_a_finding(chorus: Stack) -> None:
     async with Load.on(chorus) as load:
 
         async def something_was_in_flight() -> bool:

@@ -223,7 +223,7 @@ async def audit(baseline: Baseline) -> None:
     assert arrived == Counter(f"<{row['id']}@chorus.test>" for row in notifications)
 
 
-async def test_a_baseline_plays_the_same_story(baseline: Baseline) -> None:
+async def test_a_baseline_passes_the_same_story(baseline: Baseline) -> None:
     services = {service: baseline.urls[service] for service in SERVICES}
     addresses = Addresses(services, baseline.urls["mail"], Login("nobody", "nothing"))
     with contextlib.closing(STORIES[baseline.name](addresses)) as story:

@@ -6,7 +6,7 @@ from events.orders import OrderCancelled, OrderPlaced
 from tests.stories.stack import Stack
 
 
-async def test_a_paid_order_that_is_cancelled_is_refunded_and_a_letter_tells_so(
+async def test_a_cancelled_paid_order_is_refunded_and_notified(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -16,8 +16,8 @@ async def test_a_paid_order_that_is_cancelled_is_refunded_and_a_letter_tells_so(
 
     cancelled = await ada.cancel(order_id)
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
-    letter = await ada.notified(order_id, "refund")
-    assert letter["subject"] == "Your money is back: 30.00 EUR"
+    notification = await ada.notified(order_id, "refund")
+    assert notification["subject"] == "Your money is back: 30.00 EUR"
     assert await ada.balance() == "100.00"
     assert [mail.subject for mail in await ada.mail(2)] == [
         "Your order is paid: 30.00 EUR",
@@ -29,7 +29,7 @@ async def test_a_paid_order_that_is_cancelled_is_refunded_and_a_letter_tells_so(
     assert order["refundedAt"] is not None
 
 
-async def test_cancelling_again_gives_the_same_answer_and_refunds_once(chorus: Stack) -> None:
+async def test_cancelling_again_gives_the_same_response_and_refunds_once(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     order_id = await ada.order("30.00")
     await ada.settled(order_id)
@@ -48,7 +48,7 @@ async def test_cancelling_again_gives_the_same_answer_and_refunds_once(chorus: S
     await ada.mail(2)
 
 
-async def test_an_order_that_is_cancelled_while_pending_costs_nothing_in_the_end(
+async def test_an_order_cancelled_while_pending_costs_nothing(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -63,14 +63,16 @@ async def test_an_order_that_is_cancelled_while_pending_costs_nothing_in_the_end
     assert (await ada.sees("orders", f"/order/{order_id}"))["status"] == "cancelled"
 
 
-async def test_billing_that_hears_of_the_cancellation_first_never_debits(chorus: Stack) -> None:
+async def test_an_order_whose_cancellation_billing_processed_first_is_not_debited(
+    chorus: Stack,
+) -> None:
     ada = await chorus.customer(deposit="100.00")
     async with chorus.withheld(OrderPlaced, "billing"):
         order_id = await ada.order("30.00")
         assert (await ada.cancel(order_id)).status_code == 200
         await chorus.has_processed("billing", OrderCancelled, order_id)
-    letter = await ada.notified(order_id, "sorrow")
-    assert letter["subject"] == "Your order was cancelled and not charged: 30.00 EUR"
+    notification = await ada.notified(order_id, "sorrow")
+    assert notification["subject"] == "Your order was cancelled and not charged: 30.00 EUR"
     assert await ada.balance() == "100.00"
     statement = await ada.sees("billing", f"/account/{ada.id}/transactions")
     assert [line["kind"] for line in statement["items"]] == ["deposit"]
@@ -85,7 +87,7 @@ async def test_a_rejected_order_cannot_be_cancelled(chorus: Stack) -> None:
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-async def test_cancellations_that_race_payments_leave_every_balance_as_it_was(
+async def test_concurrent_cancellations_and_payments_leave_every_balance_unchanged(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")

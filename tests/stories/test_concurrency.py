@@ -8,7 +8,9 @@ from uuid_utils.compat import uuid7
 from tests.stories.stack import Stack
 
 
-async def test_a_thousand_orders_at_once_against_money_for_six_hundred(chorus: Stack) -> None:
+async def test_of_a_thousand_concurrent_orders_the_six_hundred_covered_are_paid(
+    chorus: Stack,
+) -> None:
     ada = await chorus.customer(deposit="600.00")
     order_ids = await asyncio.gather(*(ada.order("1.00") for _ in range(1000)))
     await chorus.is_quiet()
@@ -17,7 +19,7 @@ async def test_a_thousand_orders_at_once_against_money_for_six_hundred(chorus: S
     statuses = await chorus.rows("orders", by_status, order_ids)
     assert {row["status"]: row["count"] for row in statuses} == {"paid": 600, "rejected": 400}
     assert await ada.balance() == "0.00"
-    mail = Counter(letter.subject for letter in await ada.mail(1000))
+    mail = Counter(email.subject for email in await ada.mail(1000))
     assert mail == {
         "Your order is paid: 1.00 EUR": 600,
         "Your order could not be paid: 1.00 EUR": 400,
@@ -31,7 +33,7 @@ async def test_a_thousand_orders_at_once_against_money_for_six_hundred(chorus: S
     assert (ledger["payment"]["count"], ledger["payment"]["total"]) == (600, -600_00)
 
 
-async def test_the_same_key_fifty_times_in_parallel_is_one_order_one_debit_and_one_letter(
+async def test_fifty_concurrent_requests_with_one_key_make_one_order_debit_and_notification(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -60,7 +62,7 @@ async def test_a_key_belongs_to_one_user_and_one_request(chorus: Stack) -> None:
     assert (await ada.balance(), await ben.balance()) == ("70.00", "70.00")
 
 
-async def test_withdrawals_and_orders_at_once_never_take_more_than_there_is(chorus: Stack) -> None:
+async def test_concurrent_withdrawals_and_orders_never_overdraw_an_account(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     answers, _ = await asyncio.gather(
         asyncio.gather(*(ada.withdraw("1.00") for _ in range(120))),

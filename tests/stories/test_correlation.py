@@ -40,7 +40,7 @@ async def order(chorus: Stack, customer: Customer, total: str, flow: str) -> lis
     return await flow_of(chorus, flow)
 
 
-async def test_a_paid_order_and_its_letter_are_one_flow(chorus: Stack) -> None:
+async def test_a_paid_order_and_its_notification_are_one_flow(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     assert tree(await order(chorus, ada, "30.00", f"{ada.flow}.paid")) == {
         "OrderPlaced": None,
@@ -50,7 +50,7 @@ async def test_a_paid_order_and_its_letter_are_one_flow(chorus: Stack) -> None:
     }
 
 
-async def test_a_refused_order_and_its_letter_are_one_flow(chorus: Stack) -> None:
+async def test_a_rejected_order_and_its_notification_are_one_flow(chorus: Stack) -> None:
     ada = await chorus.customer()
     assert tree(await order(chorus, ada, "30.00", f"{ada.flow}.refused")) == {
         "OrderPlaced": None,
@@ -60,7 +60,7 @@ async def test_a_refused_order_and_its_letter_are_one_flow(chorus: Stack) -> Non
     }
 
 
-async def test_a_cancellation_its_refund_and_its_letter_are_one_flow(chorus: Stack) -> None:
+async def test_a_cancellation_its_refund_and_its_notification_are_one_flow(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     order_id = await ada.order("30.00")
     await ada.settled(order_id)
@@ -73,7 +73,7 @@ async def test_a_cancellation_its_refund_and_its_letter_are_one_flow(chorus: Sta
     }
 
 
-async def test_flows_that_share_a_pack_keep_their_own_ids(chorus: Stack) -> None:
+async def test_flows_in_one_message_batch_keep_their_own_ids(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     await chorus["billing"].stop()
     asked = [f"{ada.flow}.batch-{number:02}" for number in range(40)]

@@ -40,8 +40,8 @@ MAILING: Final = [point for point in POINTS if point.startswith("dispatcher.")]
 
 
 @pytest.fixture
-async def triggers(mortal: Stack) -> Triggers:
-    return await Triggers.of(mortal)
+async def triggers(crashable: Stack) -> Triggers:
+    return await Triggers.of(crashable)
 
 
 _OF_KIND: Final = "SELECT id FROM notifications WHERE kind = $1"
@@ -58,13 +58,13 @@ def travellers(service: str, point: str) -> list[type[Event]]:
 
 
 @pytest.mark.parametrize("point", [*PUBLISHING, *CONSUMING, *DECIDING, "committer.after_begin"])
-async def test_a_crash_on_the_way_of_any_event_loses_and_doubles_nothing(
-    mortal: Stack, triggers: Triggers, point: str
+async def test_a_crash_at_any_point_loses_and_doubles_nothing(
+    crashable: Stack, triggers: Triggers, point: str
 ) -> None:
     stories: list[asyncio.Task[None]] = []
 
     async def die_for_each(service: str) -> None:
-        lane = Lane(mortal, service, point)
+        lane = Lane(crashable, service, point)
         for kind in travellers(service, point):
             await lane.armed(kind.__name__)
             if not (kind is SigningKeyPublished and service == "users"):  # published at each start
@@ -77,41 +77,41 @@ async def test_a_crash_on_the_way_of_any_event_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("point", MAILING)
-async def test_a_crash_of_the_mailer_doubles_a_letter_at_most_once(
-    mortal: Stack, triggers: Triggers, point: str
+async def test_a_crash_of_the_dispatcher_doubles_an_e_mail_at_most_once(
+    crashable: Stack, triggers: Triggers, point: str
 ) -> None:
-    lane = Lane(mortal, "notifications", point)
+    lane = Lane(crashable, "notifications", point)
     for kind in get_args(NotificationKind):
-        before = len(mortal.mail.letters)
+        before = len(crashable.mail.emails)
         await lane.armed(kind)
         story = asyncio.create_task(triggers.make(kind))
         await lane.died(kind)
         await lane.restarted()
         await story
-        await mortal.is_quiet()
-        ids = [str(row["id"]) for row in await mortal.rows("notifications", _OF_KIND, kind)]
-        letters = [mail for mail in mortal.mail.letters[before:] if mail.notification_id in ids]
-        copies = len(letters) - len({letter.notification_id for letter in letters})
+        await crashable.is_quiet()
+        ids = [str(row["id"]) for row in await crashable.rows("notifications", _OF_KIND, kind)]
+        emails = [mail for mail in crashable.mail.emails[before:] if mail.notification_id in ids]
+        copies = len(emails) - len({email.notification_id for email in emails})
         assert copies == (1 if point == "dispatcher.after_accept" else 0)
-        mortal.extra_copies += copies
-        assert len({letter.source for letter in letters}) == len(letters) - copies
+        crashable.extra_copies += copies
+        assert len({email.source for email in emails}) == len(emails) - copies
 
 
 @pytest.mark.parametrize("point", ["dead_letters.after_publish", "publisher.after_publish"])
-async def test_a_crash_while_a_message_is_set_aside_leaves_it_there_twice_at_most(
-    mortal: Stack, point: str
+async def test_a_crash_during_dead_lettering_leaves_a_message_twice_at_most(
+    crashable: Stack, point: str
 ) -> None:
     async def die_for_each(service: str) -> None:
-        lane = Lane(mortal, service, point)
+        lane = Lane(crashable, service, point)
         # The service's own events pass the publisher at each start.
         kinds = [kind for kind in SUBSCRIPTIONS[service] if kind.exchange != service]
         for kind in kinds:
             await lane.armed(kind.__name__)
             bad = aio_pika.Message(b"{", type=kind.__name__, message_id=f"bad {kind.__name__}")
-            await mortal.broker.send(bad, "", queue_name(service, kind))
+            await crashable.broker.send(bad, "", queue_name(service, kind))
             await lane.died(kind.__name__)
         await lane.restarted()
-        dead_letter = await mortal.broker.dead_letter(service, 2 * len(kinds))
+        dead_letter = await crashable.broker.dead_letter(service, 2 * len(kinds))
         expected = [f"bad {kind.__name__}" for kind in kinds for _ in range(2)]
         assert sorted(message.message_id or "" for message in dead_letter) == sorted(expected)
 
@@ -127,27 +127,27 @@ CREATE TRIGGER fault BEFORE INSERT ON inbox FOR EACH ROW WHEN (NEW.event_id = '{
 MENDED: Final = "DROP TRIGGER fault ON inbox"
 
 
-async def test_a_crash_between_the_halves_of_a_batch_that_failed_keeps_one_and_does_the_other(
-    mortal: Stack, triggers: Triggers
+async def test_a_crash_between_the_halves_of_a_split_batch_loses_neither(
+    crashable: Stack, triggers: Triggers
 ) -> None:
-    lanes = {service: Lane(mortal, service, "committer.between_halves") for service in SERVICES}
+    lanes = {service: Lane(crashable, service, "committer.between_halves") for service in SERVICES}
     for service in SERVICES:
-        await mortal.rows(service, FAULT)
+        await crashable.rows(service, FAULT)
     for kind, services in SUBSCRIBERS.items():
         await triggers.make(kind)
-        await mortal.is_quiet()
-        [*_, received] = mortal.journal.events(kind)
+        await crashable.is_quiet()
+        [*_, received] = crashable.journal.events(kind)
         rows = [outbox_row_of(received, id=uuid7()) for _ in range(8)]
-        mortal.retold |= {row.id for row in rows}
+        crashable.retold |= {row.id for row in rows}
         await asyncio.gather(*(lanes[service].armed(kind.__name__) for service in services))
         for service in services:
-            await mortal.rows(service, IN_ONE.format(id=rows[-1].id))
-        await mortal.broker.publish(*rows, as_batch=True)
+            await crashable.rows(service, IN_ONE.format(id=rows[-1].id))
+        await crashable.broker.publish(*rows, as_batch=True)
         for service in services:
             await lanes[service].died(kind.__name__)
-            done = {row.id for row in rows} & await mortal.inbox(service)
+            done = {row.id for row in rows} & await crashable.inbox(service)
             assert done == {row.id for row in rows[:4]}
-            await mortal.rows(service, MENDED)
+            await crashable.rows(service, MENDED)
         await asyncio.gather(*(lanes[service].restarted() for service in services))
 
 

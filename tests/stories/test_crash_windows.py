@@ -25,12 +25,12 @@ DUPLICATES = {"name": "chorus_inbox_duplicates_total", "queue": "billing.order-p
 
 
 @pytest.fixture
-async def ada(mortal: Stack) -> Customer:
-    return await mortal.customer(deposit="100.00")
+async def ada(crashable: Stack) -> Customer:
+    return await crashable.customer(deposit="100.00")
 
 
 async def is_paid_once(ada: Customer, *orders: UUID) -> None:
-    """Each of these orders, of 1.00 and the only ones of this customer, is paid and has one letter."""
+    """Each of these orders, of 1.00 and the only ones of this customer, is paid and has one e-mail."""
     for order in orders:
         assert (await ada.settled(order))["status"] == "paid"
     assert await ada.balance() == f"{100 - len(orders)}.00"
@@ -42,17 +42,17 @@ def copies(tap: Tap, order: UUID) -> list[UUID]:
     return [received.id for received in tap.received if received.event.subject == str(order)]
 
 
-async def test_an_event_that_was_committed_and_not_published_is_published_after_the_restart(
-    mortal: Stack, ada: Customer
+async def test_a_committed_unpublished_event_is_published_after_the_restart(
+    crashable: Stack, ada: Customer
 ) -> None:
-    lane = Lane(mortal, "orders", "committer.after_commit")
-    async with mortal.broker.tap("orders", OrderPlaced.key) as tap:
+    lane = Lane(crashable, "orders", "committer.after_commit")
+    async with crashable.broker.tap("orders", OrderPlaced.key) as tap:
         await lane.armed(PLACED)
         ordering = asyncio.create_task(ada.order_whatever_happens("1.00"))
         await lane.died(PLACED)
         await tap.flush()
         assert tap.messages == []
-        assert await mortal.value("orders", WAITING) == 1
+        assert await crashable.value("orders", WAITING) == 1
 
         await lane.restarted()
         order = await ordering
@@ -70,67 +70,67 @@ async def came_again(chorus: Stack, process: ServiceProcess, times: float) -> No
     await eventually(counted)
 
 
-async def test_an_event_that_was_confirmed_and_not_noted_comes_again_and_has_one_effect(
-    mortal: Stack, ada: Customer
+async def test_an_event_whose_confirm_was_not_recorded_is_redelivered_and_has_one_effect(
+    crashable: Stack, ada: Customer
 ) -> None:
-    lane = Lane(mortal, "orders", "relay.after_confirm")
-    before = await mortal.metric(mortal["billing"], **DUPLICATES)
-    async with mortal.broker.tap("orders", OrderPlaced.key) as tap:
+    lane = Lane(crashable, "orders", "relay.after_confirm")
+    before = await crashable.metric(crashable["billing"], **DUPLICATES)
+    async with crashable.broker.tap("orders", OrderPlaced.key) as tap:
         await lane.armed(PLACED)
         ordering = asyncio.create_task(ada.order_whatever_happens("1.00"))
         await lane.died(PLACED)
         await tap.flush()
         assert len(tap.messages) == 1
-        assert await mortal.value("orders", WAITING) == 1
+        assert await crashable.value("orders", WAITING) == 1
 
         await lane.restarted()
         order = await ordering
         await is_paid_once(ada, order)
-        await mortal.is_quiet()
+        await crashable.is_quiet()
         await tap.flush()
         assert len(copies(tap, order)) == 2
         assert len(set(copies(tap, order))) == 1
-    await came_again(mortal, mortal["billing"], before + 1)
+    await came_again(crashable, crashable["billing"], before + 1)
 
 
-async def test_an_event_that_was_handled_and_not_acknowledged_comes_again_and_has_one_effect(
-    mortal: Stack, ada: Customer
+async def test_a_processed_unacknowledged_event_is_redelivered_and_has_one_effect(
+    crashable: Stack, ada: Customer
 ) -> None:
-    lane = Lane(mortal, "billing", "inbox.before_ack")
+    lane = Lane(crashable, "billing", "inbox.before_ack")
     await lane.armed(PLACED)
     order = await ada.order("1.00")
     await lane.died(PLACED)
-    assert await mortal.value("billing", CHARGED, [order]) == 1
+    assert await crashable.value("billing", CHARGED, [order]) == 1
 
     await lane.restarted()
     await is_paid_once(ada, order)
-    await mortal.is_quiet()
-    await came_again(mortal, lane.process, 1)
-    assert await mortal.metric(lane.process, **PROCESSED) == 0
+    await crashable.is_quiet()
+    await came_again(crashable, lane.process, 1)
+    assert await crashable.metric(lane.process, **PROCESSED) == 0
 
 
-async def test_an_order_whose_commits_go_unanswered_is_charged_once(
-    mortal: Stack, ada: Customer
+async def test_an_order_whose_commits_are_unanswered_is_charged_once(
+    crashable: Stack, ada: Customer
 ) -> None:
-    url = mortal.installation.database_url("billing")
-    mortal["billing"].kill()
+    url = crashable.installation.database_url("billing")
+    crashable["billing"].kill()
     async with Proxy.before(url) as proxy:
         own = {"CHORUS_DATABASE_URL_BILLING": proxy.url(url)}
-        async with mortal.replica("billing", **own) as billing:
+        async with crashable.replica("billing", **own) as billing:
             proxy.lose_reply_to(b"COMMIT", times=1_000)
             order = await ada.order("1.00")
 
             async def done_and_nobody_knows() -> bool:
-                return bool(await mortal.value("billing", CHARGED, [order]) == 1)
+                return bool(await crashable.value("billing", CHARGED, [order]) == 1)
 
             await eventually(done_and_nobody_knows)
-            assert await mortal.metric(billing, **PROCESSED) == 0
+            assert await crashable.metric(billing, **PROCESSED) == 0
             proxy.lose_reply_to(b"COMMIT", times=0)
             assert (await ada.settled(order))["status"] == "paid"
-            await mortal.is_quiet()
-            assert await mortal.metric(billing, **PROCESSED) == 0
-            await came_again(mortal, billing, 1)
-    await mortal.heal()
+            await crashable.is_quiet()
+            assert await crashable.metric(billing, **PROCESSED) == 0
+            await came_again(crashable, billing, 1)
+    await crashable.heal()
     await is_paid_once(ada, order)
 
 
@@ -143,28 +143,28 @@ async def test_an_order_whose_commits_go_unanswered_is_charged_once(
         ("committer.after_commit", True),
     ],
 )
-async def test_a_batch_that_a_crash_interrupts_is_done_as_a_whole_or_not_at_all(
-    mortal: Stack, ada: Customer, point: str, done: bool
+async def test_a_batch_interrupted_by_a_crash_is_atomic(
+    crashable: Stack, ada: Customer, point: str, done: bool
 ) -> None:
-    lane = Lane(mortal, "billing", point)
-    async with mortal.withheld(OrderPlaced, "billing"):
+    lane = Lane(crashable, "billing", point)
+    async with crashable.withheld(OrderPlaced, "billing"):
         orders = [await ada.order("1.00") for _ in range(20)]
 
         async def published() -> bool:
-            await mortal.journal.up_to_now()
+            await crashable.journal.up_to_now()
             return len(batch()) == len(orders)
 
         def batch() -> list[UUID]:
-            events = mortal.journal.events(OrderPlaced)
+            events = crashable.journal.events(OrderPlaced)
             return [event.id for event in events if UUID(event.event.subject) in orders]
 
         await eventually(published)
-        rows = [outbox_row_of(e) for e in mortal.journal.events(OrderPlaced) if e.id in batch()]
+        rows = [outbox_row_of(e) for e in crashable.journal.events(OrderPlaced) if e.id in batch()]
         await lane.armed(PLACED)
-        await mortal.broker.send(wire.to_message(rows), "", queue_name("billing", OrderPlaced))
+        await crashable.broker.send(wire.to_message(rows), "", queue_name("billing", OrderPlaced))
         await lane.died(PLACED)
-        known = set(batch()) & await mortal.inbox("billing")
-        charged = await mortal.value("billing", CHARGED, orders)
+        known = set(batch()) & await crashable.inbox("billing")
+        charged = await crashable.value("billing", CHARGED, orders)
         assert (len(known), charged) == ((20, 20) if done else (0, 0))
     await lane.restarted()
     await is_paid_once(ada, *orders)

@@ -10,7 +10,7 @@ KILLS = 3
 
 
 @pytest.mark.parametrize("service", ["billing", "orders"])
-async def test_a_service_that_is_killed_again_and_again_loses_and_doubles_nothing(
+async def test_a_service_killed_repeatedly_loses_and_doubles_nothing(
     chorus: Stack, service: str
 ) -> None:
     async with Load.on(chorus) as load:
@@ -41,8 +41,8 @@ async def kill(chorus: Stack, load: Load, service: str) -> None:
     await eventually(felt, what=f"nobody misses {service}")
 
 
-async def test_a_mailer_that_is_killed_sends_the_rest_later(chorus: Stack) -> None:
-    before = len(chorus.mail.letters)
+async def test_a_killed_dispatcher_sends_the_remaining_e_mails_later(chorus: Stack) -> None:
+    before = len(chorus.mail.emails)
     async with Load.on(chorus) as load:
         for _ in range(2):
             await load.goes_on()
@@ -52,13 +52,13 @@ async def test_a_mailer_that_is_killed_sends_the_rest_later(chorus: Stack) -> No
             await chorus["notifications"].start()
         await load.goes_on()
     await chorus.is_quiet()
-    mail = chorus.mail.letters[before:]
-    assert len({letter.notification_id for letter in mail}) == len(load.orders)
-    assert len({letter.source for letter in mail}) == len(load.orders)
+    mail = chorus.mail.emails[before:]
+    assert len({email.notification_id for email in mail}) == len(load.orders)
+    assert len({email.source for email in mail}) == len(load.orders)
 
 
 @pytest.mark.parametrize("service", ["orders", "billing", "notifications", "users"])
-async def test_a_service_that_is_asked_to_end_under_load_finishes_its_work_first(
+async def test_sigterm_under_load_completes_the_work_in_progress(
     chorus: Stack, service: str
 ) -> None:
     async with Load.on(chorus) as load:
@@ -72,7 +72,7 @@ async def test_a_service_that_is_asked_to_end_under_load_finishes_its_work_first
     assert "Traceback" not in chorus[service].log
 
 
-async def test_orders_are_taken_while_billing_is_away_and_settle_when_it_returns(
+async def test_orders_are_accepted_while_billing_is_away_and_settle_when_it_returns(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -89,7 +89,7 @@ async def test_orders_are_taken_while_billing_is_away_and_settle_when_it_returns
     await ada.mail(4)
 
 
-async def test_accounts_are_open_to_everybody_who_registered_while_billing_was_away(
+async def test_users_registered_while_billing_was_away_have_accounts(
     chorus: Stack,
 ) -> None:
     assert await chorus["billing"].stop() == 0
@@ -100,7 +100,7 @@ async def test_accounts_are_open_to_everybody_who_registered_while_billing_was_a
     assert await ada.balance() == "0.00"
 
 
-async def test_notifications_that_were_away_write_every_letter_when_they_return(
+async def test_every_e_mail_is_sent_once_notifications_return(
     chorus: Stack,
 ) -> None:
     assert await chorus["notifications"].stop() == 0
@@ -110,7 +110,7 @@ async def test_notifications_that_were_away_write_every_letter_when_they_return(
     assert (await ada.settled(refused))["status"] == "rejected"
     await ada.cancel(paid)
     await chorus["notifications"].start()
-    assert {letter.subject for letter in await ada.mail(3)} == {
+    assert {email.subject for email in await ada.mail(3)} == {
         "Your order is paid: 30.00 EUR",
         "Your order could not be paid: 1000.00 EUR",
         "Your money is back: 30.00 EUR",

@@ -1,4 +1,4 @@
-"""The story that the demo tells, in both languages: what a customer is promised from registration to the letter."""
+"""The story that the demo tells, in both languages: what a customer is promised from registration to the e-mail."""
 
 import pytest
 
@@ -22,7 +22,7 @@ WORDS: dict[Locale, dict[str, str]] = {
 
 
 @pytest.mark.parametrize(("locale", "name"), [("en", "Ada Lovelace"), ("ru", "Софья Ковалевская")])
-async def test_what_fits_is_paid_what_does_not_is_refused_and_a_letter_tells_of_each(
+async def test_a_covered_order_is_paid_an_uncovered_one_rejected_and_each_notified(
     chorus: Stack, locale: Locale, name: str
 ) -> None:
     words = {key: text.format(name=name) for key, text in WORDS[locale].items()}
@@ -54,7 +54,7 @@ async def test_what_fits_is_paid_what_does_not_is_refused_and_a_letter_tells_of_
     assert words["balance"] in sorrow.text
 
 
-async def test_who_prefers_to_wait_gets_the_outcome_itself(chorus: Stack) -> None:
+async def test_a_client_that_prefers_to_wait_gets_the_outcome(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     paid = await ada.ask_for_order("30.00", Prefer="wait=20")
     assert (paid.status_code, paid.json()["status"]) == (201, "paid")
@@ -81,16 +81,16 @@ async def test_a_statement_shows_every_movement_newest_first(chorus: Stack) -> N
     assert statement["items"][1]["orderId"] == str(order_id)
 
 
-async def test_nobody_sees_what_belongs_to_somebody_else(chorus: Stack) -> None:
+async def test_a_user_sees_only_their_own_records(chorus: Stack) -> None:
     ada = await chorus.customer(deposit="100.00")
     eve = await chorus.customer("Eve")
     order_id = await ada.order("30.00")
-    letter = await ada.notified(order_id, "joy")
+    notification = await ada.notified(order_id, "joy")
     for service, path in {
         "users": f"/user/view/{ada.id}",
         "billing": f"/account/{ada.id}",
         "orders": f"/order/{order_id}",
-        "notifications": f"/notification/{letter['notificationId']}",
+        "notifications": f"/notification/{notification['notificationId']}",
     }.items():
         assert (await ada.ask(service, "GET", path)).status_code == 200
         assert (await eve.ask(service, "GET", path)).status_code == 404

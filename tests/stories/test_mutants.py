@@ -181,15 +181,15 @@ async def played(
 
 
 @pytest.mark.parametrize("mutation", FOUND_OUT)
-async def test_a_mutant_is_found_out(
-    mutation: str, install_chorus: Install, tmp_path: Path
-) -> None:
+async def test_a_mutant_is_found(mutation: str, install_chorus: Install, tmp_path: Path) -> None:
     name = f"mutant_{mutation}"
     async with played(install_chorus, tmp_path, name, mutation, FOUND_OUT[mutation]) as found:
         assert [line for line in found if not line.startswith("no rest")], found
 
 
-async def test_letters_without_a_key_are_found_out(install_chorus: Install, tmp_path: Path) -> None:
+async def test_notifications_without_a_unique_key_are_found(
+    install_chorus: Install, tmp_path: Path
+) -> None:
     async with played(install_chorus, tmp_path, "keyless", "", news_twice_without_a_key) as found:
         assert any("2 times (joy," in line for line in found), found
 
@@ -204,16 +204,16 @@ async def test_with_every_mechanism_nothing_is_found(situation: Situation, choru
     await situation(chorus)
 
 
-async def test_a_sound_service_that_dies_at_work_is_no_finding(mortal: Stack) -> None:
-    await a_death_at_work(mortal)
+async def test_a_crash_of_a_correct_service_is_no_finding(crashable: Stack) -> None:
+    await a_death_at_work(crashable)
 
 
-async def test_locks_alone_hold_a_rush(mortal: Stack) -> None:
+async def test_locks_alone_serialize_concurrent_orders(crashable: Stack) -> None:
     """The table's unique version is the second line of defence; the first holds without it."""
     try:
-        await a_rush(mortal)
+        await a_rush(crashable)
     finally:
-        await mortal.rows("billing", mutants.VERSION_KEY)
+        await crashable.rows("billing", mutants.VERSION_KEY)
 
 
 def test_every_mutant_is_tried() -> None:

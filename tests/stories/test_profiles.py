@@ -6,12 +6,12 @@ from tests.stories.stack import Stack
 
 
 async def paid_order(customer: Customer) -> None:
-    """An order and its letter."""
+    """An order and its e-mail."""
     order_id = await customer.order("1.00")
     await customer.notified(order_id, "joy")
 
 
-async def test_the_next_letter_has_the_new_name_address_and_language(chorus: Stack) -> None:
+async def test_the_next_e_mail_has_the_new_name_address_and_language(chorus: Stack) -> None:
     sofja = await chorus.customer("Sofja", "en", deposit="100.00")
     await paid_order(sofja)
     new_address = f"new-{sofja.flow}@example.com"
@@ -26,7 +26,7 @@ async def test_the_next_letter_has_the_new_name_address_and_language(chorus: Sta
     await sofja.sign_in()
 
 
-async def test_what_was_true_before_does_not_come_back_when_it_arrives_late(chorus: Stack) -> None:
+async def test_an_older_profile_that_arrives_late_is_ignored(chorus: Stack) -> None:
     ada = await chorus.customer("Ada", deposit="100.00")
     await ada.change(name="Ada Byron")
     await ada.change(name="Ada Lovelace")
@@ -41,11 +41,11 @@ async def test_what_was_true_before_does_not_come_back_when_it_arrives_late(chor
     await chorus.tell_again(old)
     await chorus.is_quiet()
     await paid_order(ada)
-    [letter] = await ada.mail(1)
-    assert "Hello Ada Lovelace," in letter.text
+    [email] = await ada.mail(1)
+    assert "Hello Ada Lovelace," in email.text
 
 
-async def test_a_change_that_overtakes_the_registration_stands(chorus: Stack) -> None:
+async def test_a_change_that_overtakes_the_registration_is_kept(chorus: Stack) -> None:
     everywhere = ("billing", "orders", "notifications")
     async with chorus.withheld(UserRegistered, *everywhere):
         ada = await chorus.customer("Ada", deposit="100.00")
@@ -55,5 +55,5 @@ async def test_a_change_that_overtakes_the_registration_stands(chorus: Stack) ->
         await paid_order(ada)
     await chorus.is_quiet()
     await paid_order(ada)
-    for letter in await ada.mail(2):
-        assert "Hello Ada Lovelace," in letter.text
+    for email in await ada.mail(2):
+        assert "Hello Ada Lovelace," in email.text

@@ -1,4 +1,4 @@
-"""A reader who knows nothing follows the README, and gets a paid order and its letter with curl alone."""
+"""A reader who knows nothing follows the README, and gets a paid order and its e-mail with curl alone."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ def tell(chorus: Stack, user_id: UUID) -> None:
             chorus.attempts.append(Attempt(user_id, to_minor(found[1]), flow, flow))
 
 
-async def test_a_reader_gets_a_paid_order_and_its_letter(chorus: Stack) -> None:
+async def test_the_commands_of_the_readme_give_a_paid_order_and_its_e_mail(chorus: Stack) -> None:
     program("curl", "curl")
     bash = await asyncio.create_subprocess_exec(
         "bash", "-c", script(chorus), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -86,7 +86,7 @@ async def test_a_reader_gets_a_paid_order_and_its_letter(chorus: Stack) -> None:
     for text, answer in zip(seen[1:], shown[1:], strict=True):
         assert alike(json.loads(answer), json.loads(text)), text
     await chorus.is_quiet()
-    subjects = [letter.subject for letter in chorus.mail.to("ada@example.com")]
+    subjects = [email.subject for email in chorus.mail.to("ada@example.com")]
     assert subjects == [
         "Your order is paid: 30.00 EUR",
         "Your order could not be paid: 1000.00 EUR",

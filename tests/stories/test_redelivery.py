@@ -129,7 +129,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
     before, published, mail = (
         await remembered(chorus),
         published_ids(chorus),
-        len(chorus.mail.letters),
+        len(chorus.mail.emails),
     )
     already, known = await handled(chorus), await handled(chorus, only_new=True)
     again = shuffled([outbox_row_of(event) for event in events], times=6)
@@ -138,17 +138,17 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
     assert await handled(chorus, only_new=True) == known, "an inbox did not deduplicate"
     assert await remembered(chorus) == before
     assert published_ids(chorus) == published
-    assert len(chorus.mail.letters) == mail
+    assert len(chorus.mail.emails) == mail
 
 
-async def test_what_comes_again_while_services_are_down_changes_nothing_when_they_return(
+async def test_events_redelivered_while_services_are_down_change_nothing(
     chorus: Stack,
 ) -> None:
     events = await a_flow_with_every_event(chorus)
     before, published, mail = (
         await remembered(chorus),
         published_ids(chorus),
-        len(chorus.mail.letters),
+        len(chorus.mail.emails),
     )
     for service in SERVICES:
         chorus[service].terminate()
@@ -164,15 +164,15 @@ async def test_what_comes_again_while_services_are_down_changes_nothing_when_the
     assert published_ids(chorus) - published <= {
         key.id for key in chorus.journal.events(SigningKeyPublished)
     }
-    assert len(chorus.mail.letters) == mail
+    assert len(chorus.mail.emails) == mail
 
 
-async def test_facts_told_again_after_the_inbox_has_forgotten_them_change_nothing(
+async def test_events_published_again_after_the_inbox_was_purged_change_nothing(
     chorus: Stack,
 ) -> None:
     """Under new ids no inbox deduplicates them: versions and business keys must."""
     events = await a_flow_with_every_event(chorus)
-    before, mail = await remembered(chorus), len(chorus.mail.letters)
+    before, mail = await remembered(chorus), len(chorus.mail.emails)
     already = await handled(chorus)
     published = published_ids(chorus)
     chance = random.Random(15)
@@ -180,4 +180,4 @@ async def test_facts_told_again_after_the_inbox_has_forgotten_them_change_nothin
     await has_handled(chorus, already, renamed)
     assert await remembered(chorus) == before
     assert published_ids(chorus) == published | {event.id for event in renamed}
-    assert len(chorus.mail.letters) == mail
+    assert len(chorus.mail.emails) == mail

@@ -59,7 +59,9 @@ async def test_one_key_sent_to_both_replicas_at_once_is_one_order(chorus: Stack)
     assert await ada.balance() == "70.00"
 
 
-async def test_who_waits_at_one_replica_hears_what_another_one_has_heard(chorus: Stack) -> None:
+async def test_a_client_waiting_at_one_replica_gets_an_outcome_that_another_consumed(
+    chorus: Stack,
+) -> None:
     ada = await chorus.customer(deposit="100.00")
     async with chorus.replica("orders") as other:
         waited = 0
@@ -75,7 +77,7 @@ async def test_who_waits_at_one_replica_hears_what_another_one_has_heard(chorus:
         assert (await ada.ask_for_order("999.00", Prefer="wait=20")).status_code == 403
 
 
-async def test_who_follows_an_order_at_one_replica_sees_what_another_one_has_heard(
+async def test_a_stream_of_one_replica_has_a_change_that_another_consumed(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")

@@ -46,7 +46,7 @@ class Triggers:
         return cls(chorus, ada, eve, await chorus.operator())
 
     async def make(self, wanted: type[Event] | str) -> None:
-        """Have an event of a kind happen, or a letter of a kind written. What follows from it is not waited for."""
+        """Have an event of a kind happen, or an e-mail of a kind written. What follows from it is not waited for."""
         await _WAYS[wanted](self)
 
     async def register(self) -> None:

@@ -59,7 +59,7 @@ async def install_chorus(servers: Servers, worker: str) -> Install:
 
 @pytest.fixture(scope="session")
 async def mail() -> AsyncIterator[MailSink]:
-    """Where the letters of `notifications` arrive."""
+    """Where the e-mails of `notifications` arrive."""
     sink = MailSink()
     await sink.open()
     yield sink

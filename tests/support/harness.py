@@ -83,10 +83,10 @@ class RunningService:
 
     async def is_ready(self, status: int = 200) -> None:
         """Wait until `/ready` answers with this status: 200 if it is ready, 503 if it is not."""
-        async with self.http() as stranger:
+        async with self.http() as anonymous:
 
             async def answers_so() -> None:
-                assert (await stranger.get("/ready")).status_code == status
+                assert (await anonymous.get("/ready")).status_code == status
 
             await eventually(answers_so)
 
@@ -176,7 +176,7 @@ class RunningService:
     def http(
         self, user: UserState | UUID | None = None, *, role: Role = "user", token: str | None = None
     ) -> httpx.AsyncClient:
-        """A client of the service: a user's, or a stranger's."""
+        """A client of the service: a user's, or a anonymous's."""
         id = user.id if isinstance(user, UserState) else user
         token = token or (self.signer.token(id, role) if id else None)
         return httpx.AsyncClient(

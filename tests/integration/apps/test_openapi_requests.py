@@ -54,7 +54,7 @@ async def stack(install_chorus: Install, module_processes: Processes) -> Stack:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("service", SERVICES)
-async def test_answers_are_as_documented(stack: Stack, service: str, tmp_path: Path) -> None:
+async def test_responses_are_as_documented(stack: Stack, service: str, tmp_path: Path) -> None:
     token = stack.operator if service == "notifications" else stack.user
     schemathesis = await asyncio.create_subprocess_exec(
         Path(sys.executable).with_name("st"),

@@ -55,7 +55,7 @@ async def refused(
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_migration_only_adds(
+async def test_migrations_are_compatible_with_the_previous_release(
     chorus: Installation, service: str, administrator: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     before = previous(service)
@@ -63,7 +63,7 @@ async def test_a_migration_only_adds(
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_the_previous_release_is_understood(
+async def test_statements_of_the_previous_release_are_accepted(
     service: str, administrator: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     statements = previous(service)["statements"]
@@ -72,7 +72,7 @@ async def test_the_previous_release_is_understood(
 
 
 @pytest.mark.parametrize("service", ["orders"])
-async def test_a_migration_that_takes_something_away_is_found(
+async def test_a_migration_that_removes_something_is_found(
     chorus: Installation, service: str, administrator: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     await administrator.execute("ALTER TABLE orders RENAME COLUMN total TO price")
@@ -101,7 +101,7 @@ PROCESSED = [
     PROCESSED,
     ids=[f"{name} receives {golden}" for name, _, golden in PROCESSED],
 )
-async def test_a_service_acts_on_what_was_said_in_another_release(
+async def test_a_service_processes_events_of_another_release(
     running_service: Run, name: str, kind: type[Event], golden: Golden
 ) -> None:
     """As published by the previous release, and as the next may publish it, with unknown fields."""

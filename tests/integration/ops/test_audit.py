@@ -67,7 +67,7 @@ async def an_invented_event(chorus: Installation) -> AsyncIterator[None]:
         await execute(url, "DELETE FROM inbox WHERE event_id = $1", INVENTED)
 
 
-async def test_where_all_is_well_it_ends_with_0(chorus: Installation) -> None:
+async def test_without_findings_it_ends_with_0(chorus: Installation) -> None:
     status, out, err = await run(environment(chorus))
     assert (status, err) == (0, ""), out
     assert "1 the ledger adds up" in out
@@ -89,7 +89,7 @@ async def test_a_violation_ends_with_1_and_is_reported(chorus: Installation) -> 
     ]
 
 
-async def test_a_database_that_is_away_ends_with_2(chorus: Installation) -> None:
+async def test_an_unavailable_database_ends_with_2(chorus: Installation) -> None:
     away = environment(chorus) | {"CHORUS_DATABASE_URL_ORDERS": "postgresql://orders@127.0.0.1:1/o"}
     status, out, err = await run(away)
     assert (status, out) == (2, "")
@@ -99,7 +99,7 @@ async def test_a_database_that_is_away_ends_with_2(chorus: Installation) -> None
     assert "orders: " in json.loads(err)["error"]
 
 
-async def test_a_setting_that_is_missing_ends_with_2(chorus: Installation) -> None:
+async def test_a_missing_setting_ends_with_2(chorus: Installation) -> None:
     without = environment(chorus)
     del without["CHORUS_DATABASE_URL_ORDERS"]
     status, _, err = await run(without)
@@ -193,14 +193,14 @@ async def test_its_login_reads_no_secret_and_changes_nothing(
         await connection.close()
 
 
-async def test_its_login_enters_no_other_service(chorus: Installation) -> None:
+async def test_its_login_has_no_access_to_another_service(chorus: Installation) -> None:
     url = chorus.auditor_url("orders")
     other = url.rpartition("/")[0] + "/" + chorus.login("billing")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await asyncpg.connect(other)
 
 
-async def test_its_login_at_the_broker_can_only_look(chorus: Installation) -> None:
+async def test_its_login_at_the_broker_can_only_monitor(chorus: Installation) -> None:
     urls = chorus.servers.amqp_url(f"{chorus.name}_auditor", chorus.password, chorus.name)
     broker = Broker(urls)
     await broker.open()

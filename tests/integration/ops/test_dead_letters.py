@@ -32,7 +32,7 @@ QUEUE = queue_name("billing", OrderPlaced)
 
 
 @dataclass
-class Desk:
+class DeadLetterCommand:
     """A running billing service, and the command as an operator runs it."""
 
     billing: RunningService
@@ -77,7 +77,7 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(billing: RunningService) -> AsyncIterator[Desk]:
+async def chorus_dead(billing: RunningService) -> AsyncIterator[DeadLetterCommand]:
     broker = Broker(billing.installation.amqp_admin_url)
     await broker.open()
     # Only billing runs here, with a vhost of its own: the other services have no login in it.
@@ -85,7 +85,7 @@ async def desk(billing: RunningService) -> AsyncIterator[Desk]:
         {"CHORUS_AMQP_URL_USERS": billing.installation.amqp_url("billing")}
         | dict(billing.installation.environment)
     ):
-        yield Desk(billing, broker)
+        yield DeadLetterCommand(billing, broker)
     await broker.purge(f"billing.{DEAD}")
     await broker.close()
 
@@ -94,11 +94,13 @@ def an_event() -> Row:
     return outbox_row(OrderPlaced(order=an_order(total="1.00", user=a_user())))
 
 
-async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
+async def test_a_list_has_the_queue_reason_and_time_of_each_dead_letter(
+    chorus_dead: DeadLetterCommand,
+) -> None:
     row = an_event()
     before = now() - timedelta(seconds=1)
-    await desk.put(row, ValueError("the cause"))
-    [listed] = await desk.listed("--service", "billing")
+    await chorus_dead.put(row, ValueError("the cause"))
+    [listed] = await chorus_dead.listed("--service", "billing")
     since = listed.pop("since")
     assert listed == {
         "id": str(row.id),
@@ -110,43 +112,46 @@ async def test_a_list_says_where_from_why_and_since_when(desk: Desk) -> None:
         "correlationId": row.attributes["correlationid"],
     }
     assert before.isoformat()[:19] <= since[:19] <= now().isoformat()[:19]
-    shown = await desk.run("show", str(row.id), "--service", "billing")
+    shown = await chorus_dead.run("show", str(row.id), "--service", "billing")
     assert '"dead_letter_queue": "billing.order-placed"' in shown.stdout
     assert row.attributes["subject"] in shown.stdout
 
 
-async def test_looking_uses_nothing_up(desk: Desk) -> None:
-    await desk.put(an_event(), ValueError())
+async def test_listing_leaves_every_dead_letter(chorus_dead: DeadLetterCommand) -> None:
+    await chorus_dead.put(an_event(), ValueError())
     for _ in range(25):  # more than the broker's default delivery limit
-        assert len(await desk.listed("--service", "billing")) == 1
+        assert len(await chorus_dead.listed("--service", "billing")) == 1
 
 
-async def test_a_dry_run_does_nothing(desk: Desk) -> None:
+async def test_a_dry_run_has_no_effect(chorus_dead: DeadLetterCommand) -> None:
     row = an_event()
-    await desk.put(row, ValueError())
+    await chorus_dead.put(row, ValueError())
     for command in ("replay", "drop"):
-        result = await desk.run(command, str(row.id), "--service", "billing", "--dry-run")
+        result = await chorus_dead.run(command, str(row.id), "--service", "billing", "--dry-run")
         assert "1 would be" in result.stdout
-    assert len(await desk.listed("--service", "billing")) == 1
-    assert await desk.charges(row) == 0
+    assert len(await chorus_dead.listed("--service", "billing")) == 1
+    assert await chorus_dead.charges(row) == 0
 
 
-async def test_dead_letters_replayed_twice_have_one_effect(desk: Desk) -> None:
+async def test_dead_letters_replayed_twice_have_one_effect(chorus_dead: DeadLetterCommand) -> None:
     row = an_event()
-    await desk.put(row, ValueError(), copies=2)
-    assert "2 were replayed" in (await desk.run("replay", "--service", "billing")).stdout
-    await desk.put(row, ValueError())
+    await chorus_dead.put(row, ValueError(), copies=2)
+    assert "2 were replayed" in (await chorus_dead.run("replay", "--service", "billing")).stdout
+    await chorus_dead.put(row, ValueError())
     assert (
-        "1 were replayed" in (await desk.run("replay", str(row.id), "--service", "billing")).stdout
+        "1 were replayed"
+        in (await chorus_dead.run("replay", str(row.id), "--service", "billing")).stdout
     )
-    await desk.billing.has_processed(row)
-    assert await desk.charges(row) == 1
-    assert await desk.listed("--service", "billing") == []
+    await chorus_dead.billing.has_processed(row)
+    assert await chorus_dead.charges(row) == 1
+    assert await chorus_dead.listed("--service", "billing") == []
 
 
-async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> None:
+async def test_a_replay_that_dies_before_the_ack_loses_nothing(
+    chorus_dead: DeadLetterCommand,
+) -> None:
     row = an_event()
-    await desk.put(row, ValueError())
+    await chorus_dead.put(row, ValueError())
     died = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ops", "dead", "replay", "--service", "billing",
         env={**os.environ, "CHORUS_CRASH_AT": "publisher.after_publish"},
@@ -155,28 +160,30 @@ async def test_a_replay_that_dies_before_the_ack_loses_nothing(desk: Desk) -> No
     assert await died.wait() == -signal.SIGKILL
 
     async def back() -> bool:
-        return await desk.broker.waiting(f"billing.{DEAD}") == 1
+        return await chorus_dead.broker.waiting(f"billing.{DEAD}") == 1
 
     await eventually(back, what="the dead letter is not requeued")
-    await desk.run("replay", str(row.id), "--service", "billing")
-    await desk.billing.has_processed(row)
-    assert await desk.charges(row) == 1
+    await chorus_dead.run("replay", str(row.id), "--service", "billing")
+    await chorus_dead.billing.has_processed(row)
+    assert await chorus_dead.charges(row) == 1
 
 
-async def test_only_the_consumer_that_parked_it_hears_a_replay(desk: Desk) -> None:
+async def test_a_replay_goes_to_the_consumer_that_dead_lettered_it_only(
+    chorus_dead: DeadLetterCommand,
+) -> None:
     row = an_event()
-    await desk.put(row, ValueError())
-    async with desk.broker.tap("orders") as tap:
-        await desk.run("replay", str(row.id), "--service", "billing")
-        await desk.billing.has_processed(row)
+    await chorus_dead.put(row, ValueError())
+    async with chorus_dead.broker.tap("orders") as tap:
+        await chorus_dead.run("replay", str(row.id), "--service", "billing")
+        await chorus_dead.billing.has_processed(row)
         await tap.flush()
     assert tap.messages == []
 
 
-async def test_filters_choose(desk: Desk) -> None:
+async def test_filters_select_dead_letters(chorus_dead: DeadLetterCommand) -> None:
     late, locked = an_event(), an_event()
-    await desk.put(late, TimeoutError("late"))
-    await desk.put(locked, ValueError("locked"), copies=1)
+    await chorus_dead.put(late, TimeoutError("late"))
+    await chorus_dead.put(locked, ValueError("locked"), copies=1)
     for filters, chosen in {
         ("--reason", "locked"): {locked.id},
         ("--type", "OrderPlaced"): {late.id, locked.id},
@@ -186,55 +193,60 @@ async def test_filters_choose(desk: Desk) -> None:
         ("--newer-than", "0s"): set(),
         (str(late.id),): {late.id},
     }.items():
-        listed = await desk.listed("--service", "billing", *filters)
+        listed = await chorus_dead.listed("--service", "billing", *filters)
         assert {UUID(letter["id"]) for letter in listed} == chosen, filters
 
 
-async def test_what_is_dropped_is_gone(desk: Desk) -> None:
+async def test_a_discarded_dead_letter_is_deleted(chorus_dead: DeadLetterCommand) -> None:
     kept, dropped = an_event(), an_event()
-    await desk.put(kept, ValueError())
-    await desk.put(dropped, ValueError())
-    await desk.run("drop", str(dropped.id), "--service", "billing")
-    assert [letter["id"] for letter in await desk.listed("--service", "billing")] == [str(kept.id)]
-    assert await desk.charges(dropped) == 0
+    await chorus_dead.put(kept, ValueError())
+    await chorus_dead.put(dropped, ValueError())
+    await chorus_dead.run("drop", str(dropped.id), "--service", "billing")
+    assert [letter["id"] for letter in await chorus_dead.listed("--service", "billing")] == [
+        str(kept.id)
+    ]
+    assert await chorus_dead.charges(dropped) == 0
 
 
-async def test_what_was_not_chosen_or_is_not_there_is_said(desk: Desk) -> None:
-    await desk.run("drop", status=2)
-    await desk.run("replay", "--all", "--service", "billing", status=2)
-    await desk.run("list", "--service", "nobody", status=2)
-    await desk.run("list", "--older-than", "long", status=2)
-    await desk.run("drop", "no-such-id", "--service", "billing", status=1)
+async def test_unselected_and_missing_dead_letters_are_reported(
+    chorus_dead: DeadLetterCommand,
+) -> None:
+    await chorus_dead.run("drop", status=2)
+    await chorus_dead.run("replay", "--all", "--service", "billing", status=2)
+    await chorus_dead.run("list", "--service", "nobody", status=2)
+    await chorus_dead.run("list", "--older-than", "long", status=2)
+    await chorus_dead.run("drop", "no-such-id", "--service", "billing", status=1)
 
 
 @pytest.mark.parametrize("queue", ["orders.payment-succeeded", "billing.dead", "nowhere"])
-async def test_a_message_from_a_queue_that_is_not_its_services_stays_and_others_go(
-    desk: Desk, queue: str
+async def test_a_dead_letter_of_another_services_queue_stays_and_others_are_replayed(
+    chorus_dead: DeadLetterCommand, queue: str
 ) -> None:
     """Headers written by hand must not route a replay to another consumer."""
     foreign, own = an_event(), an_event()
-    await desk.put(foreign, ValueError(), queue=queue)
-    await desk.put(own, ValueError())
-    result = await desk.run("replay", "--service", "billing", status=1)
+    await chorus_dead.put(foreign, ValueError(), queue=queue)
+    await chorus_dead.put(own, ValueError())
+    result = await chorus_dead.run("replay", "--service", "billing", status=1)
     assert f"billing does not consume {queue}" in result.stderr
-    await desk.billing.has_processed(own)
-    assert await desk.charges(own) == 1
-    [left] = await desk.listed("--service", "billing")
+    await chorus_dead.billing.has_processed(own)
+    assert await chorus_dead.charges(own) == 1
+    [left] = await chorus_dead.listed("--service", "billing")
     assert left["id"] == str(foreign.id)
 
 
-async def test_of_a_cluster_any_node_will_do(desk: Desk) -> None:
-    await desk.put(an_event(), ValueError())
-    url = desk.billing.installation.amqp_url("billing")
+async def test_any_node_of_a_cluster_is_used(chorus_dead: DeadLetterCommand) -> None:
+    await chorus_dead.put(an_event(), ValueError())
+    url = chorus_dead.billing.installation.amqp_url("billing")
     away = url.replace(str(urlsplit(url).port), "1")
     with environment(
-        dict(desk.billing.installation.environment) | {"CHORUS_AMQP_URL_USERS": f"{away}, {url}"}
+        dict(chorus_dead.billing.installation.environment)
+        | {"CHORUS_AMQP_URL_USERS": f"{away}, {url}"}
     ):
-        assert len(await desk.listed("--service", "billing")) == 1
+        assert len(await chorus_dead.listed("--service", "billing")) == 1
 
 
-async def test_a_message_that_nobody_has_explained_stays(desk: Desk) -> None:
-    await desk.broker.send(wire.to_message([an_event()]), DEAD, "billing")
-    await desk.run("replay", "--service", "billing", status=1)
-    [left] = await desk.listed("--service", "billing")
+async def test_a_dead_letter_without_a_reason_stays(chorus_dead: DeadLetterCommand) -> None:
+    await chorus_dead.broker.send(wire.to_message([an_event()]), DEAD, "billing")
+    await chorus_dead.run("replay", "--service", "billing", status=1)
+    [left] = await chorus_dead.listed("--service", "billing")
     assert left["queue"] == ""

@@ -55,7 +55,7 @@ async def ask(chorus: Installation, service: str, sql: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_every_column_is_as_its_model_says(chorus: Installation, service: str) -> None:
+async def test_every_column_is_as_in_its_model(chorus: Installation, service: str) -> None:
     found = {
         (row["table"], row["name"]): (row["type"], row["nullable"])
         for row in await ask(chorus, service, COLUMNS)
@@ -70,7 +70,7 @@ async def test_every_column_is_as_its_model_says(chorus: Installation, service: 
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_every_key_is_as_its_model_says(chorus: Installation, service: str) -> None:
+async def test_every_key_is_as_in_its_model(chorus: Installation, service: str) -> None:
     found = {
         (row["table"], row["type"], tuple(row["columns"]))
         for row in await ask(chorus, service, KEYS)

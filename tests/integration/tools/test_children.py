@@ -56,7 +56,7 @@ def a_child_of_a_killed_parent(folder: Path) -> int:
     return child
 
 
-async def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+async def test_a_child_ends_with_its_killed_parent(tmp_path: Path) -> None:
     child = await asyncio.to_thread(a_child_of_a_killed_parent, tmp_path)
 
     async def is_gone() -> bool:
@@ -65,7 +65,7 @@ async def test_a_child_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None
     await eventually(is_gone)
 
 
-async def test_killing_a_child_takes_everything_below_it(tmp_path: Path) -> None:
+async def test_killing_a_child_kills_its_descendants(tmp_path: Path) -> None:
     child = a_child(tmp_path, FAMILY)
     child.start()
 
@@ -95,7 +95,7 @@ def test_a_child_that_ignores_the_request_to_stop_is_killed(tmp_path: Path) -> N
     assert child.exit_status == -signal.SIGKILL
 
 
-def test_a_child_that_ends_too_early_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_child_that_ends_too_early_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = a_child(tmp_path, "raise SystemExit('no such database')")
     child.start()
 
@@ -116,7 +116,7 @@ def test_a_child_can_be_started_again_after_it_was_killed(tmp_path: Path) -> Non
     child.kill()
 
 
-def test_ctrl_c_in_the_terminal_reaches_us_and_not_the_children(tmp_path: Path) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_children(tmp_path: Path) -> None:
     child = a_child(tmp_path, SLEEPER)
     child.start()
 

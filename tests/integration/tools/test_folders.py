@@ -7,14 +7,14 @@ from tools.servers.folders import run_folder
 from tools.servers.ports import is_free, port_near, private_port
 
 
-def test_a_run_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_run_deletes_its_folder(tmp_path: Path) -> None:
     with run_folder(tmp_path) as folder:
         (folder / "data").mkdir()
 
     assert not folder.exists()
 
 
-def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
+def test_the_folder_of_a_killed_run_is_deleted_by_the_next_run(tmp_path: Path) -> None:
     left = tmp_path / "run-left"
     left.mkdir()
     (left / "lock").touch()
@@ -23,13 +23,13 @@ def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path) -> None:
         assert not left.exists()
 
 
-def test_a_run_that_lives_keeps_its_folder(tmp_path: Path) -> None:
+def test_the_folder_of_a_running_run_is_kept(tmp_path: Path) -> None:
     with run_folder(tmp_path) as first, run_folder(tmp_path) as second:
         assert first.exists()
         assert first != second
 
 
-def test_somebody_elses_files_stay(tmp_path: Path) -> None:
+def test_other_files_are_kept(tmp_path: Path) -> None:
     other = tmp_path / "run-notes"
     other.mkdir()
 
@@ -37,7 +37,7 @@ def test_somebody_elses_files_stay(tmp_path: Path) -> None:
         assert other.exists()
 
 
-def test_a_busy_port_is_stepped_over() -> None:
+def test_a_busy_port_is_skipped() -> None:
     busy = private_port()
     with socket.socket() as consumer:
         consumer.bind(("127.0.0.1", busy))

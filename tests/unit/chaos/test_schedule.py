@@ -35,7 +35,7 @@ def test_every_kind_comes_often_enough_and_in_time(minutes: float) -> None:
     assert faults[-1].at <= minutes * 60 - CALM_SECONDS
 
 
-def test_half_an_hour_has_every_variety() -> None:
+def test_half_an_hour_has_every_variety_of_each_kind() -> None:
     varieties = {(fault.kind, fault.target) for fault in schedule(7, 30)}
     assert {(kind, t) for kind, t in varieties if kind == "malformed message"} == {
         ("malformed message", t)
@@ -45,7 +45,7 @@ def test_half_an_hour_has_every_variety() -> None:
     assert {t for kind, t in varieties if kind == "mail"} == {"gone", "slow", "later"}
 
 
-def test_it_arms_crash_points_that_there_are() -> None:
+def test_it_sets_existing_crash_points() -> None:
     assert {point for point, _ in POINTS} <= {*CRASH_POINTS}
 
 
@@ -82,7 +82,7 @@ def test_a_run_in_which_something_is_wrong_is_red(different: dict[str, object]) 
     assert a_report(**different).status == RED
 
 
-def test_findings_are_told_apart() -> None:
+def test_findings_are_sorted_into_lost_doubled_and_violations() -> None:
     report = a_report()
     report.sort_out(
         [

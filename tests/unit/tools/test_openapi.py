@@ -77,7 +77,7 @@ def test_every_error_is_a_problem_with_examples(document: Document) -> None:
                 assert "{" not in example["value"]["instance"], name
 
 
-def test_every_answer_and_body_has_an_example_that_fits(document: Document) -> None:
+def test_every_response_and_body_has_a_valid_example(document: Document) -> None:
     for name, operation in operations(document):
         bodies = [operation["requestBody"]] if "requestBody" in operation else []
         for part in [*bodies, *operation["responses"].values()]:
@@ -86,7 +86,7 @@ def test_every_answer_and_body_has_an_example_that_fits(document: Document) -> N
                 assert fits(document, content["schema"], content["example"]), (name, content)
 
 
-def test_whoever_must_sign_in_is_told_so(document: Document) -> None:
+def test_operations_that_require_a_token_declare_it(document: Document) -> None:
     [scheme] = (
         document["components"].get("securitySchemes", {"Bearer": {"scheme": "bearer"}}).values()
     )
@@ -97,7 +97,7 @@ def test_whoever_must_sign_in_is_told_so(document: Document) -> None:
             assert "WWW-Authenticate" in operation["responses"]["401"]["headers"], name
 
 
-def test_headers_are_told(document: Document) -> None:
+def test_headers_are_documented(document: Document) -> None:
     for name, operation in operations(document):
         asked = {
             parameter.get("name") or at(document, parameter["$ref"])["name"]
@@ -124,13 +124,13 @@ def answer_with_location(operation: Document) -> set[str]:
     return {"202"} if operation["operationId"] == "send_message" else {"201"}
 
 
-def test_an_idempotency_key_is_taken_by_every_post_of_somebody_known(document: Document) -> None:
+def test_every_authenticated_post_accepts_an_idempotency_key(document: Document) -> None:
     for name, operation in operations(document):
         takes = any(p.get("name") == "Idempotency-Key" for p in operation["parameters"])
         assert takes == (name.startswith("post ") and "security" in operation), name
 
 
-def test_nothing_that_the_framework_makes_up_is_left(document: Document) -> None:
+def test_no_text_of_the_framework_is_left(document: Document) -> None:
     text = str(document)
     assert "HTTPValidationError" not in text
     assert "Successful Response" not in text
@@ -156,7 +156,7 @@ async def test_the_page_loads_nothing_from_elsewhere(service: str) -> None:
     assert 'url: "openapi.json"' in start
 
 
-async def test_a_file_that_the_pages_do_not_have_is_missing() -> None:
+async def test_an_unknown_static_file_is_not_found() -> None:
     for name in ("nope.js", "..%2F..%2Ffactory.py", "docs.html"):
         answer: httpx.Response = await fetched("orders", f"/docs/{name}")
         assert answer.status_code == 404

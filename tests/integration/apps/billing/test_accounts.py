@@ -9,10 +9,7 @@ from uuid_utils.compat import uuid7
 from apps.billing.use_cases import ViewAccount, view_accounts
 from chassis.database.transaction import Pool, begin
 from events.base import Causation
-from events.billing import (
-    AccountOpened,
-    PaymentRejected,
-)
+from events.billing import AccountOpened, PaymentRejected
 from events.orders import OrderPlaced
 from events.users import UserRegistered
 from tests.support.builders import a_user, an_order
@@ -24,7 +21,7 @@ OPENED = (
 )
 
 
-async def test_registration_opens_an_account_with_nothing_on_it(billing: RunningService) -> None:
+async def test_a_registration_opens_an_empty_account(billing: RunningService) -> None:
     user = a_user()
     await billing.processes(UserRegistered(user=user))
     [opened] = billing.published
@@ -41,7 +38,7 @@ async def test_registration_opens_an_account_with_nothing_on_it(billing: Running
     }
 
 
-async def test_first_use_opens_the_account_and_registration_finds_it_open(
+async def test_an_account_opened_by_its_first_use_is_kept_at_registration(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -52,7 +49,7 @@ async def test_first_use_opens_the_account_and_registration_finds_it_open(
     assert len(billing.published_of(AccountOpened)) == 1
 
 
-async def test_an_order_that_comes_before_its_user_opens_the_account(
+async def test_an_order_before_its_registration_opens_the_account(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -61,7 +58,7 @@ async def test_an_order_that_comes_before_its_user_opens_the_account(
     assert [type(event) for event in billing.published] == [AccountOpened, PaymentRejected]
 
 
-async def test_an_account_is_opened_once_though_everything_happens_at_once(
+async def test_concurrent_events_open_one_account(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -76,7 +73,7 @@ async def test_an_account_is_opened_once_though_everything_happens_at_once(
     assert len(billing.published_of(AccountOpened)) == 1
 
 
-async def test_an_account_that_another_replica_opens_meanwhile_is_not_opened_again(
+async def test_an_account_opened_by_a_concurrent_replica_is_not_opened_again(
     billing: RunningService,
 ) -> None:
     user, id = a_user(), uuid7()
@@ -91,7 +88,7 @@ async def test_an_account_that_another_replica_opens_meanwhile_is_not_opened_aga
     assert billing.published == []
 
 
-async def test_an_operator_opens_no_account_for_nobody(billing: RunningService) -> None:
+async def test_an_operator_opens_no_account_of_an_unknown_user(billing: RunningService) -> None:
     nobody = uuid7()
     async with billing.as_operator() as operator:
         path = f"/account/{nobody}"

@@ -19,7 +19,7 @@ from tests.support.harness import RunningService
 from tests.support.purse import balance, got, move, open_with
 
 
-async def test_money_that_another_replica_takes_meanwhile_is_not_spent_twice(
+async def test_money_taken_by_a_concurrent_replica_is_not_spent_twice(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -66,7 +66,7 @@ async def test_the_newest_version_of_a_holder_is_stored_in_any_order_of_events(
 # Deposits and withdrawals.
 
 
-async def test_a_deposit_raises_the_balance_and_says_so(billing: RunningService) -> None:
+async def test_a_deposit_raises_the_balance_and_is_published(billing: RunningService) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         receipt = await move(ada, user, "deposit", "100.5")
@@ -78,7 +78,7 @@ async def test_a_deposit_raises_the_balance_and_says_so(billing: RunningService)
     assert (deposited.account.balance, deposited.account.version) == (100_50, 2)
 
 
-async def test_a_withdrawal_lowers_the_balance_and_says_so(billing: RunningService) -> None:
+async def test_a_withdrawal_lowers_the_balance_and_is_published(billing: RunningService) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         await move(ada, user, "deposit", "100.00")
@@ -89,7 +89,7 @@ async def test_a_withdrawal_lowers_the_balance_and_says_so(billing: RunningServi
     assert (withdrawn.transaction.kind, withdrawn.account.balance) == ("withdrawal", 1)
 
 
-async def test_a_withdrawal_that_does_not_fit_is_refused_and_changes_nothing(
+async def test_an_uncovered_withdrawal_has_no_effect(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -104,7 +104,7 @@ async def test_a_withdrawal_that_does_not_fit_is_refused_and_changes_nothing(
     assert billing.published_of(FundsWithdrawn) == []
 
 
-async def test_an_account_holds_only_so_much(billing: RunningService) -> None:
+async def test_a_deposit_beyond_the_balance_limit_is_refused(billing: RunningService) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         path = f"/account/{user.id}/deposit"
@@ -122,7 +122,7 @@ async def test_an_account_holds_only_so_much(billing: RunningService) -> None:
     assert refused.json()["reason"] == "balance_limit"
 
 
-async def test_the_statement_is_read_page_by_page_newest_first(billing: RunningService) -> None:
+async def test_a_statement_is_paged_newest_first(billing: RunningService) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         for amount in range(1, 8):
@@ -142,7 +142,7 @@ async def test_the_statement_is_read_page_by_page_newest_first(billing: RunningS
     assert {line["kind"] for line in lines} == {"deposit"}
 
 
-async def test_what_is_paid_in_while_the_statement_is_read_shifts_no_line(
+async def test_a_deposit_between_two_pages_of_a_statement_shifts_no_line(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -160,7 +160,7 @@ async def test_what_is_paid_in_while_the_statement_is_read_shifts_no_line(
 # Access.
 
 
-async def test_another_persons_account_answers_like_one_that_is_not_there(
+async def test_another_users_account_is_not_found(
     billing: RunningService,
 ) -> None:
     ada, bob = a_user(), a_user()
@@ -186,7 +186,7 @@ async def test_an_operator_sees_every_account(billing: RunningService) -> None:
     assert len(lines) == 1
 
 
-async def test_an_operator_moves_money_of_a_user_who_is_known(billing: RunningService) -> None:
+async def test_an_operator_moves_money_of_a_known_user(billing: RunningService) -> None:
     user = a_user()
     await billing.processes(UserRegistered(user=user))
     async with billing.as_operator() as operator:

@@ -3,10 +3,7 @@
 import asyncio
 import random
 
-from events.billing import (
-    PaymentRejected,
-    PaymentSucceeded,
-)
+from events.billing import PaymentRejected, PaymentSucceeded
 from events.money import to_text
 from events.orders import OrderCancelled, OrderPlaced
 from tests.support.builders import a_user, an_order, cancelled, outbox_row
@@ -14,7 +11,7 @@ from tests.support.harness import RunningService
 from tests.support.purse import balance, open_with
 
 
-async def test_no_balance_falls_below_zero_though_everybody_spends_at_once(
+async def test_concurrent_orders_never_overdraw_an_account(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -35,7 +32,7 @@ async def test_no_balance_falls_below_zero_though_everybody_spends_at_once(
     await the_books_balance(billing)
 
 
-async def test_two_accounts_that_pay_in_opposite_order_do_not_deadlock(
+async def test_accounts_locked_in_opposite_orders_do_not_deadlock(
     billing: RunningService,
 ) -> None:
     users = [a_user() for _ in range(10)]

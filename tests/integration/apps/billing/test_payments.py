@@ -14,7 +14,7 @@ from tests.support.harness import RunningService
 from tests.support.purse import balance, open_with
 
 
-async def test_an_order_that_fits_is_debited_and_told_with_everything_about_it(
+async def test_a_covered_order_is_debited_and_published_with_its_payment(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -31,7 +31,7 @@ async def test_an_order_that_fits_is_debited_and_told_with_everything_about_it(
     assert (line["kind"], line["amount"], line["orderId"]) == ("payment", "30.00", str(order.id))
 
 
-async def test_a_refusal_is_recorded_with_the_balance_at_that_moment(
+async def test_a_rejection_is_published_with_the_balance_at_that_moment(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -73,7 +73,7 @@ async def test_an_order_of_exactly_the_balance_is_paid(billing: RunningService) 
 # Cancellations.
 
 
-async def test_a_cancelled_order_is_refunded_once_although_it_is_cancelled_twice(
+async def test_an_order_cancelled_twice_is_refunded_once(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -91,7 +91,7 @@ async def test_a_cancelled_order_is_refunded_once_although_it_is_cancelled_twice
     assert await balance(billing, user) == "100.00"
 
 
-async def test_a_cancellation_that_comes_before_its_order_keeps_it_from_being_charged(
+async def test_an_order_cancelled_before_it_arrives_is_not_charged(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -120,7 +120,7 @@ async def test_the_cancellation_of_a_rejected_order_changes_nothing(
     assert await balance(billing, user) == "0.00"
 
 
-async def test_an_order_and_its_cancellation_that_race_leave_the_money_where_it_was(
+async def test_a_concurrent_order_and_cancellation_leave_the_balance_unchanged(
     billing: RunningService,
 ) -> None:
     """Each order is either paid and refunded, or never charged."""

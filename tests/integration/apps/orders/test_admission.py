@@ -26,7 +26,9 @@ def no_standstill(orders: RunningService, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 @pytest.mark.usefixtures("no_standstill")
-async def test_a_slow_flow_lets_in_as_many_as_it_settles_in_time(orders: RunningService) -> None:
+async def test_a_slow_flow_admits_as_many_orders_as_it_settles_in_time(
+    orders: RunningService,
+) -> None:
     await orders.processes(payment_succeeded(await place(orders, a_user())))
     late = await place(orders, a_user())
     await orders.database.execute(LONG_AGO, late.id)

@@ -21,7 +21,7 @@ from tests.support.harness import RunningService
 from tests.support.shopping import cancel, place, view
 
 
-async def test_a_new_order_is_pending_and_told_at_once(orders: RunningService) -> None:
+async def test_a_new_order_is_pending_and_published(orders: RunningService) -> None:
     user = a_user()
     await orders.processes(UserRegistered(user=user))
     async with orders.http(user) as ada:
@@ -47,7 +47,7 @@ async def test_a_new_order_is_pending_and_told_at_once(orders: RunningService) -
     assert (str(placed.order.id), placed.order.total) == (created["orderId"], 150_00)
 
 
-async def test_an_order_of_a_user_who_is_not_known_is_accepted(orders: RunningService) -> None:
+async def test_an_order_of_an_unknown_user_is_accepted(orders: RunningService) -> None:
     user = a_user()
     await place(orders, user)
     [placed] = orders.published_of(OrderPlaced)
@@ -70,7 +70,7 @@ async def test_a_customer_is_stored_without_personal_data(
 # Outcomes.
 
 
-async def test_an_order_that_billing_has_debited_is_paid(orders: RunningService) -> None:
+async def test_a_payment_settles_the_order_as_paid(orders: RunningService) -> None:
     order = await place(orders, a_user())
     [received] = await orders.processes(payment_succeeded(order))
     _, paid = orders.published
@@ -82,7 +82,7 @@ async def test_an_order_that_billing_has_debited_is_paid(orders: RunningService)
     assert seen["settledAt"] is not None
 
 
-async def test_an_order_that_billing_has_refused_is_rejected_with_the_reason(
+async def test_a_rejected_payment_settles_the_order_with_the_reason(
     orders: RunningService,
 ) -> None:
     order = await place(orders, a_user())
@@ -92,7 +92,7 @@ async def test_an_order_that_billing_has_refused_is_rejected_with_the_reason(
     assert (await view(orders, order))["reason"] == "insufficient_funds"
 
 
-async def test_an_outcome_that_comes_twice_is_told_once(orders: RunningService) -> None:
+async def test_an_outcome_delivered_twice_is_published_once(orders: RunningService) -> None:
     order = await place(orders, a_user())
     outcome = outbox_row(payment_succeeded(order))
     await orders.processes(outcome, outcome, payment_succeeded(order))
@@ -100,7 +100,7 @@ async def test_an_outcome_that_comes_twice_is_told_once(orders: RunningService) 
     assert (await view(orders, order))["version"] == 2
 
 
-async def test_an_outcome_of_an_order_that_was_never_placed_is_parked(
+async def test_an_outcome_of_an_unknown_order_is_dead_lettered(
     orders: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
@@ -117,7 +117,7 @@ async def test_an_outcome_of_an_order_that_was_never_placed_is_parked(
 # Cancelling.
 
 
-async def test_a_pending_order_can_be_cancelled_and_again_gives_the_same_answer(
+async def test_a_pending_order_is_cancelled_and_a_repetition_gets_the_same_response(
     orders: RunningService,
 ) -> None:
     order = await place(orders, a_user())
@@ -130,7 +130,7 @@ async def test_a_pending_order_can_be_cancelled_and_again_gives_the_same_answer(
     assert published.order == cancelled(order)
 
 
-async def test_a_paid_order_can_be_cancelled_and_its_refund_is_noted(
+async def test_a_paid_order_is_cancelled_and_its_refund_is_recorded(
     orders: RunningService,
 ) -> None:
     order = await place(orders, a_user())
@@ -160,7 +160,7 @@ async def test_a_rejected_order_cannot_be_cancelled(orders: RunningService) -> N
 
 
 @pytest.mark.parametrize("outcome", [payment_succeeded, payment_rejected])
-async def test_an_outcome_that_comes_after_the_cancellation_leaves_the_order_cancelled(
+async def test_an_outcome_after_the_cancellation_leaves_the_order_cancelled(
     orders: RunningService, outcome: Any
 ) -> None:
     order = await place(orders, a_user())
@@ -171,7 +171,7 @@ async def test_an_outcome_that_comes_after_the_cancellation_leaves_the_order_can
     assert (seen["status"], seen["version"], seen["reason"]) == ("cancelled", 2, None)
 
 
-async def test_cancellation_and_payment_that_race_end_cancelled_and_told_once(
+async def test_a_concurrent_cancellation_and_payment_end_cancelled_and_published_once(
     orders: RunningService,
 ) -> None:
     placed = [await place(orders, a_user()) for _ in range(10)]
@@ -188,7 +188,7 @@ async def test_cancellation_and_payment_that_race_end_cancelled_and_told_once(
 # Reading.
 
 
-async def test_orders_are_listed_page_by_page_newest_first(orders: RunningService) -> None:
+async def test_orders_are_paged_newest_first(orders: RunningService) -> None:
     user = a_user()
     placed = [await place(orders, user, f"{n}.00") for n in range(1, 6)]
     async with orders.http(user) as ada:
@@ -216,7 +216,7 @@ async def test_orders_are_listed_by_status(orders: RunningService) -> None:
             assert {item["status"] for item in page["items"]} == {status}
 
 
-async def test_another_persons_order_answers_like_one_that_is_not_there(
+async def test_another_users_order_is_not_found(
     orders: RunningService,
 ) -> None:
     order = await place(orders, a_user())
@@ -235,7 +235,7 @@ async def test_another_persons_order_answers_like_one_that_is_not_there(
     assert (await view(orders, order))["status"] == "pending"
 
 
-async def test_an_operator_sees_and_cancels_everybodys_orders(orders: RunningService) -> None:
+async def test_an_operator_sees_and_cancels_every_order(orders: RunningService) -> None:
     placed = [await place(orders, a_user()) for _ in range(2)]
     async with orders.as_operator() as operator:
         listed = (await operator.get("/order", params={"limit": 2})).json()["items"]

@@ -64,7 +64,7 @@ async def orders(installed: Orders) -> Orders:
     return installed
 
 
-async def test_an_order_that_is_never_decided_about_is_counted_without_reading_those_since(
+async def test_an_undecided_order_is_counted_without_reading_later_ones(
     orders: Orders,
 ) -> None:
     """An order whose OrderPlaced is lost stays pending."""

@@ -77,7 +77,9 @@ async def trusts(replicas: Replicas, replica: ServiceProcess) -> None:
         await eventually(let_in)
 
 
-async def test_who_waits_at_one_replica_hears_what_the_other_is_told(replicas: Replicas) -> None:
+async def test_a_client_of_one_replica_receives_an_outcome_that_another_consumed(
+    replicas: Replicas,
+) -> None:
     user = a_user()
     before = [await received(replicas.a), await received(replicas.b)]
     async with replicas.http(replicas.a, user.id) as ada:
@@ -98,7 +100,7 @@ async def test_who_waits_at_one_replica_hears_what_the_other_is_told(replicas: R
     assert after[1] > before[1], "the other replica has consumed none"
 
 
-async def test_a_follower_sees_the_order_at_once_and_its_change_wherever_it_happens(
+async def test_a_stream_has_the_order_and_its_change_on_any_replica(
     replicas: Replicas,
 ) -> None:
     user = a_user()
@@ -128,7 +130,7 @@ async def following(lines: AsyncIterator[str]) -> str | None:
     return None
 
 
-async def test_the_same_key_at_two_replicas_at_once_places_one_order(replicas: Replicas) -> None:
+async def test_one_key_sent_to_two_replicas_at_once_places_one_order(replicas: Replicas) -> None:
     user = a_user()
     async with (
         replicas.http(replicas.a, user.id) as ada,
@@ -148,7 +150,7 @@ async def test_the_same_key_at_two_replicas_at_once_places_one_order(replicas: R
     await replicas.placed(user.id, 1)
 
 
-async def test_a_replica_that_stops_lets_go_of_who_waits_and_ends_well(
+async def test_a_replica_that_stops_answers_waiting_clients_and_ends_with_status_0(
     install_chorus: Install, replicas: Replicas, processes: Processes
 ) -> None:
     installation = await install_chorus("replicas")

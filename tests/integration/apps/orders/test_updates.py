@@ -38,14 +38,14 @@ async def wait_for(
         return await waiting
 
 
-async def test_who_waits_is_answered_once_the_order_is_paid(orders: RunningService) -> None:
+async def test_a_waiting_client_is_answered_once_the_order_is_paid(orders: RunningService) -> None:
     answer = await wait_for(orders, a_user(), "wait=20", payment_succeeded)
     assert (answer.status_code, answer.json()["status"]) == (201, "paid")
     assert answer.headers["Preference-Applied"] == "wait=20"
     assert answer.headers["Location"] == f"/order/{answer.json()['orderId']}"
 
 
-async def test_who_waits_is_told_why_the_order_is_rejected(orders: RunningService) -> None:
+async def test_a_waiting_client_gets_the_reason_of_a_rejection(orders: RunningService) -> None:
     answer = await wait_for(orders, a_user(), "wait=20", payment_rejected)
     assert answer.status_code == 403
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -55,7 +55,7 @@ async def test_who_waits_is_told_why_the_order_is_rejected(orders: RunningServic
     assert answer.json()["reason"] == "insufficient_funds"
 
 
-async def test_who_waits_is_not_told_to_order_again_when_the_outcome_cannot_be_read(
+async def test_an_outcome_that_cannot_be_read_is_no_reason_to_order_again(
     orders: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away(*_: Any) -> None:
@@ -70,7 +70,7 @@ async def test_who_waits_is_not_told_to_order_again_when_the_outcome_cannot_be_r
     assert str(placed.order.id) == answer.json()["orderId"]
 
 
-async def test_who_waits_in_vain_is_told_that_the_order_is_accepted(
+async def test_a_client_that_waits_too_long_gets_the_accepted_order(
     orders: RunningService,
 ) -> None:
     answer = await wait_for(orders, a_user(), "wait=1")
@@ -78,7 +78,7 @@ async def test_who_waits_in_vain_is_told_that_the_order_is_accepted(
     assert answer.headers["Preference-Applied"] == "wait=1"
 
 
-async def test_nobody_waits_longer_than_half_a_minute(
+async def test_a_client_waits_at_most_half_a_minute(
     orders: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("apps.orders.api.WAIT_LIMIT_SECONDS", 1)
@@ -88,15 +88,13 @@ async def test_nobody_waits_longer_than_half_a_minute(
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=", "wait=-1", "wait=soon", "await=5"])
-async def test_a_preference_that_is_not_known_is_ignored(
-    orders: RunningService, prefer: str
-) -> None:
+async def test_an_unknown_preference_is_ignored(orders: RunningService, prefer: str) -> None:
     answer = await wait_for(orders, a_user(), prefer)
     assert (answer.status_code, answer.json()["status"]) == (201, "pending")
     assert "Preference-Applied" not in answer.headers
 
 
-async def test_who_waits_hears_of_a_cancellation(orders: RunningService) -> None:
+async def test_a_waiting_client_receives_a_cancellation(orders: RunningService) -> None:
     user = a_user()
     async with orders.http(user) as ada:
         body, headers = {"totalPrice": 1}, {"Prefer": "respond-async, wait=20"}
@@ -121,7 +119,7 @@ def sent(stream: str) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-async def test_a_follower_sees_the_order_then_its_change_and_the_stream_ends(
+async def test_a_stream_has_the_order_then_its_change_and_ends(
     orders: RunningService,
 ) -> None:
     order = await place(orders, a_user())
@@ -148,7 +146,7 @@ async def test_the_stream_of_a_settled_order_ends_at_once(orders: RunningService
     assert [name for name, _, _ in sent(answer.text)] == ["rejected"]
 
 
-async def test_nobody_follows_another_persons_order(orders: RunningService) -> None:
+async def test_another_users_order_cannot_be_followed(orders: RunningService) -> None:
     order = await place(orders, a_user())
     async with orders.http(a_user()) as bob:
         foreign = await bob.get(f"/order/{order.id}/events")

@@ -92,7 +92,7 @@ async def test_replicas_that_start_at_once_make_one_key_and_one_operator(
     await eventually(announced)
 
 
-async def test_what_one_replica_signs_another_accepts(replicas: Replicas) -> None:
+async def test_a_token_of_one_replica_is_valid_at_another(replicas: Replicas) -> None:
     registration = a_registration()
     async with replicas.one.http() as http:
         registered = await http.post("/user/register", json=registration)
@@ -139,7 +139,7 @@ async def test_replicas_give_an_address_to_one_and_never_fail(replicas: Replicas
     assert sorted(statuses) == [200] + [409] * 11
 
 
-async def test_an_operator_that_cannot_be_made_stops_the_service_with_the_reason(
+async def test_an_invalid_operator_stops_the_service_with_the_reason(
     install_chorus: Install, processes: Processes
 ) -> None:
     chorus = await install_chorus("users_crash", "users")
@@ -151,7 +151,7 @@ async def test_an_operator_that_cannot_be_made_stops_the_service_with_the_reason
     assert "pony" not in process.log
 
 
-async def test_a_registration_that_was_answered_is_told_however_the_process_ends(
+async def test_a_confirmed_registration_is_published_after_a_crash(
     install_chorus: Install, processes: Processes
 ) -> None:
     chorus = await install_chorus("users_crash", "users")

@@ -28,7 +28,7 @@ from tests.support.registering import (
 )
 
 
-async def test_a_token_speaks_for_its_user_for_an_hour(users: RunningService) -> None:
+async def test_a_token_is_valid_for_its_user_for_an_hour(users: RunningService) -> None:
     registration = a_registration()
     async with users.http() as http:
         registered = await http.post("/user/register", json=registration)
@@ -48,7 +48,9 @@ async def test_a_token_speaks_for_its_user_for_an_hour(users: RunningService) ->
     assert abs(claims["iat"] - time.time()) < 60
 
 
-async def test_sign_in_does_not_tell_whether_the_address_is_known(users: RunningService) -> None:
+async def test_sign_in_does_not_disclose_whether_the_address_is_known(
+    users: RunningService,
+) -> None:
     registration = a_registration()
     took: dict[str, list[float]] = {registration["email"]: [], an_address(): []}
     answers = []
@@ -68,7 +70,7 @@ async def test_sign_in_does_not_tell_whether_the_address_is_known(users: Running
     assert 0.5 < known / unknown < 2, f"{known * 1000:.1f} ms against {unknown * 1000:.1f} ms"
 
 
-async def test_a_flood_of_attempts_on_one_address_is_held_off_and_nobody_else(
+async def test_many_attempts_on_one_address_are_refused_and_others_are_not(
     users: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limits, "ATTEMPTS", RateLimitItemPerMinute(3))
@@ -89,7 +91,7 @@ async def test_a_flood_of_attempts_on_one_address_is_held_off_and_nobody_else(
         assert [answer.status_code for answer in again] == [409, 409, 429]
 
 
-async def test_too_many_passwords_at_once_are_refused_early(
+async def test_too_many_concurrent_passwords_are_refused_early(
     users: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users.provided(Passwords), "_waiting_limit", 2)
@@ -107,7 +109,7 @@ async def test_too_many_passwords_at_once_are_refused_early(
         assert (await http.post("/user/login", json=login)).status_code == 200
 
 
-async def test_tokens_that_come_at_once_after_a_start_are_all_accepted(
+async def test_concurrent_tokens_after_a_start_are_all_accepted(
     users: RunningService,
 ) -> None:
     verifier = Verifier(users.service.database.pool)
@@ -116,7 +118,7 @@ async def test_tokens_that_come_at_once_after_a_start_are_all_accepted(
     assert [user.id for user in found] == ids
 
 
-async def test_a_user_who_took_the_operators_address_gets_no_role_by_it(
+async def test_a_user_with_the_operators_address_does_not_become_operator(
     users: RunningService,
 ) -> None:
     registration = a_registration()
@@ -136,7 +138,7 @@ async def test_a_user_who_took_the_operators_address_gets_no_role_by_it(
     assert await users.value(emails, event.user.email) == "operator"
 
 
-async def test_a_key_that_ends_gets_a_successor_which_waits_for_its_turn(
+async def test_an_expiring_key_gets_a_successor_that_signs_later(
     users: RunningService,
 ) -> None:
     async with a_user_of(users) as ada:
@@ -176,7 +178,7 @@ async def keep_keys(users: RunningService) -> None:
     await users.provided(KeyRotation)._rotate(PUBLISH_AFTER)
 
 
-async def test_a_key_is_announced_once_a_day_and_at_every_start(users: RunningService) -> None:
+async def test_a_key_is_published_once_a_day_and_at_every_start(users: RunningService) -> None:
     await keep_keys(users)
     await users.publishes(0)
     await users.rows("UPDATE key_pairs SET published_at = now() - interval '25 hours'")

@@ -22,7 +22,7 @@ ROUNDS = 10
 """PostgreSQL plans a prepared statement anew five times before it may keep a plan."""
 
 
-async def test_a_plan_from_an_empty_table_does_not_read_all_of_a_full_one(
+async def test_a_plan_made_on_an_empty_table_reads_few_rows_of_a_full_one(
     install_chorus: Install,
 ) -> None:
     chorus = await install_chorus("plans", "orders")
@@ -49,7 +49,7 @@ async def test_a_plan_from_an_empty_table_does_not_read_all_of_a_full_one(
         assert (await owner.fetchrow(READ))["by_scan"] < ROWS
 
 
-async def test_a_relay_takes_no_more_than_its_limit_though_the_table_was_analysed_when_empty(
+async def test_a_relay_reads_at_most_its_limit_after_an_analysis_of_the_empty_table(
     install_chorus: Install,
 ) -> None:
     chorus = await install_chorus("takes", "orders")

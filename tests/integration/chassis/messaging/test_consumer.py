@@ -77,7 +77,7 @@ def assert_dead_lettered_whole(message: AbstractIncomingMessage, row: Row) -> No
     assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
 
 
-async def test_a_poisoned_event_in_a_batch_of_64_is_parked_alone(
+async def test_a_failing_event_in_a_batch_of_64_is_dead_lettered_alone(
     billing: RunningService, rich: UserState
 ) -> None:
     rows = orders_of(rich, 64)
@@ -97,7 +97,7 @@ async def test_a_poisoned_event_in_a_batch_of_64_is_parked_alone(
     assert "transfers_amount_check" in str(dead_letter.headers["dead_letter_traceback"])
 
 
-async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbours_are_not(
+async def test_a_malformed_event_in_a_message_batch_is_dead_lettered_alone(
     billing: RunningService, rich: UserState
 ) -> None:
     rows = orders_of(rich, 64)
@@ -111,7 +111,7 @@ async def test_an_unreadable_event_in_a_pack_is_parked_at_once_and_its_neighbour
     assert "ValidationError" in str(dead_letter.headers["dead_letter_error"])
 
 
-async def test_an_event_that_always_fails_is_parked_after_its_attempts_while_others_pass(
+async def test_an_event_that_always_fails_is_dead_lettered_after_its_attempts(
     billing: RunningService, rich: UserState
 ) -> None:
     before, bad, after = [orders_of(rich, 5), [indigestible(rich)], orders_of(rich, 5)]
@@ -155,7 +155,7 @@ async def test_an_event_that_fails_at_first_has_its_effect_once(
     assert await paid(billing, rich) == 1
 
 
-async def test_faults_of_the_server_are_waited_out_and_never_counted(
+async def test_transient_faults_do_not_count_as_attempts(
     billing: RunningService, rich: UserState
 ) -> None:
     more_than_attempts = len(DELAYS) + 2
@@ -198,7 +198,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("message", MALFORMED.values(), ids=MALFORMED.keys())
-async def test_what_cannot_be_read_is_parked_at_once_with_its_reason(
+async def test_a_malformed_message_is_dead_lettered_at_once_with_its_reason(
     billing: RunningService, message: aio_pika.Message
 ) -> None:
     await billing.broker.send(message, "orders", OrderPlaced.key)
@@ -222,7 +222,7 @@ async def test_a_text_that_the_database_cannot_hold_is_dead_lettered_after_its_a
     assert dead_letter.headers["dead_letter_attempts"] == 4
 
 
-async def test_fields_that_are_not_known_are_ignored(billing: RunningService) -> None:
+async def test_unknown_fields_are_ignored(billing: RunningService) -> None:
     user = a_user()
     row = outbox_row(UserRegistered(user=user))
     document = json.loads(row.data)
@@ -242,7 +242,7 @@ async def test_a_message_published_six_times_at_once_has_one_effect(
     assert len(billing.published_of(PaymentSucceeded)) == 50
 
 
-async def test_a_pack_that_comes_again_is_harmless(
+async def test_a_redelivered_message_batch_has_no_effect(
     billing: RunningService, rich: UserState
 ) -> None:
     rows = orders_of(rich, 64)
@@ -253,7 +253,7 @@ async def test_a_pack_that_comes_again_is_harmless(
     assert len(billing.published_of(PaymentSucceeded)) == 64
 
 
-async def test_an_event_that_its_publisher_published_twice_has_one_effect_though_ids_differ(
+async def test_an_event_published_twice_under_two_ids_has_one_effect(
     billing: RunningService, rich: UserState
 ) -> None:
     """The business key rejects a duplicate that the inbox cannot detect: another event id, the same order."""

@@ -9,7 +9,7 @@ from tests.support.fixtures import Install
 MORE_THAN_A_BROKER_ALLOWS_BY_ITSELF = 25
 
 
-async def test_looking_at_a_parked_message_never_uses_it_up(install_chorus: Install) -> None:
+async def test_a_dead_letter_stays_however_often_it_is_read(install_chorus: Install) -> None:
     broker = Broker((await install_chorus("requeues", "billing")).amqp_admin_url)
     await broker.open()
     await broker.send(aio_pika.Message(b"{}", message_id="the-one"), DEAD, "billing")

@@ -76,7 +76,7 @@ async def test_a_hundred_events_published_six_times_at_once_to_two_replicas_have
     assert sorted(await effects(service)) == sorted(str(row.id) for row in rows)
 
 
-async def test_an_event_that_another_replica_handles_meanwhile_has_one_effect(
+async def test_an_event_processed_by_a_concurrent_replica_has_one_effect(
     service: RunningService,
 ) -> None:
     """A check before the write does not see rows that are not committed yet."""
@@ -89,7 +89,7 @@ async def test_an_event_that_another_replica_handles_meanwhile_has_one_effect(
     assert await effects(service) == []
 
 
-async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
+async def test_an_event_twice_in_one_message_batch_has_one_effect(
     service: RunningService,
 ) -> None:
     [row] = [outbox_row(OrderPlaced(order=an_order()))]
@@ -97,7 +97,7 @@ async def test_an_event_that_stands_in_one_pack_twice_has_one_effect(
     assert await effects(service) == [str(row.id)]
 
 
-async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
+async def test_a_failed_event_leaves_no_effect_and_no_inbox_row(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
@@ -111,7 +111,7 @@ async def test_what_fails_leaves_no_effect_and_no_row_in_the_inbox(
     assert await service.rows("SELECT 1 FROM inbox WHERE event_id = $1", bad.id) == []
 
 
-async def test_a_parked_event_that_is_published_again_once_the_fault_is_mended_has_one_effect(
+async def test_a_dead_lettered_event_published_again_has_one_effect(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))

@@ -62,7 +62,7 @@ async def tables(install_chorus: Install) -> AsyncIterator[Tables]:
         yield Tables(owner, database)
 
 
-async def test_the_millionth_event_leaves_the_outbox_as_cheaply_as_the_first(
+async def test_publishing_reads_few_pages_of_a_large_outbox(
     tables: Tables,
 ) -> None:
     await tables.owner.execute(WAITING, 1, FEW)
@@ -72,7 +72,7 @@ async def test_the_millionth_event_leaves_the_outbox_as_cheaply_as_the_first(
     assert of_few <= of_a_million < 2 * of_few
 
 
-async def test_what_is_old_is_found_among_a_million_rows_without_reading_them(
+async def test_purging_and_deduplication_read_few_pages_of_large_tables(
     tables: Tables,
 ) -> None:
     await asyncio.gather(

@@ -13,7 +13,7 @@ from chassis.messaging.outbox import Row
 from chassis.messaging.topology import DEAD, queue_name
 from events.money import to_text
 from events.orders import OrderPlaced
-from tests.support import mortal
+from tests.support import crashing_service
 from tests.support.broker import Broker
 from tests.support.builders import an_order, outbox_row
 from tests.support.eventually import eventually
@@ -25,7 +25,7 @@ DELIVERIES: Final = 16
 """Lower than in production, where it is a hundred: the test is faster."""
 
 QUEUE: Final = queue_name("billing", OrderPlaced)
-FATAL: Final = to_text(mortal.FATAL)
+FATAL: Final = to_text(crashing_service.FATAL)
 
 
 @pytest.fixture
@@ -44,11 +44,11 @@ async def die_often(
     chorus: Installation, broker: Broker, folder: Path, *, seconds_each: float = 0
 ) -> None:
     """Restart the service until its queue is empty."""
-    own = {mortal.VARIABLE: str(seconds_each)}
+    own = {crashing_service.VARIABLE: str(seconds_each)}
     service = Child(
-        "mortal",
-        [sys.executable, "-m", "tests.support.mortal"],
-        log=folder / "mortal.log",
+        "crashing_service",
+        [sys.executable, "-m", "tests.support.crashing_service"],
+        log=folder / "crashing_service.log",
         environment=dict(os.environ) | chorus.environment | own,
         folder=Path(__file__).parents[4],
     )
@@ -64,7 +64,7 @@ async def die_often(
 
 
 @pytest.mark.parametrize("seconds_each", [0, 0.3], ids=["quick", "slow"])
-async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
+async def test_a_message_that_kills_its_consumer_is_dead_lettered_alone(
     chorus: Installation, tmp_path: Path, seconds_each: float
 ) -> None:
     """A slow consumer prefetches all redelivered messages at once, so each crash could count against all of them."""
@@ -81,7 +81,7 @@ async def test_a_message_that_kills_its_consumer_is_parked_and_no_other(
     await broker.close()
 
 
-async def test_an_event_that_kills_from_inside_a_pack_leaves_the_others_their_effects(
+async def test_an_event_that_kills_its_consumer_does_not_affect_the_rest_of_its_batch(
     chorus: Installation, tmp_path: Path
 ) -> None:
     broker = Broker(chorus.amqp_admin_url)

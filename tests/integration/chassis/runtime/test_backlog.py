@@ -43,7 +43,7 @@ async def test_the_outbox_is_counted_with_the_age_of_its_oldest_event(
         await orders.database.execute("DELETE FROM outbox WHERE retry_at IS NOT NULL")
 
 
-async def test_what_lies_in_the_dead_queue_is_counted_with_a_services_own_login(
+async def test_dead_letters_are_counted_with_the_services_own_login(
     orders: RunningService,
 ) -> None:
     def measured() -> float | None:

@@ -33,7 +33,7 @@ async def purge_old(service: RunningService, table: str) -> None:
         await asyncio.wait([task])
 
 
-async def test_of_a_million_inbox_rows_only_the_old_are_forgotten(
+async def test_of_a_million_inbox_rows_only_the_old_are_purged(
     orders: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PAUSE_SECONDS", 0)
@@ -54,7 +54,7 @@ async def test_of_a_million_inbox_rows_only_the_old_are_forgotten(
     assert await orders.value("SELECT count(*) FROM inbox") == known + 1000
 
 
-async def test_a_key_is_remembered_for_a_week_and_then_free(billing: RunningService) -> None:
+async def test_an_idempotency_key_is_kept_for_a_week(billing: RunningService) -> None:
     user = a_user()
     headers = {"Idempotency-Key": "again"}
     path, body = f"/account/{user.id}/deposit", {"amount": "1.00"}
@@ -71,6 +71,6 @@ async def test_a_key_is_remembered_for_a_week_and_then_free(billing: RunningServ
     assert anew.json()["balance"] == "2.00"
 
 
-def test_the_inbox_outlives_whatever_may_still_be_delivered() -> None:
+def test_inbox_rows_outlive_every_possible_redelivery() -> None:
     assert retention.INBOX_AGE.total_seconds() > CONSUMER_TIMEOUT_MILLISECONDS / 1000
     assert retention.INBOX_AGE.days > int(JOURNAL_AGE.removesuffix("D"))

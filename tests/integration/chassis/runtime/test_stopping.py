@@ -110,7 +110,7 @@ async def fragile(install_chorus: Install, processes: Processes) -> AsyncIterato
 @pytest.mark.parametrize(
     "frozen", [("database",), ("broker",), ("database", "broker")], ids="+".join
 )
-async def test_a_service_that_is_asked_to_end_does_not_wait_for_a_server_that_is_frozen(
+async def test_sigterm_does_not_wait_for_a_frozen_server(
     fragile: Fragile, frozen: tuple[str, ...]
 ) -> None:
     rows = await fragile.publish_orders(ORDERS)
@@ -138,7 +138,7 @@ async def test_a_service_that_is_asked_to_end_does_not_wait_for_a_server_that_is
     assert await fragile.rows.fetchval(balance, fragile.user.id) == 100_500 - 100 * len(rows)
 
 
-async def test_a_service_that_is_asked_to_end_finishes_what_it_has_begun(fragile: Fragile) -> None:
+async def test_sigterm_completes_the_work_in_progress(fragile: Fragile) -> None:
     rows = await fragile.publish_orders(ORDERS)
     fragile.process.terminate()
     assert await fragile.process.ended(within=TIMEOUT_SECONDS) == 0

@@ -18,28 +18,28 @@ from tests.support.tokens import Signer
 
 
 @pytest.fixture
-async def doomed(install_chorus: Install) -> Installation:
-    return await install_chorus("doomed", "orders")
+async def installation(install_chorus: Install) -> Installation:
+    return await install_chorus("supervised", "orders")
 
 
 @pytest.fixture
 async def administrator(
-    doomed: Installation,
+    installation: Installation,
 ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(doomed.database_admin_url("orders"))
+    connection = await asyncpg.connect(installation.database_admin_url("orders"))
     yield connection
     await connection.close()
 
 
 @pytest.fixture
-async def process(doomed: Installation, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
+async def process(installation: Installation, tmp_path: Path) -> AsyncIterator[ServiceProcess]:
     """A process started by the command itself, so that its exit status is observed."""
     processes = Processes(tmp_path)
-    yield await processes.of("orders", doomed).start()
+    yield await processes.of("orders", installation).start()
     await processes.stop()
 
 
-async def test_the_process_ends_with_an_error_when_its_relay_dies(
+async def test_the_process_ends_with_an_error_when_its_relay_fails(
     process: ServiceProcess, administrator: "asyncpg.Connection[asyncpg.Record]"
 ) -> None:
     await administrator.execute("ALTER TABLE outbox RENAME TO somewhere_else")
@@ -51,13 +51,13 @@ async def test_the_process_ends_with_an_error_when_its_relay_dies(
     assert "task=relay" in process.log
 
 
-async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
-    doomed: Installation,
+async def test_the_process_ends_with_an_error_when_a_task_of_the_service_fails(
+    installation: Installation,
     process: ServiceProcess,
     administrator: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
     signer, user = Signer(), a_user()
-    broker = Broker(doomed.amqp_admin_url)
+    broker = Broker(installation.amqp_admin_url)
     await broker.open()
     await broker.publish(signer.published())
     await broker.close()
@@ -86,6 +86,6 @@ async def test_the_process_ends_with_an_error_when_a_task_of_the_service_dies(
     assert re.search("task=(order_updates|late_order_gauges)", process.log)
 
 
-async def test_a_process_that_is_asked_to_end_ends_well(process: ServiceProcess) -> None:
+async def test_sigterm_ends_the_process_with_status_0(process: ServiceProcess) -> None:
     assert await process.stop() == 0
     assert "service.stopped" in process.log

@@ -27,7 +27,7 @@ async def asks(billing: RunningService, user_id: UUID, header: str | None) -> ht
         return await http.get(f"/account/{user_id}", headers=headers)
 
 
-async def test_a_token_of_a_published_key_is_believed(billing: RunningService) -> None:
+async def test_a_token_of_a_published_key_is_accepted(billing: RunningService) -> None:
     user = a_user()
     answer = await asks(billing, user.id, f"Bearer {billing.signer.token(user.id)}")
     assert answer.status_code == 200
@@ -103,7 +103,7 @@ async def test_a_token_is_refused_that_is(
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Basic YTpi", "Token x"])
-async def test_without_a_bearer_token_nobody_is_let_in(
+async def test_a_request_without_a_bearer_token_is_refused(
     billing: RunningService, header: str | None
 ) -> None:
     answer = await asks(billing, a_user().id, header)
@@ -111,7 +111,7 @@ async def test_without_a_bearer_token_nobody_is_let_in(
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-async def test_a_key_is_believed_from_the_moment_it_is_published(
+async def test_a_key_is_valid_once_it_is_published(
     billing: RunningService,
 ) -> None:
     signer, user = Signer(f"new-{uuid7()}"), a_user()
@@ -125,7 +125,7 @@ async def test_a_key_is_believed_from_the_moment_it_is_published(
     await eventually(believed)
 
 
-async def test_a_key_is_believed_until_it_ends(billing: RunningService) -> None:
+async def test_a_key_is_valid_until_it_expires(billing: RunningService) -> None:
     signer, user = Signer(f"old-{uuid7()}"), a_user()
     await billing.processes(signer.published(valid=timedelta(seconds=-1)))
 
@@ -137,7 +137,7 @@ async def test_a_key_is_believed_until_it_ends(billing: RunningService) -> None:
     assert (await asks(billing, user.id, f"Bearer {signer.token(user.id)}")).status_code == 401
 
 
-async def test_a_key_that_was_published_is_never_replaced(billing: RunningService) -> None:
+async def test_a_published_key_is_never_replaced(billing: RunningService) -> None:
     """A publisher on the users' exchange cannot replace a key that is in use."""
     user = a_user()
     thief = Signer(billing.signer.key_id)
@@ -148,7 +148,7 @@ async def test_a_key_that_was_published_is_never_replaced(billing: RunningServic
     assert (stolen.status_code, honest.status_code) == (401, 200)
 
 
-async def test_a_token_that_was_believed_is_refused_once_it_has_expired(
+async def test_an_accepted_token_is_refused_once_it_has_expired(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -163,7 +163,7 @@ async def test_a_token_that_was_believed_is_refused_once_it_has_expired(
     assert time.time() >= expires
 
 
-async def test_a_token_speaks_for_nobody_else(billing: RunningService) -> None:
+async def test_a_token_is_valid_for_its_own_user_only(billing: RunningService) -> None:
     ada, bob = a_user(), a_user()
     answer = await asks(billing, ada.id, f"Bearer {billing.signer.token(bob.id)}")
     assert answer.status_code == 404

@@ -67,14 +67,14 @@ def is_problem(answer: Answer, status: int) -> None:
 POST = b"POST /order/create HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
-async def test_a_body_is_refused_by_its_declared_length_before_it_comes(
+async def test_a_body_is_refused_by_its_declared_length_before_it_is_sent(
     orders: ServiceProcess,
 ) -> None:
     for length in (b"65537", b"10000000000", b"9" * 18):
         is_problem(await sent(orders, POST + b"Content-Length: " + length + b"\r\n\r\n"), 413)
 
 
-async def test_a_body_that_is_sent_without_its_length_is_refused_once_it_is_too_long(
+async def test_a_chunked_body_is_refused_once_it_is_too_long(
     orders: ServiceProcess,
 ) -> None:
     chunk = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
@@ -82,12 +82,14 @@ async def test_a_body_that_is_sent_without_its_length_is_refused_once_it_is_too_
     is_problem(await sent(orders, *parts), 413)
 
 
-async def test_who_asks_before_sending_too_much_is_told_at_once(orders: ServiceProcess) -> None:
+async def test_expect_continue_with_too_large_a_body_is_refused_at_once(
+    orders: ServiceProcess,
+) -> None:
     asked = POST + b"Content-Length: 70000\r\nExpect: 100-continue\r\n\r\n"
     is_problem(await sent(orders, asked), 413)
 
 
-async def test_a_connection_goes_on_after_a_body_that_was_too_large(orders: ServiceProcess) -> None:
+async def test_a_connection_continues_after_too_large_a_body(orders: ServiceProcess) -> None:
     body = b"x" * 70_000
     reader, writer = await asyncio.open_connection("127.0.0.1", orders.port)
     writer.write(POST + b"Content-Length: 70000\r\n\r\n" + body)
@@ -100,7 +102,7 @@ async def test_a_connection_goes_on_after_a_body_that_was_too_large(orders: Serv
     writer.close()
 
 
-async def test_a_client_that_goes_away_in_the_middle_is_nobodys_fault(
+async def test_a_client_that_disconnects_causes_no_error(
     orders: ServiceProcess,
 ) -> None:
     for _ in range(20):
@@ -127,7 +129,7 @@ async def test_a_client_that_goes_away_in_the_middle_is_nobodys_fault(
         b"x/../y",
     ],
 )
-async def test_a_host_that_is_none(orders: ServiceProcess, host: bytes) -> None:
+async def test_a_malformed_host_causes_no_error(orders: ServiceProcess, host: bytes) -> None:
     for path in (b"/nope", b"/order/x"):
         request = b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n"
         answer = await sent(orders, request)
@@ -154,7 +156,7 @@ async def test_a_host_that_is_none(orders: ServiceProcess, host: bytes) -> None:
         b"live",
     ],
 )
-async def test_an_address_that_is_none(orders: ServiceProcess, target: bytes) -> None:
+async def test_a_malformed_target_causes_no_error(orders: ServiceProcess, target: bytes) -> None:
     answer = await sent(
         orders, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
@@ -182,7 +184,7 @@ async def test_an_address_that_is_none(orders: ServiceProcess, target: bytes) ->
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-async def test_a_request_that_is_no_http_is_refused_or_hung_up_on(
+async def test_a_request_that_is_not_http_is_refused_or_disconnected(
     orders: ServiceProcess, request_: bytes
 ) -> None:
     # What the server's own parser refuses never reaches the application: it answers 400 in plain text.

@@ -44,7 +44,7 @@ async def balance(billing: RunningService, user: UserState) -> str:
     return text
 
 
-async def test_a_key_used_fifty_times_at_once_has_one_effect_and_equal_answers(
+async def test_fifty_concurrent_requests_with_one_key_have_one_effect_and_equal_responses(
     orders: RunningService,
 ) -> None:
     async with orders.http(a_user()) as ada:
@@ -60,7 +60,7 @@ async def test_a_key_used_fifty_times_at_once_has_one_effect_and_equal_answers(
     assert [replayed(answer) for answer in answers].count(False) == 1
 
 
-async def test_money_moves_once_per_key_however_often_it_is_sent(billing: RunningService) -> None:
+async def test_a_repeated_transfer_moves_money_once_per_key(billing: RunningService) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         answers = await asyncio.gather(*(deposit(ada, user) for _ in range(AT_ONCE)))
@@ -90,7 +90,7 @@ async def test_another_body_with_the_same_key_is_refused(billing: RunningService
     assert await balance(billing, user) == "5.00"
 
 
-async def test_another_body_with_the_same_key_at_once_leaves_one_of_them(
+async def test_of_two_concurrent_bodies_with_one_key_one_has_an_effect(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -103,7 +103,7 @@ async def test_another_body_with_the_same_key_at_once_leaves_one_of_them(
     assert await balance(billing, user) in {"1.00", "2.00"}
 
 
-async def test_the_same_body_in_another_spelling_is_the_same(billing: RunningService) -> None:
+async def test_a_body_in_another_spelling_is_the_same_request(billing: RunningService) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         first = await deposit(ada, user)
@@ -116,7 +116,7 @@ async def test_the_same_body_in_another_spelling_is_the_same(billing: RunningSer
     assert replayed(again)
 
 
-async def test_another_user_with_the_same_key_has_an_effect_of_his_own(
+async def test_a_key_belongs_to_its_user_and_has_an_effect_for_each(
     billing: RunningService,
 ) -> None:
     users = [a_user(), a_user()]
@@ -127,7 +127,7 @@ async def test_another_user_with_the_same_key_has_an_effect_of_his_own(
         assert await balance(billing, user) == "5.00"
 
 
-async def test_without_a_key_every_request_has_its_effect(billing: RunningService) -> None:
+async def test_every_request_without_a_key_has_its_effect(billing: RunningService) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         await asyncio.gather(
@@ -136,7 +136,7 @@ async def test_without_a_key_every_request_has_its_effect(billing: RunningServic
     assert await balance(billing, user) == "10.00"
 
 
-async def test_a_refusal_is_answered_again_though_it_would_succeed_by_now(
+async def test_a_stored_refusal_is_returned_although_it_would_now_succeed(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -152,7 +152,7 @@ async def test_a_refusal_is_answered_again_though_it_would_succeed_by_now(
     assert await balance(billing, user) == "5.00"
 
 
-async def test_a_request_that_was_not_valid_does_not_use_its_key_up(
+async def test_an_invalid_request_does_not_use_its_key(
     billing: RunningService,
 ) -> None:
     user = a_user()
@@ -163,7 +163,7 @@ async def test_a_request_that_was_not_valid_does_not_use_its_key_up(
     assert not replayed(valid)
 
 
-async def test_an_order_that_waits_is_placed_once_and_its_outcome_answered_again(
+async def test_a_repeated_waiting_order_is_placed_once_and_gets_its_outcome(
     orders: RunningService,
 ) -> None:
     async with orders.http(a_user()) as ada:
@@ -183,7 +183,7 @@ async def test_an_order_that_waits_is_placed_once_and_its_outcome_answered_again
 
 
 @pytest.mark.parametrize("bad", ["", " ", "a b", "ключ", "x" * 256, "a\tb"], ids=repr)
-async def test_a_key_that_is_no_plain_text_is_refused(billing: RunningService, bad: str) -> None:
+async def test_a_key_that_is_not_plain_text_is_refused(billing: RunningService, bad: str) -> None:
     user = a_user()
     async with billing.http(user) as ada:
         answer = await ada.post(
@@ -216,7 +216,7 @@ async def in_one_batch(
         return await work(tx, batch)
 
 
-async def test_a_key_that_stands_in_one_batch_twice_has_one_effect(
+async def test_a_key_twice_in_one_batch_has_one_effect(
     billing: RunningService,
 ) -> None:
     user, other = a_user(), a_user()
@@ -236,7 +236,9 @@ async def test_a_key_that_stands_in_one_batch_twice_has_one_effect(
     assert await balance(billing, other) == "1.00"
 
 
-async def test_two_transactions_with_one_key_wait_for_each_other(billing: RunningService) -> None:
+async def test_two_transactions_with_one_key_run_one_after_the_other(
+    billing: RunningService,
+) -> None:
     user = a_user()
     answers = await asyncio.gather(
         *(in_one_batch(billing, [asked(user, f"k{n % 3}", 100)]) for n in range(12))
@@ -247,7 +249,7 @@ async def test_two_transactions_with_one_key_wait_for_each_other(billing: Runnin
     assert await balance(billing, user) == "3.00"
 
 
-async def test_a_transaction_that_fails_leaves_the_key_unused(billing: RunningService) -> None:
+async def test_a_failed_transaction_leaves_the_key_unused(billing: RunningService) -> None:
     user = a_user()
     work = idempotent(use_cases.deposit)
 

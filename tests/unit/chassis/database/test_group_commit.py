@@ -2,16 +2,14 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
 
-from chassis.database.errors import CommitUnknownError, is_transient
+from chassis.database.errors import is_transient
 from chassis.database.group_commit import (
     BATCH_LIMIT,
-    GroupCommitter,
     OverloadedError,
     UnavailableError,
 )
@@ -20,58 +18,7 @@ from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user
 from tests.support.fake_postgres import Server
-
-
-class Doubling:
-    """A use case that doubles numbers and can be paused. Zero is a refusal, a negative number a fault."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.batches: list[list[int]] = []
-        self.resume = asyncio.Event()
-        self.resume.set()
-
-    async def __call__(self, tx: Transaction, items: Sequence[int]) -> list[int | Exception]:
-        assert tx.now.utcoffset() is not None
-        self.batches.append(list(items))
-        await self.resume.wait()
-        await tx.execute("double")
-        self.server.written += items
-        if any(item < 0 for item in items):
-            raise ValueError(f"cannot double {items}")
-        return [item * 2 if item else KeyError("refused") for item in items]
-
-
-@pytest.fixture
-async def server() -> Server:
-    return Server()
-
-
-@pytest.fixture
-async def doubling(server: Server) -> Doubling:
-    return Doubling(server)
-
-
-Make = Callable[..., GroupCommitter[int, Any]]
-
-
-@pytest.fixture
-async def committed() -> list[int]:
-    return []
-
-
-@pytest.fixture
-async def committer(server: Server, doubling: Doubling, committed: list[int]) -> Make:
-    def make(work: Any = doubling, **commands: Any) -> GroupCommitter[int, Any]:
-        return GroupCommitter(
-            server,
-            work,
-            name="doubling",
-            on_commit=lambda tx: committed.extend([1] if tx.outbox else []),
-            **commands,
-        )
-
-    return make
+from tests.unit.chassis.database.conftest import Doubling, Make
 
 
 async def a_few_steps() -> None:
@@ -87,92 +34,6 @@ TRANSIENT: list[Exception] = [
     asyncpg.DeadlockDetectedError("deadlock"),
     asyncpg.InterfaceError("connection is closed"),
 ]
-
-
-class TestFallback:
-    """A batch that fails in the fast path is passed to the fallback."""
-
-    @pytest.fixture
-    def fast(self) -> list[list[int]]:
-        """The batches of the fast path."""
-        return []
-
-    @pytest.fixture
-    async def group(
-        self, committer: Make, doubling: Doubling, fast: list[list[int]]
-    ) -> GroupCommitter[int, Any]:
-        async def even_ones(tx: Transaction, items: Sequence[int]) -> list[int]:
-            fast.append(list(items))
-            if any(item % 2 for item in items):
-                raise asyncpg.UniqueViolationError("odd")
-            if any(item > 100 for item in items):
-                raise OSError("unavailable")
-            return [item * 2 for item in items]
-
-        return committer(even_ones, fallback=doubling)
-
-    async def test_the_fallback_is_not_called_after_a_success(
-        self, group: GroupCommitter[int, Any], doubling: Doubling
-    ) -> None:
-        assert list(await asyncio.gather(group.submit(2), group.submit(4))) == [4, 8]
-        assert doubling.batches == []
-
-    @pytest.mark.parametrize(
-        "items", [[2, 3, 4], [2, 102]], ids=["a fault", "an unavailable server"]
-    )
-    async def test_a_failed_batch_is_passed_to_the_fallback_whole(
-        self,
-        group: GroupCommitter[int, Any],
-        doubling: Doubling,
-        fast: list[list[int]],
-        items: list[int],
-    ) -> None:
-        results = list(await asyncio.gather(*map(group.submit, items)))
-        assert results == [item * 2 for item in items]
-        assert fast == [items]
-        assert doubling.batches == [items]
-
-    async def test_an_item_that_fails_in_both_fails_alone(
-        self, group: GroupCommitter[int, Any]
-    ) -> None:
-        results = await asyncio.gather(*map(group.submit, [2, -1, 4]), return_exceptions=True)
-        assert results[::2] == [4, 8]
-        assert isinstance(results[1], ValueError)
-
-
-class TestCommitUnknown:
-    """The connection is lost during COMMIT, so the transaction may be durable or not."""
-
-    FAULTS = (
-        ConnectionResetError(),
-        asyncpg.ConnectionDoesNotExistError("closed"),
-        asyncpg.AdminShutdownError("terminating"),
-        asyncpg.InterfaceError("closed"),
-    )
-
-    @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
-    async def test_with_a_timeout_it_is_raised_and_not_retried(
-        self, committer: Make, server: Server, doubling: Doubling, fault: Exception
-    ) -> None:
-        group = committer(timeout=5)
-        server.commit_faults = [fault]
-        results = await asyncio.gather(group.submit(1), group.submit(2), return_exceptions=True)
-        assert [type(result) for result in results] == [CommitUnknownError] * 2
-        assert doubling.batches == [[1, 2]]
-
-    async def test_without_a_timeout_the_batch_is_retried_because_the_inbox_deduplicates(
-        self, committer: Make, server: Server, doubling: Doubling
-    ) -> None:
-        server.commit_faults = [ConnectionResetError()]
-        assert await committer().submit(1) == 2
-        assert doubling.batches == [[1], [1]]
-
-    async def test_a_commit_refused_by_the_server_is_raised_as_it_is(
-        self, committer: Make, server: Server
-    ) -> None:
-        server.commit_faults = [asyncpg.IntegrityConstraintViolationError("deferred")]
-        with pytest.raises(asyncpg.IntegrityConstraintViolationError):
-            await committer(timeout=5).submit(1)
 
 
 class TestGroupCommitter:

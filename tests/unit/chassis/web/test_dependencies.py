@@ -50,7 +50,7 @@ class TestProvided:
         ) as http:
             assert (await http.get(path)).json() == "midnight"
 
-    async def test_an_object_that_nobody_provides_is_an_error(self, app: FastAPI) -> None:
+    async def test_an_object_that_is_not_provided_is_an_error(self, app: FastAPI) -> None:
         provide(app, Clock())
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://x"

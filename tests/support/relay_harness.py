@@ -19,7 +19,7 @@ def placed(count: int) -> list[OrderPlaced]:
     return [OrderPlaced(order=an_order()) for _ in range(count)]
 
 
-class Office:
+class RelayHarness:
     """The outbox and the exchange of a service that is not running: the test runs its relays."""
 
     def __init__(

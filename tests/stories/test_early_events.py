@@ -9,14 +9,18 @@ async def test_a_notification_that_waited_for_its_user_is_sent_once(chorus: Stac
         ada = await chorus.customer(deposit="100.00")
         order_id = await ada.order("30.00")
         assert (await ada.settled(order_id))["status"] == "paid"
-        letter = await ada.notified(order_id, "joy", "waiting")
-        assert (letter["to"], letter["subject"], letter["sentAt"]) == (None, None, None)
+        notification = await ada.notified(order_id, "joy", "waiting")
+        assert (notification["to"], notification["subject"], notification["sentAt"]) == (
+            None,
+            None,
+            None,
+        )
         assert chorus.mail.to(*ada.addresses) == []
-    letter = await ada.notified(order_id, "joy", "sent")
-    assert letter["to"] == ada.addresses[0]
+    notification = await ada.notified(order_id, "joy", "sent")
+    assert notification["to"] == ada.addresses[0]
     await chorus.is_quiet()
     [mail] = await ada.mail(1)
-    assert mail.subject == letter["subject"] == "Your order is paid: 30.00 EUR"
+    assert mail.subject == notification["subject"] == "Your order is paid: 30.00 EUR"
 
 
 async def test_several_notifications_that_waited_are_all_sent(chorus: Stack) -> None:
@@ -34,7 +38,7 @@ async def test_several_notifications_that_waited_are_all_sent(chorus: Stack) -> 
     }
 
 
-async def test_an_order_that_reaches_billing_before_its_user_is_refused_or_paid_rightly(
+async def test_an_order_that_reaches_billing_before_its_user_is_decided_correctly(
     chorus: Stack,
 ) -> None:
     async with chorus.withheld(UserRegistered, "billing", "orders"):

@@ -1,4 +1,4 @@
-"""A service that one order kills: `python -m tests.support.mortal`, with the settings of an installation of billing.
+"""A service that one order kills: `python -m tests.support.crashing_service`, with the settings of billing.
 
 It dies as if the power had gone whenever it handles an order of FATAL, and is started again each time, until it
 finds nothing more to do. It is forked, so that a start takes moments.
@@ -37,7 +37,7 @@ async def live_or_die(tx: Transaction, received: Sequence[Envelope[OrderPlaced]]
 
 async def live() -> None:
     url = settings().broker_url("billing")
-    database = Database(settings().database_url("billing"), "mortal")
+    database = Database(settings().database_url("billing"), "crashable")
     await database.open()
     broker = RabbitBroker(url, logger=None, apply_types=False)
     consumer = Consumer(
@@ -45,7 +45,7 @@ async def live() -> None:
         Subscription(OrderPlaced, live_or_die),
         broker,
         database.pool,
-        DeadLetterQueue("billing", Publisher(url, "mortal")),
+        DeadLetterQueue("billing", Publisher(url, "crashable")),
         lambda tx: None,
     )
     await broker.start()

@@ -1,4 +1,4 @@
-"""A real SMTP server in the tests' process: keeps every letter, and can refuse some, or be gone for a while."""
+"""A real SMTP server in the tests' process: keeps every e-mail, and can refuse some, or be gone for a while."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ OK = "250 OK"
 
 
 class Mail(Email):
-    """A letter as it arrived. Its headers are read without its body, which takes a tenth of the time."""
+    """An e-mail as it arrived. Its headers are read without its body, which takes a tenth of the time."""
 
     @cached_property
     def headers(self) -> Message:
@@ -35,43 +35,43 @@ class Mail(Email):
 
 
 def subject_of(headers: Message) -> str:
-    """A letter's subject, decoded."""
+    """An e-mail's subject, decoded."""
     return str(make_header(decode_header(headers["Subject"])))
 
 
 def notification_id_of(headers: Message) -> str:
-    """The id under which notifications lists a letter."""
+    """The id under which notifications lists an e-mail."""
     return str(headers["Message-ID"]).strip("<>").partition("@")[0]
 
 
-class PostOffice:
-    """Where all letters of a stack arrive."""
+class MailServer:
+    """Where all e-mails of a stack arrive."""
 
     def __init__(self) -> None:
-        self.letters: list[Mail] = []
+        self.emails: list[Mail] = []
         self.port = 0
         self.refused: Counter[str] = Counter()
-        """How often letters to an address were refused."""
+        """How often e-mails to an address were refused."""
         self.pause = 0.0
-        """Seconds that it thinks about each letter."""
+        """Seconds that it thinks about each e-mail."""
         self.reply_to_all = ""
-        """What every letter is answered with, if it is not empty."""
+        """What every e-mail is answered with, if it is not empty."""
         self._by_address: dict[str, list[Mail]] = defaultdict(list)
         self._replies: dict[str, str] = {}
         self._server: asyncio.Server | None = None
         self._connections: set[smtp.SMTP] = set()
 
     def to(self, *addresses: str) -> list[Mail]:
-        """The letters to one of these addresses, as they arrived."""
-        return [letter for address in addresses for letter in self._by_address[address]]
+        """The e-mails to one of these addresses, as they arrived."""
+        return [email for address in addresses for email in self._by_address[address]]
 
     def refuse(self, address: str, reply: str) -> None:
-        """Answer `reply` to every letter to an address, from now on."""
+        """Answer `reply` to every e-mail to an address, from now on."""
         self._replies[address] = reply
 
     @contextlib.contextmanager
     def refusing(self, address: str, reply: str) -> Iterator[None]:
-        """Answer `reply`, such as "451 later", to every letter to an address."""
+        """Answer `reply`, such as "451 later", to every e-mail to an address."""
         self.refuse(address, reply)
         try:
             yield
@@ -104,7 +104,7 @@ class PostOffice:
 
     def _connection(self) -> smtp.SMTP:
         loop = asyncio.get_running_loop()
-        connection = smtp.SMTP(self, hostname="post-office.test", loop=loop)
+        connection = smtp.SMTP(self, hostname="mail-server.test", loop=loop)
         self._connections.add(connection)
         return connection
 
@@ -131,8 +131,8 @@ class PostOffice:
     ) -> str:
         if self.pause:
             await asyncio.sleep(self.pause)
-        letter = Mail(envelope)
-        self.letters.append(letter)
-        for address in letter.recipients:
-            self._by_address[address].append(letter)
+        email = Mail(envelope)
+        self.emails.append(email)
+        for address in email.recipients:
+            self._by_address[address].append(email)
         return OK

@@ -1,4 +1,4 @@
-"""A mail server that refuses, rejects or is gone delays letters or ends them, and delays nothing else."""
+"""A mail server that refuses, rejects or is gone delays e-mails or ends them, and delays nothing else."""
 
 from events.notifications import NotificationFailed
 from tests.stories.journal import of_kind
@@ -19,7 +19,7 @@ async def test_a_deferred_notification_is_sent_once_as_soon_as_it_is_accepted(
             return chorus.mail.refused[ada.addresses[0]] >= 2
 
         await eventually(refused, what="nobody tries again")
-        assert [letter["status"] for letter in await ada.notifications()] == ["pending"]
+        assert [notification["status"] for notification in await ada.notifications()] == ["pending"]
         assert chorus.mail.to(*ada.addresses) == []
         await ben.order("30.00")
         await ben.mail(1)
@@ -32,18 +32,18 @@ async def test_a_rejected_notification_has_failed_with_the_servers_reason(chorus
     chorus.refused_for_good.add(ada.addresses[0])
     with chorus.mail.refusing(ada.addresses[0], "550 5.1.1 no such mailbox"):
         order_id = await ada.order("30.00")
-        letter = await ada.notified(order_id, "joy", "failed")
-    assert letter["sentAt"] is None
+        notification = await ada.notified(order_id, "joy", "failed")
+    assert notification["sentAt"] is None
     await chorus.is_quiet()
     [failed] = of_kind(chorus.journal.flow(ada.flow), NotificationFailed)
-    assert str(failed.notification.id) == letter["notificationId"]
+    assert str(failed.notification.id) == notification["notificationId"]
     assert "550 5.1.1 no such mailbox" in failed.reason
     assert chorus.mail.refused[ada.addresses[0]] == 1
     assert (await ada.settled(order_id))["status"] == "paid"
     assert await ada.balance() == "70.00"
 
 
-async def test_while_the_mail_server_is_gone_notifications_wait_and_nothing_else_does(
+async def test_without_a_mail_server_only_notifications_wait(
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
@@ -52,7 +52,9 @@ async def test_while_the_mail_server_is_gone_notifications_wait_and_nothing_else
         statuses = [(await ada.settled(order_id))["status"] for order_id in paid]
         assert statuses == ["paid"] * 10 + ["rejected"] * 10
         assert await ada.balance() == "0.00"
-        listed = [letter["status"] for letter in await ada.notifications(status="pending")]
+        listed = [
+            notification["status"] for notification in await ada.notifications(status="pending")
+        ]
         assert len(listed) == 20
     await chorus.is_quiet()
     await ada.mail(20)
