@@ -12,40 +12,34 @@ from tools.servers.folders import project_folder
 
 HEAD: Final = """# Performance
 
-`chorus bench --write` generates this page; do not edit it. `make bench` measures on your machine and prints the
-same tables; `make bench ARGS=--quick` prints the first of them within three minutes.
+`chorus bench --write` generates this page; do not edit it. `make bench` prints the same tables for your machine,
+`make bench ARGS=--quick` the first of them within three minutes.
 
 Chorus is compared with three other ways to build the same system ([bench/baselines](../bench/baselines/__init__.py)),
-each of them optimised, and with a ceiling. They run in turns, on the same machine, with the same API, under the same
-load, and an audit checks the result of each measurement.
+each of them optimised, and with a ceiling.
 """
 
 HOW_TO_READ: Final = """\
-Compare the ratios. The servers, the services and the load share one machine, which is slower or faster than yours and
-may have run other programs: absolute figures hold for it and for that hour only. Ratios are computed round by round. A
-figure is the median of all rounds, with the minimum and the maximum in brackets."""
+Compare the ratios: servers, services and load share one machine, which may have run other programs, and absolute
+figures hold for it and for that hour only. A figure is the median of all rounds."""
 
 HOW: Final = f"""\
-- **In turns.** In each round one contestant runs after the other, on one private PostgreSQL and one RabbitMQ, with
-  databases and a vhost of its own. After it, VACUUM and CHECKPOINT complete its work, so that it does not slow down the
-  next one. Each is warmed up first.
+- **In turns.** In each round one contestant runs after the other, warmed up first, with the same API, on one private
+  PostgreSQL and one RabbitMQ, with databases and a vhost of its own. After it, VACUUM and CHECKPOINT complete its work.
 - **The load** is {CUSTOMERS} customers on {CONNECTIONS} persistent connections, each of which sends the next
   order after the response ([load.py](../bench/load.py)). Each contestant receives as many orders as it needs the same
   time for.
-- **Settled**: an order is settled when the transaction that stored its outcome was committed; likewise its notification
-  is written. PostgreSQL records both times (`track_commit_timestamp`), on the clock of the load. The rate is the number
-  of orders, divided by the time from the first one sent to the last one settled, with its notification.
-- **With mail** all e-mails go by SMTP to a server that discards them ([smtp_sink.py](../bench/smtp_sink.py)). Then the
-  rate counts until the last e-mail is recorded as sent. Without mail there is no mail server, and notifications stay
-  unsent.
+- **Settled**: the transaction that stored the order's outcome was committed; likewise its notification is written.
+  PostgreSQL records both times (`track_commit_timestamp`), on the clock of the load. The rate is the number of orders,
+  divided by the time from the first one sent to the last one settled, with its notification.
+- **With mail** all e-mails go by SMTP to a server that discards them ([smtp_sink.py](../bench/smtp_sink.py)), and the
+  rate counts until the last is recorded as sent. Without mail notifications stay unsent.
 - **At a fixed rate** orders are sent at random times (a Poisson process with the seed), independent of the responses.
-  All latencies count from when an order was due, so that late responses hide nothing. The load may send an order a
-  millisecond late, which counts too.
+  Latencies count from when an order was due, and include up to a millisecond by which the load is late.
 - **Processor time** is that of a process and its descendants, measured by the kernel, divided by the number of orders.
 - **Memory** is proportional set size: a page that several processes share is divided among them.
-- **The audit** ([audited.py](../bench/audited.py)) follows every measurement. It is that of `chorus audit`: an accepted
-  order is stored, decided once, debited once with its total if it is paid, and has one notification; every balance is
-  the sum of its ledger, and follows from the one before. A measurement that fails it has no figures."""
+- **The audit** ([audited.py](../bench/audited.py)), that of `chorus audit`, follows every measurement. One that fails
+  it has no figures."""
 
 
 def write(

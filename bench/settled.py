@@ -26,8 +26,7 @@ PROCESSES: Final = (
 """The processes in the table of processor time."""
 
 HOW_TO_READ: Final = (
-    "The median of all rounds, and in brackets the minimum and the maximum. How many times as fast Chorus is, is "
-    "compared round by round."
+    "Medians of the rounds, in brackets minimum and maximum. Ratios are computed round by round."
 )
 
 

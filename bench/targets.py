@@ -27,17 +27,16 @@ class Target:
 
 
 SAME_FRONT: Final = (
-    "Every contestant has the same web server and API, and those over HTTP use similar SQL, so what makes Chorus faster"
-    " makes them faster too; the ratio is that of the processor time of an order (below)."
+    "Every contestant has the same web server and API, and those over HTTP use similar SQL: what makes Chorus"
+    " faster makes them faster too. The ratio is that of the processor time of an order (below)."
 )
 MAIL: Final = (
-    "The same, and an e-mail costs each of them an SMTP session and its records: half of the processor time of Chorus"
-    " with mail (below); [details](profile.md#with-mail)."
+    "The same, and an e-mail costs each an SMTP session and its records: half of the processor time of Chorus"
+    " with mail; [details](profile.md#with-mail)."
 )
 PYTHON: Final = (
-    "Both cores are 90 % busy: processor time limits the rate. Three fifths of it is Python, evenly spread, most of it"
-    " in orders, and a third PostgreSQL and RabbitMQ; the last profile is in [Where the time of an order goes"
-    " now](profile.md)."
+    "Both cores are 90 % busy: processor time limits the rate. Three fifths of it is Python, most of it in"
+    " orders, a third PostgreSQL and RabbitMQ; [profile](profile.md)."
 )
 START: Final = (
     "It is restarted after a second; then Python imports its libraries on cores that are busy with the load, and the"
