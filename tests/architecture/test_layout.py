@@ -36,8 +36,8 @@ FILES: Final = {
         "__init__ __main__ console dead dead_letters main management migrate serve subscriptions"
     ),
     "ops/audit": (
-        "__init__ answers auditor broker command counts databases delivery digests findings ledger"
-        " notifications orders projections report rights rules urls watch"
+        "__init__ access answers auditor broker command databases delivery digests findings ledger"
+        " report rules services"
     ),
     "tools": ("__init__ children commands console demo docker local mail_catcher story system up"),
     "tools/documents": "__init__ __main__ asyncapi messages openapi page schemas",
