@@ -17,7 +17,6 @@ from uuid import UUID
 
 from ops.audit import delivery, ledger, services
 from ops.audit.access import Urls
-from ops.audit.answers import Answers, History
 from ops.audit.broker import queue_depths
 from ops.audit.databases import reading
 from ops.audit.delivery import Leftovers
@@ -29,7 +28,7 @@ from ops.audit.rules import MOST, Source, View
 RULES: Final[tuple[Source, ...]] = (
     *ledger.CHECKS, *services.CHECKS, *delivery.ALSO_RECEIVED, delivery.NOTHING_INVENTED
 )  # fmt: skip
-"""Every rule, but for those on answers and leftovers."""
+"""Every rule, but for that on leftovers."""
 
 Found = Mapping[Source, Sequence[Finding]]
 
@@ -45,7 +44,6 @@ API_AGE_SECONDS: Final = 6.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
 """Between two rounds: twice as long each time."""
-
 
 IN_FLIGHT_ORDERS: Final = 0
 """The key of orders that are pending, among the numbers of invariants."""
@@ -65,30 +63,30 @@ COUNTS: Final = (
 
 async def audit(
     urls: Urls,
-    history: History | None = None,
+    also: Sequence[Source] = (),
     *,
     timeout_seconds: float = TIMEOUT_SECONDS,
     at_rest: bool = False,
     since: UUID = LOWEST,
     numbers: Collection[int] = INVARIANTS.keys(),
+    republished: int = 0,
 ) -> Report:
     """Find where the invariants do not hold. Raises DatabaseUnavailableError if a database does not answer.
 
-    `history` is what clients were answered; it must have every order from `since` on. `at_rest` means that nothing is
-    in flight any more, so that whatever is unfinished is wrong. `since` leaves out orders with lower ids, `numbers`
-    invariants. A broker that does not answer is noted in the report and raises nothing.
+    `also` are further rules, as a test or a benchmark has. `at_rest` means that nothing is in flight any more, so that
+    whatever is unfinished is wrong. `since` leaves out orders with lower ids, `numbers` invariants. So many events were
+    `republished` under new ids. A broker that does not answer is noted in the report and raises nothing.
     """
     begun = time.monotonic()
     async with reading(urls.databases) as databases:
         grace = timedelta(0) if at_rest else IN_FLIGHT
-        republished = len(history.republished) if history else 0
         view = await View(databases, numbers, grace, since, republished).refreshed()
-        leftovers = Leftovers(partial(queue_depths, urls.amqp, urls.rabbitmq_api, urls.vhost))
+        leftovers = Leftovers(partial(queue_depths, urls))
         # At rest, the queues' figures must be of the rest.
         delay = min(timeout_seconds, API_AGE_SECONDS) if at_rest and urls.delayed else 0.0
         checked, first, _ = await asyncio.gather(
             _counts(view),
-            evaluate(view, [*RULES, Answers(history)] if history else RULES),
+            evaluate(view, [*RULES, *also]),
             asyncio.sleep(delay),
         )
         first |= await evaluate(view, [leftovers])

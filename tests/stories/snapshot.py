@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from apps import SERVICES
+from bench.answers import History
 from events.base import Envelope, Event
-from ops.audit import History
 from ops.audit.databases import Databases, reading
 
 if TYPE_CHECKING:

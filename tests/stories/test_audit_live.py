@@ -16,10 +16,9 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from bench.answers import Answers, Attempt, History
 from ops.audit import (
-    Attempt,
     DatabaseUnavailableError,
-    History,
     Urls,
     audit,
     auditor,
@@ -103,7 +102,9 @@ async def scene(install_chorus: Install, tmp_path_factory: pytest.TempPathFactor
 
 
 async def test_what_is_well_passes(scene: Scene) -> None:
-    report = await audit(scene.urls, scene.history, at_rest=True, timeout_seconds=TIMEOUT_SECONDS)
+    report = await audit(
+        scene.urls, [Answers(scene.history)], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+    )
     assert report.lines() == []
     assert report.clean
     assert all(one.rows for one in report.invariants)
@@ -114,7 +115,9 @@ async def test_what_is_spoiled_is_found(
     scene: Scene, invariant: int, spoiling: Mapping[str, str]
 ) -> None:
     async with scene.spoiled(spoiling) as urls:
-        report = await audit(urls, scene.history, at_rest=True, timeout_seconds=TIMEOUT_SECONDS)
+        report = await audit(
+            urls, [Answers(scene.history)], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+        )
     assert invariant in report.violated, report.lines()
 
 
@@ -235,7 +238,7 @@ async def test_an_answer_that_was_not_true_is_found(scene: Scene, change: Change
     attempts = list(scene.history.attempts)
     change(attempts)
     report = await audit(
-        scene.urls, History(attempts), at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+        scene.urls, [Answers(History(attempts))], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
     )
     assert report.violated == [3], report.lines()
 
@@ -243,7 +246,7 @@ async def test_an_answer_that_was_not_true_is_found(scene: Scene, change: Change
 async def test_a_request_without_an_answer_may_have_an_order(scene: Scene) -> None:
     attempts = [replace(attempt, order_id=None) for attempt in scene.history.attempts]
     report = await audit(
-        scene.urls, History(attempts), at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+        scene.urls, [Answers(History(attempts))], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
     )
     assert report.lines() == []
 
