@@ -56,8 +56,8 @@ class DeadLetter:
         """Read what the service says in the headers of dead-lettering, else what the broker says in `x-death`."""
         headers: dict[str, Any] = dict(message.headers or {})
         death: dict[str, Any] = {}
-        match headers:
-            case {"x-death": [dict(death), *_]}:
+        match headers.get("x-death"):
+            case [dict(death), *_]:
                 pass
         attempts = headers.get("dead_letter_attempts")
         return cls(

@@ -33,10 +33,9 @@ class Story:
     """Plays the story step by step. Every step is timed, checked and printed."""
 
     def __init__(self, addresses: Addresses) -> None:
-        self._http = {
-            part: httpx.Client(base_url=url, timeout=15, trust_env=False)
-            for part, url in {**addresses.services, "mail": addresses.mail}.items()
-        }
+        self._urls = {**addresses.services, "mail": addresses.mail}
+        self._http = httpx.Client(timeout=15, trust_env=False)
+        self._token: dict[str, str] = {}
         self._email = f"ada.{secrets.token_hex(3)}@example.com"
         self._password = secrets.token_hex(8)
         self._account = ""
@@ -44,8 +43,7 @@ class Story:
         self._begun = time.monotonic()
 
     def close(self) -> None:
-        for client in self._http.values():
-            client.close()
+        self._http.close()
 
     def play(self) -> None:
         self._title("Ada registers")
@@ -64,9 +62,7 @@ class Story:
         self._report("users", f"registers {self._email}", f"user {user['userId']}")
         login = {"email": self._email, "password": self._password}
         token = self._post("users", "/user/login", login, code=200)["accessToken"]
-        for part, client in self._http.items():
-            if part != "mail":
-                client.headers["Authorization"] = f"Bearer {token}"
+        self._token = {"Authorization": f"Bearer {token}"}
         self._report("users", "logs her in", "issues a token that every service can verify")
         self._get("billing", self._account, bool, "an account", balance="0.00")
         self._report("billing", "receives UserRegistered", "opens an account, balance 0.00")
@@ -134,7 +130,9 @@ class Story:
 
     def _send(self, part: str, method: str, path: str, body: Body | None = None) -> httpx.Response:
         try:
-            return self._http[part].request(method, path, json=body)
+            headers = self._token if part != "mail" else {}
+            url = f"{self._urls[part]}{path}"
+            return self._http.request(method, url, json=body, headers=headers)
         except httpx.TransportError as error:
             raise StoryFailed(part, f"{method} {path}", "a response", repr(error)) from None
 
