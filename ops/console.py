@@ -10,7 +10,7 @@ from apps import SERVICES
 console: Final = Console(highlight=False, soft_wrap=True)
 
 
-def existing_service(name: str) -> str:
+def service_name(name: str) -> str:
     """The name of a service, as given on the command line. Raises typer.BadParameter."""
     if name not in SERVICES:
         raise typer.BadParameter(f"there is no service {name!r}; there are {', '.join(SERVICES)}")

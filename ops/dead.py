@@ -15,7 +15,7 @@ from rich.table import Table
 
 from apps import SERVICES
 from chassis.runtime.settings import required, settings
-from ops.console import console, existing_service
+from ops.console import console, service_name
 
 if TYPE_CHECKING:
     from ops.dead_letters import DeadLetter, DeadLetters
@@ -32,7 +32,8 @@ EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def _age(text: str) -> timedelta:
+def age(text: str) -> timedelta:
+    """An age such as 30m. Raises typer.BadParameter."""
     if (found := re.fullmatch(r"([0-9]{1,6})([smhd])", text)) is None:
         raise typer.BadParameter(f"{text!r} is no age: write 90s, 30m, 12h or 2d")
     return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
@@ -41,17 +42,17 @@ def _age(text: str) -> timedelta:
 Id = Annotated[list[str] | None, typer.Argument(help="Ids of messages.", show_default=False)]
 Service = Annotated[
     list[str] | None,
-    typer.Option(parser=existing_service, help="Only of this service; may be repeated."),
+    typer.Option(parser=service_name, help="Only of this service; may be repeated."),
 ]
 Queue = Annotated[str | None, typer.Option(help="Only messages consumed from this queue.")]
 Type = Annotated[str | None, typer.Option("--type", help="Only events of this type.")]
 Reason = Annotated[str | None, typer.Option(help="Only where the reason contains this.")]
 Older = Annotated[
     timedelta | None,
-    typer.Option(parser=_age, help="Only dead-lettered longer ago, such as 30m or 2d."),
+    typer.Option(parser=age, help="Only dead-lettered longer ago, such as 30m or 2d."),
 ]
 Newer = Annotated[
-    timedelta | None, typer.Option(parser=_age, help="Only dead-lettered less long ago.")
+    timedelta | None, typer.Option(parser=age, help="Only dead-lettered less long ago.")
 ]
 All = Annotated[bool, typer.Option("--all", help="All messages.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]

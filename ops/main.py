@@ -12,7 +12,7 @@ import typer
 from apps import SERVICES
 from chassis.runtime.settings import settings
 from ops import dead
-from ops.console import existing_service
+from ops.console import service_name
 
 cli = typer.Typer(
     name="chorus",
@@ -45,7 +45,7 @@ def migrate() -> None:
 @cli.command()
 def serve(
     service: Annotated[
-        str, typer.Argument(parser=existing_service, help=f"One of {', '.join(SERVICES)}.")
+        str, typer.Argument(parser=service_name, help=f"One of {', '.join(SERVICES)}.")
     ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
