@@ -7,9 +7,10 @@ from typing import Final
 from uuid import UUID
 
 from apps import SERVICES
+from bench.answers import Answers, Attempt, History
 from bench.load import Sent
 from bench.processes import Processes
-from ops.audit import Attempt, History, Urls, audit
+from ops.audit import Urls, audit
 
 KEPT_BY_ALL: Final = frozenset({1, 2, 3, 4, 5, 6})
 """The invariants that apply to the baselines too: only Chorus has copies of users, and uses its inboxes."""
@@ -36,7 +37,7 @@ async def check(processes: Processes, sent: Sent, since: UUID) -> None:
     urls = Urls({service: processes.installation.admin_url(service) for service in SERVICES})
     report = await audit(
         urls,
-        history(sent),
+        [Answers(history(sent))],
         at_rest=True,
         timeout_seconds=TIMEOUT_SECONDS,
         since=since,

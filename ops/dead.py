@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import unquote, urlsplit
@@ -13,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from apps import SERVICES
-from chassis.runtime.settings import settings
-from ops.console import console
+from chassis.runtime.settings import required, settings
+from ops.console import console, service_name
 
 if TYPE_CHECKING:
     from ops.dead_letters import DeadLetter, DeadLetters
@@ -29,84 +30,61 @@ EARLIEST: Final = datetime.min.replace(tzinfo=UTC)
 """A message whose time is unknown is neither older nor newer than any age."""
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_AGE: Final = re.compile(r"([0-9]{1,6})([smhd])")
+
+
+def age(text: str) -> timedelta:
+    """An age such as 30m. Raises typer.BadParameter."""
+    if (found := re.fullmatch(r"([0-9]{1,6})([smhd])", text)) is None:
+        raise typer.BadParameter(f"{text!r} is no age: write 90s, 30m, 12h or 2d")
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+
 
 Id = Annotated[list[str] | None, typer.Argument(help="Ids of messages.", show_default=False)]
 Service = Annotated[
-    list[str] | None, typer.Option("--service", help="Only of this service; may be repeated.")
+    list[str] | None,
+    typer.Option(parser=service_name, help="Only of this service; may be repeated."),
 ]
 Queue = Annotated[str | None, typer.Option(help="Only messages consumed from this queue.")]
 Type = Annotated[str | None, typer.Option("--type", help="Only events of this type.")]
 Reason = Annotated[str | None, typer.Option(help="Only where the reason contains this.")]
 Older = Annotated[
-    str | None, typer.Option(help="Only dead-lettered longer ago, such as 30m or 2d.")
+    timedelta | None,
+    typer.Option(parser=age, help="Only dead-lettered longer ago, such as 30m or 2d."),
 ]
-Newer = Annotated[str | None, typer.Option(help="Only dead-lettered less long ago.")]
+Newer = Annotated[
+    timedelta | None, typer.Option(parser=age, help="Only dead-lettered less long ago.")
+]
 All = Annotated[bool, typer.Option("--all", help="All messages.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+@dataclass(frozen=True)
 class Chosen:
-    """The messages that a command applies to, by ids and filters."""
+    """The messages that a command applies to: those that match all ids and filters that are given."""
 
-    def __init__(
-        self,
-        ids: Sequence[str] | None,
-        service: Sequence[str] | None,
-        queue: str | None = None,
-        kind: str | None = None,
-        reason: str | None = None,
-        older: str | None = None,
-        newer: str | None = None,
-    ) -> None:
-        if unknown := set(service or ()) - set(SERVICES):
-            raise typer.BadParameter(f"there is no service {', '.join(unknown)}")
-        self.ids = set(ids or ())
-        self.services = tuple(service or SERVICES)
-        self._queue, self._type, self._reason = queue, kind, reason
-        now = datetime.now(UTC)
-        self._before = now - _age(older) if older else None
-        self._after = now - _age(newer) if newer else None
-        self.narrow = bool(ids or service or queue or kind or reason or older or newer)
-        """Whether any id or filter was given."""
+    ids: list[str] | None = None
+    service: list[str] | None = None
+    queue: str | None = None
+    type: str | None = None
+    reason: str | None = None
+    older: timedelta | None = None
+    newer: timedelta | None = None
 
     def among(self, letters: Sequence["DeadLetter"]) -> list["DeadLetter"]:
         """The messages that match."""
-        return [letter for letter in letters if self._fits(letter)]
+        now = datetime.now(UTC)
+        return [letter for letter in letters if self._matches(letter, now)]
 
-    def _fits(self, letter: "DeadLetter") -> bool:
+    def _matches(self, letter: "DeadLetter", now: datetime) -> bool:
         return (
-            (not self.ids or letter.id in self.ids)
-            and self._queue in (None, letter.origin)
-            and self._type in (None, letter.type)
-            and (self._reason is None or self._reason in letter.reason)
-            and (self._before is None or (letter.since or LATEST) <= self._before)
-            and (self._after is None or (letter.since or EARLIEST) >= self._after)
+            (self.ids is None or letter.id in self.ids)
+            and self.queue in (None, letter.queue)
+            and self.type in (None, letter.type)
+            and (self.reason is None or self.reason in letter.reason)
+            and (self.older is None or (letter.since or LATEST) <= now - self.older)
+            and (self.newer is None or (letter.since or EARLIEST) >= now - self.newer)
         )
-
-
-def _age(text: str) -> timedelta:
-    if (found := _AGE.fullmatch(text)) is None:
-        raise typer.BadParameter(f"{text!r} is no age: write 90s, 30m, 12h or 2d")
-    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
-
-
-def administrator_address() -> str:
-    """The services' AMQP address with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError.
-
-    It has every node of a cluster, separated by commas, as the services' own address does.
-    """
-    from chassis.messaging.addresses import node_urls
-    from ops.management import with_login
-
-    api = settings().rabbitmq_api_url
-    if api is None:
-        raise LookupError("CHORUS_RABBITMQ_API_URL is not set; docs/settings.md lists the settings")
-    login = urlsplit(api.get_secret_value())
-    user, password = (unquote(part or "guest") for part in (login.username, login.password))
-    nodes = node_urls(settings().broker_url(SERVICES[0]))
-    return ",".join(with_login(url, user, password) for url in nodes)
 
 
 @app.command("list")
@@ -121,12 +99,11 @@ def show_list(
     as_json: Json = False,
 ) -> None:
     """List dead-lettered messages: the queue they were consumed from, why they failed, and when."""
-    chosen = Chosen(ids, service, queue, kind, reason, older_than, newer_than)
-    letters = _do(chosen)
+    letters = _do(Chosen(ids, service, queue, kind, reason, older_than, newer_than))
     if as_json:
         typer.echo(json.dumps([letter.as_json() for letter in letters], indent=2))
-        return
-    _print_table(letters)
+    else:
+        _print_table(letters)
 
 
 @app.command()
@@ -163,7 +140,7 @@ def _deciding(name: str, done: str, about: str, decision: Decision) -> None:
         dry_run: DryRun = False,
     ) -> None:
         chosen = Chosen(ids, service, queue, kind, reason, older_than, newer_than)
-        if everything == chosen.narrow:
+        if everything != (chosen == Chosen()):
             raise typer.BadParameter("name ids or filters, or use --all")
         letters = _do(chosen, None if dry_run else decision)
         _print_table(letters)
@@ -189,47 +166,51 @@ def _do(chosen: Chosen, decision: Decision | None = None) -> list["DeadLetter"]:
     # Imported here because other commands start in three quarters of the time without the broker's library.
     from aio_pika.exceptions import AMQPError
 
-    from ops.dead_letters import NotReplayedError
+    from ops.dead_letters import DeadLetters, NotReplayedError
+
+    async def on_broker() -> list["DeadLetter"]:
+        async with DeadLetters.of(_administrator_address()) as dead:
+            letters = chosen.among(await dead.hold(chosen.service or SERVICES))
+            if decision is not None:
+                await decision(dead, letters)
+            return letters
 
     try:
-        letters = asyncio.run(_on_broker(chosen, decision))
+        letters = asyncio.run(on_broker())
     except (OSError, AMQPError, NotReplayedError) as error:
-        typer.echo(f"chorus dead: {error}", err=True)
-        raise typer.Exit(FAILED) from None
-    if missing := chosen.ids - {letter.id for letter in letters}:
-        typer.echo(f"chorus dead: not found: {', '.join(sorted(missing))}", err=True)
-        raise typer.Exit(FAILED)
+        raise _failure(str(error)) from None
+    if missing := {*(chosen.ids or ())} - {letter.id for letter in letters}:
+        raise _failure(f"not found: {', '.join(sorted(missing))}")
     return letters
 
 
-async def _on_broker(chosen: Chosen, decision: Decision | None) -> list["DeadLetter"]:
-    from ops.dead_letters import DeadLetters
+def _failure(text: str) -> typer.Exit:
+    typer.echo(f"chorus dead: {text}", err=True)
+    return typer.Exit(FAILED)
 
-    async with DeadLetters.of(administrator_address()) as dead:
-        letters = chosen.among(await dead.hold(chosen.services))
-        if decision is not None:
-            await decision(dead, letters)
-        return letters
+
+def _administrator_address() -> str:
+    """The address of the broker's nodes, with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError."""
+    from chassis.messaging.addresses import node_urls
+    from ops.management import with_login
+
+    login = urlsplit(required("CHORUS_RABBITMQ_API_URL"))
+    user, password = (unquote(part or "guest") for part in (login.username, login.password))
+    nodes = node_urls(settings().broker_url(SERVICES[0]))
+    return ",".join(with_login(url, user, password) for url in nodes)
 
 
 def _whole(letter: "DeadLetter") -> dict[str, Any]:
-    headers = {
-        name: value
-        for name, value in (letter.message.headers or {}).items()
-        if name != "dead_letter_traceback"
-    }
-    return {
-        **letter.as_json(),
-        "headers": json.loads(json.dumps(headers, default=str)),
-        "body": letter.message.body.decode(errors="replace"),
-        "traceback": letter.traceback,
-    }
+    headers = json.loads(json.dumps(letter.message.headers or {}, default=str))
+    traceback = headers.pop("dead_letter_traceback", None)
+    body = letter.message.body.decode(errors="replace")
+    return {**letter.as_json(), "headers": headers, "body": body, "traceback": traceback or ""}
 
 
 def _print_table(letters: Sequence["DeadLetter"]) -> None:
     table = Table("id", "type", "queue", "reason", "since", box=None, padding=(0, 2, 0, 0))
     for letter in letters:
         since = letter.since.strftime("%Y-%m-%d %H:%M:%S") if letter.since else "?"
-        row = (letter.id, letter.type, letter.origin or "?", letter.reason[:200], since)
+        row = (letter.id, letter.type, letter.queue or "?", letter.reason[:200], since)
         table.add_row(*map(escape, row))
     console.print(table)

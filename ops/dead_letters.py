@@ -22,11 +22,10 @@ from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD, queue_name
 from ops.subscriptions import SUBSCRIPTIONS
 
-HEADER_PREFIX: Final = "dead_letter_"
-"""Headers that dead-lettering adds and a replay omits."""
-
-BROKERS_OWN: Final = ("x-death", "x-first-death-", "x-delivery-count", "x-last-death-")
-"""Headers that the broker adds; in a replay they would continue its counts."""
+NOT_PUBLISHED: Final = (
+    "dead_letter_", "x-death", "x-first-death-", "x-delivery-count", "x-last-death-"
+)  # fmt: skip
+"""Headers that dead-lettering and the broker add, by their beginnings. In a replay the broker would go on counting."""
 
 
 class NotReplayedError(Exception):
@@ -35,52 +34,42 @@ class NotReplayedError(Exception):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message in a dead-letter queue, held unacknowledged until the connection closes."""
+    """A message in a dead-letter queue, held unacknowledged until the connection closes. What is unknown is empty."""
 
     service: str
     message: AbstractIncomingMessage
+    id: str
+    """The message's id; for a message with one event, the event's."""
+    type: str
+    """The event's type, from the message's properties."""
+    queue: str
+    """The queue it was consumed from."""
+    reason: str
+    """Why it was dead-lettered, in a line."""
+    attempts: int | None
+    """How often the service tried to handle it; None if the broker dead-lettered it."""
+    since: datetime | None
+    """When it was dead-lettered, as an aware datetime."""
 
-    @property
-    def id(self) -> str:
-        """The message's id; for a message with one event, the event's."""
-        return self.message.message_id or ""
-
-    @property
-    def type(self) -> str:
-        """The event's type from the message's properties; empty if it is not set."""
-        return self.message.type or ""
-
-    @property
-    def origin(self) -> str:
-        """The queue it was consumed from; empty if that is unknown."""
-        return str(self._header("dead_letter_queue") or self._death().get("queue", ""))
-
-    @property
-    def reason(self) -> str:
-        """Why it was dead-lettered, in a line."""
-        return str(self._header("dead_letter_error") or self._death().get("reason", "unknown"))
-
-    @property
-    def traceback(self) -> str:
-        """The traceback; empty if the broker dead-lettered it, and not the service."""
-        return str(self._header("dead_letter_traceback") or "")
-
-    @property
-    def attempts(self) -> int | None:
-        """How often the service tried to handle it; None if the broker dead-lettered it."""
-        attempts = self._header("dead_letter_attempts")
-        return attempts if isinstance(attempts, int) else None
-
-    @property
-    def since(self) -> datetime | None:
-        """When it was dead-lettered, as an aware datetime; None if that is unknown."""
-        at = self._header("dead_letter_at") or self._death().get("time")
-        if isinstance(at, datetime):
-            return at.astimezone(UTC)
-        try:
-            return datetime.fromisoformat(str(at)) if at else None
-        except ValueError:
-            return None
+    @classmethod
+    def of(cls, service: str, message: AbstractIncomingMessage) -> Self:
+        """Read what the service says in the headers of dead-lettering, else what the broker says in `x-death`."""
+        headers: dict[str, Any] = dict(message.headers or {})
+        death: dict[str, Any] = {}
+        match headers.get("x-death"):
+            case [dict(death), *_]:
+                pass
+        attempts = headers.get("dead_letter_attempts")
+        return cls(
+            service,
+            message,
+            message.message_id or "",
+            message.type or "",
+            str(headers.get("dead_letter_queue") or death.get("queue", "")),
+            str(headers.get("dead_letter_error") or death.get("reason", "unknown")),
+            attempts if isinstance(attempts, int) else None,
+            _moment(headers.get("dead_letter_at") or death.get("time")),
+        )
 
     def as_json(self) -> dict[str, Any]:
         """A summary without headers and body."""
@@ -88,21 +77,20 @@ class DeadLetter:
             "id": self.id,
             "service": self.service,
             "type": self.type,
-            "queue": self.origin,
+            "queue": self.queue,
             "reason": self.reason,
             "attempts": self.attempts,
             "since": self.since.isoformat() if self.since else None,
             "correlationId": self.message.correlation_id,
         }
 
-    def _header(self, name: str) -> Any:
-        return (self.message.headers or {}).get(name)
 
-    def _death(self) -> dict[str, Any]:
-        deaths = self._header("x-death")
-        if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
-            return deaths[0]
-        return {}
+def _moment(value: object) -> datetime | None:
+    try:
+        at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 class DeadLetters:
@@ -137,7 +125,7 @@ class DeadLetters:
             for service in services:
                 queue = await self._channel.get_queue(f"{service}.{DEAD}", ensure=False)
                 while (message := await queue.get(fail=False)) is not None:
-                    found.append(DeadLetter(service, message))
+                    found.append(DeadLetter.of(service, message))
         return found
 
     async def replay(self, letters: Sequence[DeadLetter]) -> None:
@@ -147,20 +135,21 @@ class DeadLetters:
         another service. Raises NotReplayedError at the first copy that is not confirmed, and after all others were
         replayed for messages without such a queue.
         """
-        unfit = []
+        foreign = []
         for letter in letters:
-            if letter.origin not in {
-                queue_name(letter.service, e) for e in SUBSCRIPTIONS[letter.service]
+            if letter.queue not in {
+                queue_name(letter.service, kind) for kind in SUBSCRIPTIONS[letter.service]
             }:
-                unfit.append(letter)
+                queue = letter.queue or "an unknown queue"
+                foreign.append(f"{letter.id}: {letter.service} does not consume {queue}")
                 continue
             copy = _as_published(letter.message)
-            [error] = await self._publisher.publish([("", letter.origin, copy)])
+            [error] = await self._publisher.publish([("", letter.queue, copy)])
             if error is not None:
-                raise NotReplayedError(f"{letter.id} to {letter.origin}: {error!r}") from error
+                raise NotReplayedError(f"{letter.id} to {letter.queue}: {error!r}") from error
             await self.drop([letter])
-        if unfit:
-            raise NotReplayedError("; ".join(map(_why_not, unfit)))
+        if foreign:
+            raise NotReplayedError("; ".join(foreign))
 
     async def drop(self, letters: Sequence[DeadLetter]) -> None:
         """Acknowledge messages, which deletes them."""
@@ -171,15 +160,6 @@ class DeadLetters:
 
 def _as_published(message: AbstractIncomingMessage) -> aio_pika.Message:
     copy = copied(message)
-    copy.headers = {
-        name: value
-        for name, value in copy.headers.items()
-        if not name.startswith((HEADER_PREFIX, *BROKERS_OWN))
-    }
+    kept = (name for name in copy.headers if not name.startswith(NOT_PUBLISHED))
+    copy.headers = {name: copy.headers[name] for name in kept}
     return copy
-
-
-def _why_not(letter: DeadLetter) -> str:
-    if not letter.origin:
-        return f"{letter.id}: the queue it was consumed from is unknown"
-    return f"{letter.id}: {letter.service} does not consume {letter.origin}"

@@ -5,13 +5,14 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from apps import SERVICES
 from chassis.runtime.settings import settings
 from ops import dead
+from ops.console import service_name
 
 cli = typer.Typer(
     name="chorus",
@@ -22,9 +23,6 @@ cli = typer.Typer(
 )
 
 cli.add_typer(dead.app, name="dead")
-
-CHECKOUT_ONLY: Final = ("tools", "bench")
-"""Packages outside of the image that have a module `commands`."""
 
 TOPOLOGY_PAGE = """# Topology
 
@@ -39,44 +37,22 @@ Exchanges are hexagons, with the routing key on the arrow; queues are boxes; ser
 @cli.command()
 def migrate() -> None:
     """Create databases, roles, tables, exchanges, queues and broker users. Idempotent."""
-    from ops.migrate import (
-        apply_topology,
-        create_database,
-        grant_auditor,
-        upgrade_database,
-    )
+    from ops.migrate import migrate as run
 
-    config = settings()
-    if config.database_admin_url is None:
-        raise LookupError(
-            "CHORUS_DATABASE_ADMIN_URL is not set; docs/settings.md lists the settings"
-        )
-    admin_url = config.database_admin_url.get_secret_value()
-    for service in SERVICES:
-        url = config.database_url(service)
-        asyncio.run(create_database(admin_url, url))
-        upgrade_database(admin_url, service, url)
-        if config.auditor_password is not None:
-            password = config.auditor_password.get_secret_value()
-            asyncio.run(grant_auditor(admin_url, service, url, password))
-        typer.echo(f"{service}: database ready")
-    apply_topology(config, SERVICES)
-    typer.echo("broker: topology ready")
+    run(settings())
 
 
 @cli.command()
 def serve(
-    service: Annotated[str, typer.Argument(help=f"One of {', '.join(SERVICES)}.")],
+    service: Annotated[
+        str, typer.Argument(parser=service_name, help=f"One of {', '.join(SERVICES)}.")
+    ],
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int | None, typer.Option(help="The port; by default the service's own.")
     ] = None,
 ) -> None:
     """Run one service until SIGTERM. The exit status is 1 if one of its background tasks failed."""
-    if service not in SERVICES:
-        raise typer.BadParameter(
-            f"there is no service {service!r}; there are {', '.join(SERVICES)}"
-        )
     from ops.serve import serve as run
 
     if not run(service, host, port):
@@ -99,13 +75,11 @@ def audit(
     port: Annotated[int, typer.Option(help="With --watch: the port of /metrics.")] = 9108,
 ) -> None:
     """Check the invariants on the running system. The exit status is 0 if they hold, 1 if not, 2 if that is unknown."""
+    from ops.audit import command
+
     if watch is None:
-        from ops.audit.command import once
-
-        raise typer.Exit(asyncio.run(once(timeout, at_rest=at_rest, as_json=json)))
-    from ops.audit.watch import watch as run
-
-    asyncio.run(run(watch, timeout, at_rest=at_rest, address=(host, port)))
+        raise typer.Exit(asyncio.run(command.once(timeout, at_rest=at_rest, as_json=json)))
+    asyncio.run(command.watch(watch, timeout, at_rest=at_rest, address=(host, port)))
 
 
 @cli.command()
@@ -123,14 +97,10 @@ def topology(
         write.write_text(TOPOLOGY_PAGE.format(picture=picture))
 
 
-def _add_checkout_commands() -> None:
-    for package in CHECKOUT_ONLY:
-        if importlib.util.find_spec(package) is not None:
-            commands: typer.Typer = importlib.import_module(f"{package}.commands").cli
-            cli.registered_commands += commands.registered_commands
-
-
-_add_checkout_commands()
+for package in ("tools", "bench"):  # a checkout has them, the image does not
+    if importlib.util.find_spec(package) is not None:
+        commands: typer.Typer = importlib.import_module(f"{package}.commands").cli
+        cli.registered_commands += commands.registered_commands
 
 
 def main() -> None:
@@ -138,9 +108,5 @@ def main() -> None:
     try:
         cli()
     except LookupError as error:
-        typer.echo(f"chorus: {error.args[0] if error.args else error}", err=True)
+        typer.echo(f"chorus: {error.args[0]}", err=True)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

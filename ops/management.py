@@ -1,12 +1,11 @@
-"""A client of RabbitMQ's management API: applies the topology and reads it back.
+"""A client of RabbitMQ's management API: applies the topology and reads the depths of queues.
 
 https://www.rabbitmq.com/docs/management#http-api. Creating what exists with the same arguments changes nothing. With
 other arguments it is an error, because RabbitMQ cannot change a queue.
 """
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
@@ -21,29 +20,18 @@ class TopologyConflictError(Exception):
     """The broker has an object of this name with other arguments."""
 
 
-class Administration:
+class Administration(httpx.Client):
     """The management API, with the login that its URL names."""
 
     def __init__(self, api_url: str) -> None:
         url = urlsplit(api_url)
         host = f"{url.hostname}:{url.port or 15672}"
-        self._http = httpx.Client(
+        super().__init__(
             base_url=urlunsplit((url.scheme, host, url.path.rstrip("/") + "/api/", "", "")),
             auth=(unquote(url.username or "guest"), unquote(url.password or "guest")),
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
         )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._http.close()
 
     def apply(self, wanted: Topology, users: Mapping[str, str]) -> None:
         """Create vhosts, exchanges, queues, bindings, users and permissions.
@@ -53,66 +41,56 @@ class Administration:
         """
         urls = {service: node_urls(address)[0] for service, address in users.items()}
         for vhost in {vhost_of(url) for url in urls.values()}:
-            self._put(f"vhosts/{quote(vhost, safe='')}", {})
-            self._declare(wanted, quote(vhost, safe=""))
+            self._create("PUT", f"vhosts/{_part(vhost)}", {})
+            self._declare(wanted, _part(vhost))
         for service, url in urls.items():
             self._user(wanted, service, url)
 
     def _declare(self, wanted: Topology, vhost: str) -> None:
         for exchange in wanted.exchanges:
-            self._put(f"exchanges/{vhost}/{exchange}", {"type": "topic", "durable": True})
+            body = {"type": "topic", "durable": True}
+            self._create("PUT", f"exchanges/{vhost}/{exchange}", body)
         for queue in wanted.queues:
-            self._put(
-                f"queues/{vhost}/{quote(queue.name, safe='')}",
-                {"durable": True, "auto_delete": False, "arguments": queue.arguments},
-            )
+            name = _part(queue.name)
+            body = {"durable": True, "auto_delete": False, "arguments": queue.arguments}
+            self._create("PUT", f"queues/{vhost}/{name}", body)
             for exchange, key in queue.bindings:
-                path = f"bindings/{vhost}/e/{exchange}/q/{quote(queue.name, safe='')}"
-                self._request("POST", path, {"routing_key": key})
+                path = f"bindings/{vhost}/e/{exchange}/q/{name}"
+                self._create("POST", path, {"routing_key": key})
 
     def _user(self, wanted: Topology, service: str, url: str) -> None:
-        parts = urlsplit(url)
-        name = unquote(parts.username or "guest")
-        if self._is_administrator(name):
+        login = urlsplit(url)
+        name = _part(unquote(login.username or "guest"))
+        existing = self.get(f"users/{name}")
+        if existing.is_success and "administrator" in existing.json()["tags"]:
             return  # one login for all services, given from outside: its permissions are not changed
-        self._put(
-            f"users/{quote(name, safe='')}", {"password": unquote(parts.password or ""), "tags": ""}
-        )
-        path = f"permissions/{quote(vhost_of(url), safe='')}/{quote(name, safe='')}"
-        self._put(path, wanted.permissions(service))
+        body = {"password": unquote(login.password or ""), "tags": ""}
+        self._create("PUT", f"users/{name}", body)
+        path = f"permissions/{_part(vhost_of(url))}/{name}"
+        self._create("PUT", path, wanted.permissions(service))
 
     def create_monitoring_user(self, vhost: str, name: str, password: str) -> None:
         """Create a user who can read a vhost's queues in the management API, and nothing else."""
-        user = quote(name, safe="")
-        self._put(f"users/{user}", {"password": password, "tags": "management"})
+        user = _part(name)
+        self._create("PUT", f"users/{user}", {"password": password, "tags": "management"})
         nothing = {"configure": "^$", "write": "^$", "read": "^$"}
-        self._put(f"permissions/{quote(vhost, safe='')}/{user}", nothing)
-
-    def _is_administrator(self, name: str) -> bool:
-        answer = self._http.get(f"users/{quote(name, safe='')}")
-        return answer.status_code == 200 and "administrator" in answer.json()["tags"]
-
-    def live(self, vhost: str) -> dict[str, Any]:
-        """A vhost's `exchanges`, `queues` and `bindings`, as the broker exports its definitions."""
-        found: dict[str, Any] = self._get(f"definitions/{quote(vhost, safe='')}")
-        return found
+        self._create("PUT", f"permissions/{_part(vhost)}/{user}", nothing)
 
     def depths(self, vhost: str) -> dict[str, int]:
         """How many messages are in each queue, ready or unacknowledged. Up to five seconds old."""
-        queues = self._get(f"queues/{quote(vhost, safe='')}?columns=name,messages")
-        return {queue["name"]: queue.get("messages", 0) for queue in queues}
+        response = self.get(f"queues/{_part(vhost)}?columns=name,messages").raise_for_status()
+        return {queue["name"]: queue.get("messages", 0) for queue in response.json()}
 
-    def _get(self, path: str) -> Any:
-        return self._http.get(path).raise_for_status().json()
+    def _create(self, method: str, path: str, body: Mapping[str, object]) -> None:
+        response = self.request(method, path, json=body)
+        if response.status_code == 400:
+            raise TopologyConflictError(f"{path}: {response.json().get('reason', response.text)}")
+        response.raise_for_status()
 
-    def _put(self, path: str, body: Mapping[str, Any]) -> None:
-        self._request("PUT", path, body)
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any]) -> None:
-        answer = self._http.request(method, path, json=dict(body))
-        if answer.status_code == 400:
-            raise TopologyConflictError(f"{path}: {answer.json().get('reason', answer.text)}")
-        answer.raise_for_status()
+def _part(name: str) -> str:
+    """A name as a part of a path."""
+    return quote(name, safe="")
 
 
 def vhost_of(address: str) -> str:
@@ -123,5 +101,5 @@ def vhost_of(address: str) -> str:
 def with_login(url: str, user: str, password: str) -> str:
     """A URL with another login."""
     parts = urlsplit(url)
-    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    login = f"{_part(user)}:{_part(password)}"
     return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
 
 # The death signal is sent when the *thread* that started the child ends, so one lasting thread starts all of them.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="starter")
@@ -31,32 +31,22 @@ class ChildFailed(CannotRun):
     """A child process ended, or was not ready in time. The message has the end of its log."""
 
 
+@dataclass(eq=False)
 class Child:
     """One process that can be started, stopped, killed and started again."""
 
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str | Path],
-        *,
-        log: Path,
-        environment: Mapping[str, str],
-        folder: Path | None = None,
-        account: pwd.struct_passwd | None = None,
-        stop_with: signal.Signals = signal.SIGTERM,
-        orphaned: signal.Signals = signal.SIGTERM,
-    ) -> None:
-        self.name = name
-        self.log = log
-        self._command = [str(part) for part in command]
-        self._environment = dict(environment)
-        self._folder = folder
-        self._identity: dict[str, Any] = (
-            {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-        )
-        self._stop_with = stop_with
-        self._orphaned = orphaned
-        self._process: subprocess.Popen[bytes] | None = None
+    name: str
+    command: Sequence[str | Path]
+    _: KW_ONLY
+    log: Path
+    environment: Mapping[str, str]
+    folder: Path | None = None
+    account: pwd.struct_passwd | None = None
+    """What it runs as; None: as this process."""
+    stop_with: signal.Signals = signal.SIGTERM
+    orphaned: signal.Signals = signal.SIGTERM
+    """What the kernel sends it when this process dies."""
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
 
     @property
     def pid(self) -> int:
@@ -78,17 +68,20 @@ class Child:
 
     def _spawn(self, also: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         parent = os.getpid()
+        account = self.account
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                self._command,
+                self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**self._environment, **also},
-                cwd=self._folder,
-                **self._identity,
+                env={**self.environment, **also},
+                cwd=self.folder,
+                user=account.pw_uid if account else None,
+                group=account.pw_gid if account else None,
+                extra_groups=[] if account else None,
                 start_new_session=True,
-                preexec_fn=lambda: die_with_parent(self._orphaned, parent),  # noqa: PLW1509  # no lock
+                preexec_fn=lambda: die_with_parent(self.orphaned, parent),  # noqa: PLW1509  # no lock
             )
 
     def wait_until(self, ready: Callable[[], bool], *, within: float) -> None:
@@ -116,9 +109,8 @@ class Child:
         try:
             self._process.wait(within)
         except subprocess.TimeoutExpired:
-            raise ChildFailed(
-                f"{self.name} took longer than {within:.0f} s\n{self.tail()}"
-            ) from None
+            slow = f"{self.name} took longer than {within:.0f} s\n{self.tail()}"
+            raise ChildFailed(slow) from None
         finally:
             self.stop()
         if self.exit_status:
@@ -126,7 +118,7 @@ class Child:
 
     def ask_to_stop(self) -> None:
         if self._process is not None and self.running:
-            self._process.send_signal(self._stop_with)
+            self._process.send_signal(self.stop_with)
 
     def stop(self, *, within: float = 20) -> None:
         """Send the stop signal, wait (seconds), and kill what still runs."""

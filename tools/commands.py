@@ -14,11 +14,9 @@ Native = Annotated[bool, typer.Option("--native", help="Run as processes, withou
 @cli.command()
 def up(docker: Docker = False, native: Native = False) -> None:
     """Start everything, in containers or without Docker as processes, and run until Ctrl-C."""
-    from tools.console import reported_plainly
     from tools.up import up as run
 
-    with reported_plainly():
-        run(docker=docker, native=native)
+    run(docker=docker, native=native)
 
 
 @cli.command()
@@ -28,11 +26,9 @@ def demo(
     native: Native = False,
 ) -> None:
     """Start everything and play the story of one customer. The exit status is 0 if every step succeeded."""
-    from tools.console import reported_plainly
-    from tools.demo import demo as run
+    from tools.up import demo as run
 
-    with reported_plainly():
-        run(leave=leave, docker=docker, native=native)
+    run(leave=leave, docker=docker, native=native)
 
 
 @cli.command()

@@ -29,21 +29,10 @@ def phase(doing: str, done: str) -> Iterator[None]:
 
 @contextmanager
 def reported_plainly() -> Iterator[None]:
-    """Run a command: CannotRun is printed as a message with exit status 1, Ctrl-C cleans up with status 130."""
-    try:
-        with _stoppable():
-            yield
-    except CannotRun as error:
-        console.print(f"\n  [red]✗[/] {escape(str(error))}\n")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        console.print("\n  Stopped.")
-        raise typer.Exit(130) from None
+    """Run a command to its end: CannotRun is printed as a message with exit status 1, Ctrl-C ends with status 130.
 
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt once. Later ones are ignored: the cleanup completes."""
+    SIGTERM and SIGHUP are like Ctrl-C. Only the first signal counts, so that the cleanup completes.
+    """
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
@@ -51,9 +40,13 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in signals}
+    for number in signals:
+        signal.signal(number, stop)
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except CannotRun as error:
+        console.print(f"\n  [red]✗[/] {escape(str(error))}\n")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        console.print("\n  Stopped.")
+        raise typer.Exit(130) from None

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import zlib
@@ -23,26 +22,20 @@ _PREFIX = f"chorus-{zlib.crc32(socket.gethostname().encode()):08x}-"
 
 
 def docker_answers() -> bool:
-    """Whether there are a Docker engine, compose and a compose.yaml to run."""
-    if shutil.which("docker") is None or not (project_folder() / "compose.yaml").exists():
-        return False
-    commands = (["version", "--format", "{{.Server.Version}}"], _compose("version"))
+    """Whether there are a Docker engine and compose."""
     try:
-        return all(_docker(*command).returncode == 0 for command in commands)
+        return _compose("ls", timeout=10).returncode == 0
     except CannotRun:
         return False
 
 
-def _compose(*arguments: str) -> list[str]:
-    return ["compose", "--ansi=never", *arguments]
-
-
-def _docker(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    command = ["docker", *arguments]
-    options = {"timeout": 10, **options}
+def _compose(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a compose command that takes at most half a minute. Raises CannotRun if it cannot be run."""
+    command = ["docker", "compose", "--ansi=never", *arguments]
+    options = {"timeout": 30, **options}
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    except subprocess.TimeoutExpired as error:
+    except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotRun(str(error)) from None
 
 
@@ -77,7 +70,7 @@ class DockerSystem(System):
         options = ("--project-name", self._name, "--progress=plain")
         Child(
             f"docker compose {verb}",
-            ["docker", *_compose(*options, verb, *arguments)],
+            ["docker", "compose", "--ansi=never", *options, verb, *arguments],
             log=self._folder / f"compose-{verb}.log",
             environment=self._environment,
             folder=project_folder(),
@@ -96,14 +89,10 @@ class DockerSystem(System):
         return [json.loads(line) for line in self._output("ps", "--all", "--format=json")]
 
     def _output(self, *arguments: str) -> list[str]:
-        command = _compose("--project-name", self._name, *arguments)
-        done = _docker(
-            *command,
-            timeout=30,
-            env=self._environment,
-            cwd=project_folder(),
-            start_new_session=True,
-        )
+        done = _compose(
+            "--project-name", self._name, *arguments,
+            env=self._environment, cwd=project_folder(), start_new_session=True,
+        )  # fmt: skip
         return done.stdout.splitlines()
 
 
@@ -130,8 +119,8 @@ def run_in_docker() -> Iterator[DockerSystem]:
 
 def _remove_abandoned_projects() -> None:
     """Remove the projects of processes on this machine that have ended."""
-    for project in json.loads(_docker(*_compose("ls", "--all", "--format=json")).stdout or "[]"):
-        owner = re.fullmatch(f"{_PREFIX}([0-9]+)", project["Name"])
+    for project in json.loads(_compose("ls", "--all", "--format=json").stdout or "[]"):
+        name = project["Name"]
+        owner = re.fullmatch(f"{_PREFIX}([0-9]+)", name)
         if owner and not Path("/proc", owner[1]).exists():
-            down = _compose("--project-name", project["Name"], "down", "--volumes", "--timeout=1")
-            _docker(*down, timeout=60)
+            _compose("--project-name", name, "down", "--volumes", "--timeout=1", timeout=60)

@@ -133,13 +133,10 @@ def _may_migrate(environment: Mapping[str, str]) -> bool:
 
 def _urls_of(server: PrivateServer) -> dict[str, str]:
     """The settings of a private server: the administrator's URL, and a login of its own for each service."""
-    urls = {}
-    for service in SERVICES:
-        login = f"{service}:{new_password()}@127.0.0.1:{server.port}"
-        if isinstance(server, PrivatePostgres):
-            urls["CHORUS_DATABASE_ADMIN_URL"] = server.url
-            urls[_DATABASES[service]] = f"postgresql://{login}/{service}"
-        if isinstance(server, PrivateRabbitMQ):
-            urls["CHORUS_RABBITMQ_API_URL"] = server.api_url
-            urls[_BROKERS[service]] = f"amqp://{login}/chorus"
-    return urls
+    logins = {name: f"{name}:{new_password()}@127.0.0.1:{server.port}" for name in SERVICES}
+    if isinstance(server, PrivatePostgres):
+        urls = {_DATABASES[name]: f"postgresql://{at}/{name}" for name, at in logins.items()}
+        return {"CHORUS_DATABASE_ADMIN_URL": server.url, **urls}
+    assert isinstance(server, PrivateRabbitMQ)
+    urls = {_BROKERS[name]: f"amqp://{at}/chorus" for name, at in logins.items()}
+    return {"CHORUS_RABBITMQ_API_URL": server.api_url, **urls}

@@ -63,13 +63,12 @@ class Email:
         return self._body("html")
 
     def _body(self, kind: str) -> str:
-        part = self.message.get_body((kind,))
-        payload = part.get_payload(decode=True) if part is not None else None
-        charset = part.get_content_charset("utf-8") if part is not None else "utf-8"
+        part = self.message.get_body((kind,)) or EmailMessage()
+        content = bytes(part.get_payload(decode=True) or b"")
         try:
-            return bytes(payload or b"").decode(charset, errors="replace")
+            return content.decode(part.get_content_charset("utf-8"), errors="replace")
         except LookupError:  # an unknown character set
-            return bytes(payload or b"").decode(errors="replace")
+            return content.decode(errors="replace")
 
     def _addresses(self, header: str) -> list[dict[str, str]]:
         values = [str(value) for value in self.message.get_all(header, [])]

@@ -17,6 +17,8 @@ from tools.system import Addresses
 
 TIMEOUT_SECONDS = 20.0
 Body = dict[str, Any]
+Holds = Callable[[Any], object]
+"""Whether the body of a response is what was waited for."""
 
 
 class StoryFailed(Exception):
@@ -31,10 +33,9 @@ class Story:
     """Plays the story step by step. Every step is timed, checked and printed."""
 
     def __init__(self, addresses: Addresses) -> None:
-        self._http = {
-            part: httpx.Client(base_url=url, timeout=15, trust_env=False)
-            for part, url in {**addresses.services, "mail": addresses.mail}.items()
-        }
+        self._urls = {**addresses.services, "mail": addresses.mail}
+        self._http = httpx.Client(timeout=15, trust_env=False)
+        self._token: dict[str, str] = {}
         self._email = f"ada.{secrets.token_hex(3)}@example.com"
         self._password = secrets.token_hex(8)
         self._account = ""
@@ -42,8 +43,7 @@ class Story:
         self._begun = time.monotonic()
 
     def close(self) -> None:
-        for client in self._http.values():
-            client.close()
+        self._http.close()
 
     def play(self) -> None:
         self._title("Ada registers")
@@ -62,11 +62,9 @@ class Story:
         self._report("users", f"registers {self._email}", f"user {user['userId']}")
         login = {"email": self._email, "password": self._password}
         token = self._post("users", "/user/login", login, code=200)["accessToken"]
-        for part, client in self._http.items():
-            if part != "mail":
-                client.headers["Authorization"] = f"Bearer {token}"
+        self._token = {"Authorization": f"Bearer {token}"}
         self._report("users", "logs her in", "issues a token that every service can verify")
-        self._get("billing", self._account, _is_account, "an account", balance="0.00")
+        self._get("billing", self._account, bool, "an account", balance="0.00")
         self._report("billing", "receives UserRegistered", "opens an account, balance 0.00")
 
     def _deposit(self, amount: str) -> None:
@@ -81,14 +79,12 @@ class Story:
         order_id = order["orderId"]
         self._report("orders", f"accepts an order of {total}", f"pending, order {order_id}")
 
-        order = self._get(
-            "orders", f"/order/{order_id}", _is_settled, "a settled order", status=outcome
-        )
+        order = self._get("orders", f"/order/{order_id}", _settled, "its outcome", status=outcome)
         event = "PaymentSucceeded" if outcome == "paid" else "PaymentRejected"
         reason = f": {order['reason']}" if order.get("reason") else ""
         self._report("orders", f"receives {event}", f"{outcome}{reason}")
 
-        self._get("billing", self._account, _is_account, "an account", balance=balance)
+        self._get("billing", self._account, bool, "an account", balance=balance)
         change = "balance decreased" if outcome == "paid" else "balance is unchanged"
         self._report("billing", change, balance)
 
@@ -97,15 +93,12 @@ class Story:
         console.print(f"      [dim]from the order to its e-mail in the mailbox: {spent}[/]")
 
     def _notification(self, order_id: str, event: str, kind: str) -> None:
-        page = self._get(
-            "notifications", f"/notification?orderId={order_id}", _is_sent, "a sent notification"
-        )
+        path = f"/notification?orderId={order_id}"
+        page = self._get("notifications", path, _sent, "a sent notification")
         notification = page["items"][0]
         self._expect("notifications", "the notification", notification, kind=kind, to=self._email)
         self._report("notifications", f"receives {event}, sends the notification of {kind}", "sent")
-        emails = self._get(
-            "mail", "/email", lambda emails: bool(self._unread(emails)), "a new e-mail to Ada"
-        )
+        emails = self._get("mail", "/email", self._unread, "a new e-mail to Ada")
         email = self._unread(emails)[0]
         self._read.add(email["id"])
         self._expect("mail", "the received e-mail", email, subject=notification["subject"])
@@ -114,12 +107,10 @@ class Story:
             console.print(f"      [cyan]|[/] {escape(line)}")
 
     def _unread(self, emails: list[Body]) -> list[Body]:
-        new = (email for email in emails if email["id"] not in self._read)
-        return [email for email in new if self._email in str(email["to"])]
+        mine = (email for email in emails if self._email in str(email["to"]))
+        return [email for email in mine if email["id"] not in self._read]
 
-    def _get(
-        self, part: str, path: str, holds: Callable[[Any], bool], wanted: str, **fields: str
-    ) -> Any:
+    def _get(self, part: str, path: str, holds: Holds, wanted: str, **fields: str) -> Any:
         """Poll until the body of the response `holds`, then check its fields. Raises StoryFailed."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
         while True:
@@ -139,7 +130,9 @@ class Story:
 
     def _send(self, part: str, method: str, path: str, body: Body | None = None) -> httpx.Response:
         try:
-            return self._http[part].request(method, path, json=body)
+            headers = self._token if part != "mail" else {}
+            url = f"{self._urls[part]}{path}"
+            return self._http.request(method, url, json=body, headers=headers)
         except httpx.TransportError as error:
             raise StoryFailed(part, f"{method} {path}", "a response", repr(error)) from None
 
@@ -166,13 +159,9 @@ def _failed(part: str, response: httpx.Response, expected: object) -> StoryFaile
     return StoryFailed(part, step, expected, f"{response.status_code} {response.text}")
 
 
-def _is_account(body: Body) -> bool:
-    return "balance" in body
-
-
-def _is_settled(order: Body) -> bool:
+def _settled(order: Body) -> bool:
     return bool(order["status"] != "pending")
 
 
-def _is_sent(page: Body) -> bool:
+def _sent(page: Body) -> bool:
     return any(item["status"] == "sent" for item in page["items"])

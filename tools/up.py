@@ -1,21 +1,47 @@
-"""`chorus up`: starts everything, in containers or as processes, and runs until Ctrl-C."""
+"""`chorus up` and `chorus demo`: start everything, in containers or as processes, and run until Ctrl-C."""
 
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from ops.console import console
 from tools.children import CannotRun
+from tools.console import reported_plainly
 from tools.docker import docker_answers, run_in_docker
 from tools.local import run_locally
+from tools.story import Story, StoryFailed
 from tools.system import System
 
 _GIVEN = ("CHORUS_AMQP_URL", "CHORUS_DATABASE_URL_")
 
 
+@reported_plainly()
+def up(*, docker: bool, native: bool) -> None:
+    """Start everything and run until Ctrl-C."""
+    with _running_system(docker=docker, native=native) as system:
+        console.print()
+        system.addresses.show()
+        _wait_for_ctrl_c(system)
+
+
+@reported_plainly()
+def demo(*, leave: bool, docker: bool, native: bool) -> None:
+    """Play the story over the public HTTP API, then run until Ctrl-C unless `leave`."""
+    with _running_system(docker=docker, native=native) as system:
+        try:
+            with closing(Story(system.addresses)) as story:
+                story.play()
+        except StoryFailed as failure:
+            raise CannotRun(f"{failure}\n{system.log(failure.part)}") from None
+        console.print("\n  [bold green]Every step of the story succeeded.[/]\n")
+        system.addresses.show()
+        if not leave:
+            _wait_for_ctrl_c(system)
+
+
 @contextmanager
-def running_system(*, docker: bool, native: bool) -> Iterator[System]:
+def _running_system(*, docker: bool, native: bool) -> Iterator[System]:
     """Start in containers by default, if Docker answers and the environment names no servers; else as processes."""
     if docker and native:
         raise CannotRun("--docker or --native, not both")
@@ -28,7 +54,7 @@ def running_system(*, docker: bool, native: bool) -> Iterator[System]:
         yield system
 
 
-def wait_for_ctrl_c(system: System) -> None:
+def _wait_for_ctrl_c(system: System) -> None:
     """Return at Ctrl-C. Raises CannotRun if a part of the system ends before."""
     console.print("\n  Ctrl-C stops everything.\n")
     try:
@@ -38,10 +64,3 @@ def wait_for_ctrl_c(system: System) -> None:
         console.print("\n  Stopping.")
         return
     raise CannotRun(f"{ended} has ended.\n{system.log(ended)}")
-
-
-def up(*, docker: bool, native: bool) -> None:
-    with running_system(docker=docker, native=native) as system:
-        console.print()
-        system.addresses.show()
-        wait_for_ctrl_c(system)

@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     def database_url(self, service: str) -> str:
         """The PostgreSQL URL of a service, CHORUS_DATABASE_URL_<SERVICE>. Raises LookupError if it is not set."""
-        return _required(f"CHORUS_DATABASE_URL_{service.upper()}")
+        return required(f"CHORUS_DATABASE_URL_{service.upper()}")
 
     def broker_url(self, service: str) -> str:
         """The AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError.
@@ -60,10 +60,11 @@ class Settings(BaseSettings):
         name = f"CHORUS_AMQP_URL_{service.upper()}"
         if self.amqp_url and not os.environ.get(name):
             return self.amqp_url.get_secret_value()
-        return _required(name)
+        return required(name)
 
 
-def _required(name: str) -> str:
+def required(name: str) -> str:
+    """The value of an environment variable. Raises LookupError if it is not set."""
     value = os.environ.get(name)
     if not value:
         raise LookupError(f"{name} is not set; docs/settings.md lists the settings")

@@ -11,6 +11,7 @@ import structlog
 from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.topology import JOURNAL
+from ops.audit.access import Urls
 from ops.management import Administration
 from ops.subscriptions import TOPOLOGY
 
@@ -19,9 +20,7 @@ log = structlog.get_logger(__name__)
 TIMEOUT_SECONDS: Final = 10.0
 
 
-async def queue_depths(
-    amqp: Mapping[str, str], api_url: str | None, vhost: str
-) -> dict[str, int] | None:
+async def queue_depths(urls: Urls) -> dict[str, int] | None:
     """Messages that are ready in each queue, by its name; None if the broker is not available.
 
     By AMQP, with the login of the service that consumes the queue, the number is of this moment. The management API's
@@ -29,11 +28,11 @@ async def queue_depths(
     """
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
-            if amqp:
+            if urls.amqp:
                 with connection_may_be_lost():
-                    return await _by_amqp(amqp)
-            if api_url is not None:
-                return await asyncio.to_thread(_by_api, api_url, vhost)
+                    return await _by_amqp(urls.amqp)
+            if urls.rabbitmq_api is not None:
+                return await asyncio.to_thread(_by_api, urls.rabbitmq_api, urls.vhost)
     except (OSError, TimeoutError, aio_pika.exceptions.AMQPError, httpx.HTTPError) as error:
         log.warning("audit.broker_unavailable", error=repr(error))
     return None

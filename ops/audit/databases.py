@@ -43,14 +43,10 @@ class Database:
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise DatabaseUnavailableError(f"{self._service}: {error}") from error
 
-    async def row(self, sql: str, *values: Any) -> asyncpg.Record:
-        """The one row of a query."""
-        [found] = await self.rows(sql, *values)
-        return found
-
-    async def column(self, sql: str, *values: Any) -> list[Any]:
-        """The first value of each row."""
-        return [row[0] for row in await self.rows(sql, *values)]
+    async def value(self, sql: str, *values: Any) -> Any:
+        """The one value that a query returns."""
+        [[value]] = await self.rows(sql, *values)
+        return value
 
 
 Databases = Mapping[str, Database]

@@ -42,11 +42,11 @@ class Leftovers:
             if messages and (resting or queue.endswith(f".{DEAD}")):
                 found.append(f"{messages} messages lie in {queue}")
         for service, database in view.databases.items():
-            rows, overdue = await database.row(OUTBOX, view.grace)
+            [[rows, overdue]] = await database.rows(OUTBOX, view.grace)
             self.outboxes[service] = rows
             if overdue:
                 found.append(f"{overdue} events stay in the outbox of {service}")
-        [self.unsent] = await view.databases["notifications"].column(UNSENT)
+        self.unsent = await view.databases["notifications"].value(UNSENT)
         if resting and self.unsent:
             found.append(f"{self.unsent} notifications are not sent")
         return [Finding(8, text) for text in found if 8 in view.numbers]
@@ -58,18 +58,15 @@ def _inbox(service: str) -> Lines:
 
 
 def _also_received() -> Iterator[Comparison]:
-    subscribed = {service: set(SUBSCRIPTIONS[service]) for service in SERVICES}
     for one, other in permutations(SERVICES, 2):
-        if subscribed[one] < subscribed[other]:
-            yield Comparison(9, "event", _inbox(one), _inbox(other), subset=True)
-        elif subscribed[one] == subscribed[other] and one < other:
-            yield Comparison(9, "event", _inbox(one), _inbox(other))
+        mine, theirs = set(SUBSCRIPTIONS[one]), set(SUBSCRIPTIONS[other])
+        if mine < theirs or (mine == theirs and one < other):
+            yield Comparison(9, "event", _inbox(one), _inbox(other), subset=mine < theirs)
 
 
 ALSO_RECEIVED: Final = tuple(_also_received())
 """Published events leave the outbox, so inboxes are compared: one that subscribes to the same has received the same."""
 
-RECEIVED: Final = "SELECT count(*) FROM inbox WHERE event_id >= $1"
 PUBLISHED: Final = {
     "users": """
         SELECT coalesce(sum(CASE WHEN created_at >= $1 THEN version ELSE version - 1 END), 0) FROM users
@@ -84,31 +81,30 @@ PUBLISHED: Final = {
 """The most events that a service can have published about its rows since a moment."""
 
 
+async def received(view: View) -> dict[str, int]:
+    """How many events each service has received, of those that every inbox must still hold."""
+    sql = "SELECT count(*) FROM inbox WHERE event_id >= $1"
+    return {
+        service: await view.databases[service].value(sql, view.remembered) for service in SERVICES
+    }
+
+
 async def _invented(view: View) -> list[str]:
     """A service has received no more events than were published.
 
     No table counts signing keys, but every service subscribes to them: what a service has received beside the events
     about rows is at most what another one has.
     """
-    received = {
-        service: (await view.databases[service].column(RECEIVED, view.remembered))[0]
-        for service in SERVICES
-    }
+    counts = await received(view)
     since = view.now - REMEMBERED - timedelta(minutes=1)
     published = {
-        service: (await view.databases[service].column(sql, since))[0]
+        service: await view.databases[service].value(sql, since)
         for service, sql in PUBLISHED.items()
     }
-    publishers = {
-        service: {
-            kind.exchange for kind in SUBSCRIPTIONS[service] if kind is not SigningKeyPublished
-        }
-        for service in SERVICES
-    }
-    beside = {
-        service: received[service] - sum(published[one] for one in publishers[service])
-        for service in SERVICES
-    }
+    beside = {}
+    for service, kinds in SUBSCRIPTIONS.items():
+        publishers = {kind.exchange for kind in kinds if kind is not SigningKeyPublished}
+        beside[service] = counts[service] - sum(published[one] for one in publishers)
     most = {one: max(beside[other] for other in SERVICES if other != one) for one in SERVICES}
     return [
         f"{service} has received {count - most[service]} events that were never published"

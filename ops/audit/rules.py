@@ -5,15 +5,7 @@ that name them. The same query, limited to ids, evaluates the rule again for wha
 """
 
 from collections import Counter
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Collection,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -49,8 +41,7 @@ class View:
 
     async def refreshed(self) -> "View":
         """The same, at this moment by billing's clock."""
-        [now] = await self.databases["billing"].column("SELECT now()")
-        return replace(self, now=now)
+        return replace(self, now=await self.databases["billing"].value("SELECT now()"))
 
     @property
     def remembered(self) -> UUID:
@@ -184,6 +175,6 @@ class WholeCheck:
         return [Finding(self.number, text) for text in await self.violations(view)]
 
 
-def _words(lines: Sequence[Line]) -> str:
+def _words(lines: list[Line]) -> str:
     counted = sorted(Counter(line.text for line in lines).items())
     return " and ".join(text if n == 1 else f"{n} times {text}" for text, n in counted) or "nothing"

@@ -36,12 +36,12 @@ FILES: Final = {
         "__init__ __main__ console dead dead_letters main management migrate serve subscriptions"
     ),
     "ops/audit": (
-        "__init__ answers auditor broker command counts databases delivery digests findings ledger"
-        " notifications orders projections report rights rules urls watch"
+        "__init__ access auditor broker command databases delivery digests findings ledger"
+        " report rules services"
     ),
-    "tools": ("__init__ children commands console demo docker local mail_catcher story system up"),
-    "tools/documents": "__init__ __main__ asyncapi messages openapi page schemas",
-    "tools/servers": "__init__ accounts folders install ports postgres rabbitmq server",
+    "tools": ("__init__ children commands console docker local mail_catcher story system up"),
+    "tools/documents": "__init__ __main__ asyncapi messages openapi schemas",
+    "tools/servers": "__init__ folders install ports postgres rabbitmq server",
 }
 FOLDERS: Final = {
     "events": "published",

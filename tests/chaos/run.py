@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from bench.answers import Answers
 from ops.audit import DatabaseUnavailableError, audit
 from tests.chaos.faults import Faults, NothingToDoError
 from tests.chaos.schedule import CALM_SECONDS, Fault, schedule
@@ -130,7 +131,7 @@ async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> 
     report.violations += await world.unexplained_dead_letters()
     say("at rest; the audit begins")
     begun = time.monotonic()
-    seen = await audit(world.urls, world.history, at_rest=True, timeout_seconds=5)
+    seen = await audit(world.urls, [Answers(world.history)], at_rest=True, timeout_seconds=5)
     say(f"`chorus audit` took {time.monotonic() - begun:.1f} s")
     report.sort_out(seen.lines())
     snapshot = await snapshot_of(world)

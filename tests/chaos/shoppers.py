@@ -11,8 +11,8 @@ from uuid import UUID
 import httpx
 from uuid_utils.compat import uuid7
 
+from bench.answers import Attempt
 from events.money import to_minor, to_text
-from ops.audit import Attempt
 from tests.chaos.verdict import Report
 from tests.chaos.world import World
 from tests.stories.customers import Customer

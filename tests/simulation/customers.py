@@ -21,10 +21,10 @@ from apps.orders.use_cases import CancelOrder, PlaceOrder
 from apps.users import use_cases as users
 from apps.users.schemas import RegisteredView, UserView
 from apps.users.use_cases import ChangeUser, RegisterUser
+from bench.answers import Attempt
 from chassis.database.group_commit import Work
 from chassis.web.commands import IdempotentRequest, StoredResponse, rendering
 from events.base import Causation
-from ops.audit import Attempt
 from tests.stories.snapshot import Snapshot
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from apps.notifications.leases import RENEW_SECONDS
+from bench.answers import Answers, History
 from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work
 from chassis.web.commands import IdempotentRequest, StoredResponse
-from ops.audit import History
-from ops.audit.answers import Answers
 from ops.audit.auditor import RULES, evaluate
 from ops.audit.databases import Database
 from ops.audit.delivery import Leftovers

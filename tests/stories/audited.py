@@ -8,7 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
-from ops.audit import History, Urls
+from bench.answers import History
+from ops.audit import Urls
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from uuid import UUID
 import httpx
 from uuid_utils.compat import uuid7
 
+from bench.answers import Attempt
 from events.money import to_minor
 from events.users import Locale
-from ops.audit import Attempt
 from tests.stories.mail_server import Mail
 from tests.support.eventually import eventually
 from tests.support.processes import ServiceProcess

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from apps import SERVICES
+from bench.answers import History
 from events.base import Envelope, Event
-from ops.audit import History
 from ops.audit.databases import Databases, reading
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ async def read_snapshot(
         for table, (service, columns) in TABLES.items()
     }
     inboxes: Mapping[str, set[UUID]] = {
-        service: {*await databases[service].column("SELECT event_id FROM inbox")}
+        service: {id for [id] in await databases[service].rows("SELECT event_id FROM inbox")}
         for service in SERVICES
     }
     return Snapshot(**rows, inboxes=dict(inboxes), events=[*events], mail=mail, history=history)

@@ -14,12 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from uuid_utils.compat import uuid7
 
 from apps import SERVICES
+from bench.answers import Answers, Attempt, History
 from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
 from chassis.messaging.topology import JOURNAL, queue_name
 from events.base import Envelope, Event
 from events.users import Locale
-from ops.audit import Attempt, History, Urls, audit
+from ops.audit import Urls, audit
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tests.stories.customers import Customer
 from tests.stories.journal import Journal, outbox_row_of
@@ -271,7 +272,13 @@ class Stack:
         mail, which only a test knows.
         """
         await self.is_quiet()
-        report = await audit(self.urls, self.history, at_rest=True, timeout_seconds=LOOKS_SECONDS)
+        report = await audit(
+            self.urls,
+            [Answers(self.history)],
+            at_rest=True,
+            timeout_seconds=LOOKS_SECONDS,
+            republished=len(self.history.republished),
+        )
         return [*report.lines(), *violations(await snapshot_of(self))]
 
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import pytest
 from uuid_utils.compat import uuid7
 
+from bench.answers import Attempt, History
 from events.orders import OrderPaid, OrderPlaced
-from ops.audit import Attempt, History
 from tests.stories.conftest import Stacks
 from tests.stories.snapshot import Row, Snapshot, snapshot_of
 from tests.stories.snapshot_rules import violations

@@ -13,16 +13,13 @@ from uuid import UUID
 
 import pytest
 
+from bench.answers import Answers, Attempt, History
 from ops.audit import (
-    Attempt,
     DatabaseUnavailableError,
-    History,
     audit,
     auditor,
     ledger,
-    notifications,
-    orders,
-    projections,
+    services,
 )
 from ops.audit.databases import reading
 from ops.audit.delivery import ALSO_RECEIVED, NOTHING_INVENTED, Leftovers
@@ -63,7 +60,9 @@ async def scene(install_chorus: Install, tmp_path_factory: pytest.TempPathFactor
 
 
 async def test_a_consistent_system_has_no_findings(scene: Scene) -> None:
-    report = await audit(scene.urls, scene.history, at_rest=True, timeout_seconds=TIMEOUT_SECONDS)
+    report = await audit(
+        scene.urls, [Answers(scene.history)], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+    )
     assert report.lines() == []
     assert report.clean
     assert all(one.rows for one in report.invariants)
@@ -74,7 +73,9 @@ async def test_an_inconsistency_is_found(
     scene: Scene, invariant: int, spoiling: Mapping[str, str]
 ) -> None:
     async with scene.spoiled(spoiling) as urls:
-        report = await audit(urls, scene.history, at_rest=True, timeout_seconds=TIMEOUT_SECONDS)
+        report = await audit(
+            urls, [Answers(scene.history)], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+        )
     assert invariant in report.violated, report.lines()
 
 
@@ -93,19 +94,19 @@ ONLY_BY: Final[dict[str, tuple[Source, int | None]]] = {
     "a cancelled order was kept": (ledger.CHARGES, 0),
     "an order was debited twice, and the ledger follows": (ledger.CHARGES, 1),
     "the balance was another": (ledger.REFUSALS, 0),
-    "an order stays pending": (orders.OUTCOMES, 0),
-    "an order had two outcomes": (orders.OUTCOMES, 1),
-    "a paid order was refunded": (orders.OUTCOMES, 2),
-    "an order was decided otherwise": (orders.DECISIONS, None),
-    "it was not cancelled": (orders.CANCELLED_REFUSALS, None),
-    "billing knows another order": (orders.CHARGED_ORDERS, None),
-    "a notification has the address of another user": (notifications.NOTIFICATIONS, 0),
-    "a notification's cause was never received": (notifications.NOTIFICATIONS, 1),
-    "a notification is missing": (notifications.OUTCOMES_NOTIFIED, None),
-    "a copy is of another version": (projections.USERS[0], None),
-    "a copy has no owner": (projections.USERS[1], None),
-    "a copy is old": (projections.USERS[2], None),
-    "a key is missing": (projections.SIGNING_KEYS, None),
+    "an order stays pending": (services.OUTCOMES, 0),
+    "an order had two outcomes": (services.OUTCOMES, 1),
+    "a paid order was refunded": (services.OUTCOMES, 2),
+    "an order was decided otherwise": (services.DECISIONS, None),
+    "it was not cancelled": (services.CANCELLED_REFUSALS, None),
+    "billing knows another order": (services.CHARGED_ORDERS, None),
+    "a notification has the address of another user": (services.NOTIFICATIONS, 0),
+    "a notification's cause was never received": (services.NOTIFICATIONS, 1),
+    "a notification is missing": (services.OUTCOMES_NOTIFIED, None),
+    "a copy is of another version": (services.USERS[0], None),
+    "a copy has no owner": (services.USERS[1], None),
+    "a copy is old": (services.USERS[2], None),
+    "a key is missing": (services.SIGNING_KEYS, None),
     "an event was received and not published": (NOTHING_INVENTED, None),
 }
 """What each rule finds that no other one of its invariant does; of a check, by the rule's place in it."""
@@ -195,7 +196,7 @@ async def test_an_untrue_response_is_found(scene: Scene, change: Change) -> None
     attempts = list(scene.history.attempts)
     change(attempts)
     report = await audit(
-        scene.urls, History(attempts), at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+        scene.urls, [Answers(History(attempts))], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
     )
     assert report.violated == [3], report.lines()
 
@@ -203,7 +204,7 @@ async def test_an_untrue_response_is_found(scene: Scene, change: Change) -> None
 async def test_a_request_without_a_response_may_have_an_order(scene: Scene) -> None:
     attempts = [replace(attempt, order_id=None) for attempt in scene.history.attempts]
     report = await audit(
-        scene.urls, History(attempts), at_rest=True, timeout_seconds=TIMEOUT_SECONDS
+        scene.urls, [Answers(History(attempts))], at_rest=True, timeout_seconds=TIMEOUT_SECONDS
     )
     assert report.lines() == []
 

@@ -9,6 +9,7 @@ from typing import Final
 import pytest
 from uuid_utils.compat import uuid7
 
+from bench.answers import Answers
 from events.billing import FundsDeposited, PaymentSucceeded
 from events.users import UserRegistered
 from ops.audit import audit
@@ -174,7 +175,13 @@ async def played(
             await eventually(chorus._is_quiet, within=REST_SECONDS)
         except AssertionError as unrest:
             found.append(f"no rest: {unrest}")
-        report = await audit(chorus.urls, chorus.history, at_rest=True, timeout_seconds=1)
+        report = await audit(
+            chorus.urls,
+            [Answers(chorus.history)],
+            at_rest=True,
+            timeout_seconds=1,
+            republished=len(chorus.retold),
+        )
         yield [*found, *report.lines(), *violations(await snapshot_of(chorus))]
     finally:
         await chorus.stop()

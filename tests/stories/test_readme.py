@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from bench.answers import Attempt
 from events.money import to_minor
-from ops.audit import Attempt
 from tests.stories.stack import Stack
 from tests.support.programs import program
 

@@ -30,8 +30,10 @@ class Fork(Child):
     """The crash point of its next start, as in `CHORUS_CRASH_AT`; none if empty."""
 
     def start(self, also: Mapping[str, str] | None = None) -> None:
-        environment = self._environment | {crash_points.VARIABLE: self.crash_at} | dict(also or {})
-        arguments = self._command, environment, self.log
+        environment = (
+            dict(self.environment) | {crash_points.VARIABLE: self.crash_at} | dict(also or {})
+        )
+        arguments = self.command, environment, self.log
         self._forked = _context.Process(target=_live, args=arguments, name=self.name)
         self._forked.start()
 
@@ -73,7 +75,7 @@ class ForkedService(ServiceProcess):
         super().launch()
 
 
-def _live(command: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+def _live(command: Sequence[str | Path], environment: Mapping[str, str], log: Path) -> None:
     die_with_parent(signal.SIGKILL)
     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 1)
     os.dup2(1, 2)
@@ -82,5 +84,5 @@ def _live(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
     importlib.reload(crash_points)  # it was loaded in a process that was not to die
     if mutant := os.environ.pop(mutants.VARIABLE, ""):
         mutants.mutate(mutant)
-    sys.argv = ["chorus", *command]
+    sys.argv = ["chorus", *map(str, command)]
     main()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from apps import SERVICES
 from chassis.runtime.settings import settings
-from ops.audit.rights import auditor_url, broker_auditor
+from ops.audit.access import auditor_url, broker_auditor
 from ops.management import Administration
 from ops.migrate import create_database, grant_auditor, upgrade_database
 from ops.subscriptions import TOPOLOGY

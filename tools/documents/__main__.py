@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from apps import SERVICES
-from tools.documents.asyncapi import asyncapi
+from tools.documents.asyncapi import asyncapi, page
 from tools.documents.openapi import completed
-from tools.documents.page import page
 
 APPS = Path(__file__).parents[2] / "apps"
 

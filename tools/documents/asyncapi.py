@@ -1,12 +1,17 @@
-"""The AsyncAPI 3.0 document of a service: what it publishes and receives, and the channels on the broker.
+"""The AsyncAPI 3.0 document of a service, and its page: what it publishes and receives, and the channels for it.
 
 Made from the events, the topology and the service's subscriptions.
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 """
 
+import json
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pydantic.json_schema import models_json_schema
 
 from chassis.messaging import outbox
@@ -15,13 +20,16 @@ from chassis.web.documents import BROKER, VHOST
 from events.base import Event
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tools.documents.messages import BINDING, DEAD_LETTER, described_by, forms
-from tools.documents.schemas import Document
+from tools.documents.schemas import Document, inlined
 
 Consumers = Mapping[type[Event], object]
 """The function that consumes each event. Its docstring describes what the service does about it."""
 
 _LOGIN: Final = "A broker user per service: it may write its own exchange, read its own queues, and declare nothing."
 _SENT: Final[Document] = {"deliveryMode": 2, "mandatory": True}
+_SECTIONS: Final = {"Publishes": "publish", "Receives": "receive", "Dead letters": "deadLetter"}
+"""Headings of the page, and how the ids of the operations below each begin."""
+
 _DURABLE: Final[Document] = {"durable": True, "autoDelete": False, "vhost": VHOST}
 
 
@@ -142,3 +150,25 @@ def _forms(kind: type[Event]) -> tuple[str, str]:
 
 def _reference(where: str, name: str) -> Document:
     return {"$ref": f"#/{where}/{name}"}
+
+
+def page(document: Document) -> str:
+    """The page as HTML. It loads only files that the service serves beside it."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    templates = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    templates.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+    templates.filters["prose"] = _prose
+    operations = inlined(document["operations"], document)
+    sections = {
+        title: {id: each for id, each in operations.items() if id.startswith(prefix)}
+        for title, prefix in _SECTIONS.items()
+    }
+    html = templates.get_template("asyncapi.html").render(document, sections=sections)
+    return re.sub(r"\n\s*\n", "\n", html) + "\n"
+
+
+def _prose(text: str) -> Markup:
+    """Text with `code` in it, as docstrings and descriptions have it."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped

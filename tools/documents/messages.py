@@ -50,25 +50,21 @@ def _object(fields: Document) -> Document:
     return {"type": "object", "required": required, "properties": fields}
 
 
+_ATTEMPTS: Final = {"type": "integer", "minimum": 1, "description": "How often it was tried."}
+_REASON: Final = {
+    "dead_letter_queue": _string("The queue that it was received from."),
+    "dead_letter_exchange": _string("The exchange that it was published to."),
+    "dead_letter_routing_key": _string("Its routing key there."),
+    "dead_letter_error": _string("Why it could not be handled."),
+    "dead_letter_traceback": _string("Where in the code."),
+    "dead_letter_attempts": _ATTEMPTS,
+    "dead_letter_at": _string("When it was dead-lettered.", format="date-time"),
+}
 DEAD_LETTER: Final[Document] = {
     "name": "DeadLetter",
     "title": "Dead letter",
     "summary": "A message that could not be handled: one event as it was received, with the reason in its headers.",
-    "headers": _object(
-        {
-            "dead_letter_queue": _string("The queue that it was received from."),
-            "dead_letter_exchange": _string("The exchange that it was published to."),
-            "dead_letter_routing_key": _string("Its routing key there."),
-            "dead_letter_error": _string("Why it could not be handled."),
-            "dead_letter_traceback": _string("Where in the code."),
-            "dead_letter_attempts": {
-                "type": "integer",
-                "minimum": 1,
-                "description": "How often it was tried.",
-            },
-            "dead_letter_at": _string("When it was dead-lettered.", format="date-time"),
-        }
-    ),
+    "headers": _object(_REASON),
     "payload": {"description": "The event's body, or the malformed one that was received."},
 }
 """A message as `chassis/messaging/dead_letters.py` publishes it."""
@@ -88,12 +84,9 @@ def forms(kind: type[Event]) -> tuple[Document, Document]:
         attribute: _ATTRIBUTES.get(attribute, {"const": value})
         for attribute, value in rows[0].attributes.items()
     }
-    headers = {
-        header: attributes[
-            header.replace("causation_id", "causationid").removeprefix("cloudEvents_")
-        ]
-        for header in alone.headers
-    }
+    names = {header: header.removeprefix("cloudEvents_") for header in alone.headers}
+    names["causation_id"] = "causationid"
+    headers = {header: attributes[name] for header, name in names.items()}
     body = {"$ref": f"#/components/schemas/{name}"}
     return {
         "name": name,

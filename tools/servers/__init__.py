@@ -19,14 +19,7 @@ from tools.servers.postgres import PrivatePostgres
 from tools.servers.rabbitmq import PrivateRabbitMQ
 from tools.servers.server import PrivateServer
 
-__all__ = [
-    "PrivatePostgres",
-    "PrivateRabbitMQ",
-    "PrivateServers",
-    "private_server",
-    "private_servers",
-    "running",
-]
+__all__ = ["PrivatePostgres", "PrivateRabbitMQ", "private_server", "private_servers", "running"]
 
 S = TypeVar("S", bound=PrivateServer)
 

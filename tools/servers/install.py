@@ -34,18 +34,16 @@ def rabbitmq_server() -> Path:
 def _find(package: Package) -> Path | None:
     if package == "rabbitmq":
         # Debian's command requires the system's account and folders. The program that it calls does not.
-        found = Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), _on_path("rabbitmq-server")
-        return next((program for program in found if program and program.exists()), None)
+        return _which("rabbitmq-server", "/usr/lib/rabbitmq/bin") or _which("rabbitmq-server")
     installed = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/usr").glob("pgsql-*/bin")]
     installed.sort(key=lambda folder: -int(re.sub(r"\D", "", folder.parent.name) or 0))
-    if initdb := _on_path("initdb"):
+    if initdb := _which("initdb"):
         installed.append(initdb.resolve().parent)
-    programs = ("initdb", "postgres")
-    return next((f for f in installed if all((f / name).exists() for name in programs)), None)
+    return next((f for f in installed if _which("initdb", f) and _which("postgres", f)), None)
 
 
-def _on_path(program: str) -> Path | None:
-    found = shutil.which(program)
+def _which(program: str, path: str | Path | None = None) -> Path | None:
+    found = shutil.which(program, path=path)
     return Path(found) if found else None
 
 
@@ -66,10 +64,8 @@ def may_install() -> bool:
 
 def install_packages(*packages: str) -> None:
     """Install packages by apt-get. Their servers are not started, now or at boot. Raises ServersMissing."""
-    print(
-        f"Installing {' and '.join(packages)} with apt-get. This takes about a minute.",
-        file=sys.stderr,
-    )
+    names = " and ".join(packages)
+    print(f"Installing {names} with apt-get. This takes about a minute.", file=sys.stderr)
     _apt_get("update")
     # While this policy exists, Debian starts no server that it installs: it would take the usual port.
     before = _POLICY.read_bytes() if _POLICY.exists() else None
@@ -103,9 +99,8 @@ def _apt_get(*arguments: str) -> None:
     )  # fmt: skip
     try:
         output, _ = process.communicate()
-    except (
-        BaseException
-    ):  # Ctrl-C: let apt-get finish its step, so that no package stays half-installed
+    except BaseException:
+        # Ctrl-C: let apt-get finish its step, so that no package stays half-installed.
         process.send_signal(signal.SIGINT)
         process.communicate()
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tools.children import Child
-from tools.servers.accounts import unprivileged
+from tools.servers.folders import unprivileged
 from tools.servers.install import Package
 from tools.servers.ports import private_port
 

@@ -21,8 +21,7 @@ from chassis.runtime.telemetry import Telemetry
 from chassis.web import documents, problems
 from events.base import Envelope, Event
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
-from tools.documents.asyncapi import asyncapi
-from tools.documents.page import page
+from tools.documents.asyncapi import asyncapi, page
 
 Document = dict[str, Any]
 

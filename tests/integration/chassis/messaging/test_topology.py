@@ -15,8 +15,7 @@ from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidSta
 from apps import SERVICES
 from chassis.messaging.topology import DEAD, JOURNAL, Queue, Topology
 from chassis.runtime.settings import settings
-from ops.audit.rights import broker_auditor
-from ops.audit.urls import urls_of
+from ops.audit.access import broker_auditor, urls_of
 from ops.management import Administration, TopologyConflictError
 from ops.migrate import apply_topology, create_database, upgrade_database
 from ops.subscriptions import TOPOLOGY
@@ -32,7 +31,9 @@ async def chorus(install_chorus: Install) -> Installation:
 
 def live(installation: Installation) -> dict[str, Any]:
     with Administration(installation.servers.rabbitmq_api_url) as broker:
-        return broker.live(installation.name)
+        definitions = broker.get(f"definitions/{installation.name}").raise_for_status()
+    found: dict[str, Any] = definitions.json()
+    return found
 
 
 def _rights(installation: Installation) -> dict[str, dict[str, str]]:
@@ -191,7 +192,7 @@ class TestTopology:
             for service in SERVICES
         }
         with environment(dict(chorus.environment) | nodes):
-            await asyncio.to_thread(apply_topology, settings(), SERVICES)
+            await asyncio.to_thread(apply_topology, settings())
             assert urls_of(settings()).vhost == chorus.name
         assert live(chorus) == before
 

@@ -18,6 +18,7 @@ from pamqp.exceptions import UnmarshalingException
 from chassis.messaging.addresses import BrokerAddresses, connect
 from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.publisher import Publisher
+from ops.audit.access import Urls
 from ops.audit.broker import queue_depths
 from ops.dead_letters import DeadLetters
 from tests.support.eventually import eventually
@@ -116,7 +117,7 @@ def test_a_lost_connection_is_a_connection_error_for_every_client(
 
 async def test_queue_depths_are_none_without_the_broker(url: str) -> None:
     for _ in range(ATTEMPTS):
-        assert await queue_depths({"billing": url}, None, "") is None
+        assert await queue_depths(Urls({}, {"billing": url})) is None
 
 
 async def test_a_start_that_is_cancelled_while_it_closes_does_not_retry(

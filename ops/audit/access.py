@@ -1,12 +1,32 @@
-"""What an audit connects to."""
+"""What an audit connects to, and what its logins may read, as `chorus migrate` grants it.
+
+Each service's database has a read-only role for the audit, named after the service's role. All have the same password,
+CHORUS_AUDITOR_PASSWORD.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from apps import SERVICES
 from chassis.runtime.settings import Settings
-from ops.audit.rights import auditor_url, broker_auditor
 from ops.management import vhost_of, with_login
+
+EVERYWHERE: Final = {"inbox": "", "outbox": "(occurred_at)", "signing_keys": ""}
+
+NOTIFICATION: Final = (
+    "(id, user_id, order_id, kind, amount, address, subject, status, created_at, correlation_id,"
+    " causation_id)"
+)
+
+READABLE: Final[Mapping[str, Mapping[str, str]]] = {
+    "users": {"users": "(id, email, name, locale, version, created_at, updated_at)"},
+    "billing": dict.fromkeys(("accounts", "transfers", "ledger_entries", "charges", "holders"), ""),
+    "orders": {"orders": "", "customers": ""},
+    "notifications": {"notifications": NOTIFICATION, "recipients": ""},
+}
+"""Tables by service, with the columns if not all: no password hash, private key or notification body."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +59,19 @@ def urls_of(config: Settings) -> Urls:
         amqp = {service: config.broker_url(service) for service in SERVICES}
     except LookupError:
         return Urls(databases)
-    vhost = vhost_of(next(iter(amqp.values())))
     if config.rabbitmq_api_url is None:
         return Urls(databases, amqp)
-    api = config.rabbitmq_api_url.get_secret_value()
+    vhost, api = vhost_of(amqp[SERVICES[0]]), config.rabbitmq_api_url.get_secret_value()
     if password is not None:
         api = with_login(api, broker_auditor(vhost), password)
     return Urls(databases, rabbitmq_api=api, vhost=vhost)
+
+
+def auditor_url(url: str, password: str) -> str:
+    """The URL of a service's database, with the auditor's login instead of the service's."""
+    return with_login(url, f"{unquote(urlsplit(url).username or '')}_auditor", password)
+
+
+def broker_auditor(vhost: str) -> str:
+    """The RabbitMQ user that may read how many messages are in the queues of a vhost."""
+    return f"{vhost}_auditor"

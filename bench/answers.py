@@ -1,4 +1,4 @@
-"""The rule on answers: orders are what clients asked for and were answered. Only tests and benchmarks know answers."""
+"""A further rule of the audit: orders are what clients asked for and were answered, as tests and benchmarks know it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,0 +1,130 @@
+"""Rules on what services have in common: orders and charges, notifications of outcomes, copies of users and keys."""
+
+from typing import Final
+
+from apps import SERVICES
+from ops.audit.digests import Lines
+from ops.audit.rules import Check, Comparison, Rule, Source, View, WholeCheck
+
+OUTCOMES: Final = Check(
+    "order",
+    "orders",
+    "SELECT id, status, placed_at, settled_at, refunded_at, version FROM orders",
+    (
+        Rule(3, "status = 'pending' AND placed_at NOT BETWEEN now() - $3::interval AND now() + $3::interval",
+             "is pending since {placed_at:%Y-%m-%d %H:%M:%S}"),
+        Rule(3, "(status = 'pending') <> (settled_at IS NULL) OR NOT CASE status WHEN 'pending' THEN version = 1"
+             " WHEN 'cancelled' THEN version IN (2, 3) ELSE version = 2 END",
+             "is {status} in version {version}, settled at {settled_at}"),
+        Rule(3, "refunded_at IS NOT NULL AND status <> 'cancelled'",
+             "is {status} and was refunded"),
+    ),
+)  # fmt: skip
+"""An outcome is one step, a new version; only a paid order may take a second one, when it is cancelled."""
+
+DECISIONS: Final = Comparison(
+    4,
+    "order",
+    Lines("orders", """
+        SELECT id, ROW(CASE WHEN status = 'paid' THEN 'paid' WHEN refunded_at IS NOT NULL THEN 'refunded'
+            ELSE 'not paid' END, total, user_id)::text AS line, greatest(placed_at, settled_at, refunded_at) AS at
+        FROM orders WHERE status <> 'pending'"""),
+    Lines("billing", """
+        SELECT order_id AS id, ROW(CASE status WHEN 'rejected' THEN 'not paid' ELSE status END, amount, user_id)::text
+            AS line, greatest(created_at, refunded_at) AS at FROM charges"""),
+)  # fmt: skip
+"""An order and its charge agree: paid, refunded, or not paid, with the same amount of the same user."""
+
+CHARGED_ORDERS: Final = Comparison(
+    7,
+    "order",
+    Lines("billing", """
+        SELECT order_id AS id, ROW(amount, user_id)::text AS line, created_at AS at FROM charges"""),
+    Lines("orders", """
+        SELECT id, ROW(total, user_id)::text AS line, greatest(placed_at, settled_at) AS at FROM orders
+        WHERE status <> 'pending'"""),
+)  # fmt: skip
+"""Billing knows each decided order as its owner does."""
+
+CANCELLED_REFUSALS: Final = Comparison(
+    5,
+    "order",
+    Lines("billing", """
+        SELECT order_id AS id, 'refused it as cancelled' AS line, NULL::timestamptz AS at FROM charges
+        WHERE status = 'rejected' AND reason = 'order_cancelled'"""),
+    Lines("orders", """
+        SELECT id, 'cancelled it' AS line, NULL::timestamptz AS at FROM orders WHERE status = 'cancelled'"""),
+    subset=True,
+)  # fmt: skip
+"""What billing refused because of a cancellation was cancelled before."""
+
+NOTIFICATIONS: Final = Check(
+    "notification",
+    "notifications",
+    """
+    SELECT n.id, user_id, causation_id, address, email, version, event_id IS NOT NULL AS received
+    FROM notifications n LEFT JOIN recipients r ON r.id = user_id LEFT JOIN inbox ON event_id = causation_id
+    """,
+    (
+        # Former addresses are in no table: of a user who has changed something this cannot be judged.
+        Rule(6, "version = 1 AND address <> email", "for user {user_id} has another's address"),
+        Rule(9, "causation_id >= $4 AND NOT received",
+             "was caused by event {causation_id}, which was never received"),
+    ),
+)  # fmt: skip
+
+OUTCOMES_NOTIFIED: Final = Comparison(
+    6,
+    "order",
+    Lines("billing", """
+        SELECT order_id AS id, ROW(kind, amount, user_id)::text AS line,
+            CASE kind WHEN 'refund' THEN refunded_at ELSE created_at END AS at
+        FROM charges JOIN (VALUES ('paid', 'joy'), ('refunded', 'joy'), ('refunded', 'refund'), ('rejected', 'sorrow'))
+            AS due (status, kind) USING (status)"""),
+    Lines("notifications", """
+        SELECT order_id AS id, ROW(kind, amount, user_id)::text AS line, created_at AS at FROM notifications
+        WHERE order_id IS NOT NULL"""),
+)  # fmt: skip
+"""Each decision of billing has one notification of its kind, with the amount, for the user."""
+
+KEYS: Final = "SELECT key_id, x FROM signing_keys WHERE valid_until > now()"
+
+
+def _users(service: str, table: str, columns: str, at: str = "NULL::timestamptz") -> Lines:
+    return Lines(service, f"SELECT id, ROW({columns})::text AS line, {at} AS at FROM {table}")
+
+
+USERS: Final = tuple(
+    Comparison(
+        7, "user", _users(service, table, columns), _users("users", "users", columns, "updated_at")
+    )
+    for service, table, columns in (
+        ("billing", "holders", "version"),
+        ("orders", "customers", "version"),
+        ("notifications", "recipients", "email, name, locale, version"),
+    )
+)
+"""Every copy of a user equals the owner's row, in the columns that it has."""
+
+
+async def _differing_keys(view: View) -> list[str]:
+    keys = {service: {*await view.databases[service].rows(KEYS)} for service in SERVICES}
+    return [
+        f"{service} knows other signing keys than users does"
+        for service in SERVICES
+        if keys[service] != keys["users"]
+    ]
+
+
+SIGNING_KEYS: Final = WholeCheck(7, _differing_keys)
+
+CHECKS: Final[tuple[Source, ...]] = (
+    OUTCOMES,
+    DECISIONS,
+    CHARGED_ORDERS,
+    CANCELLED_REFUSALS,
+    NOTIFICATIONS,
+    OUTCOMES_NOTIFIED,
+    *USERS,
+    SIGNING_KEYS,
+)
