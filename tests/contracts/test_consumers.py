@@ -77,7 +77,7 @@ def test_whoever_reads_the_journal_finds_the_same_names_on_the_wire(golden: Gold
     assert message.type == golden.kind.__name__
     assert message.app_id == golden.kind.exchange
     assert message.headers["cloudEvents_subject"] == golden.event().subject
-    assert message.headers["cloudEvents_dataschema"] == golden.kind.dataschema()
+    assert message.headers["cloudEvents_dataschema"] == golden.kind.dataschema
     [item, _] = json.loads(wire.to_message([_row(golden)] * 2).body)
     assert item["type"] == message.type
     assert item["subject"] == golden.event().subject
