@@ -166,7 +166,7 @@ class Customers:
         attempt = Attempt(customer.id, total, key, cause.correlation_id)
         self.attempts.append(attempt)
         command = PlaceOrder(customer.id, total, cause)
-        told = rendering(OrderView.of, 201, None)
+        told = rendering(OrderView.model_validate, 201, None)
         asked = IdempotentRequest(
             command, "/order/create", told, customer.id, key, f"order {total}"
         )
@@ -180,7 +180,7 @@ class Customers:
         order_id = customer.placed[which % len(customer.placed)]
         command = CancelOrder(order_id, customer.id, self._because())
         path = f"/order/{order_id}/cancel"
-        asked = IdempotentRequest(command, path, rendering(OrderView.of, 200, None))
+        asked = IdempotentRequest(command, path, rendering(OrderView.model_validate, 200, None))
         answer = await self._insist("orders", orders.cancel_orders, asked)
         if answer.status == 409:
             customer.too_late.add(order_id)
