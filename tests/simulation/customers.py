@@ -154,7 +154,7 @@ class Customers:
         use_case, what = (billing.withdraw, "withdraw") if out else (billing.deposit, "deposit")
         command = MoveFunds(customer.id, amount, self._because(), by_owner=True)
         path = f"/account/{customer.id}/{what}"
-        told = rendering(ReceiptView.of, 201, None)
+        told = rendering(ReceiptView.model_validate, 201, None)
         asked = IdempotentRequest(command, path, told, customer.id, key, f"{path} {amount}")
         answer = await self._insist("billing", use_case, asked, times)
         if not (out and answer.status == 403):
