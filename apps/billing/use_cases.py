@@ -74,14 +74,14 @@ async def deposit(
     tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | BalanceLimit | NotFound]:
     """Deposit amounts."""
-    return await _move(tx, commands, Account.deposit, FundsDeposited)
+    return await _move(tx, commands, Account.deposit)
 
 
 async def withdraw(
     tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | InsufficientFunds | NotFound]:
     """Withdraw amounts in the order of arrival; one that the balance does not cover is refused."""
-    return await _move(tx, commands, Account.withdraw, FundsWithdrawn)
+    return await _move(tx, commands, Account.withdraw)
 
 
 async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]) -> None:
@@ -162,7 +162,6 @@ async def _move(
     tx: Transaction,
     commands: Sequence[MoveFunds],
     move: Callable[[Account, int, UUID, datetime], Transfer | Refusal],
-    event: type[FundsDeposited | FundsWithdrawn],
 ) -> list[Transfer | Refusal | NotFound]:
     accounts = await _accounts_of(tx, commands)
     results: list[Transfer | Refusal | NotFound] = []
@@ -173,11 +172,16 @@ async def _move(
             continue
         result = move(account, command.amount, tx.new_id(), tx.now)
         if isinstance(result, Transfer):
-            moved = event(account=account.state(), transaction=result.state())
-            tx.publish(moved, command.cause)
+            tx.publish(_moved(account, result), command.cause)
         results.append(result)
     await _save(tx, accounts.values(), [r for r in results if isinstance(r, Transfer)])
     return results
+
+
+def _moved(account: Account, transfer: Transfer) -> FundsDeposited | FundsWithdrawn:
+    if transfer.kind == "deposit":
+        return FundsDeposited(account=account.state(), transaction=transfer.state())
+    return FundsWithdrawn(account=account.state(), transaction=transfer.state())
 
 
 async def _accounts_of(

@@ -126,7 +126,7 @@ class Customers:
         self.addresses.add(address)
         command = RegisterUser(address, "no hash", "Ada", "en", self._because())
         asked = IdempotentRequest(
-            command, "/user/register", rendering(RegisteredView.of, 201, None)
+            command, "/user/register", rendering(RegisteredView.model_validate, 201, None)
         )
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
@@ -137,7 +137,7 @@ class Customers:
         self.addresses.add(address)
         command = ChangeUser(customer.id, "Ada King", address, None, self._because())
         asked = IdempotentRequest(
-            command, f"/user/{customer.id}", rendering(UserView.of, 200, None)
+            command, f"/user/{customer.id}", rendering(UserView.model_validate, 200, None)
         )
         user = _told(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:
