@@ -34,7 +34,10 @@ Moment = AwareDatetime
 
 
 class State(BaseModel):
-    """A part of an event: frozen, camelCase in JSON. Readers ignore unknown fields."""
+    """A part of an event: frozen, camelCase in JSON. Readers ignore unknown fields.
+
+    So a state is made of a row as `OrderState(**vars(order))`: further columns are ignored.
+    """
 
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, validate_by_name=True, serialize_by_alias=True
@@ -57,6 +60,8 @@ class Event(State):
     version: ClassVar[int]
     by_key: ClassVar[dict[str, type["Event"]]] = {}
     """Every event type that has been imported, by routing key."""
+    dataschema: ClassVar[str]
+    """A URI for the schema of the body and its version."""
     subject_path: ClassVar[str]
     """The path to the aggregate's id in the body: "order.id"."""
     _subject: ClassVar[Callable[[Any], Any]]
@@ -65,6 +70,7 @@ class Event(State):
         super().__init_subclass__()
         cls.exchange, cls.key, cls.subject_path = exchange, key, subject
         cls.version = int(key.rpartition(".v")[2])
+        cls.dataschema = f"urn:chorus:{exchange}:{key.replace('.', ':')}"
         cls._subject = operator.attrgetter(subject)
         if cls.by_key.setdefault(key, cls) is not cls:
             raise TypeError(f"{key} is already the key of {cls.by_key[key].__name__}")
@@ -78,11 +84,6 @@ class Event(State):
     def queue_key(cls) -> str:
         """The routing key without the version, as in queue names: "order-placed"."""
         return cls.key.rpartition(".v")[0]
-
-    @classmethod
-    def dataschema(cls) -> str:
-        """A URI for the schema of the body and its version."""
-        return f"urn:chorus:{cls.exchange}:{cls.key.replace('.', ':')}"
 
 
 class Causation(NamedTuple):

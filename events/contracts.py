@@ -40,7 +40,7 @@ def contract(kind: type[Event]) -> Contract:
         "exchange": kind.exchange,
         "key": kind.key,
         "subject": kind.subject_path,
-        "dataschema": kind.dataschema(),
+        "dataschema": kind.dataschema,
         "schema": _without({"title"}, kind.model_json_schema()),
     }
 

@@ -8,23 +8,21 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, Strict, ValidationInfo, WithJsonSchema
 
 CURRENCY: Final = "EUR"
-MINOR_PER_MAJOR: Final = 100
-MAX_AMOUNT: Final = 10**12 * MINOR_PER_MAJOR
+PLACES: Final = 2
+MAX_AMOUNT: Final = 10 ** (12 + PLACES)
 """The largest amount that one request may carry, in minor units: 10^12 in major units."""
 
-_TEXT = re.compile(r"(-?)(0|[1-9][0-9]{0,15})(?:\.([0-9]{1,2}))?", re.ASCII)
+_TEXT = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?", re.ASCII)
 _PATTERN = r"^(0\.0[1-9]|0\.[1-9][0-9]?|[1-9][0-9]{0,11}(\.[0-9]{1,2})?|1000000000000(\.0{1,2})?)$"
 _SIGNED_PATTERN = r"^-?(0|[1-9][0-9]{0,15})\.[0-9]{2}$"
 
 
 def to_text(minor: int) -> str:
     """Format minor units as a decimal with two places: 15000 -> "150.00"."""
-    sign = "-" if minor < 0 else ""
-    major, rest = divmod(abs(minor), MINOR_PER_MAJOR)
-    return f"{sign}{major}.{rest:02d}"
+    return str(Decimal(minor).scaleb(-PLACES))
 
 
 def to_minor(text: str) -> int:
@@ -32,18 +30,16 @@ def to_minor(text: str) -> int:
 
     Raises ValueError for everything else: an exponent, more than two places, NaN.
     """
-    if not (found := _TEXT.fullmatch(text)):
+    if not _TEXT.fullmatch(text):
         raise ValueError("must be a decimal number with at most two places")
-    sign, major, places = found.groups()
-    minor = int(major) * MINOR_PER_MAJOR + int((places or "").ljust(2, "0"))
-    return -minor if sign else minor
+    return int(Decimal(text).scaleb(PLACES))
 
 
 def _read_state(value: Any, info: ValidationInfo) -> Any:
-    """Validate money in an event: a string in JSON; in Python an `int` is a count of minor units."""
+    """Validate money in an event: a decimal string in JSON, a count of minor units in Python."""
     if isinstance(value, str):
         return to_minor(value)
-    if info.mode == "json" or isinstance(value, bool):
+    if info.mode == "json":
         raise ValueError("must be a decimal string")
     return value
 
@@ -52,35 +48,25 @@ def _read_amount(value: Any) -> int:
     """Validate an amount in a request: a JSON number or string, in major units, more than zero."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
         raise ValueError("must be a number or a decimal string")
-    if isinstance(value, float):
-        value = Decimal(repr(value))
-    if isinstance(value, Decimal):
-        value = _plainly(value)
-    minor = to_minor(str(value) if not isinstance(value, int) else _bounded(value))
+    minor = to_minor(value if isinstance(value, str) else _plain(Decimal(str(value))))
     if not 0 < minor <= MAX_AMOUNT:
         raise ValueError("must be more than 0 and at most 1000000000000.00")
     return minor
 
 
-def _plainly(value: Decimal) -> str:
+def _plain(number: Decimal) -> str:
     """Format without an exponent and without trailing zeros: 1E+2 and 100.00 become 100."""
-    if not value.is_finite() or abs(value.adjusted()) > 20:
+    if not number.is_finite() or abs(number.adjusted()) >= 16:
         raise ValueError(
             "must be more than 0 and at most 1000000000000.00, with at most two places"
         )
-    text = format(value, "f")
+    text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _bounded(value: int) -> str:
-    """Format an integer within the bound; `str` of a huge one is slow, and fails above 4,300 digits."""
-    if abs(value) > MAX_AMOUNT:
-        raise ValueError("must be more than 0 and at most 1000000000000.00")
-    return str(value)
 
 
 Money = Annotated[
     int,
+    Strict(),
     BeforeValidator(_read_state),
     PlainSerializer(to_text, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": _SIGNED_PATTERN, "examples": ["150.00"]}),
@@ -98,7 +84,7 @@ Amount = Annotated[
                 {
                     "type": "number",
                     "exclusiveMinimum": 0,
-                    "maximum": MAX_AMOUNT // MINOR_PER_MAJOR,
+                    "maximum": 10**12,
                     "multipleOf": 0.01,
                 },
             ],

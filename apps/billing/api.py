@@ -32,7 +32,7 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
     """A user's account. Registration opens it, or its first use."""
     command = ViewAccount(user_id, commands.cause, user.id == user_id)
-    stored = await commands.execute(use_cases.view_accounts, command, AccountView.of)
+    stored = await commands.execute(use_cases.view_accounts, command, AccountView.model_validate)
     return stored.response()
 
 
@@ -47,7 +47,9 @@ async def deposit(
 ) -> Response:
     """Deposit an amount."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    stored = await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
+    stored = await commands.execute(
+        use_cases.deposit, command, ReceiptView.model_validate, status=201
+    )
     return stored.response()
 
 
@@ -62,7 +64,9 @@ async def withdraw(
 ) -> Response:
     """Withdraw an amount, if the balance covers it."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    stored = await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
+    stored = await commands.execute(
+        use_cases.withdraw, command, ReceiptView.model_validate, status=201
+    )
     return stored.response()
 
 
@@ -85,6 +89,6 @@ async def list_transactions(
     return page_of(
         transfers,
         query.limit,
-        TransactionView.of,
+        TransactionView.model_validate,
         cursor=lambda transfer: str(transfer.account_version),
     )

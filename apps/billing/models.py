@@ -1,7 +1,7 @@
 """Accounts, charges and transfers, with their rules and refusals. Amounts are minor units."""
 
 from datetime import datetime
-from typing import Final, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
@@ -76,13 +76,14 @@ class Transfer(Table, table=True):
 
     def state(self) -> TransactionState:
         """The transaction for events."""
-        return TransactionState.model_validate(self, from_attributes=True)
+        return TransactionState(**vars(self))
 
 
 class Account(Table, table=True):
     """A user's account. Its balance is never negative; every change is a transfer and a new version."""
 
     __tablename__ = "accounts"
+    currency: ClassVar[str] = CURRENCY
 
     id: UUID = Field(primary_key=True)
     user_id: UUID = Field(unique=True)
@@ -94,46 +95,46 @@ class Account(Table, table=True):
         """Credit an amount, unless the balance would exceed MAX_BALANCE."""
         if self.balance + amount > MAX_BALANCE:
             return BalanceLimit()
-        return self._move("deposit", amount, id, now)
+        return self._change("deposit", amount, CASH, id, now)
 
     def withdraw(self, amount: int, id: UUID, now: datetime) -> Transfer | InsufficientFunds:
         """Debit an amount, if the balance covers it."""
         if amount > self.balance:
             return InsufficientFunds.of(self.balance)
-        return self._move("withdrawal", amount, id, now)
+        return self._change("withdrawal", -amount, CASH, id, now)
 
     def charge(
         self, order: OrderState, id: UUID, now: datetime
     ) -> "tuple[Charge, Transfer | None]":
         """Debit an order's total if the balance covers it; otherwise reject and record the balance."""
         if order.total > self.balance:
-            return Charge.of(order, self, "rejected", id, now, reason="insufficient_funds"), None
-        transfer = self._move("payment", order.total, id, now, order.id)
+            return Charge.of(order, self, "rejected", id, now), None
+        transfer = self._change("payment", -order.total, REVENUE, id, now, order.id)
         return Charge.of(order, self, "paid", id, now), transfer
 
     def refund(self, charge: "Charge", id: UUID, now: datetime) -> Transfer:
         """Credit the amount that was debited for an order."""
         charge.status, charge.refund_id, charge.refunded_at = "refunded", id, now
-        return self._move("refund", charge.amount, id, now, charge.order_id)
+        return self._change("refund", charge.amount, REVENUE, id, now, charge.order_id)
 
-    def _move(
+    def _change(
         self,
         kind: TransactionKind,
-        amount: int,
+        change: int,
+        other: UUID,
         id: UUID,
         now: datetime,
         order_id: UUID | None = None,
     ) -> Transfer:
-        other = CASH if kind in ("deposit", "withdrawal") else REVENUE
-        incoming = kind in ("deposit", "refund")
-        self.balance += amount if incoming else -amount
+        """Add a change to the balance; a negative one is a debit. `other` is the other side of the transfer."""
+        self.balance += change
         self.version += 1
         return Transfer(
             id=id,
             kind=kind,
-            debit_account=other if incoming else self.id,
-            credit_account=self.id if incoming else other,
-            amount=amount,
+            debit_account=other if change > 0 else self.id,
+            credit_account=self.id if change > 0 else other,
+            amount=abs(change),
             account_id=self.id,
             account_version=self.version,
             balance=self.balance,
@@ -143,13 +144,7 @@ class Account(Table, table=True):
 
     def state(self) -> AccountState:
         """The account for events."""
-        return AccountState(
-            id=self.id,
-            user_id=self.user_id,
-            balance=self.balance,
-            currency=CURRENCY,
-            version=self.version,
-        )
+        return AccountState(**vars(self), currency=self.currency)
 
 
 class Charge(Table, table=True):
@@ -176,14 +171,8 @@ class Charge(Table, table=True):
 
     @classmethod
     def of(
-        cls,
-        order: OrderState,
-        account: Account,
-        status: ChargeStatus,
-        id: UUID,
-        now: datetime,
-        reason: RejectionReason | None = None,
-    ) -> "Charge":
+        cls, order: OrderState, account: Account, status: ChargeStatus, id: UUID, now: datetime
+    ) -> Self:
         """The decision about an order, with the state of the account after it."""
         return cls(
             order_id=order.id,
@@ -192,7 +181,7 @@ class Charge(Table, table=True):
             account_id=account.id,
             amount=order.total,
             status=status,
-            reason=reason,
+            reason="insufficient_funds" if status == "rejected" else None,
             balance=account.balance,
             account_version=account.version,
             created_at=now,
@@ -200,21 +189,10 @@ class Charge(Table, table=True):
 
     def payment(self) -> PaymentState:
         """The payment for events."""
-        return PaymentState(
-            id=self.payment_id,
-            order_id=self.order_id,
-            amount=self.amount,
-            created_at=self.created_at,
-        )
+        return PaymentState(**vars(self), id=self.payment_id)
 
     def refunded(self) -> RefundState:
-        """The refund for events. The charge must be refunded."""
-        assert self.refund_id is not None
-        assert self.refunded_at is not None
-        return RefundState(
-            id=self.refund_id,
-            payment_id=self.payment_id,
-            order_id=self.order_id,
-            amount=self.amount,
-            created_at=self.refunded_at,
+        """The refund for events. Raises ValidationError if the charge is not refunded."""
+        return RefundState.model_validate(
+            vars(self) | {"id": self.refund_id, "created_at": self.refunded_at}
         )

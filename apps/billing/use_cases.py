@@ -25,7 +25,7 @@ from events.billing import (
     PaymentRejected,
     PaymentSucceeded,
 )
-from events.orders import OrderCancelled, OrderPlaced
+from events.orders import OrderCancelled, OrderPlaced, OrderState
 from events.users import UserRegistered, UserUpdated
 
 NO_SUCH_USER: Final = "There is no such user."
@@ -74,24 +74,14 @@ async def deposit(
     tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | BalanceLimit | NotFound]:
     """Deposit amounts."""
-    return await _move(
-        tx,
-        commands,
-        Account.deposit,
-        lambda account, moved: FundsDeposited(account=account.state(), transaction=moved.state()),
-    )
+    return await _move(tx, commands, Account.deposit)
 
 
 async def withdraw(
     tx: Transaction, commands: Sequence[MoveFunds]
 ) -> list[Transfer | InsufficientFunds | NotFound]:
     """Withdraw amounts in the order of arrival; one that the balance does not cover is refused."""
-    return await _move(
-        tx,
-        commands,
-        Account.withdraw,
-        lambda account, moved: FundsWithdrawn(account=account.state(), transaction=moved.state()),
-    )
+    return await _move(tx, commands, Account.withdraw)
 
 
 async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]) -> None:
@@ -114,7 +104,7 @@ async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]
             too_late.append(charge)
         else:
             continue
-        tx.publish(_outcome(received, charge, account), received.causation())
+        tx.publish(_outcome(charge, order, account), received.causation())
     await tx.insert(charges)
     await tx.update(too_late, "status", "reason")
     await _save(tx, accounts.values(), transfers)
@@ -161,12 +151,10 @@ async def _accounts_and_charges(
 
 
 def _outcome(
-    received: Envelope[OrderPlaced], charge: Charge, account: Account
+    charge: Charge, order: OrderState, account: Account
 ) -> PaymentSucceeded | PaymentRejected:
-    order = received.event.order
-    if charge.status == "paid":
+    if charge.reason is None:
         return PaymentSucceeded(payment=charge.payment(), order=order, account=account.state())
-    assert charge.reason is not None
     return PaymentRejected(reason=charge.reason, order=order, account=account.state())
 
 
@@ -174,7 +162,6 @@ async def _move(
     tx: Transaction,
     commands: Sequence[MoveFunds],
     move: Callable[[Account, int, UUID, datetime], Transfer | Refusal],
-    event: Callable[[Account, Transfer], FundsDeposited | FundsWithdrawn],
 ) -> list[Transfer | Refusal | NotFound]:
     accounts = await _accounts_of(tx, commands)
     results: list[Transfer | Refusal | NotFound] = []
@@ -185,10 +172,16 @@ async def _move(
             continue
         result = move(account, command.amount, tx.new_id(), tx.now)
         if isinstance(result, Transfer):
-            tx.publish(event(account, result), command.cause)
+            tx.publish(_moved(account, result), command.cause)
         results.append(result)
     await _save(tx, accounts.values(), [r for r in results if isinstance(r, Transfer)])
     return results
+
+
+def _moved(account: Account, transfer: Transfer) -> FundsDeposited | FundsWithdrawn:
+    if transfer.kind == "deposit":
+        return FundsDeposited(account=account.state(), transaction=transfer.state())
+    return FundsWithdrawn(account=account.state(), transaction=transfer.state())
 
 
 async def _accounts_of(
@@ -210,17 +203,20 @@ async def _opened(tx: Transaction, users: dict[UUID, Causation]) -> dict[UUID, A
     for the same users wait for each other and never deadlock.
     """
     accounts = await tx.lock_all(Account, users, key="user_id")
-    if len(accounts) == len(users):
-        return accounts
+    if len(accounts) < len(users):
+        await _open_missing(tx, users)
+        accounts = await tx.lock(Account, users, key="user_id")
+    return accounts
+
+
+async def _open_missing(tx: Transaction, users: dict[UUID, Causation]) -> None:
     known = await tx.load(Account, users, key="user_id")
-    if missing := sorted(users.keys() - known.keys()):
-        opening = [Account(id=tx.new_id(), user_id=id, opened_at=tx.now) for id in missing]
-        new = await tx.insert_new(opening)
-        for account in opening:
-            if account.id in new:
-                event = AccountOpened(account=account.state())
-                tx.publish(event, users[account.user_id])
-    return await tx.lock(Account, users, key="user_id")
+    missing = sorted(users.keys() - known.keys())
+    opening = [Account(id=tx.new_id(), user_id=id, opened_at=tx.now) for id in missing]
+    new = await tx.insert_new(opening)
+    for account in opening:
+        if account.id in new:
+            tx.publish(AccountOpened(account=account.state()), users[account.user_id])
 
 
 async def _save(

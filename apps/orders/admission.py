@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from statistics import median_high
 from typing import Final, NamedTuple
 
 from prometheus_client import Counter
@@ -30,7 +31,7 @@ TARGET_FACTOR: Final = 4
 """The target is at least so many times the fastest batch, for slow networks and disks."""
 
 TARGET_LIMIT: Final = timedelta(seconds=1)
-"""The highest target, and the assumed fastest batch before the first: a service may start with a backlog."""
+"""The highest target, and the one before the first batch: a service may start with a backlog."""
 
 ALWAYS_ADMITTED: Final = 256
 """Orders that may be in flight however long they take."""
@@ -69,8 +70,8 @@ class Admission:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self._target = TARGET_LIMIT
         self._slow = False
-        self._fastest = TARGET_LIMIT
         self._room = 0
         """The orders that are admitted before the next outcomes, while the limit applies."""
         self._arrivals: deque[_Arrival] = deque(maxlen=ARRIVALS_LIMIT)
@@ -81,30 +82,26 @@ class Admission:
 
     def committed(self, tx: Transaction) -> None:
         """Record the outcomes in a committed transaction."""
-        outcomes = (event for event in tx.events if isinstance(event, OrderPaid | OrderRejected))
-        self.settled([event.order.placed_at for event in outcomes], tx.now)
+        orders = [e.order for e in tx.events if isinstance(e, OrderPaid | OrderRejected)]
+        if orders:
+            self.settled([order.placed_at for order in orders], tx.now)
 
     def settled(self, placed_at: Sequence[datetime], now: datetime) -> None:
-        """Record the outcomes of a batch of orders, by the times at which they were placed."""
-        if not placed_at:
-            return
-        took = max(LEAST_TIME, now - sorted(placed_at)[len(placed_at) // 2])
-        self._fastest = min(self._fastest, took)
-        target = min(max(TARGET, self._fastest * TARGET_FACTOR), TARGET_LIMIT)
-        self._slow = took > target
+        """Record the outcomes of a batch of orders, at least one, by the times at which they were placed."""
+        took = max(LEAST_TIME, now - median_high(placed_at))
+        self._target = max(TARGET, min(self._target, took * TARGET_FACTOR))
+        self._slow = took > self._target
         self._outcomes += len(placed_at)
         self._outcome_at = self._clock()
-        self._drop_arrivals_until(self._outcome_at - took.total_seconds())
-        if self._slow or self._refused_lately():
-            limit = max(ALWAYS_ADMITTED, round(self._rate(took) * target.total_seconds()))
-            # An excess shrinks gradually: one order is admitted for every two that are settled.
-            reduced = max(self._room, 0) + (len(placed_at) + 1) // 2
-            self._room = max(limit - len(self._arrivals), min(reduced, ALWAYS_ADMITTED))
+        while self._arrivals and self._arrivals[0].at <= self._outcome_at - took.total_seconds():
+            self._last_settled = self._arrivals.popleft()
+        if self._limited(self._outcome_at):
+            self._limit(len(placed_at), took)
 
     def refusal(self) -> Unavailable | None:
         """Admit one order and return None, or return its refusal if too many are in flight."""
         now = self._clock()
-        if self._room <= 0 and (self._slow or self._refused_lately()) and self._settling(now):
+        if self._room <= 0 and self._limited(now) and now - self._outcome_at < INTERRUPTED_SECONDS:
             self._refused_at = now
             REFUSED.inc()
             return REFUSAL
@@ -112,17 +109,14 @@ class Admission:
         self._arrivals.append(_Arrival(now, self._outcomes))
         return None
 
-    def _drop_arrivals_until(self, moment: float) -> None:
-        while self._arrivals and self._arrivals[0].at <= moment:
-            self._last_settled = self._arrivals.popleft()
+    def _limited(self, now: float) -> bool:
+        return self._slow or now - self._refused_at < RECOVERY_SECONDS
 
-    def _rate(self, took: timedelta) -> float:
-        """Orders settled per second since the arrival of the last settled order."""
+    def _limit(self, settled: int, took: timedelta) -> None:
+        """Set the room after a batch, by the rate of outcomes since the arrival of the last settled order."""
         since = max(took.total_seconds(), self._outcome_at - self._last_settled.at)
-        return (self._outcomes - self._last_settled.outcomes) / since
-
-    def _refused_lately(self) -> bool:
-        return self._clock() - self._refused_at < RECOVERY_SECONDS
-
-    def _settling(self, now: float) -> bool:
-        return now - self._outcome_at < INTERRUPTED_SECONDS
+        rate = (self._outcomes - self._last_settled.outcomes) / since
+        limit = max(ALWAYS_ADMITTED, round(rate * self._target.total_seconds()))
+        # An excess shrinks gradually: one order is admitted for every two that are settled.
+        reduced = max(self._room, 0) + (settled + 1) // 2
+        self._room = max(limit - len(self._arrivals), min(reduced, ALWAYS_ADMITTED))

@@ -101,7 +101,7 @@ async def create_order(request: Request) -> Response:
     stored = await commands.execute(
         use_cases.place_orders,
         PlaceOrder(user.id, body.total_price, commands.cause),
-        OrderView.of,
+        OrderView.model_validate,
         status=201,
         location=lambda order: f"/order/{order.id}",
     )
@@ -159,7 +159,7 @@ async def _settled(
     if order.status == "rejected":
         raise PaymentRefused(headers=applied, orderId=str(order.id), reason=order.reason)
     status = 202 if order.pending else 201
-    body = OrderView.of(order).model_dump_json()
+    body = OrderView.model_validate(order).model_dump_json()
     return Response(body, status, headers=applied, media_type="application/json")
 
 
@@ -179,7 +179,7 @@ async def _outcome(
 @router.get("/{orderId}", responses=READING)
 async def view_order(order_id: OrderId, user: CurrentUser, database: ReadDatabase) -> OrderView:
     """The current state of an order."""
-    return OrderView.of(await _visible(order_id, user, database))
+    return OrderView.model_validate(await _visible(order_id, user, database))
 
 
 @router.get("", responses=READING)
@@ -196,7 +196,7 @@ async def list_orders(
         statement = statement.where(Order.id < before)
     async with database.reading() as session:
         rows = (await session.exec(statement)).all()
-    return page_of(rows, query.limit, OrderView.of)
+    return page_of(rows, query.limit, OrderView.model_validate)
 
 
 @router.post(
@@ -208,7 +208,7 @@ async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserComma
     """Cancel an order that is pending or paid; a payment is refunded. Repeating it gives the same response."""
     owner = None if user.role == "operator" else user.id
     command = CancelOrder(order_id, owner, commands.cause)
-    stored = await commands.execute(use_cases.cancel_orders, command, OrderView.of)
+    stored = await commands.execute(use_cases.cancel_orders, command, OrderView.model_validate)
     return stored.response()
 
 
@@ -235,7 +235,9 @@ async def follow_order(
 
 
 def _sent(order: Order) -> ServerSentEvent:
-    return ServerSentEvent(data=OrderView.of(order), event=order.status, id=str(order.version))
+    return ServerSentEvent(
+        data=OrderView.model_validate(order), event=order.status, id=str(order.version)
+    )
 
 
 async def _read(database: Database, order_id: UUID) -> Order:

@@ -14,10 +14,10 @@ from chassis.runtime.service import Service, create_app
 async def compose(service: Service) -> None:
     """Add admission control, updates for waiting clients, and the gauges of late orders."""
     admission = Admission()
-    updates = OrderUpdates(service.database.pool)
+    updates = OrderUpdates(service.database.pool, service.on_commit)
     late_orders = LateOrders(service.database.pool)
     service.provide(admission, updates)
-    service.on_commit(admission.committed, updates.committed)
+    service.on_commit.append(admission.committed)
     service.run(
         order_updates=updates.poll,
         end_of_updates=partial(updates.end, service.stopping),

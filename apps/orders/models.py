@@ -83,13 +83,4 @@ class Order(Table, table=True):
 
     def state(self) -> OrderState:
         """The order for events."""
-        return OrderState(
-            id=self.id,
-            user_id=self.user_id,
-            total=self.total,
-            currency=self.currency,
-            status=self.status,
-            reason=self.reason,
-            placed_at=self.placed_at,
-            version=self.version,
-        )
+        return OrderState(**vars(self))

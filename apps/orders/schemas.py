@@ -1,11 +1,9 @@
 """Orders' HTTP bodies."""
 
-from typing import Self
 from uuid import UUID
 
 from pydantic import Field
 
-from apps.orders.models import Order
 from chassis.web.pagination import PageQuery
 from chassis.web.schemas import Body, View
 from events.base import Moment
@@ -28,29 +26,13 @@ class OrderQuery(PageQuery):
 class OrderView(View):
     """The current state of an order."""
 
-    order_id: UUID
+    order_id: UUID = Field(validation_alias="id")
     user_id: UUID
     status: OrderStatus
-    total_price: Money
+    total_price: Money = Field(validation_alias="total")
     currency: str = Field(examples=[CURRENCY])
     reason: str | None = Field(None, description="Why the order was rejected.", examples=[None])
     placed_at: Moment
     settled_at: Moment | None = None
     refunded_at: Moment | None = None
     version: int = Field(examples=[1])
-
-    @classmethod
-    def of(cls, order: Order) -> Self:
-        """The view of an order."""
-        return cls(
-            order_id=order.id,
-            user_id=order.user_id,
-            status=order.status,
-            total_price=order.total,
-            currency=order.currency,
-            reason=order.reason,
-            placed_at=order.placed_at,
-            settled_at=order.settled_at,
-            refunded_at=order.refunded_at,
-            version=order.version,
-        )

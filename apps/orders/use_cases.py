@@ -1,8 +1,10 @@
-"""The use cases of orders. Each takes a transaction and a list, and returns the results in the same order."""
+"""The use cases of orders. Each takes a transaction and a list, and returns the results in the same order.
 
-from collections.abc import Callable, Sequence
+An order that an event of billing is about exists: OrderPlaced is published after its COMMIT.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 from uuid import UUID
 
 from apps.orders.models import Customer, Order, OrderAlreadyRejected
@@ -12,8 +14,6 @@ from events.base import Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
-
-Outcome = TypeVar("Outcome", PaymentSucceeded, PaymentRejected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +55,22 @@ async def place_orders(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[
 
 async def mark_paid(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
     """Mark orders as paid. A cancelled order stays cancelled: billing refunds it."""
-    await _settle(
-        tx, received, lambda order, _: OrderPaid(order=order.state()) if order.pay(tx.now) else None
-    )
+    orders = await tx.lock(Order, [e.event.order.id for e in received])
+    for one in received:
+        order = orders[one.event.order.id]
+        if order.pay(tx.now):
+            tx.publish(OrderPaid(order=order.state()), one.causation())
+    await _save(tx, orders)
 
 
 async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
-    """Mark orders as rejected."""
-    await _settle(
-        tx,
-        received,
-        lambda order, event: (
-            OrderRejected(order=order.state()) if order.reject(event.reason, tx.now) else None
-        ),
-    )
+    """Mark orders as rejected. A cancelled order stays cancelled."""
+    orders = await tx.lock(Order, [e.event.order.id for e in received])
+    for one in received:
+        order = orders[one.event.order.id]
+        if order.reject(one.event.reason, tx.now):
+            tx.publish(OrderRejected(order=order.state()), one.causation())
+    await _save(tx, orders)
 
 
 async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
@@ -85,7 +87,6 @@ async def cancel_orders(
     """Cancel orders that are pending or paid; cancelling again changes nothing and gives the same result."""
     orders = await tx.lock(Order, [command.order_id for command in commands])
     results: list[Order | NotFound | OrderAlreadyRejected] = []
-    changed: dict[UUID, Order] = {}
     for command in commands:
         order = orders.get(command.order_id)
         if order is None or command.owner not in (None, order.user_id):
@@ -93,29 +94,11 @@ async def cancel_orders(
             continue
         outcome = order.cancel(tx.now)
         if outcome is True:
-            changed[order.id] = order
             tx.publish(OrderCancelled(order=order.state()), command.cause)
         results.append(outcome if isinstance(outcome, OrderAlreadyRejected) else order)
-    await _save(tx, changed)
+    await _save(tx, orders)
     return results
 
 
-async def _settle(
-    tx: Transaction,
-    received: Sequence[Envelope[Outcome]],
-    decide: Callable[[Order, Outcome], OrderPaid | OrderRejected | None],
-) -> None:
-    orders = await tx.lock(Order, [e.event.order.id for e in received])
-    changed: dict[UUID, Order] = {}
-    for one in received:
-        # The order exists: it was committed before OrderPlaced was published.
-        order = orders[one.event.order.id]
-        event = decide(order, one.event)
-        if event is not None:
-            changed[order.id] = order
-            tx.publish(event, one.causation())
-    await _save(tx, changed)
-
-
-async def _save(tx: Transaction, changed: dict[UUID, Order]) -> None:
-    await tx.update(list(changed.values()), "status", "reason", "settled_at", "version")
+async def _save(tx: Transaction, orders: dict[UUID, Order]) -> None:
+    await tx.update(list(orders.values()), "status", "reason", "settled_at", "version")

@@ -49,7 +49,7 @@ async def register(
     stored = await commands.execute(
         use_cases.register_users,
         command,
-        RegisteredView.of,
+        RegisteredView.model_validate,
         status=201,
         location=lambda user: f"/user/view/{user.id}",
     )
@@ -86,7 +86,7 @@ async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
         user: User | None = await session.get(User, user_id)
     if user is None:
         raise NotFound("There is no such user.")
-    return UserView.of(user)
+    return UserView.model_validate(user)
 
 
 @router.patch(
@@ -97,5 +97,5 @@ async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
 async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
     """Change name, e-mail address or locale. A request that changes nothing keeps the version."""
     command = ChangeUser(user_id, body.name, body.email, body.locale, commands.cause)
-    stored = await commands.execute(use_cases.change_users, command, UserView.of)
+    stored = await commands.execute(use_cases.change_users, command, UserView.model_validate)
     return stored.response()

@@ -7,7 +7,7 @@ from uuid import UUID
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from apps.users.models import TOKEN_LIFETIME, User
+from apps.users.models import TOKEN_LIFETIME
 from chassis.web.auth import Role
 from chassis.web.schemas import Body, View
 from events.base import Moment
@@ -115,12 +115,7 @@ class PatchBody(Body):
 class RegisteredView(View):
     """The new user's id."""
 
-    user_id: UUID
-
-    @classmethod
-    def of(cls, user: User) -> Self:
-        """The view of a new user."""
-        return cls(user_id=user.id)
+    user_id: UUID = Field(validation_alias="id")
 
 
 class TokenView(View):
@@ -136,7 +131,7 @@ class TokenView(View):
 class UserView(View):
     """The current profile of a user."""
 
-    user_id: UUID
+    user_id: UUID = Field(validation_alias="id")
     email: str = Field(examples=["ann@example.com"])
     name: str = Field(examples=["Ann"])
     locale: Locale
@@ -144,17 +139,3 @@ class UserView(View):
     version: int = Field(examples=[1])
     created_at: Moment
     updated_at: Moment
-
-    @classmethod
-    def of(cls, user: User) -> Self:
-        """The view of a user."""
-        return cls(
-            user_id=user.id,
-            email=user.email,
-            name=user.name,
-            locale=user.locale,
-            role=user.role,
-            version=user.version,
-            created_at=user.created_at,
-            updated_at=user.updated_at,
-        )

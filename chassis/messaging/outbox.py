@@ -85,7 +85,7 @@ def _constants(kind: type[Event]) -> str:
         "specversion": SPECVERSION,
         "type": kind.__name__,
         "source": source(kind.exchange),
-        "dataschema": kind.dataschema(),
+        "dataschema": kind.dataschema,
         "datacontenttype": JSON,
     }
     return json.dumps(attributes)[1:-1]

@@ -74,17 +74,14 @@ class Service:
         self._compose = compose
         self._stop_by = math.inf
         self._loop = asyncio.get_running_loop()
-        self._on_commit: list[OnCommit] = []
+        self.on_commit: list[OnCommit] = []
+        """Called after each COMMIT of a request or a message."""
         self._background: dict[str, Task] = {}
         self._consumers: list[Consumer[Any]] = []
 
     def provide(self, *objects: object) -> None:
         """Provide objects to the routes, each by its type."""
         provide(self._app, *objects)
-
-    def on_commit(self, *callbacks: OnCommit) -> None:
-        """Add callbacks for each COMMIT of a request or a message."""
-        self._on_commit += callbacks
 
     def run(self, **tasks: Task) -> None:
         """Add background tasks by name. They run until the service stops; if one ends by itself, the process ends."""
@@ -93,7 +90,7 @@ class Service:
     def committed(self, tx: Transaction) -> None:
         """Wake the relay if the transaction has written events, then run the callbacks of `on_commit`."""
         self.relay.committed(tx)
-        for callback in self._on_commit:
+        for callback in self.on_commit:
             callback(tx)
 
     async def start(self) -> None:

@@ -1,6 +1,6 @@
 """The base classes of HTTP bodies: camelCase on the wire, undeclared fields refused in requests."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AliasGenerator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 
@@ -13,8 +13,14 @@ class Body(BaseModel):
 
 
 class View(BaseModel):
-    """The body of a response."""
+    """The body of a response, made of a row by `model_validate`: each field of the attribute with its name.
+
+    A field with another name than its attribute has a `validation_alias`.
+    """
 
     model_config = ConfigDict(
-        alias_generator=to_camel, frozen=True, validate_by_name=True, serialize_by_alias=True
+        alias_generator=AliasGenerator(serialization_alias=to_camel),
+        from_attributes=True,
+        frozen=True,
+        serialize_by_alias=True,
     )

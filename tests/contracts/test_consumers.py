@@ -81,7 +81,7 @@ def test_a_message_has_the_names_of_its_event(golden: Golden) -> None:
     assert message.type == golden.kind.__name__
     assert message.app_id == golden.kind.exchange
     assert message.headers["cloudEvents_subject"] == golden.event().subject
-    assert message.headers["cloudEvents_dataschema"] == golden.kind.dataschema()
+    assert message.headers["cloudEvents_dataschema"] == golden.kind.dataschema
     [item, _] = json.loads(wire.to_message([_row(golden)] * 2).body)
     assert item["type"] == message.type
     assert item["subject"] == golden.event().subject

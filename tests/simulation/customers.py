@@ -128,7 +128,7 @@ class Customers:
         self.addresses.add(address)
         command = RegisterUser(address, "no hash", "Ada", "en", self._cause())
         asked = IdempotentRequest(
-            command, "/user/register", rendering(RegisteredView.of, 201, None)
+            command, "/user/register", rendering(RegisteredView.model_validate, 201, None)
         )
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
@@ -139,7 +139,7 @@ class Customers:
         self.addresses.add(address)
         command = ChangeUser(customer.id, "Ada King", address, None, self._cause())
         asked = IdempotentRequest(
-            command, f"/user/{customer.id}", rendering(UserView.of, 200, None)
+            command, f"/user/{customer.id}", rendering(UserView.model_validate, 200, None)
         )
         user = _body_of(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:
@@ -156,7 +156,7 @@ class Customers:
         use_case, what = (billing.withdraw, "withdraw") if out else (billing.deposit, "deposit")
         command = MoveFunds(customer.id, amount, self._cause(), by_owner=True)
         path = f"/account/{customer.id}/{what}"
-        response = rendering(ReceiptView.of, 201, None)
+        response = rendering(ReceiptView.model_validate, 201, None)
         asked = IdempotentRequest(command, path, response, customer.id, key, f"{path} {amount}")
         answer = await self._insist("billing", use_case, asked, times)
         if not (out and answer.status == 403):
@@ -168,7 +168,7 @@ class Customers:
         attempt = Attempt(customer.id, total, key, cause.correlation_id)
         self.attempts.append(attempt)
         command = PlaceOrder(customer.id, total, cause)
-        response = rendering(OrderView.of, 201, None)
+        response = rendering(OrderView.model_validate, 201, None)
         asked = IdempotentRequest(
             command, "/order/create", response, customer.id, key, f"order {total}"
         )
@@ -182,7 +182,7 @@ class Customers:
         order_id = customer.placed[which % len(customer.placed)]
         command = CancelOrder(order_id, customer.id, self._cause())
         path = f"/order/{order_id}/cancel"
-        asked = IdempotentRequest(command, path, rendering(OrderView.of, 200, None))
+        asked = IdempotentRequest(command, path, rendering(OrderView.model_validate, 200, None))
         answer = await self._insist("orders", orders.cancel_orders, asked)
         if answer.status == 409:
             customer.too_late.add(order_id)

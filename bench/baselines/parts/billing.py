@@ -71,7 +71,7 @@ async def view_account(user_id: OwnerId, request: Request) -> AccountView:
     if record is None:
         await _open(pool, user_id)
         record = await pool.fetchrow(sql.select(Account, "user_id"), user_id)
-    return AccountView.of(from_record(Account, record))
+    return AccountView.model_validate(from_record(Account, record))
 
 
 @router.post("/{userId}/deposit", status_code=201)
@@ -104,7 +104,7 @@ async def _moved(
         if isinstance(result, Transfer):
             await connection.execute(SAVE, account.id, account.balance, account.version)
             await connection.execute(sql.insert(Transfer), *sql.values(result))
-        return rendering(ReceiptView.of, 201, None)(request.scope["path"], result)
+        return rendering(ReceiptView.model_validate, 201, None)(request.scope["path"], result)
 
     return await respond_once(request, key, work)
 

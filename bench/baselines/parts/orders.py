@@ -211,4 +211,4 @@ async def _settle(database: Pool | Connection, order: Order) -> bool:
 
 def _answer(order: Order) -> StoredResponse:
     location = f"/order/{order.id}"
-    return rendering(OrderView.of, 201, lambda _: location)(location, order)
+    return rendering(OrderView.model_validate, 201, lambda _: location)(location, order)

@@ -44,7 +44,7 @@ async def register(body: RegisterBody, request: Request, passwords: PasswordsDep
     except ServiceUnavailableError as error:
         log.warning("users.account_not_opened", user_id=str(user.id), error=str(error))
     return Response(
-        RegisteredView.of(user).model_dump_json(),
+        RegisteredView.model_validate(user).model_dump_json(),
         201,
         headers={"Location": f"/user/view/{user.id}"},
         media_type="application/json",

@@ -33,7 +33,7 @@ router = APIRouter(prefix="/account", route_class=StrictRoute)
 async def view_account(user_id: OwnerId) -> AccountView:
     """The account of a user. It is opened by the registration or the first use."""
     async with sessions.begin() as session:
-        return AccountView.of(await _account(session, user_id))
+        return AccountView.model_validate(await _account(session, user_id))
 
 
 @router.post("/{userId}/deposit", status_code=201)
@@ -66,7 +66,7 @@ async def _moved(
         if isinstance(result, Transfer):
             session.save(account)
             session.insert(result)
-        return rendering(ReceiptView.of, 201, None)(request.scope["path"], result)
+        return rendering(ReceiptView.model_validate, 201, None)(request.scope["path"], result)
 
     return await respond_once(sessions, key, work)
 

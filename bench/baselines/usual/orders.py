@@ -37,7 +37,7 @@ async def create_order(
         order = Order.place(uuid7(), user.id, body.total_price, datetime.now(UTC))
         session.insert(order)
         session.publish(OrderPlaced(order=order.state()), cause_of(request))
-        answer = rendering(OrderView.of, 201, lambda order: f"/order/{order.id}")
+        answer = rendering(OrderView.model_validate, 201, lambda order: f"/order/{order.id}")
         return answer(request.scope["path"], order)
 
     return await respond_once(sessions, key, work)

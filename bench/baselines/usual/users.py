@@ -40,7 +40,7 @@ async def register(body: RegisterBody, request: Request, passwords: PasswordsDep
             await session.flush()
         except IntegrityError:
             raise EmailTaken from None
-    render = rendering(RegisteredView.of, 201, lambda user: f"/user/view/{user.id}")
+    render = rendering(RegisteredView.model_validate, 201, lambda user: f"/user/view/{user.id}")
     return render(request.scope["path"], user).response()
 
 

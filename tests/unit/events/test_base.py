@@ -42,7 +42,7 @@ class TestEvent:
     def test_an_event_has_a_subject_a_dataschema_and_a_version(self) -> None:
         order = an_order()
         assert OrderPlaced(order=order).subject == str(order.id)
-        assert OrderPlaced.dataschema() == "urn:chorus:orders:order-placed:v1"
+        assert OrderPlaced.dataschema == "urn:chorus:orders:order-placed:v1"
         assert OrderPlaced.version == 1
 
     def test_an_event_is_immutable(self) -> None:

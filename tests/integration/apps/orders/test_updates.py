@@ -127,7 +127,7 @@ async def test_a_stream_has_the_order_then_its_change_and_ends(
         following = asyncio.create_task(ada.get(f"/order/{order.id}/events"))
 
         async def subscribed() -> bool:
-            return order.id in orders.provided(OrderUpdates)._waiting
+            return order.id in orders.provided(OrderUpdates)._waiting.values()
 
         await eventually(subscribed)
         await orders.processes(payment_succeeded(order))

@@ -202,7 +202,7 @@ def asked(
     user: UserState, key: str, amount: int, fingerprint: str = "same"
 ) -> IdempotentRequest[MoveFunds]:
     command = MoveFunds(user.id, amount, Causation("a-flow"), by_owner=True)
-    to_response = rendering(ReceiptView.of, 201, None)
+    to_response = rendering(ReceiptView.model_validate, 201, None)
     return IdempotentRequest(
         command, f"/account/{user.id}/deposit", to_response, user.id, key, fingerprint
     )

@@ -1,6 +1,8 @@
 """Admission control: under overload as many orders are admitted as settle in time, otherwise all."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -13,6 +15,9 @@ from apps.orders.admission import (
     TARGET_LIMIT,
     Admission,
 )
+from chassis.database.transaction import Transaction
+from events.orders import OrderPlaced
+from tests.support.builders import an_order
 
 MANY = 8 * ALWAYS_ADMITTED
 
@@ -71,8 +76,9 @@ class TestAdmission:
     def test_all_orders_are_admitted_before_the_first_outcome(self) -> None:
         assert Load().admit(MANY) == MANY
 
-    def test_a_batch_without_outcomes_changes_nothing(self, load: Load) -> None:
-        load.settled()
+    def test_a_transaction_without_outcomes_changes_nothing(self, load: Load) -> None:
+        placed = SimpleNamespace(events=[OrderPlaced(order=an_order())], now=BEGIN)
+        load.admission.committed(cast(Transaction, placed))
         assert load.admit(MANY) == MANY
 
     @pytest.mark.parametrize(("outcomes", "admitted"), [(1, 1), (2, 1), (64, 32)])

@@ -49,7 +49,7 @@ class TestCommitted:
         self, service: Service
     ) -> None:
         seen: list[list[Any]] = []
-        service.on_commit(lambda tx: seen.append(tx.events), lambda tx: seen.append(tx.events))
+        service.on_commit += [lambda tx: seen.append(tx.events)] * 2
         event = UserRegistered(user=a_user(id=UUID(int=1)))
         service.committed(a_transaction(event))
         assert seen == [[event], [event]]
