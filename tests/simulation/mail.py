@@ -1,4 +1,4 @@
-"""The mail server, under the test's control, behind what the dispatcher knows as `MailServer`.
+"""The mail server, under the test's control, behind what a channel uses as aiosmtplib's client.
 
 It keeps account of each time a letter is handed over. Only one of which the mailer cannot know what became of it may be
 repeated: its answer was lost, or its mailer died or lost hold of it before the answer was recorded.
@@ -10,11 +10,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesHeaderParser
-from functools import cached_property
-from typing import TYPE_CHECKING, Final, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from apps.notifications.channels.smtp import ConnectionLostError
-from apps.notifications.channels.smtp_session import Reply
+from aiosmtplib import SMTPDataError, SMTPResponse, SMTPServerDisconnected
+
+from apps.notifications.channels.email import MailServer
+from chassis.runtime.settings import Settings
 from tests.simulation.loop import SimulatedLoop, resolve
 from tests.stories.post_office import notification_id_of, subject_of
 from tests.stories.snapshot import Mail
@@ -29,7 +31,7 @@ MAIL_TROUBLES: Final = ("later", "lost", "unheard")
 REFUSED: Final = "refused"
 """Prefix of the addresses whose e-mails the server refuses."""
 
-TAKEN: Final = Reply(250, "OK")
+TAKEN: Final = SMTPResponse(250, "OK")
 
 
 @dataclass(eq=False)
@@ -37,9 +39,9 @@ class Posted:
     """One attempt of a dispatcher to send an e-mail."""
 
     process: "Process"
-    recipient: bytes
+    recipient: str
     source: bytes
-    answer: "asyncio.Future[Reply]"
+    answer: "asyncio.Future[SMTPResponse]"
 
     @cached_property
     def headers(self) -> Message:
@@ -63,20 +65,20 @@ class Office:
 
     def take(self, posted: Posted) -> None:
         """A letter has come over its connection."""
-        address = posted.recipient.decode()
+        address = posted.recipient
         trouble = self.troubles.popleft() if self.troubles else ""
         if trouble == "lost":
-            reply: Reply | Exception = ConnectionLostError("before the letter was taken")
+            reply: SMTPResponse | Exception = SMTPServerDisconnected("before the letter was taken")
         elif address.startswith(REFUSED):
-            reply = Reply(550, "no such mailbox")
+            reply = SMTPDataError(550, "no such mailbox")
         elif trouble == "later":
-            reply = Reply(451, "later")
+            reply = SMTPDataError(451, "later")
         else:
             self._arrived.append((posted.id, (address,), subject_of(posted.headers)))
             reply = TAKEN
             if trouble == "unheard":
                 self.doubt([posted])
-                reply = ConnectionLostError("after the letter was taken")
+                reply = SMTPServerDisconnected("after the letter was taken")
         if reply != TAKEN:
             self._settle(posted)
         self.loop.outside("mail server answers", resolve, posted.answer, reply)
@@ -101,46 +103,49 @@ class Office:
         return Mail(list(self._arrived), refused, copies)
 
 
-class SimulatedMailServer:
-    """What a dispatcher uses as its mail server. It is never down; e-mails may fail."""
+class SimulatedMailServer(MailServer):
+    """A mail server that is never down; e-mails may fail."""
 
     def __init__(self, process: "Process", office: Office) -> None:
-        self._process = process
-        self._office = office
-
-    def connection(self) -> "SimulatedConnection":
-        return SimulatedConnection(self._process, self._office)
-
-    async def ready(self, connection: "SimulatedConnection") -> None:
-        connection.is_open = True
-
-    def failed(self, connection: "SimulatedConnection", _: Exception) -> None:
-        connection.is_open = False
-
-    def answered(self) -> None:
-        """All is well, as always."""
+        super().__init__(Settings(), "chorus.test")
+        self.client: Any = partial(SimulatedClient, process, office)
 
 
-class SimulatedConnection:
-    """What a dispatcher uses as a connection to its mail server."""
+class SimulatedClient:
+    """What a channel uses as aiosmtplib's client."""
+
+    transport = None
 
     def __init__(self, process: "Process", office: Office) -> None:
-        self.is_open = False
-        self.failures_before = 0
+        self.is_connected = False
         self._process = process
         self._office = office
+        self._recipient = ""
 
-    async def send(self, recipient: bytes, message: bytes, seconds: float) -> Reply:
+    async def connect(self) -> None:
+        self.is_connected = True
+
+    async def noop(self) -> None:
+        """It responds, as always."""
+
+    async def mail(self, _sender: str) -> None:
         self._process.check()
+
+    async def rcpt(self, recipient: str) -> None:
+        self._recipient = recipient
+
+    async def data(self, message: bytes) -> SMTPResponse:
         loop = self._office.loop
-        posted = Posted(self._process, recipient, message, loop.create_future())
+        posted = Posted(self._process, self._recipient, message, loop.create_future())
         self._process.handed_over.append(posted)
         loop.outside(f"{self._process.name}: mail", self._office.take, posted)
-        async with asyncio.timeout(seconds):
-            return await posted.answer
+        return await posted.answer
 
-    async def quit(self) -> None:
-        self.is_open = False
+    async def rset(self, *, timeout: float) -> None:  # noqa: ASYNC109 - aiosmtplib's
+        """Nothing is left of an e-mail that was refused."""
+
+    async def quit(self, *, timeout: float) -> None:  # noqa: ASYNC109 - aiosmtplib's
+        """Closed by the channel."""
 
     def close(self) -> None:
-        self.is_open = False
+        self.is_connected = False

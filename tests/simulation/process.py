@@ -89,7 +89,7 @@ class Process:
 
     async def _deliver(self) -> None:
         sender = Sender.of("Chorus <orders@chorus.test>")
-        server = cast(Any, SimulatedMailServer(self, self._world.office))
+        server = SimulatedMailServer(self, self._world.office)
         pool, connect = cast(Any, self.pool), lambda: EmailChannel(sender, server)
         self._dispatcher = Dispatcher(pool, "email", connect, self.relay.committed)
         await self._dispatcher.run()
