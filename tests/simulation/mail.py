@@ -10,13 +10,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from email.message import Message
 from email.parser import BytesHeaderParser
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Literal
 
 from aiosmtplib import SMTPDataError, SMTPResponse, SMTPServerDisconnected
 
-from apps.notifications.channels.email import MailServer
-from chassis.runtime.settings import Settings
 from tests.simulation.loop import SimulatedLoop, resolve
 from tests.stories.post_office import notification_id_of, subject_of
 from tests.stories.snapshot import Mail
@@ -103,16 +101,8 @@ class Office:
         return Mail(list(self._arrived), refused, copies)
 
 
-class SimulatedMailServer(MailServer):
-    """A mail server that is never down; e-mails may fail."""
-
-    def __init__(self, process: "Process", office: Office) -> None:
-        super().__init__(Settings(), "chorus.test")
-        self.client: Any = partial(SimulatedClient, process, office)
-
-
 class SimulatedClient:
-    """What a channel uses as aiosmtplib's client."""
+    """What a channel uses as aiosmtplib's client. It connects at once; e-mails may fail."""
 
     transport = None
 

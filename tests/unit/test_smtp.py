@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from apps.notifications.channels import ServerAwayError, email
-from apps.notifications.channels.email import EmailChannel, MailServer
+from apps.notifications.channels.email import EmailChannel, email_channels
 from apps.notifications.channels.mime import Sender, compose
 from apps.notifications.models import DeliveryResult
 from chassis.runtime.settings import Settings
@@ -26,7 +26,7 @@ MAIL, RCPT, DATA = b"MAIL FROM:<us@sink.test>\r\n", b"RCPT TO:<ada@sink.test>\r\
 GO_ON: Final = b"250 go on\r\n"
 OPENING: Final[list[Step]] = [
     (b"", b"220 sink.test\r\n"),
-    (b"EHLO here\r\n", b"250 sink.test\r\n"),
+    (b"EHLO sink.test\r\n", b"250 sink.test\r\n"),
     (b"NOOP\r\n", b"250 OK\r\n"),
 ]
 """The session up to the first mail transaction."""
@@ -53,8 +53,8 @@ async def served_by(
     """A channel that is connected to a server with this behaviour."""
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        settings = Settings(smtp_host="127.0.0.1", smtp_port=port)
-        channel = EmailChannel(SENDER, MailServer(settings, "here"))
+        settings = Settings(smtp_host="127.0.0.1", smtp_port=port, mail_from=SENDER.address)
+        channel = email_channels(settings)()
         try:
             await channel.ready()
             yield channel

@@ -1,8 +1,7 @@
 """The e-mail channel: a notification becomes a MIME message, which an SMTP server accepts, defers or refuses.
 
-aiosmtplib speaks SMTP (RFC 5321): it connects, encrypts, signs in, sends commands and reads replies. Here it is decided
-what a reply or a lost connection means for a notification, and when to connect again. A connection carries many
-e-mails, one at a time.
+aiosmtplib speaks SMTP (RFC 5321). Here it is decided what a reply or a lost connection means for a notification, and
+when to connect again. A connection carries many e-mails, one at a time.
 """
 
 import asyncio
@@ -29,8 +28,8 @@ CONNECT_SECONDS: Final = 15.0
 SEND_SECONDS: Final = 120.0
 """How long a server may take over one e-mail. A shorter time means second copies from servers that are only slow."""
 
-RESET_SECONDS: Final = 5.0
-QUIT_SECONDS: Final = 2.0
+REPLY_SECONDS: Final = 5.0
+"""How long it may take over RSET and QUIT."""
 
 LONGEST_PAUSE: Final = 10.0
 """Seconds between two attempts to connect to a server that is away."""
@@ -51,22 +50,9 @@ SECONDS = Histogram(
 
 
 class MailServer:
-    """What all connections of this process know of the mail server: how to connect, and whether it is away."""
+    """What all connections of this process know of the mail server: how often it has failed."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
-        password = settings.smtp_password
-        self.client = partial(
-            SMTP,
-            hostname=settings.smtp_host,
-            port=settings.smtp_port,
-            username=settings.smtp_username,
-            password=password.get_secret_value() if password else None,
-            use_tls=settings.smtp_tls == "tls",
-            start_tls=settings.smtp_tls == "starttls",
-            local_hostname=name,
-            timeout=None,  # its own timeouts would close gracefully: see `EmailChannel.close`
-        )
-        """Makes a client, not connected yet."""
+    def __init__(self) -> None:
         self.connecting = asyncio.Lock()
         """Held during attempts to connect, which follow one another."""
         self.failures = 0
@@ -110,10 +96,10 @@ def pause(failures: int, jitter: float) -> float:
 class EmailChannel(Channel):
     """Sends e-mails over one connection to the mail server, which is opened again after it was lost."""
 
-    def __init__(self, sender: Sender, server: MailServer) -> None:
+    def __init__(self, sender: Sender, server: MailServer, smtp: SMTP) -> None:
         self._sender = sender
         self._server = server
-        self._smtp = server.client()
+        self._smtp = smtp
         self._transport: asyncio.WriteTransport | None = None
         self._failures_before = 0
         """How often in a row the server had failed when the connection was opened."""
@@ -187,10 +173,9 @@ class EmailChannel(Channel):
             return DeliveryResult(outcome, f"{error.code} {error.message}")
 
     def _lost(self, error: Exception) -> DeliveryResult:
-        """Close a connection that failed. The e-mail is deferred if the server has replied to it.
+        """Close the connection. The e-mail is deferred if the server has replied to it, else ServerAwayError is raised.
 
-        Otherwise raises ServerAwayError. If the connection has carried e-mails, that is no failure of the server: it
-        may close a connection between two e-mails, and `ready` connects at once.
+        A server may close a connection between two e-mails: that is no failure, and `ready` connects at once.
         """
         self.close()
         if self._replied or not self._worn:
@@ -202,14 +187,14 @@ class EmailChannel(Channel):
     async def _reset(self) -> None:
         """Prepare for the next e-mail after a negative reply, which is final whether or not this succeeds."""
         try:
-            await self._smtp.rset(timeout=RESET_SECONDS)
+            await self._smtp.rset(timeout=REPLY_SECONDS)
         except (SMTPException, OSError):
             self.close()
 
     async def release(self) -> None:
         """End the session with QUIT, and close the connection."""
         with contextlib.suppress(SMTPException, OSError):
-            await self._smtp.quit(timeout=QUIT_SECONDS)
+            await self._smtp.quit(timeout=REPLY_SECONDS)
         self.close()
 
     def close(self) -> None:
@@ -223,5 +208,17 @@ class EmailChannel(Channel):
 def email_channels(settings: Settings) -> Callable[[], EmailChannel]:
     """Makes channels that share what the process knows of the mail server."""
     sender = Sender.of(settings.mail_from)
-    server = MailServer(settings, sender.domain)
-    return lambda: EmailChannel(sender, server)
+    server = MailServer()
+    password = settings.smtp_password
+    client = partial(
+        SMTP,
+        hostname=settings.smtp_host,
+        port=settings.smtp_port,
+        username=settings.smtp_username,
+        password=password.get_secret_value() if password else None,
+        use_tls=settings.smtp_tls == "tls",
+        start_tls=settings.smtp_tls == "starttls",
+        local_hostname=sender.domain,
+        timeout=None,  # after its own timeouts it would still send what it has buffered
+    )
+    return lambda: EmailChannel(sender, server, client())

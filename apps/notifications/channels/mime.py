@@ -1,8 +1,7 @@
 """Composes MIME messages: headers, and the text as plain text and as HTML (RFC 5322, RFC 2046).
 
-The standard library's message classes take ten times as long, so only its encoders are used. All lines are short and in
-ASCII, so that no text can end a header or a part. The same content gives the same bytes. Tests parse them with the
-standard library.
+The standard library's message classes take ten times as long, so only its encoders are used. The same content gives the
+same bytes, in short lines of ASCII: no text can end a header or a part. Tests parse them with the standard library.
 """
 
 import email.policy
@@ -70,8 +69,7 @@ class Sender:
             plain_address(found.addr_spec)
         except ValueError as error:
             raise LookupError(f"CHORUS_MAIL_FROM is not one e-mail address: {error}") from None
-        header = message.policy.fold("From", message["From"]).rstrip()
-        return cls(header, found.addr_spec, found.domain)
+        return cls(message.as_string().rstrip(), found.addr_spec, found.domain)
 
 
 def plain_address(address: str) -> str:
