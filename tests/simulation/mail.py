@@ -1,4 +1,4 @@
-"""The mail server, under the test's control, behind what the dispatcher knows as `MailServer`.
+"""The mail server, under the test's control, behind what a channel uses as aiosmtplib's client.
 
 It counts how often each e-mail is handed over. Only one whose outcome the dispatcher cannot know may be
 repeated: its answer was lost, or its dispatcher died or lost hold of it before the answer was recorded.
@@ -13,8 +13,8 @@ from email.parser import BytesHeaderParser
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Literal
 
-from apps.notifications.channels.smtp import ConnectionLostError
-from apps.notifications.channels.smtp_session import Reply
+from aiosmtplib import SMTPDataError, SMTPResponse, SMTPServerDisconnected
+
 from tests.simulation.loop import SimulatedLoop, resolve
 from tests.stories.mail_server import notification_id_of, subject_of
 from tests.stories.snapshot import Mail
@@ -29,7 +29,7 @@ MAIL_TROUBLES: Final = ("later", "lost", "no reply")
 REFUSED: Final = "refused"
 """Prefix of the addresses whose e-mails the server refuses."""
 
-TAKEN: Final = Reply(250, "OK")
+TAKEN: Final = SMTPResponse(250, "OK")
 
 
 @dataclass(eq=False)
@@ -37,9 +37,9 @@ class Submission:
     """One attempt of a dispatcher to send an e-mail."""
 
     process: "Process"
-    recipient: bytes
+    recipient: str
     source: bytes
-    answer: "asyncio.Future[Reply]"
+    answer: "asyncio.Future[SMTPResponse]"
 
     @cached_property
     def headers(self) -> Message:
@@ -63,20 +63,20 @@ class Mailboxes:
 
     def take(self, submission: Submission) -> None:
         """An e-mail has come over its connection."""
-        address = submission.recipient.decode()
+        address = submission.recipient
         trouble = self.troubles.popleft() if self.troubles else ""
         if trouble == "lost":
-            reply: Reply | Exception = ConnectionLostError("before the e-mail was taken")
+            reply: SMTPResponse | Exception = SMTPServerDisconnected("before the e-mail was taken")
         elif address.startswith(REFUSED):
-            reply = Reply(550, "no such mailbox")
+            reply = SMTPDataError(550, "no such mailbox")
         elif trouble == "later":
-            reply = Reply(451, "later")
+            reply = SMTPDataError(451, "later")
         else:
             self._arrived.append((submission.id, (address,), subject_of(submission.headers)))
             reply = TAKEN
             if trouble == "no reply":
                 self.doubt([submission])
-                reply = ConnectionLostError("after the e-mail was taken")
+                reply = SMTPServerDisconnected("after the e-mail was taken")
         if reply != TAKEN:
             self._settle(submission)
         self.loop.outside("mail server answers", resolve, submission.answer, reply)
@@ -101,46 +101,41 @@ class Mailboxes:
         return Mail(list(self._arrived), refused, copies)
 
 
-class SimulatedMailServer:
-    """What a dispatcher uses as its mail server. It is never down; e-mails may fail."""
+class SimulatedClient:
+    """What a channel uses as aiosmtplib's client. It connects at once; e-mails may fail."""
+
+    transport = None
 
     def __init__(self, process: "Process", mailboxes: Mailboxes) -> None:
+        self.is_connected = False
         self._process = process
         self._mailboxes = mailboxes
+        self._recipient = ""
 
-    def connection(self) -> "SimulatedConnection":
-        return SimulatedConnection(self._process, self._mailboxes)
+    async def connect(self) -> None:
+        self.is_connected = True
 
-    async def ready(self, connection: "SimulatedConnection") -> None:
-        connection.is_open = True
+    async def noop(self) -> None:
+        """It responds, as always."""
 
-    def failed(self, connection: "SimulatedConnection", _: Exception) -> None:
-        connection.is_open = False
-
-    def answered(self) -> None:
-        """All is well, as always."""
-
-
-class SimulatedConnection:
-    """What a dispatcher uses as a connection to its mail server."""
-
-    def __init__(self, process: "Process", mailboxes: Mailboxes) -> None:
-        self.is_open = False
-        self.failures_before = 0
-        self._process = process
-        self._mailboxes = mailboxes
-
-    async def send(self, recipient: bytes, message: bytes, seconds: float) -> Reply:
+    async def mail(self, _sender: str) -> None:
         self._process.check()
+
+    async def rcpt(self, recipient: str) -> None:
+        self._recipient = recipient
+
+    async def data(self, message: bytes) -> SMTPResponse:
         loop = self._mailboxes.loop
-        submission = Submission(self._process, recipient, message, loop.create_future())
+        submission = Submission(self._process, self._recipient, message, loop.create_future())
         self._process.handed_over.append(submission)
         loop.outside(f"{self._process.name}: mail", self._mailboxes.take, submission)
-        async with asyncio.timeout(seconds):
-            return await submission.answer
+        return await submission.answer
 
-    async def quit(self) -> None:
-        self.is_open = False
+    async def rset(self, *, timeout: float) -> None:  # noqa: ASYNC109 - aiosmtplib's
+        """Nothing is left of an e-mail that was refused."""
+
+    async def quit(self, *, timeout: float) -> None:  # noqa: ASYNC109 - aiosmtplib's
+        """Closed by the channel."""
 
     def close(self) -> None:
-        self.is_open = False
+        self.is_connected = False

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from apps.notifications.channels.email import EmailChannel
+from apps.notifications.channels.email import EmailChannel, MailServer
 from apps.notifications.channels.mime import Sender
 from apps.notifications.dispatcher import Dispatcher
 from chassis.database.group_commit import GroupCommitter, Work
@@ -25,7 +25,7 @@ from chassis.web.commands import (
 )
 from tests.simulation.channel import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
-from tests.simulation.mail import SimulatedMailServer, Submission
+from tests.simulation.mail import SimulatedClient, Submission
 from tests.simulation.pool import Pool
 
 if TYPE_CHECKING:
@@ -89,8 +89,14 @@ class Process:
 
     async def _deliver(self) -> None:
         sender = Sender.of("Chorus <orders@chorus.test>")
-        server = cast(Any, SimulatedMailServer(self, self._world.mailboxes))
-        pool, connect = cast(Any, self.pool), lambda: EmailChannel(sender, server)
+        server = MailServer()
+
+        def connect() -> EmailChannel:
+            return EmailChannel(
+                sender, server, cast(Any, SimulatedClient(self, self._world.mailboxes))
+            )
+
+        pool = cast(Any, self.pool)
         self._dispatcher = Dispatcher(pool, "email", connect, self.relay.committed)
         await self._dispatcher.run()
 

@@ -4,10 +4,14 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 from aiosmtpd import smtp
 
+from apps.notifications.models import Notification
+from events.users import Locale
 from tests.support.eventually import eventually
 from tools.mail_catcher import Email
 
@@ -15,6 +19,28 @@ OK: Final = "250 OK"
 
 BREAK_OFF: Final = "break off"
 """As a reply: close the connection without a reply."""
+
+
+def an_email(
+    *,
+    to: str = "ada@x.test",
+    subject: str = "Hello",
+    body: str = "Words",
+    locale: Locale = "en",
+) -> Notification:
+    """A notification, always the same one, that can be sent by e-mail."""
+    return Notification(
+        id=UUID("0193af00-0000-7000-8000-000000000001"),
+        user_id=UUID("0193af00-0000-7000-8000-000000000002"),
+        kind="message",
+        address=to,
+        locale=locale,
+        subject=subject,
+        body=body,
+        status="pending",
+        created_at=datetime(2026, 11, 22, 13, 5, 12, tzinfo=UTC),
+        correlation_id="flow-1",
+    )
 
 
 class MailSink:
@@ -129,7 +155,7 @@ class MailSink:
         lines: list[str],
     ) -> list[str]:
         session.host_name = name
-        return ["250-PIPELINING", *lines]
+        return lines
 
     async def handle_MAIL(  # noqa: N802
         self,

@@ -1,26 +1,46 @@
-"""The e-mail channel: a notification becomes a MIME message, which an SMTP server accepts, defers or refuses."""
+"""The e-mail channel: a notification becomes a MIME message, which an SMTP server accepts, defers or refuses.
+
+aiosmtplib speaks SMTP (RFC 5321). Here it is decided what a reply or a lost connection means for a notification, and
+when to connect again. A connection carries many e-mails, one at a time.
+"""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import Callable
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
-from prometheus_client import Histogram
+import structlog
+from aiosmtplib import SMTP, SMTPException, SMTPResponseException
+from prometheus_client import Gauge, Histogram
 
-from apps.notifications import rendering
-from apps.notifications.channels import Channel, ServerAwayError, mime
-from apps.notifications.channels.mime import Sender
-from apps.notifications.channels.smtp import ConnectionLostError, MailServer, WornConnectionError
-from apps.notifications.channels.smtp_session import COMPLETED, PERMANENT, Reply
+from apps.notifications.channels import Channel, ServerAwayError
+from apps.notifications.channels.mime import Sender, UnsendableError, compose
 from apps.notifications.models import DeliveryResult, Notification, Outcome
 from chassis.runtime.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+CONNECT_SECONDS: Final = 15.0
+"""Time to connect, encrypt and sign in."""
 
 SEND_SECONDS: Final = 120.0
 """How long a server may take over one e-mail. A shorter time means second copies from servers that are only slow."""
 
-NO_SUCH_MAILBOX: Final = 553
-"""RFC 5321's code for an address that is not valid; used without asking a server."""
+REPLY_SECONDS: Final = 5.0
+"""How long it may take over RSET and QUIT."""
 
-OUTCOMES: Final[dict[int, Outcome]] = {COMPLETED: "accepted", PERMANENT: "refused"}
+LONGEST_PAUSE: Final = 10.0
+"""Seconds between two attempts to connect to a server that is away."""
+
+NEGATIVE: Final[dict[int, Outcome]] = {4: "deferred", 5: "refused"}
+"""Negative replies, transient and permanent, by the first digit of the code (RFC 5321, 4.2.1)."""
+
+ABOUT_THE_CONNECTION: Final = frozenset({421, 530, 534, 535, 538})
+"""Replies that do not concern the e-mail: the server closes the connection, or requires authentication (RFC 4954)."""
+
+AWAY = Gauge("chorus_smtp_away", "1 while the mail server accepts no e-mails.")
 
 SECONDS = Histogram(
     "chorus_smtp_seconds",
@@ -29,72 +49,176 @@ SECONDS = Histogram(
 )
 
 
-class EmailChannel(Channel):
-    """Sends e-mails over one connection to the mail server."""
+class MailServer:
+    """What all connections of this process know of the mail server: how often it has failed."""
 
-    def __init__(self, sender: Sender, server: MailServer) -> None:
+    def __init__(self) -> None:
+        self.connecting = asyncio.Lock()
+        """Held during attempts to connect, which follow one another."""
+        self.failures = 0
+        """How often in a row it has refused or broken a connection."""
+        self._recovered = asyncio.Event()
+
+    async def pause(self) -> None:
+        """Wait before an attempt to connect: longer after each failure, until the server replies to e-mails again."""
+        if self.failures:
+            jitter = random.random()  # noqa: S311 - no secret
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause(self.failures, jitter)):
+                    await self._recovered.wait()
+
+    def failed(self, failures_before: int, error: Exception) -> None:
+        """Note that the server refused or broke a connection, opened after so many failures.
+
+        Connections that break together are one failure: only one opened since the last failure counts as another.
+        """
+        if failures_before < self.failures:
+            return
+        self.failures += 1
+        self._recovered.clear()
+        AWAY.set(1)
+        log.warning("smtp.trouble", error=repr(error), failures=self.failures)
+
+    def answered(self) -> None:
+        """Note that the server replies to e-mails: it is not away."""
+        if self.failures:
+            log.info("smtp.well", failures=self.failures)
+            self.failures = 0
+            AWAY.set(0)
+            self._recovered.set()
+
+
+def pause(failures: int, jitter: float) -> float:
+    """Seconds before the next attempt to connect after so many failures; `jitter` from 0 to 1 takes up to half off."""
+    return min(0.1 * 2.0 ** min(failures, 16), LONGEST_PAUSE) * (1 - jitter / 2)
+
+
+class EmailChannel(Channel):
+    """Sends e-mails over one connection to the mail server, which is opened again after it was lost."""
+
+    def __init__(self, sender: Sender, server: MailServer, smtp: SMTP) -> None:
         self._sender = sender
         self._server = server
-        self._connection = server.connection()
+        self._smtp = smtp
+        self._transport: asyncio.WriteTransport | None = None
+        self._failures_before = 0
+        """How often in a row the server had failed when the connection was opened."""
+        self._worn = False
+        """Whether the connection has carried e-mails."""
+        self._replied = False
+        """Whether the server has replied to the present e-mail."""
         self._loop = asyncio.get_running_loop()
 
     async def ready(self) -> None:
         """Connect. Attempts of all connections of the process follow one another, with growing pauses."""
-        await self._server.ready(self._connection)
+        async with self._server.connecting:
+            while not self._smtp.is_connected:
+                await self._server.pause()
+                await self._connect()
+
+    async def _connect(self) -> None:
+        """Connect, encrypt and sign in as configured; note it if that fails."""
+        self.close()
+        self._failures_before, self._worn = self._server.failures, False
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._smtp.connect()
+                await self._smtp.noop()  # sends EHLO first, if signing in has not
+            if not self._smtp.is_connected:
+                raise ConnectionResetError("the server closed the connection")
+            self._transport = cast("asyncio.WriteTransport", self._smtp.transport)
+        except (SMTPException, OSError, ValueError) as error:
+            self.close()
+            self._server.failed(self._failures_before, error)
 
     async def send(self, notification: Notification) -> DeliveryResult:
         """Send it, with the same bytes and the same Message-ID each time.
 
-        The server's answer, an address that is not valid, or a connection lost in the middle of the e-mail is a result.
+        The server's reply, an address that is not valid, or a connection lost in the middle of the e-mail is a result.
         """
         try:
-            recipient, message = message_of(self._sender, notification)
-        except mime.UnsendableError as error:
-            return result_of(Reply(NO_SUCH_MAILBOX, str(error)))
-        if not self._connection.is_open:
+            recipient, message = compose(self._sender, notification)
+        except UnsendableError as error:
+            return DeliveryResult("refused", f"553 {error}")  # RFC 5321's code, without asking
+        if not self._smtp.is_connected:
             raise ServerAwayError("not connected")
         started = self._loop.time()
         try:
-            reply = await self._connection.send(recipient, message, SEND_SECONDS)
-        except WornConnectionError as error:
-            raise ServerAwayError(repr(error)) from error  # `ready` connects without a pause
-        except ServerAwayError as error:
-            self._server.failed(self._connection, error)
-            raise
-        except ConnectionLostError as error:
-            self._server.failed(self._connection, error)
-            return DeliveryResult("deferred", f"the connection was lost: {error}")
+            async with asyncio.timeout(SEND_SECONDS):
+                result = await self._transfer(recipient, message)
+        except (SMTPException, OSError) as error:
+            return self._lost(error)
         SECONDS.observe(self._loop.time() - started)
         self._server.answered()
-        return result_of(reply)
+        self._worn = True
+        if result.outcome != "accepted":
+            await self._reset()
+        return result
+
+    async def _transfer(self, recipient: str, message: bytes) -> DeliveryResult:
+        """The reply that decides about an e-mail: the first negative one, or the positive one to its end.
+
+        Raises SMTPException or OSError if there is none: a reply may concern the connection, or break the protocol.
+        """
+        self._replied = False
+        try:
+            await self._smtp.mail(self._sender.address)
+            self._replied = True
+            await self._smtp.rcpt(recipient)
+            return DeliveryResult("accepted", str(await self._smtp.data(message)))
+        except SMTPResponseException as error:
+            outcome = NEGATIVE.get(error.code // 100)
+            if outcome is None or error.code in ABOUT_THE_CONNECTION:
+                raise
+            return DeliveryResult(outcome, f"{error.code} {error.message}")
+
+    def _lost(self, error: Exception) -> DeliveryResult:
+        """Close the connection. The e-mail is deferred if the server has replied to it, else ServerAwayError is raised.
+
+        A server may close a connection between two e-mails: that is no failure, and `ready` connects at once.
+        """
+        self.close()
+        if self._replied or not self._worn:
+            self._server.failed(self._failures_before, error)
+        if not self._replied:
+            raise ServerAwayError(repr(error)) from error
+        return DeliveryResult("deferred", f"the connection was lost: {error!r}")
+
+    async def _reset(self) -> None:
+        """Prepare for the next e-mail after a negative reply, which is final whether or not this succeeds."""
+        try:
+            await self._smtp.rset(timeout=REPLY_SECONDS)
+        except (SMTPException, OSError):
+            self.close()
 
     async def release(self) -> None:
-        await self._connection.quit()
+        """End the session with QUIT, and close the connection."""
+        with contextlib.suppress(SMTPException, OSError):
+            await self._smtp.quit(timeout=REPLY_SECONDS)
+        self.close()
 
     def close(self) -> None:
-        self._connection.close()
+        if self._transport is not None:
+            # Buffered data must not be sent later, after a copy on the next connection.
+            self._transport.abort()
+            self._transport = None
+        self._smtp.close()
 
 
 def email_channels(settings: Settings) -> Callable[[], EmailChannel]:
     """Makes channels that share what the process knows of the mail server."""
     sender = Sender.of(settings.mail_from)
-    server = MailServer(settings, sender.address, sender.domain)
-    return lambda: EmailChannel(sender, server)
-
-
-def message_of(sender: Sender, notification: Notification) -> tuple[bytes, bytes]:
-    """The recipient's address and the message, as SMTP carries them. Raises UnsendableError."""
-    to, subject, body = notification.address, notification.subject, notification.body
-    assert to is not None
-    assert subject is not None
-    assert body is not None
-    assert notification.locale is not None
-    html = rendering.html(notification.kind, notification.locale, subject, body)
-    date = notification.created_at
-    message = mime.compose(sender, notification.id, to, subject, body, html, date)
-    return mime.envelope(to), message
-
-
-def result_of(reply: Reply) -> DeliveryResult:
-    """What a server's final reply means: completed is accepted, permanent is refused, anything else is deferred."""
-    return DeliveryResult(OUTCOMES.get(reply.category, "deferred"), f"{reply.code} {reply.text}")
+    server = MailServer()
+    password = settings.smtp_password
+    client = partial(
+        SMTP,
+        hostname=settings.smtp_host,
+        port=settings.smtp_port,
+        username=settings.smtp_username,
+        password=password.get_secret_value() if password else None,
+        use_tls=settings.smtp_tls == "tls",
+        start_tls=settings.smtp_tls == "starttls",
+        local_hostname=sender.domain,
+        timeout=None,  # after its own timeouts it would still send what it has buffered
+    )
+    return lambda: EmailChannel(sender, server, client())

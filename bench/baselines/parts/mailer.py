@@ -13,15 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from apps.notifications.channels import ServerAwayError
-from apps.notifications.channels.email import message_of, result_of
-from apps.notifications.channels.mime import Sender, UnsendableError
-from apps.notifications.channels.smtp import (
-    Connection,
-    ConnectionLostError,
-    MailServer,
-    WornConnectionError,
-)
-from apps.notifications.channels.smtp_session import Reply
+from apps.notifications.channels.email import EmailChannel, email_channels
 from apps.notifications.models import DeliveryResult, Notification
 from bench.baselines.common import Service, written
 from chassis.database.errors import is_transient
@@ -33,7 +25,6 @@ LEASE_LIMIT: Final = 64
 LEASE_SECONDS: Final = 300.0
 """How long the lease lasts if the mailer crashes."""
 
-SEND_SECONDS: Final = 30.0
 SWEEP_SECONDS: Final = 1.0
 """The interval of the poll when this process stores no notification."""
 
@@ -65,9 +56,8 @@ class Mailer:
 
     def __init__(self, service: Service) -> None:
         self._pool: Pool = service.database.pool
-        self._sender = Sender.of(service.settings.mail_from)
-        self._server = MailServer(service.settings, self._sender.address, self._sender.domain)
-        self._connections = [self._server.connection() for _ in range(CONNECTIONS)]
+        connect = email_channels(service.settings)
+        self._channels = [connect() for _ in range(CONNECTIONS)]
 
     async def run(self) -> None:
         """Send until cancelled. Retries while the database or the mail server is unavailable."""
@@ -82,28 +72,31 @@ class Mailer:
                 if sent < LEASE_LIMIT:
                     await written.wait(SWEEP_SECONDS)
         finally:
-            for connection in self._connections:
-                connection.close()
+            for channel in self._channels:
+                channel.close()
 
     async def _send_due(self) -> int:
         # Waits for the mail server before anything is leased.
-        await self._server.ready(self._connections[0])
+        await self._channels[0].ready()
         records = await self._pool.fetch(LEASE, LEASE_LIMIT, LEASE_SECONDS)
         leased = [from_record(Notification, record) for record in records]
         shares = [leased[n::CONNECTIONS] for n in range(min(CONNECTIONS, len(leased)))]
-        sending = map(self._send, self._connections, shares)
+        sending = map(self._send, self._channels, shares)
         for error in await asyncio.gather(*sending, return_exceptions=True):
             if error is not None:
                 raise error
         return len(leased)
 
-    async def _send(self, connection: Connection, share: list[Notification]) -> None:
+    async def _send(self, channel: EmailChannel, share: list[Notification]) -> None:
         try:
             while share:
-                await self._record(share[0], await self._deliver(connection, share[0]))
+                try:
+                    result = await channel.send(share[0])
+                except ServerAwayError:
+                    await channel.ready()
+                    continue
+                await self._record(share[0], result)
                 del share[0]
-        except ServerAwayError as error:
-            self._server.failed(connection, error)
         finally:
             if share:
                 await self._pool.execute(RELEASE, [letter.id for letter in share])
@@ -113,22 +106,3 @@ class Mailer:
         letter.record(result, datetime.now(UTC), jitter)
         changes = [letter.status, letter.attempts, letter.due_at, letter.answer, letter.sent_at]
         await self._pool.execute(RECORD, letter.id, *changes)
-
-    async def _deliver(self, connection: Connection, letter: Notification) -> DeliveryResult:
-        """The result of an e-mail. Raises ServerAwayError if the server fails before it receives the e-mail."""
-        try:
-            recipient, message = message_of(self._sender, letter)
-        except UnsendableError as error:
-            return result_of(Reply(553, str(error)))
-        while True:
-            if not connection.is_open:
-                await connection.open()
-            try:
-                reply = await connection.send(recipient, message, SEND_SECONDS)
-            except WornConnectionError:
-                continue
-            except ConnectionLostError as error:
-                self._server.failed(connection, error)
-                return DeliveryResult("deferred", f"the connection was lost: {error}")
-            self._server.answered()
-            return result_of(reply)
