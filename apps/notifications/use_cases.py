@@ -71,7 +71,7 @@ class Attempt:
 async def save_recipients(
     tx: Transaction, received: Sequence[Envelope[UserRegistered | UserUpdated]]
 ) -> None:
-    """Store recipients' newest versions, and render the notifications that waited for them: these are due now."""
+    """Store recipients' newest versions, and make the notifications due that waited for them."""
     users = {e.event.user.id for e in received}
     await _lock_users(tx, users)
     await tx.upsert_newer(Recipient.copies(e.event.user for e in received))

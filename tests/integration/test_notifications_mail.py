@@ -183,7 +183,9 @@ async def test_connections_that_were_cut_between_e_mails_are_reopened_at_once(
             payment_succeeded(an_order(user=ada))
         )
         await mail.gets(ada.email, count, within=3)
-    await all_are("sent", notifications, ada)
+        await all_are(
+            "sent", notifications, ada
+        )  # the reply has come: the next cut is between e-mails
     assert {row["attempts"] for row in await stored(notifications, ada)} == {0}
 
 
