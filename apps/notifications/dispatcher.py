@@ -157,16 +157,16 @@ class Dispatcher:
             channel.close()
 
     async def _next(self, channel: Channel) -> Lease:
+        if self._queue.qsize() == LEASE_LIMIT // 2:
+            self._signal.set()
         while True:
+            if not self._queue.empty():  # without the cost of a timeout
+                return self._queue.get_nowait()
             try:
                 async with asyncio.timeout(IDLE_SECONDS):
-                    lease = await self._queue.get()
+                    return await self._queue.get()
             except TimeoutError:
                 await channel.release()
-            else:
-                if self._queue.qsize() == LEASE_LIMIT // 2:
-                    self._signal.set()
-                return lease
 
     async def _deliver(self, worker: int, lease: Lease, channel: Channel) -> DeliveryResult | None:
         """The server's answer, or None if the lease has run out and another dispatcher may have the notification."""
@@ -200,9 +200,9 @@ class Dispatcher:
                 await asyncio.sleep(GATHER_SECONDS)
             while not self._attempts.empty():
                 attempts.append(self._attempts.get_nowait())
-            for recorded in await asyncio.gather(*map(self._recording.submit, attempts)):
+            for recording in [self._recording.submit(attempt) for attempt in attempts]:
+                _report(await recording)
                 self._attempts.task_done()
-                _report(recorded)
 
     async def _stop(
         self, workers: Sequence[asyncio.Task[None]], leasing: asyncio.Task[None]
