@@ -77,15 +77,11 @@ async def list_notifications(
     """Your notifications, newest first; an operator sees everybody's. Another user's `userId` is not found."""
     if query.user_id is not None and not user.may_see(query.user_id):
         raise NotFound("There is no such user.")
-    owner = query.user_id if user.role == "operator" else user.id
-    wanted = {
-        "user_id": owner,
-        "order_id": query.order_id,
-        "kind": query.kind,
-        "status": query.status,
-    }
-    statement = select(Notification).order_by(col(Notification.id).desc()).limit(query.limit + 1)
-    statement = statement.filter_by(**{name: v for name, v in wanted.items() if v is not None})
+    wanted = query.model_dump(exclude={"cursor", "limit"}, exclude_none=True)
+    if user.role != "operator":
+        wanted["user_id"] = user.id
+    statement = select(Notification).filter_by(**wanted)
+    statement = statement.order_by(col(Notification.id).desc()).limit(query.limit + 1)
     if (before := query.before()) is not None:
         statement = statement.where(Notification.id < before)
     async with database.reading() as session:

@@ -1,7 +1,9 @@
-"""The dispatcher of a channel: sends its notifications when they are due, and records the results and their events.
+"""The dispatcher of a channel: leases its notifications when they are due, sends them, and records the results.
 
-A crash leaves its notifications to the process that leases them next, so one that a server accepted just before a crash
-is sent a second time, with the same id and content. Several dispatchers, in one process or many, share the work.
+No transaction is open while the network is used: a lease moves `due_at` ahead and commits. It is extended while its
+notification is being sent. After a crash the notification is leased again once its lease has run out, so one that a
+server accepted just before is sent a second time, with the same id and content. Several dispatchers, in one process or
+many, share the work.
 
 A server's answer concerns its notification: deferred, it is tried again later; refused, it has failed. A server that
 is away concerns no notification: the workers wait, and no attempt is counted. Other channels have other dispatchers.
@@ -9,9 +11,9 @@ is away concerns no notification: the workers wait, and no attempt is counted. O
 
 import asyncio
 import contextlib
-import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -20,12 +22,12 @@ from prometheus_client import Counter
 
 from apps.notifications import use_cases
 from apps.notifications.channels import Channel, ServerAwayError
-from apps.notifications.leases import Lease, Leases
 from apps.notifications.models import DeliveryResult, Notification
-from apps.notifications.use_cases import Attempt
+from apps.notifications.use_cases import LEASE_LIMIT, LEASE_SECONDS, Attempt, ExtendLease
 from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.transaction import Pool, Transaction
+from chassis.signal import Signal
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +37,11 @@ WORKERS: Final = 8
 IDLE_SECONDS: Final = 30.0
 """After this time without a notification a worker closes its connections."""
 
-RESULTS_LIMIT: Final = 64
-"""Results that are recorded without waiting for more."""
+POLL_SECONDS: Final = 1.0
+"""How often the table is polled without a signal: finds deferred notifications, and those of crashed processes."""
+
+RENEW_SECONDS: Final = LEASE_SECONDS / 3
+"""How often leases are extended during sending, and how much of a lease must be left to begin."""
 
 GATHER_SECONDS: Final = 0.03
 """How long a result waits for others to share its transaction."""
@@ -51,6 +56,14 @@ ATTEMPTS = Counter(
 )
 
 
+@dataclass(eq=False, slots=True)
+class Lease:
+    """A lease of one notification, and its end in the event loop's time."""
+
+    notification: Notification
+    until: float
+
+
 class Dispatcher:
     """Delivers the notifications of a channel for as long as it runs. `connect` makes a channel for each worker."""
 
@@ -61,132 +74,167 @@ class Dispatcher:
         connect: Callable[[], Channel],
         on_commit: OnCommit,
     ) -> None:
+        self._channel = channel
         self._connect = connect
-        self._leases = Leases(pool, channel, on_commit)
+        self._leasing = GroupCommitter(
+            pool, use_cases.lease_due, name="notifications.lease_due", on_commit=on_commit
+        )
+        self._extending = GroupCommitter(
+            pool, use_cases.extend_leases, name="notifications.extend_leases", on_commit=on_commit
+        )
         self._recording = GroupCommitter(
             pool,
             use_cases.record_attempts,
             name="notifications.record_attempts",
             on_commit=on_commit,
-            waiting_limit=math.inf,
         )
         self._loop = asyncio.get_running_loop()
-        self._attempts: list[Attempt] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._fault: asyncio.Future[None] = self._loop.create_future()
-        """Why recording failed, if not because the database is away."""
+        self._signal = Signal()
+        """Notifications may be due, or there is room in the queue."""
+        self._queue: asyncio.Queue[Lease] = asyncio.Queue()
+        self._sending: dict[int, Lease] = {}
+        """What each worker is sending at this moment."""
+        self._attempts: asyncio.Queue[Attempt] = asyncio.Queue()
+        """Attempts to be recorded."""
+        self._stopping = False
 
     def committed(self, _tx: Transaction) -> None:
         """Look soon for notifications that a transaction may have made due."""
-        self._leases.wake()
+        self._signal.set()
 
     async def run(self) -> None:
         """Deliver until cancelled. A database or a channel's server that is away is waited for."""
-        workers = [asyncio.create_task(self._work(), name=f"send {n}") for n in range(WORKERS)]
-        leasing = [
-            asyncio.create_task(self._leases.keep_leasing()),
-            asyncio.create_task(self._leases.keep_extending()),
-        ]
+        workers = [asyncio.create_task(self._work(n), name=f"send {n}") for n in range(WORKERS)]
+        leasing = asyncio.create_task(self._keep_leasing())
+        extending = asyncio.create_task(self._keep_extending())
+        recording = asyncio.create_task(self._keep_recording())
+        tasks = [*workers, leasing, extending, recording]
         try:
-            tasks = [*workers, *leasing, self._fault]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             await self._stop(workers, leasing)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _work(self) -> None:
+    async def _keep_leasing(self) -> None:
+        """Lease what is due, as long as at most half of what is leased at a time is in the queue."""
+        while not self._stopping:
+            if self._queue.qsize() <= LEASE_LIMIT // 2:
+                until = self._loop.time() + LEASE_SECONDS
+                for notification in await self._leasing.submit(self._channel):
+                    self._queue.put_nowait(Lease(notification, until))
+            await self._signal.wait(POLL_SECONDS)
+
+    async def _keep_extending(self) -> None:
+        """Extend the leases of notifications that take long to send."""
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            until = self._loop.time() + LEASE_SECONDS
+            slow = [
+                lease for lease in self._sending.values() if until - lease.until > RENEW_SECONDS
+            ]
+            extended = await asyncio.gather(*(self._extend(lease, LEASE_SECONDS) for lease in slow))
+            for lease, held in zip(slow, extended, strict=True):
+                if held:
+                    lease.until = until
+
+    def _extend(self, lease: Lease, seconds: float) -> asyncio.Future[bool]:
+        return self._extending.submit(ExtendLease(lease.notification.id, seconds))
+
+    async def _work(self, worker: int) -> None:
+        """Send one notification after the other."""
         channel = self._connect()
         try:
-            while (lease := await self._next(channel)) is not None:
-                if (result := await self._deliver(lease, channel)) is not None:
-                    self._note(lease.notification, result)
+            while not self._stopping:
+                lease = await self._next(channel)
+                if (result := await self._deliver(worker, lease, channel)) is not None:
+                    at, jitter = datetime.now(UTC), random.random()  # noqa: S311 - no secret
+                    self._attempts.put_nowait(Attempt(lease.notification.id, result, at, jitter))
         finally:
             channel.close()
 
-    async def _next(self, channel: Channel) -> Lease | None:
+    async def _next(self, channel: Channel) -> Lease:
+        if self._queue.qsize() == LEASE_LIMIT // 2:
+            self._signal.set()
         while True:
+            if not self._queue.empty():  # without the cost of a timeout
+                return self._queue.get_nowait()
             try:
-                return await self._leases.next(IDLE_SECONDS)
+                async with asyncio.timeout(IDLE_SECONDS):
+                    return await self._queue.get()
             except TimeoutError:
                 await channel.release()
 
-    async def _deliver(self, lease: Lease, channel: Channel) -> DeliveryResult | None:
+    async def _deliver(self, worker: int, lease: Lease, channel: Channel) -> DeliveryResult | None:
         """The server's answer, or None if the lease has run out and another dispatcher may have the notification."""
-        while lease.may_begin():
+        while lease.until - self._loop.time() >= RENEW_SECONDS:
             try:
-                result = await self._send(lease, channel)
+                result = await self._send(worker, lease, channel)
             except ServerAwayError:
                 await channel.ready()
                 continue
             # A final answer always counts; a deferral only during the lease, as another dispatcher may be sending.
-            final = result.outcome != "deferred"
-            return result if final or lease.left() > 0 else None
+            held = self._loop.time() < lease.until
+            return result if held or result.outcome != "deferred" else None
         return None
 
-    async def _send(self, lease: Lease, channel: Channel) -> DeliveryResult:
-        task = asyncio.current_task()
-        self._leases.sending[task] = lease
+    async def _send(self, worker: int, lease: Lease, channel: Channel) -> DeliveryResult:
+        _reached("before_send", lease.notification)
+        self._sending[worker] = lease
         try:
-            if crash_points.ARMED:
-                crash_points.reached("dispatcher.before_send", [lease.notification.kind])
             result = await channel.send(lease.notification)
         finally:
-            del self._leases.sending[task]
-        if crash_points.ARMED and result.outcome == "accepted":
-            crash_points.reached("dispatcher.after_accept", [lease.notification.kind])
+            del self._sending[worker]
+        if result.outcome == "accepted":
+            _reached("after_accept", lease.notification)
         return result
 
-    def _note(self, notification: Notification, result: DeliveryResult) -> None:
-        """Record a result soon, together with others; at once if no other is to be expected."""
-        jitter = random.random()  # noqa: S311 - no secret
-        self._attempts.append(Attempt(notification.id, result, datetime.now(UTC), jitter))
-        if self._leases.is_idle or len(self._attempts) >= RESULTS_LIMIT:
-            self._record()
-        elif self._timer is None:
-            self._timer = self._loop.call_later(GATHER_SECONDS, self._record)
-
-    def _record(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        attempts, self._attempts = self._attempts, []
-        for attempt in attempts:
-            self._recording.submit(attempt).add_done_callback(self._recorded)
-
-    def _recorded(self, recorded: asyncio.Future[Notification]) -> None:
-        if recorded.cancelled():
-            return
-        if (error := recorded.exception()) is not None:
-            if not self._fault.done():
-                self._fault.set_exception(error)
-            return
-        notification = recorded.result()
-        if crash_points.ARMED:
-            crash_points.reached("dispatcher.after_record", [notification.kind])
-        ATTEMPTS.labels(notification.status).inc()
-        if notification.status != "sent":
-            log.info(
-                "dispatcher.not_sent",
-                notification_id=str(notification.id),
-                status=notification.status,
-                attempts=notification.attempts,
-                code=(notification.answer or "")[:3],  # the rest may contain an address
-            )
+    async def _keep_recording(self) -> None:
+        """Record results, each together with those that follow it soon; at once if none is to be expected."""
+        while True:
+            attempts = [await self._attempts.get()]
+            if self._sending or not self._queue.empty():
+                await asyncio.sleep(GATHER_SECONDS)
+            while not self._attempts.empty():
+                attempts.append(self._attempts.get_nowait())
+            for recording in [self._recording.submit(attempt) for attempt in attempts]:
+                _report(await recording)
+                self._attempts.task_done()
 
     async def _stop(
-        self, workers: Sequence[asyncio.Task[None]], leasing: Sequence[asyncio.Task[None]]
+        self, workers: Sequence[asyncio.Task[None]], leasing: asyncio.Task[None]
     ) -> None:
         """Finish what is being sent, record the results, end the other leases."""
-        for task in leasing:
-            task.cancel()
-        await self._leases.stop(len(workers), STOP_SECONDS)
-        if sending := [task for task in workers if task in self._leases.sending]:
+        self._stopping = True
+        self._signal.set()
+        await asyncio.wait([leasing], timeout=STOP_SECONDS)
+        ended = [self._extend(self._queue.get_nowait(), 0) for _ in range(self._queue.qsize())]
+        if sending := [workers[n] for n in self._sending]:
             await asyncio.wait(sending, timeout=STOP_SECONDS)
         for task in workers:
             task.cancel()
-        await asyncio.gather(*workers, *leasing, return_exceptions=True)
-        self._record()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
-                await asyncio.gather(self._leases.drain(), self._recording.drain())
+                await asyncio.gather(*ended, self._attempts.join(), return_exceptions=True)
+
+
+def _report(notification: Notification) -> None:
+    """Count an attempt that is recorded, and log it unless the notification is sent."""
+    _reached("after_record", notification)
+    ATTEMPTS.labels(notification.status).inc()
+    if notification.status != "sent":
+        log.info(
+            "dispatcher.not_sent",
+            notification_id=str(notification.id),
+            status=notification.status,
+            attempts=notification.attempts,
+            code=(notification.answer or "")[:3],  # the rest may contain an address
+        )
+
+
+def _reached(point: str, notification: Notification) -> None:
+    if crash_points.ARMED:
+        crash_points.reached(f"dispatcher.{point}", [notification.kind])

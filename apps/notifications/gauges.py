@@ -1,6 +1,5 @@
 """Metrics of open notifications, which only the table knows."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 from prometheus_client import Gauge
@@ -17,17 +16,15 @@ OLDEST = Gauge(
 )
 
 COUNT: Final = """
-SELECT status, count(*) AS open, min(created_at) AS oldest FROM notifications
-WHERE status IN ('waiting', 'pending') GROUP BY status
+SELECT status, count(id) AS open, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS age
+FROM unnest(ARRAY['waiting', 'pending']) AS status
+LEFT JOIN (SELECT * FROM notifications WHERE status IN ('waiting', 'pending')) AS unfinished USING (status)
+GROUP BY status
 """
 
 
 async def measure(pool: Pool) -> None:
     """Count open notifications, and set the gauges."""
-    found = {record["status"]: record for record in await pool.fetch(COUNT)}
-    now = datetime.now(UTC)
-    for status in ("waiting", "pending"):
-        record = found.get(status)
-        age = (now - record["oldest"]).total_seconds() if record else 0.0
-        OPEN.labels(status).set(record["open"] if record else 0)
+    for status, count, age in await pool.fetch(COUNT):
+        OPEN.labels(status).set(count)
         OLDEST.labels(status).set(max(age, 0.0))

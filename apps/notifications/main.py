@@ -16,7 +16,7 @@ async def compose(service: Service) -> None:
     pool, on_commit = service.database.pool, service.relay.committed
     email = Dispatcher(pool, "email", email_channels(service.settings), on_commit)
     service.on_commit.append(email.committed)
-    service.run(email=email.run, notification_gauges=partial(poll, partial(gauges.measure, pool)))
+    service.run(email=email.run, notification_gauges=partial(poll, gauges.measure, pool))
 
 
 app = create_app(

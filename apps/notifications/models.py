@@ -11,7 +11,6 @@ from sqlmodel import BigInteger, Field, String
 from apps.notifications import rendering
 from chassis.database.tables import Table
 from events.base import Causation
-from events.billing import AccountState
 from events.notifications import (
     NotificationFailed,
     NotificationKind,
@@ -19,7 +18,6 @@ from events.notifications import (
     NotificationState,
     NotificationStatus,
 )
-from events.orders import OrderState
 from events.users import Locale, UserState
 
 FIRST_DELAY: Final = timedelta(seconds=2)
@@ -82,8 +80,8 @@ class Notification(Table, table=True):
     """One message to one recipient by one channel: waiting (recipient unknown) -> pending -> sent | failed.
 
     There is one per order, kind and channel. It is rendered and addressed once, when its recipient is known; what the
-    API lists from then on is what is sent. A dispatcher may lease it from `due_at` on. `due_at` is in the future after
-    an attempt that was deferred and during a lease, and None if there is nothing to do.
+    API lists from then on is what is sent. While it is pending, a dispatcher may lease it from `due_at` on, which is in
+    the future during a lease and after an attempt that was deferred. Otherwise `due_at` is None.
     """
 
     __tablename__ = "notifications"
@@ -96,6 +94,7 @@ class Notification(Table, table=True):
     reason: str | None = None
     """Billing's reason, if the kind is sorrow."""
     amount: int | None = Field(default=None, sa_type=BigInteger)
+    """The order's total."""
     balance: int | None = Field(default=None, sa_type=BigInteger)
     currency: str | None = None
     address: str | None = None
@@ -114,99 +113,39 @@ class Notification(Table, table=True):
     causation_id: UUID | None = None
     traceparent: str | None = None
 
-    @classmethod
-    def about(
-        cls,
-        kind: NotificationKind,
-        order: OrderState,
-        amount: int,
-        account: AccountState,
-        *,
-        id: UUID,
-        cause: Causation,
-        now: datetime,
-        reason: str | None = None,
-    ) -> Self:
-        """A notification about the outcome of an order; it waits for its recipient."""
-        return cls(
-            id=id,
-            user_id=order.user_id,
-            order_id=order.id,
-            kind=kind,
-            reason=reason,
-            amount=amount,
-            balance=account.balance,
-            currency=account.currency,
-            created_at=now,
-            **cause._asdict(),
-        )
-
-    @classmethod
-    def message(
-        cls, user_id: UUID, subject: str, body: str, *, id: UUID, cause: Causation, now: datetime
-    ) -> Self:
-        """An operator's message; it waits for its recipient."""
-        content = {"kind": "message", "subject": subject, "body": body}
-        return cls(id=id, user_id=user_id, created_at=now, **content, **cause._asdict())
-
     def render_for(self, recipient: Recipient, now: datetime) -> None:
-        """Render and address the notification: it is due now."""
+        """Render and address the notification: it is due now. Raises KeyError if it has no template."""
         self.address, self.locale = recipient.address(self.channel), recipient.locale
-        if self.order_id is not None:
-            assert self.amount is not None
-            assert self.balance is not None
-            assert self.currency is not None
-            self.subject, self.body = rendering.text(
-                self.kind,
-                recipient.locale,
-                channel=self.channel,
-                name=recipient.name,
-                order_id=self.order_id,
-                amount=self.amount,
-                balance=self.balance,
-                currency=self.currency,
-                reason=self.reason,
-            )
+        if self.kind != "message":
+            kind = f"{self.kind}-{self.reason}" if self.reason else self.kind
+            template = f"{self.channel}/{self.locale}/{kind}"
+            self.subject, self.body = rendering.text(template, recipient.name, vars(self))
         self.status, self.due_at = "pending", now
 
-    def record(self, result: DeliveryResult, at: datetime, jitter: float) -> None:
-        """Apply the result of an attempt to deliver this notification."""
+    def record(
+        self, result: DeliveryResult, at: datetime, jitter: float
+    ) -> NotificationSent | NotificationFailed | None:
+        """Apply the result of an attempt to deliver this notification; returns the event of a final one."""
         assert self.status == "pending"
-        self.answer = rendering.one_line(result.answer.encode(errors="replace").decode())
-        self.answer = self.answer[:ANSWER_LIMIT]
+        answer = rendering.one_line(result.answer.encode(errors="replace").decode())
+        self.answer = answer[:ANSWER_LIMIT]
         if result.outcome == "accepted":
             self.status, self.sent_at, self.due_at = "sent", at, None
-            return
+            return NotificationSent(notification=self.state())
         self.attempts += 1
         if result.outcome == "refused" or self.attempts >= ATTEMPTS:
             self.status, self.due_at = "failed", None
-        else:
-            self.due_at = at + delay(self.attempts, jitter)
+            return NotificationFailed(notification=self.state(), reason=self.answer)
+        self.due_at = at + delay(self.attempts, jitter)
+        return None
 
     def causation(self) -> Causation:
         """The cause of the notification, and so of its outcome."""
         return Causation(self.correlation_id, self.causation_id, self.traceparent)
 
-    def outcome(self) -> NotificationSent | NotificationFailed | None:
-        """The event to publish, if the notification is sent or failed."""
-        if self.status == "sent":
-            return NotificationSent(notification=self.state())
-        if self.status == "failed":
-            return NotificationFailed(notification=self.state(), reason=self.answer or "")
-        return None
-
     def state(self) -> NotificationState:
         """The notification as events and the API show it: without subject and body until it is addressed."""
-        waits = self.status == "waiting"
-        return NotificationState(
-            id=self.id,
-            user_id=self.user_id,
-            order_id=self.order_id,
-            kind=self.kind,
-            to=self.address,
-            subject=None if waits else self.subject,
-            body=None if waits else self.body,
-            status=self.status,
-            created_at=self.created_at,
-            sent_at=self.sent_at,
-        )
+        shown = vars(self) | {"to": self.address}
+        if self.status == "waiting":
+            shown |= {"subject": None, "body": None}
+        return NotificationState(**shown)

@@ -1,4 +1,4 @@
-"""Renders a notification: its subject and text by channel, kind, reason and locale, and the HTML of an e-mail.
+"""Renders notifications: subject and text from the templates of a channel and locale, and the HTML of an e-mail.
 
 `templates/<channel>/<locale>/` holds one text per kind and reason; its first line is the subject. Templates are
 compiled once, at start: a text takes about 6 microseconds, its HTML 15. HTML is made from the finished text, so both
@@ -6,21 +6,20 @@ parts of an e-mail have the same content, and what the API lists is what is sent
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
-from uuid import UUID
+from typing import Any, Final
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
-from markupsafe import Markup, escape
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from events.money import to_text
 from events.notifications import NotificationKind
 from events.users import Locale
 
-_BREAKS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-"""Control characters, and all that breaks a line."""
+LINE_BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""All that breaks a line and so could end a header, and control characters: for a set in a regular expression."""
 
-_LINE_END: Final = re.compile(r"\r\n?")
+_BREAKS: Final = re.compile(f"[{LINE_BREAKS}]+")
 _GAP: Final = re.compile(r"\n[ \t]*\n\s*")
 
 _COLOURS: Final = {
@@ -37,34 +36,13 @@ _TEMPLATES: Final = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-
-
-def _template(name: str) -> Template:
-    template = _TEMPLATES.get_template(name)
-    template.globals = {}  # none is used; Jinja would copy them for every notification
-    return template
-
+_TEMPLATES.globals.clear()  # none is used; Jinja would copy them for every notification
 
 _TEXTS: Final = {
-    name.removesuffix(".txt"): _template(name)
+    name.removesuffix(".txt"): _TEMPLATES.get_template(name)
     for name in _TEMPLATES.list_templates(extensions=["txt"])
 }
-_LAYOUT: Final = _template("email/layout.html")
-
-# The elements inside the layout.
-_PARAGRAPH: Final = '<p style="margin:0 0 16px">%s</p>'
-_TABLE: Final = '<table role="presentation" cellpadding="0" cellspacing="0" style="margin:0 0 16px">\n%s\n</table>'
-_ROW: Final = (
-    '<tr><td style="padding:2px 24px 2px 0;color:#667">%s</td>'
-    '<td style="padding:2px 0"><b>%s</b></td></tr>'
-)
-
-
-class Text(NamedTuple):
-    """A rendered notification."""
-
-    subject: str
-    body: str
+_LAYOUT: Final = _TEMPLATES.get_template("email/layout.html")
 
 
 def one_line(text: str) -> str:
@@ -78,60 +56,38 @@ def money(minor: int, currency: str, locale: Locale) -> str:
     return f"{number.replace('.', ',') if locale == 'ru' else number} {currency}"
 
 
-def text(
-    kind: NotificationKind,
-    locale: Locale,
-    *,
-    channel: str,
-    name: str,
-    order_id: UUID,
-    amount: int,
-    balance: int,
-    currency: str,
-    reason: str | None = None,
-) -> Text:
-    """Render a notification about an order. `reason` is billing's, if it rejected the payment.
+def text(template: str, name: str, facts: Mapping[str, Any]) -> tuple[str, str]:
+    """The subject and the body of a notification about an order, to a recipient of this name.
 
-    Raises KeyError if there is no such template.
+    The template is "<channel>/<locale>/<kind>", with "-<reason>" if there is one. `facts` are the columns of the
+    notification. Raises KeyError if there is no such template.
     """
-    template = _TEXTS[
-        f"{channel}/{locale}/{kind}-{reason}" if reason else f"{channel}/{locale}/{kind}"
-    ]
-    rendered = template.render(
+    currency, locale = facts["currency"], facts["locale"]
+    rendered = _TEXTS[template].render(
         name=one_line(name),
-        order_id=order_id,
-        amount=money(amount, currency, locale),
-        balance=money(balance, currency, locale),
+        order_id=facts["order_id"],
+        amount=money(facts["amount"], currency, locale),
+        balance=money(facts["balance"], currency, locale),
     )
     subject, _, body = rendered.partition("\n\n")
-    return Text(subject, body)
+    return subject, body
 
 
 def html(kind: NotificationKind, locale: Locale, subject: str, body: str) -> str:
-    """The HTML part of an e-mail. Markup in subject or body is escaped."""
+    """The HTML part of an e-mail. Markup in subject or body is escaped.
+
+    In a text from a template a paragraph of "label: value" lines becomes a table.
+    """
+    paragraphs = [text.split("\n") for text in _GAP.split("\n".join(body.strip().splitlines()))]
     return _LAYOUT.render(
         locale=locale,
         subject=subject,
         colour=_COLOURS[kind],
-        content=_content(body, from_template=kind != "message"),
+        paragraphs=[(lines, None if kind == "message" else _rows(lines)) for lines in paragraphs],
     )
 
 
-def _content(body: str, *, from_template: bool) -> Markup:
-    """The paragraphs. In a text from a template a paragraph of "label: value" lines becomes a table."""
-    # Everything is escaped here, before any markup is put around it.
-    escaped = str(escape(_LINE_END.sub("\n", body).strip("\n")))
-    blocks = (block.split("\n") for block in _GAP.split(escaped))
-    html = "\n".join((from_template and _table(lines)) or _paragraph(lines) for lines in blocks)
-    return Markup(html)  # noqa: S704 - escaped above
-
-
-def _paragraph(lines: list[str]) -> str:
-    return _PARAGRAPH % "<br>".join(lines)
-
-
-def _table(lines: list[str]) -> str | None:
-    pairs = [tuple(line.split(": ", 1)) for line in lines]
-    if len(pairs) == 1 or any(len(pair) == 1 for pair in pairs):
-        return None
-    return _TABLE % "\n".join(_ROW % pair for pair in pairs)
+def _rows(lines: Sequence[str]) -> list[list[str]] | None:
+    """The labels and values of a paragraph, if it has several lines and each has both."""
+    rows = [line.split(": ", 1) for line in lines]
+    return rows if len(rows) > 1 and all(len(row) == 2 for row in rows) else None

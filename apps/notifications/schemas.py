@@ -6,19 +6,17 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from apps.notifications.models import Notification
+from apps.notifications.rendering import LINE_BREAKS
 from chassis.web.pagination import PageQuery
 from chassis.web.schemas import Body, View
 from events.base import Moment
 from events.notifications import NotificationKind, NotificationStatus
 
-_BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-"""Control characters, and all that breaks a line and so could end a header."""
-
 _CONTROLS: Final = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
 
 Subject = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, pattern=rf"^[^{_BREAKS}]+$"),
+    StringConstraints(min_length=1, max_length=200, pattern=rf"^[^{LINE_BREAKS}]+$"),
     Field(description="All on one line.", examples=["About your order"]),
 ]
 MessageText = Annotated[

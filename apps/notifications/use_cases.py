@@ -23,14 +23,11 @@ LEASE_LIMIT: Final = 128
 
 LOCK_USERS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
 
-MAKE_DUE: Final = """
-UPDATE notifications SET due_at = $2 WHERE user_id = ANY($1::uuid[]) AND status = 'waiting' AND due_at IS NULL
-"""
+WAITING: Final = statements(Notification).where("user_id = ANY($1::uuid[]) AND status = 'waiting'")
 
 LEASE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
-    SELECT id FROM notifications
-    WHERE status IN ('waiting', 'pending') AND due_at <= now() AND channel = $3
+    SELECT id FROM notifications WHERE status = 'pending' AND due_at <= now() AND channel = $3
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
 RETURNING {", ".join(statements(Notification).columns)}
 """  # noqa: S608 - made of our own names
@@ -38,8 +35,7 @@ RETURNING {", ".join(statements(Notification).columns)}
 EXTEND: Final = """
 UPDATE notifications SET due_at = now() + make_interval(secs => extended.seconds)
 FROM unnest($1::uuid[], $2::float8[]) AS extended(id, seconds)
-WHERE notifications.id = extended.id AND notifications.id = ANY($1) AND status IN ('waiting', 'pending')
-    AND due_at > now()
+WHERE notifications.id = extended.id AND notifications.id = ANY($1) AND status = 'pending' AND due_at > now()
 RETURNING notifications.id
 """
 
@@ -73,41 +69,49 @@ class Attempt:
 
 
 async def save_recipients(
-    tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
+    tx: Transaction, received: Sequence[Envelope[UserRegistered | UserUpdated]]
 ) -> None:
     """Store recipients' newest versions, and make the notifications due that waited for them."""
     users = {e.event.user.id for e in received}
     await _lock_users(tx, users)
     await tx.upsert_newer(Recipient.copies(e.event.user for e in received))
-    await tx.execute(MAKE_DUE, list(users), tx.now)
+    waiting = [from_record(Notification, record) for record in await tx.fetch(WAITING, list(users))]
+    recipients = await tx.load(Recipient, [n.user_id for n in waiting])
+    for notification in waiting:
+        notification.render_for(recipients[notification.user_id], tx.now)
+    await tx.update(waiting, "address", "locale", "subject", "body", "status", "due_at")
 
 
 async def notify_of_payments(
     tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
 ) -> None:
     """Create notifications of joy: these orders are paid."""
-    await _create(tx, [_about(tx, "joy", e, e.event.payment.amount) for e in received])
+    await _create(tx, [_about(tx, "joy", e) for e in received])
 
 
 async def notify_of_rejections(
     tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
 ) -> None:
     """Create notifications of sorrow: these orders will not be paid."""
-    await _create(
-        tx, [_about(tx, "sorrow", e, e.event.order.total, e.event.reason) for e in received]
-    )
+    await _create(tx, [_about(tx, "sorrow", e, e.event.reason) for e in received])
 
 
 async def notify_of_refunds(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
     """Create notifications of refunds: the money for these orders is back on its account."""
-    await _create(tx, [_about(tx, "refund", e, e.event.refund.amount) for e in received])
+    await _create(tx, [_about(tx, "refund", e) for e in received])
 
 
 async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> list[Notification]:
     """Create notifications with operators' messages."""
     messages = [
-        Notification.message(
-            c.user_id, c.subject, c.body, id=tx.new_id(), cause=c.cause, now=tx.now
+        Notification(
+            id=tx.new_id(),
+            user_id=c.user_id,
+            kind="message",
+            subject=c.subject,
+            body=c.body,
+            created_at=tx.now,
+            **c.cause._asdict(),
         )
         for c in commands
     ]
@@ -116,11 +120,9 @@ async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> lis
 
 
 async def lease_due(tx: Transaction, channels: Sequence[str]) -> list[list[Notification]]:
-    """Lease up to LEASE_LIMIT notifications of each channel, longest due first; no other lease covers them.
-
-    Those that waited for their recipient are rendered and addressed here.
-    """
-    return [await _lease(tx, channel) for channel in channels]
+    """Lease up to LEASE_LIMIT notifications of each channel, longest due first; no other lease covers them."""
+    leased = [await tx.fetch(LEASE, LEASE_LIMIT, LEASE_SECONDS, channel) for channel in channels]
+    return [[from_record(Notification, record) for record in records] for records in leased]
 
 
 async def extend_leases(tx: Transaction, requests: Sequence[ExtendLease]) -> list[bool]:
@@ -136,11 +138,10 @@ async def record_attempts(tx: Transaction, attempts: Sequence[Attempt]) -> list[
     notifications = await tx.lock(Notification, [a.notification_id for a in attempts])
     for attempt in attempts:
         notification = notifications[attempt.notification_id]
-        if notification.status != "pending":
-            continue
-        notification.record(attempt.result, attempt.at, attempt.jitter)
-        if event := notification.outcome():
-            tx.publish(event, notification.causation())
+        if notification.status == "pending":
+            event = notification.record(attempt.result, attempt.at, attempt.jitter)
+            if event is not None:
+                tx.publish(event, notification.causation())
     changed = list(notifications.values())
     await tx.update(changed, "status", "attempts", "due_at", "answer", "sent_at")
     return [notifications[a.notification_id] for a in attempts]
@@ -149,13 +150,22 @@ async def record_attempts(tx: Transaction, attempts: Sequence[Attempt]) -> list[
 def _about(
     tx: Transaction,
     kind: NotificationKind,
-    received: Envelope[PaymentSucceeded] | Envelope[PaymentRejected] | Envelope[PaymentRefunded],
-    amount: int,
+    received: Envelope[PaymentSucceeded | PaymentRejected | PaymentRefunded],
     reason: str | None = None,
 ) -> Notification:
-    order, account, cause = received.event.order, received.event.account, received.causation()
-    return Notification.about(
-        kind, order, amount, account, id=tx.new_id(), cause=cause, now=tx.now, reason=reason
+    """A notification about the outcome of an order."""
+    order, account = received.event.order, received.event.account
+    return Notification(
+        id=tx.new_id(),
+        user_id=order.user_id,
+        order_id=order.id,
+        kind=kind,
+        reason=reason,
+        amount=order.total,
+        balance=account.balance,
+        currency=account.currency,
+        created_at=tx.now,
+        **received.causation()._asdict(),
     )
 
 
@@ -184,15 +194,3 @@ async def _lock_users(tx: Transaction, users: Iterable[UUID]) -> None:
     """
     keys = sorted(user.int % 2**64 - 2**63 for user in users)
     await tx.fetch(LOCK_USERS, keys)
-
-
-async def _lease(tx: Transaction, channel: str) -> list[Notification]:
-    records = await tx.fetch(LEASE, LEASE_LIMIT, LEASE_SECONDS, channel)
-    leased = [from_record(Notification, record) for record in records]
-    waited = [n for n in leased if n.status == "waiting"]
-    recipients = await tx.load(Recipient, [n.user_id for n in waited])
-    for notification in waited:
-        assert notification.due_at is not None
-        notification.render_for(recipients[notification.user_id], notification.due_at)
-    await tx.update(waited, "address", "locale", "subject", "body", "status")
-    return leased

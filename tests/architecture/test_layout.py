@@ -30,7 +30,7 @@ FILES: Final = {
     "apps/users": f"{SERVICE} keys limits operator passwords tokens",
     "apps/billing": SERVICE,
     "apps/orders": f"{SERVICE} admission late_orders updates",
-    "apps/notifications": f"{SERVICE} dispatcher gauges leases rendering",
+    "apps/notifications": f"{SERVICE} dispatcher gauges rendering",
     "apps/notifications/channels": "__init__ email mime",
     "ops": (
         "__init__ __main__ console dead dead_letters main management migrate serve subscriptions"

@@ -17,7 +17,6 @@ CLOCK_READERS = {
     "chassis/messaging/dead_letters.py": "when a message was dead-lettered",
     "chassis/messaging/message.py": "the id of a message batch",
     "chassis/database/transaction.py": "the time and the ids of everything that use cases do",
-    "apps/notifications/gauges.py": "the age of open notifications",
     "apps/notifications/dispatcher.py": "when a server replied, and the jitter of the next attempt",
     "apps/notifications/channels/email.py": "how long to wait before the next attempt",
     "apps/users/api.py": "when a token was issued",

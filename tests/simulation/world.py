@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from apps.notifications.leases import RENEW_SECONDS
+from apps.notifications.dispatcher import RENEW_SECONDS
 from bench.answers import Answers, History
 from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work

@@ -62,15 +62,17 @@ async def write(pool: Pool, order: OrderState, decision: Decision, cause: Causat
     """
     recipient = await recipients.recipient(order.user_id, cause)
     now = datetime.now(UTC)
-    notification = Notification.about(
-        "joy" if decision.status == "paid" else "sorrow",
-        order,
-        decision.amount,
-        decision.account,
+    notification = Notification(
         id=uuid7(),
-        cause=cause,
-        now=now,
+        user_id=order.user_id,
+        order_id=order.id,
+        kind="joy" if decision.status == "paid" else "sorrow",
         reason=decision.reason,
+        amount=decision.amount,
+        balance=decision.account.balance,
+        currency=decision.account.currency,
+        created_at=now,
+        **cause._asdict(),
     )
     notification.render_for(recipient, now)
     await pool.execute(sql.insert(Notification), *sql.values(notification))

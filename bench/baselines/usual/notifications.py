@@ -60,15 +60,17 @@ async def _write(outcome: PaymentSucceeded | PaymentRejected, message: RabbitMes
         if recipient is None:
             raise UnknownUserError(f"UserRegistered of {outcome.order.user_id} is not received yet")
         now = datetime.now(UTC)
-        notification = Notification.about(
-            "joy" if isinstance(outcome, PaymentSucceeded) else "sorrow",
-            outcome.order,
-            outcome.order.total,
-            outcome.account,
+        notification = Notification(
             id=uuid7(),
-            cause=causation(message),
-            now=now,
+            user_id=outcome.order.user_id,
+            order_id=outcome.order.id,
+            kind="joy" if isinstance(outcome, PaymentSucceeded) else "sorrow",
             reason=None if isinstance(outcome, PaymentSucceeded) else outcome.reason,
+            amount=outcome.order.total,
+            balance=outcome.account.balance,
+            currency=outcome.account.currency,
+            created_at=now,
+            **causation(message)._asdict(),
         )
         notification.render_for(recipient, now)
         session.insert(notification)

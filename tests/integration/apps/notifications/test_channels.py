@@ -11,10 +11,9 @@ from apps.notifications.channels import Channel, ServerAwayError
 from apps.notifications.dispatcher import Dispatcher
 from apps.notifications.models import DeliveryResult, Notification
 from chassis.database.transaction import begin
-from events.base import Causation
 from events.notifications import NotificationFailed, NotificationSent
 from events.orders import OrderState
-from tests.support.builders import a_user, an_account, an_order, now, payment_succeeded
+from tests.support.builders import a_user, an_order, now, payment_succeeded
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.mail import MailSink
@@ -60,11 +59,25 @@ async def dispatching(notifications: RunningService, channel: Channel) -> AsyncI
 
 async def a_text_message(notifications: RunningService, order: OrderState) -> UUID:
     """A notification of joy about an order, rendered and addressed for the second channel."""
-    account = an_account(user=order.user_id, balance="1.00")
-    cause, at = Causation("flow-text"), now()
-    text = Notification.about("joy", order, order.total, account, id=uuid7(), cause=cause, now=at)
-    text.channel, text.address, text.locale = "text", "+10000000000", "en"
-    text.subject, text.body, text.status, text.due_at = "Paid", "Thank you!", "pending", at
+    at = now()
+    text = Notification(
+        id=uuid7(),
+        user_id=order.user_id,
+        order_id=order.id,
+        kind="joy",
+        channel="text",
+        amount=order.total,
+        balance=100,
+        currency="EUR",
+        address="+10000000000",
+        locale="en",
+        subject="Paid",
+        body="Thank you!",
+        status="pending",
+        due_at=at,
+        created_at=at,
+        correlation_id="flow-text",
+    )
     async with begin(notifications.service.database.pool) as tx:
         await tx.insert([text])
     return text.id

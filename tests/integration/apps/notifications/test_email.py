@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from apps.notifications import leases, use_cases
+from apps.notifications import dispatcher, use_cases
 from apps.notifications.api import router
 from apps.notifications.consumers import SUBSCRIPTIONS
 from apps.notifications.main import compose
@@ -120,9 +120,9 @@ async def test_an_e_mail_that_takes_longer_than_a_lease_is_sent_once(
     install_chorus: Install, mail: MailSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lease = 3.0
-    for module in (use_cases, leases):
+    for module in (use_cases, dispatcher):
         monkeypatch.setattr(module, "LEASE_SECONDS", lease)
-    monkeypatch.setattr(leases, "RENEW_SECONDS", lease / 3)
+    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", lease / 3)
     # A new dispatcher: one that runs already may be waiting for an extension at the old interval.
     app = create_app(
         "notifications",
@@ -183,7 +183,9 @@ async def test_connections_that_were_cut_between_e_mails_are_reopened_at_once(
             payment_succeeded(an_order(user=ada))
         )
         await mail.gets(ada.email, count, within=3)
-    await all_are("sent", notifications, ada)
+        await all_are(
+            "sent", notifications, ada
+        )  # the reply has come: the next cut is between e-mails
     assert {row["attempts"] for row in await stored(notifications, ada)} == {0}
 
 

@@ -3,6 +3,7 @@
 import itertools
 import re
 from html.parser import HTMLParser
+from typing import NamedTuple
 from uuid import UUID
 
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from apps.notifications import rendering
-from apps.notifications.rendering import Text
 from events.notifications import NotificationKind
 from events.users import Locale
 
@@ -27,6 +27,11 @@ LOCALES: list[Locale] = ["en", "ru"]
 EVERY = list(itertools.product(CASES, LOCALES))
 
 
+class Text(NamedTuple):
+    subject: str
+    body: str
+
+
 def a_text(
     kind: NotificationKind = "joy",
     reason: str | None = None,
@@ -36,17 +41,9 @@ def a_text(
     amount: int = 3000,
     balance: int = 7000,
 ) -> Text:
-    return rendering.text(
-        kind,
-        locale,
-        channel="email",
-        name=name,
-        order_id=ORDER,
-        amount=amount,
-        balance=balance,
-        currency="EUR",
-        reason=reason,
-    )
+    facts = {"order_id": ORDER, "amount": amount, "balance": balance, "currency": "EUR"}
+    template = f"email/{locale}/{kind}-{reason}" if reason else f"email/{locale}/{kind}"
+    return Text(*rendering.text(template, name, facts | {"locale": locale}))
 
 
 class Seen(HTMLParser):
