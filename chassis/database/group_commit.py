@@ -16,7 +16,7 @@ from prometheus_client import Histogram
 
 from chassis import crash_points
 from chassis.database.errors import CommitUnknownError, is_transient
-from chassis.database.transaction import Pool, Transaction, begin
+from chassis.database.transaction import Pool, Transaction, transaction
 from events.base import Envelope
 
 log = structlog.get_logger(__name__)
@@ -165,7 +165,7 @@ class GroupCommitter(Generic[Item, Result]):
                 await asyncio.sleep(delay)
 
     async def _once(self, items: Sequence[Item], work: Work[Item, Result]) -> Sequence[Result]:
-        async with begin(self._pool) as tx:
+        async with transaction(self._pool) as tx:
             self._reached("after_begin", items, tx)
             results = await work(tx, items)
             self._reached("before_commit", items, tx)

@@ -241,7 +241,7 @@ def _in_order(rows: Sequence[Table], key: str | None = None) -> list[Table]:
 
 
 @contextlib.asynccontextmanager
-async def begin(pool: Pool) -> AsyncIterator[Transaction]:
+async def transaction(pool: Pool) -> AsyncIterator[Transaction]:
     """A transaction that commits at the end of the block and rolls back on any exception, cancellation included.
 
     Raises CommitUnknownError as `Transaction.commit` does, and TimeoutError if no connection is free within

@@ -17,7 +17,7 @@ from prometheus_client import Counter, Gauge
 
 from chassis import crash_points
 from chassis.database.errors import is_transient
-from chassis.database.transaction import Pool, Transaction, begin
+from chassis.database.transaction import Pool, Transaction, transaction
 from chassis.messaging.errors import is_being_cancelled
 from chassis.messaging.message import MessageBatch, message_batches, to_message
 from chassis.messaging.outbox import Row
@@ -107,7 +107,7 @@ class Relay:
             return await self._move()
 
     async def _move(self) -> int:
-        async with begin(self._pool) as tx:
+        async with transaction(self._pool) as tx:
             rows = await take(tx, TAKE_LIMIT)
             if not rows:
                 return 0

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from apps.notifications.channels import Channel, ServerAwayError
 from apps.notifications.dispatcher import Dispatcher
 from apps.notifications.models import DeliveryResult, Notification
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from events.base import Causation
 from events.notifications import NotificationFailed, NotificationSent
 from events.orders import OrderState
@@ -65,7 +65,7 @@ async def a_text_message(notifications: RunningService, order: OrderState) -> UU
     text = Notification.about("joy", order, order.total, account, id=uuid7(), cause=cause, now=at)
     text.channel, text.address, text.locale = "text", "+10000000000", "en"
     text.subject, text.body, text.status, text.due_at = "Paid", "Thank you!", "pending", at
-    async with begin(notifications.service.database.pool) as tx:
+    async with transaction(notifications.service.database.pool) as tx:
         await tx.insert([text])
     return text.id
 

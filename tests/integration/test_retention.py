@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from chassis.messaging.topology import CONSUMER_TIMEOUT_MILLISECONDS, JOURNAL_AGE
 from chassis.runtime import retention
 from tests.support.builders import a_user
@@ -46,7 +46,7 @@ async def test_of_a_million_inbox_rows_only_the_old_are_forgotten(
     await orders.database.execute(
         "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '34 days' FROM generate_series(1, 1000)"
     )
-    async with begin(orders.service.database.pool) as tx:
+    async with transaction(orders.service.database.pool) as tx:
         assert await retention.purge(tx, ["inbox"]) == [5_000], (
             "a limited number of rows for each transaction"
         )

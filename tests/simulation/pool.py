@@ -144,7 +144,7 @@ class Connection:
 
 
 class Underlying:
-    """What `begin` knows as asyncpg's transaction."""
+    """What `Transaction` knows as asyncpg's transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -9,7 +9,7 @@ import pytest
 from aio_pika.exceptions import DeliveryError
 
 from chassis.database.pool import Database
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from chassis.messaging import outbox
 from chassis.messaging import relay as relay_module
 from chassis.messaging.message import BATCH, to_message
@@ -109,7 +109,7 @@ class TestRelay:
 
     async def test_a_rolled_back_transaction_leaves_no_row(self, office: Office) -> None:
         async def fails_at_the_end() -> None:
-            async with begin(office.pool) as tx:
+            async with transaction(office.pool) as tx:
                 tx.outbox.append(told(placed(1)[0]))
                 raise ZeroDivisionError
 
@@ -163,7 +163,7 @@ class TestRelay:
         office: Office,
     ) -> None:
         early, late = placed(2)
-        async with begin(office.pool) as tx:
+        async with transaction(office.pool) as tx:
             tx.outbox.append(told(early))
             await office.commits(late)
             assert await office.relays_once() == 1
