@@ -5,6 +5,7 @@ notification is being sent. If the process dies, another dispatcher leases the n
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +14,6 @@ from apps.notifications.models import Notification
 from apps.notifications.use_cases import LEASE_LIMIT, LEASE_SECONDS, ExtendLease
 from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.transaction import Pool
-from chassis.signal import Signal
 
 POLL_SECONDS: Final = 1.0
 """How often the table is polled without a signal: finds deferred notifications, and those of crashed processes."""
@@ -49,7 +49,7 @@ class Leases:
         self._extending = GroupCommitter(
             pool, use_cases.extend_leases, name="notifications.extend_leases", on_commit=on_commit
         )
-        self._signal = Signal()
+        self._woken = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Lease | None] = asyncio.Queue()
         self._has_room = asyncio.Event()
@@ -60,7 +60,7 @@ class Leases:
 
     def wake(self) -> None:
         """Poll the table at once."""
-        self._signal.set()
+        self._woken.set()
 
     async def keep_leasing(self) -> None:
         """Lease what becomes due, as long as at most half of what was leased last is in the queue."""
@@ -68,7 +68,10 @@ class Leases:
             # A task of its own: what it leases comes into the queue even if this one is cancelled.
             self._leased = asyncio.create_task(self._lease())
             if await asyncio.shield(self._leased) < LEASE_LIMIT:
-                await self._signal.wait(POLL_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await self._woken.wait()
+                self._woken.clear()
             await self._has_room.wait()
 
     async def _lease(self) -> int:

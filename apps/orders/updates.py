@@ -15,11 +15,9 @@ from apps.orders.models import Order
 from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool, Transaction
-from chassis.signal import Signal
 
 POLL_SECONDS: Final = 0.05
-IDLE_SECONDS: Final = 3600.0
-"""The interval while no client waits; the first client ends it."""
+"""The interval while clients wait; the first of them starts it."""
 
 SETTLED: Final = statements(Order).where("id = ANY($1::uuid[]) AND status <> 'pending'")
 
@@ -30,19 +28,19 @@ class OrderUpdates:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._waiting: dict[UUID, set[asyncio.Queue[Order | None]]] = defaultdict(set)
-        self._signal = Signal()
+        self._woken = asyncio.Event()
 
     def committed(self, tx: Transaction) -> None:
         """Read at once after a transaction with events, if a client waits."""
         if self._waiting and tx.events:
-            self._signal.set()
+            self._woken.set()
 
     @contextlib.asynccontextmanager
     async def of(self, order_id: UUID) -> AsyncIterator["asyncio.Queue[Order | None]"]:
         """The states of one order from now on; a state may be repeated. None means that the process stops."""
         queue: asyncio.Queue[Order | None] = asyncio.Queue()
         self._waiting[order_id].add(queue)
-        self._signal.set()
+        self._woken.set()
         try:
             yield queue
         finally:
@@ -53,7 +51,10 @@ class OrderUpdates:
     async def poll(self) -> None:
         """Read the orders that clients wait for, for as long as the process runs."""
         while True:
-            await self._signal.wait(POLL_SECONDS if self._waiting else IDLE_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS if self._waiting else None):
+                    await self._woken.wait()
+            self._woken.clear()
             if self._waiting:
                 try:
                     await self._read()

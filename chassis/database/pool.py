@@ -12,7 +12,8 @@ import stamina
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chassis.database.transaction import DRIVER_ERRORS, Pool
+from chassis.database.errors import DRIVER_ERRORS
+from chassis.database.transaction import Pool, keep_session
 
 SERVER_SETTINGS = {
     "statement_timeout": "15000",
@@ -72,7 +73,7 @@ class Database:
                     min_size=1,
                     max_size=self._size,
                     timeout=CONNECT_SECONDS,
-                    reset=_no_reset,
+                    reset=keep_session,
                     command_timeout=COMMAND_SECONDS,
                     server_settings=server_settings | BY_KEY,
                 )
@@ -121,7 +122,3 @@ class Database:
         """Close all connections; those in use once they are released."""
         await self.engine.dispose()
         await self.pool.close()
-
-
-async def _no_reset(connection: object) -> None:
-    """Replace asyncpg's reset at each release: it costs a round trip, and no session setting is ever changed."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import groupby
+from operator import attrgetter
 from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 from uuid import UUID
 
@@ -33,10 +34,7 @@ MessageBatch: TypeAlias = Sequence[Row]
 
 def message_batches(rows: Sequence[Row]) -> Iterator[MessageBatch]:
     """Group rows by exchange and routing key, in order, into batches of at most MESSAGE_BATCH_LIMIT."""
-
-    def route(row: Row) -> tuple[str, str]:
-        return row.exchange, row.routing_key
-
+    route = attrgetter("exchange", "routing_key")
     for _, same_route in groupby(sorted(rows, key=route), key=route):  # stable: ids stay in order
         waiting = list(same_route)
         for start in range(0, len(waiting), MESSAGE_BATCH_LIMIT):
@@ -45,28 +43,24 @@ def message_batches(rows: Sequence[Row]) -> Iterator[MessageBatch]:
 
 def to_message(batch: MessageBatch) -> Message:
     """One AMQP message for a batch: a plain one for a single event."""
+    first, attributes = batch[0], batch[0].attributes
+    headers: HeadersType
     if len(batch) == 1:
-        row, attributes = batch[0], batch[0].attributes
-        return Message(
-            row.data.encode(),
-            headers=_headers(attributes),
-            content_type=JSON,
-            delivery_mode=DeliveryMode.PERSISTENT,
-            message_id=attributes["id"],
-            correlation_id=attributes["correlationid"],
-            timestamp=row.occurred_at,
-            type=attributes["type"],
-            app_id=row.exchange,
-        )
+        body, content_type, headers = first.data, JSON, _headers(attributes)
+        message_id, correlation_id = attributes["id"], attributes["correlationid"]
+    else:
+        body, content_type = f"[{','.join([row.cloudevent for row in batch])}]", BATCH
+        headers, message_id, correlation_id = {"batch_size": len(batch)}, str(uuid7()), None
     return Message(
-        b"[" + ",".join([row.cloudevent for row in batch]).encode() + b"]",
-        headers={"batch_size": len(batch)},
-        content_type=BATCH,
+        body.encode(),
+        headers=headers,
+        content_type=content_type,
         delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=str(uuid7()),
-        timestamp=batch[0].occurred_at,
-        type=batch[0].attributes["type"],
-        app_id=batch[0].exchange,
+        message_id=message_id,
+        correlation_id=correlation_id,
+        timestamp=first.occurred_at,
+        type=attributes["type"],
+        app_id=first.exchange,
     )
 
 

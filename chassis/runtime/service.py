@@ -14,7 +14,6 @@ import stamina
 import structlog
 from fastapi import APIRouter, FastAPI
 
-from chassis.database.group_commit import OnCommit
 from chassis.database.pool import START_SECONDS, Database
 from chassis.database.transaction import Transaction
 from chassis.messaging.addresses import BrokerAddresses
@@ -74,7 +73,7 @@ class Service:
         self._compose = compose
         self._stop_by = math.inf
         self._loop = asyncio.get_running_loop()
-        self._on_commit: list[OnCommit] = []
+        self._on_commit: list[Callable[[Transaction], None]] = []
         self._background: dict[str, Task] = {}
         self._consumers: list[Consumer[Any]] = []
 
@@ -82,19 +81,13 @@ class Service:
         """Provide objects to the routes, each by its type."""
         provide(self._app, *objects)
 
-    def on_commit(self, *callbacks: OnCommit) -> None:
+    def on_commit(self, *callbacks: Callable[[Transaction], None]) -> None:
         """Add callbacks for each COMMIT of a request or a message."""
         self._on_commit += callbacks
 
     def run(self, **tasks: Task) -> None:
         """Add background tasks by name. They run until the service stops; if one ends by itself, the process ends."""
         self._background |= tasks
-
-    def committed(self, tx: Transaction) -> None:
-        """Wake the relay if the transaction has written events, then run the callbacks of `on_commit`."""
-        self.relay.committed(tx)
-        for callback in self._on_commit:
-            callback(tx)
 
     async def start(self) -> None:
         """Connect to the servers and compose, then start the relay, the consumers and the background tasks."""
@@ -103,7 +96,8 @@ class Service:
         pool = self.database.pool
         broker_url = self.settings.broker_url(self.name)
         self.relay = Relay(pool, Publisher(broker_url, f"{self.name} relay"))
-        self.committers = Committers(self.name, pool, self.committed)
+        self.on_commit(self.relay.committed)
+        self.committers = Committers(self.name, pool, self._on_commit)
         self.provide(self, self.database, self.committers, Verifier(pool))
         await self._compose(self)
         self.supervisor.start(RELAY, self.relay.run())
@@ -111,7 +105,7 @@ class Service:
         self.provide(Readiness(database=self.database.answers, broker=self.broker.answers))
         self.run(
             consumers=self.broker.keep_consuming,
-            retention=partial(purge_periodically, pool, self.relay.committed),
+            retention=partial(purge_periodically, pool, [self.relay.committed]),
             outbox_gauges=partial(poll, measure_outbox, pool),
             dead_letter_gauge=partial(poll, measure_dead_letters, self.broker, self.name),
         )
@@ -132,7 +126,7 @@ class Service:
         )
         dead_letters = DeadLetterQueue(self.name, self._dead_letter_publisher)
         self._consumers = [
-            Consumer(self.name, one, self.broker, self.database.pool, dead_letters, self.committed)
+            Consumer(self.name, one, self.broker, self.database.pool, dead_letters, self._on_commit)
             for one in self._subscriptions
         ]
         async for attempt in stamina.retry_context(

@@ -49,7 +49,7 @@ async def dispatching(notifications: RunningService, channel: Channel) -> AsyncI
     """A dispatcher of text messages, beside the service's own one of e-mails."""
     service = notifications.service
     dispatcher = asyncio.create_task(
-        Dispatcher(service.database.pool, "text", lambda: channel, service.relay.committed).run()
+        Dispatcher(service.database.pool, "text", lambda: channel, [service.relay.committed]).run()
     )
     try:
         yield

@@ -138,7 +138,7 @@ class TestTransaction:
     async def test_after_commit_callbacks_run_after_commit(self, server: Server) -> None:
         called: list[str] = []
         async with transaction(server) as tx:
-            tx.after_commit(lambda: called.append("after"))
+            tx.after_commit.append(lambda: called.append("after"))
             assert called == []
         assert called == ["after"]
 
@@ -148,7 +148,7 @@ class TestTransaction:
 
         async def work() -> None:
             async with transaction(server) as tx:
-                tx.after_commit(lambda: called.append("after"))
+                tx.after_commit.append(lambda: called.append("after"))
                 await tx.execute("write")
                 server.written.append(1)
                 raise error
@@ -159,7 +159,7 @@ class TestTransaction:
         assert not server.written
         assert not called
 
-    async def test_no_rollback_is_sent_on_a_closed_connection(self, server: Server) -> None:
+    async def test_a_connection_that_cannot_roll_back_is_closed(self, server: Server) -> None:
         async def work() -> None:
             async with transaction(server) as tx:
                 await tx.execute("write")
@@ -170,3 +170,19 @@ class TestTransaction:
         with pytest.raises(OSError, match="gone"):
             await work()
         assert server.written == [1]
+        assert server.terminated == 1
+
+    @pytest.mark.parametrize(
+        "fault", [asyncpg.InternalClientError("invalid state"), ConnectionResetError()], ids=repr
+    )
+    async def test_a_connection_in_an_unknown_state_is_closed(
+        self, server: Server, fault: Exception
+    ) -> None:
+        async def work() -> None:
+            async with transaction(server) as tx:
+                await tx.execute("write")
+
+        server.commit_faults = [fault]
+        with pytest.raises(CommitUnknownError):
+            await work()
+        assert server.terminated == 1

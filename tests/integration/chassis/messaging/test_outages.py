@@ -246,9 +246,7 @@ class TestServiceDuringOutages:
         async with Proxy.before(url) as proxy:
             database = Database(proxy.url(url), "billing", size=1)
             await database.open()
-            idempotent = GroupCommitter(
-                database.pool, _answer, name="silence", on_commit=lambda tx: None
-            )
+            idempotent = GroupCommitter(database.pool, _answer, name="silence", on_commit=())
             try:
                 assert await idempotent.submit(1) == 1
                 proxy.freeze()
