@@ -9,14 +9,6 @@ class CommitUnknownError(Exception):
     """The connection was lost during COMMIT, or during the one statement that stands for it: the outcome is unknown."""
 
 
-DRIVER_ERRORS: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
-"""The errors that a statement may fail with, in the server, the driver or the network."""
-
 CONNECTION_LOST: Final = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,

@@ -4,15 +4,12 @@ Only `chassis.database.transaction` begins and commits transactions that write.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import asyncpg
 import stamina
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chassis.database.errors import DRIVER_ERRORS
 from chassis.database.transaction import Pool, keep_session
 
 SERVER_SETTINGS = {
@@ -52,6 +49,8 @@ class Database:
 
     pool: Pool
     engine: AsyncEngine
+    reading: async_sessionmaker[AsyncSession]
+    """Makes read-only sessions: `async with database.reading() as session`."""
 
     def __init__(self, url: str, service: str, *, size: int = 8) -> None:
         self._url = url
@@ -87,15 +86,7 @@ class Database:
                 "server_settings": {**server_settings, "default_transaction_read_only": "on"},
             },
         )
-        self._sessions = async_sessionmaker(
-            self.engine, class_=AsyncSession, expire_on_commit=False
-        )
-
-    @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A read-only session."""
-        async with self._sessions() as session:
-            yield session
+        self.reading = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
 
     async def answers(self) -> bool:
         """Whether a connection is free and a round trip succeeds within CHECK_SECONDS.
@@ -110,7 +101,7 @@ class Database:
     async def _round_trip(self) -> bool:
         try:
             return bool(await self.pool.fetchval("SELECT true", timeout=CHECK_SECONDS))
-        except DRIVER_ERRORS:
+        except Exception:
             return False
 
     def abandon(self) -> None:

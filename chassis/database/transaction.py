@@ -15,7 +15,7 @@ import asyncpg
 import uuid_utils
 from asyncpg.pgproto import pgproto
 
-from chassis.database.errors import CONNECTION_LOST, DRIVER_ERRORS, CommitUnknownError
+from chassis.database.errors import CONNECTION_LOST, CommitUnknownError
 from chassis.database.tables import (
     Statements,
     T,
@@ -187,7 +187,7 @@ class Transaction:
         if not lost and self._connection.is_in_transaction():
             try:
                 await self._connection.execute("ROLLBACK")
-            except DRIVER_ERRORS:
+            except Exception:
                 lost = True
         if lost:
             self._connection.terminate()

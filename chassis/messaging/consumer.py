@@ -23,6 +23,7 @@ import structlog
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from prometheus_client import Counter
+from pydantic import ValidationError
 from sqlmodel import Field
 
 from chassis import crash_points
@@ -30,7 +31,7 @@ from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.tables import Table
 from chassis.database.transaction import Pool, Transaction
 from chassis.messaging.dead_letters import DEAD_LETTERED, DeadLetterQueue, with_reason
-from chassis.messaging.message import MalformedEvent, alone, from_message
+from chassis.messaging.message import alone, from_message
 from chassis.messaging.topology import queue_name
 from events.base import Envelope, Event
 
@@ -189,7 +190,7 @@ class Consumer(Generic[E]):
             await self._settle(message, found, attempts)
 
     async def _one_by_one(
-        self, found: Sequence[Envelope[E] | MalformedEvent]
+        self, found: Sequence[Envelope[E] | ValidationError]
     ) -> list[asyncio.Future[None]]:
         attempts = {}
         for index in random.sample(range(len(found)), len(found)):
@@ -197,24 +198,25 @@ class Consumer(Generic[E]):
             await asyncio.wait([attempts[index]])
         return [attempts[index] for index in range(len(found))]
 
-    def _submit(self, event: Envelope[E] | MalformedEvent) -> asyncio.Future[None]:
+    def _submit(self, event: Envelope[E] | ValidationError) -> asyncio.Future[None]:
         if isinstance(event, Envelope):
             return self.committer.submit(event)
         malformed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        malformed.set_exception(event.error)
+        malformed.set_exception(event)
         return malformed
 
     async def _settle(
         self,
         message: RabbitMessage,
-        found: Sequence[Envelope[E] | MalformedEvent],
+        found: Sequence[Envelope[E] | ValidationError],
         attempts: Sequence[asyncio.Future[None]],
     ) -> None:
         """Acknowledge a message once each of its events has been processed or dead-lettered."""
         await asyncio.wait(attempts)
         # Cancelled means that the process is stopping: this raises, and the message will be delivered again.
-        failed = [i for i, attempt in enumerate(attempts) if attempt.exception() is not None]
-        await asyncio.gather(*(self._retry(message, i, found[i], attempts[i]) for i in failed))
+        errors = [attempt.exception() for attempt in attempts]
+        failed = [(i, found[i], error) for i, error in enumerate(errors) if error is not None]
+        await asyncio.gather(*(self._retry(message, *failure) for failure in failed))
         self._reached("before_ack")
         await message.ack()
         self._reached("after_ack")
@@ -223,30 +225,22 @@ class Consumer(Generic[E]):
         self,
         message: RabbitMessage,
         index: int,
-        event: Envelope[E] | MalformedEvent,
-        attempt: asyncio.Future[None],
+        event: Envelope[E] | ValidationError,
+        error: BaseException,
     ) -> None:
         """Repeat a failed attempt with backoff; dead-letter the event after the last one, a malformed one at once."""
-        if isinstance(event, MalformedEvent):
-            await self._dead_letter(message, index, event.error, attempts=1)
-            return
-        for delay in (*RETRY_DELAYS, None):
-            try:
-                await attempt
-                return
-            except Exception as error:
+        attempts = 1
+        if isinstance(event, Envelope):
+            for delay in RETRY_DELAYS:
                 log.warning(
                     "consumer.failed", queue=self.queue, event_id=str(event.id), exc_info=error
                 )
-                if delay is None:
-                    await self._dead_letter(message, index, error, attempts=len(RETRY_DELAYS) + 1)
-                    return
                 await asyncio.sleep(delay)
-                attempt = self.committer.submit(event)
-
-    async def _dead_letter(
-        self, message: RabbitMessage, index: int, error: Exception, attempts: int
-    ) -> None:
+                try:
+                    await self.committer.submit(event)
+                    return
+                except Exception as failure:
+                    error, attempts = failure, attempts + 1
         dead_letter = with_reason(
             alone(message.raw_message, index),
             queue=self.queue,

@@ -7,16 +7,15 @@ its own correlation and causation as extension attributes; a header `batch_size`
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import groupby
 from operator import attrgetter
-from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import HeadersType
+from aio_pika.abc import AbstractMessage, HeadersType
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
@@ -73,27 +72,6 @@ def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
     return {name: printable(value) for name, value in headers.items()}
 
 
-class Incoming(Protocol):
-    """The parts of a delivered message that are read; aio-pika's messages have them."""
-
-    body: bytes
-    headers: Any
-    content_type: str | None
-    content_encoding: str | None
-    correlation_id: str | None
-    message_id: str | None
-    type: str | None
-    app_id: str | None
-    timestamp: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class MalformedEvent:
-    """A part of a message that is not an event of the expected type, and why."""
-
-    error: Exception
-
-
 E = TypeVar("E", bound=Event)
 
 
@@ -126,31 +104,31 @@ def _adapters(kind: type[E]) -> tuple[TypeAdapter[_BatchItem[E]], TypeAdapter[li
     return TypeAdapter(item), TypeAdapter(Annotated[list[item], Field(min_length=1)])
 
 
-def from_message(message: Incoming, kind: type[E]) -> list[Envelope[E] | MalformedEvent]:
-    """The events of a message, in order, with a MalformedEvent in the place of each one that cannot be read."""
+def from_message(message: AbstractMessage, kind: type[E]) -> list[Envelope[E] | ValidationError]:
+    """The events of a message, in order, with an error in the place of each one that cannot be read."""
     if message.content_type == BATCH:
         return _from_batch(message.body, kind)
     try:
         identity = _Identity.model_validate(message.headers)
         event = kind.model_validate_json(message.body)
     except ValidationError as error:
-        return [MalformedEvent(error)]
+        return [error]
     cause = Causation(message.correlation_id or "", identity.causation_id, identity.traceparent)
     return [Envelope(identity.id, event, identity.time, cause)]
 
 
-def _from_batch(body: bytes, kind: type[E]) -> list[Envelope[E] | MalformedEvent]:
+def _from_batch(body: bytes, kind: type[E]) -> list[Envelope[E] | ValidationError]:
     of_item, of_list = _adapters(kind)
     try:
         return [item.envelope() for item in of_list.validate_json(body)]
     except ValidationError as error:
-        whole = MalformedEvent(error)
-    found: list[Envelope[E] | MalformedEvent] = []
+        whole = error
+    found: list[Envelope[E] | ValidationError] = []
     for item in _items(body):
         try:
             found.append(of_item.validate_json(json.dumps(item)).envelope())
         except ValidationError as error:
-            found.append(MalformedEvent(error))
+            found.append(error)
     return found or [whole]
 
 
@@ -162,7 +140,7 @@ def _items(body: bytes) -> list[Any]:
     return items if isinstance(items, list) else []
 
 
-def copied(message: Incoming) -> Message:
+def copied(message: AbstractMessage) -> Message:
     """A copy of a delivered message, to be published again."""
     return Message(
         message.body,
@@ -178,7 +156,7 @@ def copied(message: Incoming) -> Message:
     )
 
 
-def alone(message: Incoming, index: int) -> Message:
+def alone(message: AbstractMessage, index: int) -> Message:
     """The event at `index` of a delivered message as a plain message of its own, for dead-lettering.
 
     It is built from the JSON that arrived, not from the parsed event, so that nothing is lost. A body that is not a

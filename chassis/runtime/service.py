@@ -53,15 +53,11 @@ Compose = Callable[["Service"], Awaitable[None]]
 """Adds what is specific to a service, before the first request and message. An exception aborts the start."""
 
 
-async def _nothing_specific(service: "Service") -> None:
-    """Add nothing."""
-
-
 class Service:
     """A running service: its database, relay, consumers, background tasks, and the dependencies of its routes."""
 
     def __init__(
-        self, app: FastAPI, name: str, subscriptions: Subscriptions, compose: Compose
+        self, app: FastAPI, name: str, subscriptions: Subscriptions, compose: Compose | None
     ) -> None:
         self.name = name
         self.settings: Settings = settings()
@@ -99,7 +95,8 @@ class Service:
         self.on_commit(self.relay.committed)
         self.committers = Committers(self.name, pool, self._on_commit)
         self.provide(self, self.database, self.committers, Verifier(pool))
-        await self._compose(self)
+        if self._compose:
+            await self._compose(self)
         self.supervisor.start(RELAY, self.relay.run())
         await self._consume(broker_url)
         self.provide(Readiness(database=self.database.answers, broker=self.broker.answers))
@@ -201,7 +198,7 @@ def create_app(
     description: str,
     router: APIRouter,
     subscriptions: Subscriptions,
-    compose: Compose = _nothing_specific,
+    compose: Compose | None = None,
 ) -> FastAPI:
     """The application of a service; `package` is the one that holds its `documents/`.
 
