@@ -18,18 +18,14 @@ CONNECTION_LOST: Final = (
 )
 """May hide a COMMIT that succeeded; any other error of a COMMIT means that it failed."""
 
-_TRANSIENT_CLASSES: Final = ("08", "40", "53", "55", "57", "58")
+_TRANSIENT: Final = ("08", "40", "53", "55", "57", "58", "25006", "25P03")
 """SQLSTATE classes about the server's state, not about the statement: connection, rollback (deadlock, serialization),
-resources, lock not available, operator intervention, system error.
+resources, lock not available, operator intervention, system error; and a read-only server, a transaction left idle.
 https://www.postgresql.org/docs/current/errcodes-appendix.html"""
-
-_READ_ONLY: Final = "25006"
-_IDLE_IN_TRANSACTION: Final = "25P03"
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may succeed later, because the fault lies with a server or the network."""
     if isinstance(error, asyncpg.PostgresError):
-        state = error.sqlstate or ""
-        return state.startswith((*_TRANSIENT_CLASSES, _READ_ONLY, _IDLE_IN_TRANSACTION))
+        return (error.sqlstate or "").startswith(_TRANSIENT)
     return isinstance(error, (CommitUnknownError, *CONNECTION_LOST))  # a TimeoutError is an OSError

@@ -39,6 +39,8 @@ Result = TypeVar("Result")
 Work = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
 """A use case; returns one result for each item, in order. A refusal is a result; an exception is a fault."""
 
+Batch = Sequence[tuple[Item, asyncio.Future[Result]]]
+
 OnCommit = Sequence[Callable[[Transaction], None]]
 """Called after each COMMIT with the transaction that is now durable. They must not raise."""
 
@@ -98,7 +100,7 @@ class GroupCommitter(Generic[Item, Result]):
         return future
 
     async def _run(self) -> None:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        batch: Batch[Item, Result] = []
         try:
             while self._waiting:
                 # Items whose caller was cancelled are dropped: their work has not begun.
@@ -111,7 +113,7 @@ class GroupCommitter(Generic[Item, Result]):
                 future.cancel()  # no effect on one that is done
             self._waiting.clear()
 
-    async def _commit(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _commit(self, batch: Batch[Item, Result]) -> None:
         if not batch:
             return
         try:
@@ -129,14 +131,11 @@ class GroupCommitter(Generic[Item, Result]):
                 if not future.done():
                     future.set_result(result)
 
-    async def _split(
-        self, batch: Sequence[tuple[Item, asyncio.Future[Result]]], error: Exception
-    ) -> None:
+    async def _split(self, batch: Batch[Item, Result], error: Exception) -> None:
         log.warning("committer.splitting", work=self._name, items=len(batch), error=repr(error))
         middle = len(batch) // 2
         await self._commit(batch[:middle])
-        if crash_points.ARMED:
-            crash_points.reached("committer.between_halves", _types(item for item, _ in batch))
+        crash_points.reached("committer.between_halves", _types(item for item, _ in batch))
         await self._commit(batch[middle:])
 
     async def _transact(self, items: Sequence[Item]) -> Sequence[Result]:

@@ -65,16 +65,14 @@ class Table(SQLModel, metaclass=_Untracked):
     __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._values() == other._values()
+        names = type(self).model_fields
+        return type(self) is type(other) and arrays([self], names) == arrays([other], names)
 
     __hash__ = None  # type: ignore[assignment]
 
     def snapshot(self) -> Self:
         """A copy, for results: later items of the same batch may change the row."""
         return from_record(type(self), self.__dict__)
-
-    def _values(self) -> dict[str, Any]:
-        return {name: self.__dict__.get(name) for name in type(self).model_fields}
 
 
 def from_record(table: type[T], record: Any) -> T:
@@ -84,7 +82,7 @@ def from_record(table: type[T], record: Any) -> T:
     return row
 
 
-def arrays(rows: Sequence[Table], names: Sequence[str]) -> list[list[Any]]:
+def arrays(rows: Sequence[Table], names: Iterable[str]) -> list[list[Any]]:
     """One list for each column, the arguments of `unnest`."""
     values = [row.__dict__ for row in rows]
     return [[value[name] for value in values] for name in names]
@@ -133,9 +131,13 @@ class Statements:
             f" WHERE {self.table}.version < excluded.version RETURNING {key}"
         )
 
-    def update(self, changed: Sequence[str], first: int = 1) -> str:
+    def written(self, changed: Iterable[str]) -> Sequence[str]:
+        """The columns of which a write takes an array: the key and the `changed` ones, or all if none is named."""
+        return (*self.primary_key, *changed) if changed else tuple(self.columns)
+
+    def update(self, changed: Iterable[str], first: int = 1) -> str:
         """Set the `changed` columns of rows, found by their primary key."""
-        names = [*self.primary_key, *changed]
+        names = self.written(changed)
         assignments = ", ".join(f"{name} = new.{name}" for name in changed)
         match = " AND ".join(f"{self.table}.{name} = new.{name}" for name in self.primary_key)
         return (
@@ -166,19 +168,6 @@ class Write(NamedTuple):
     if_missing: bool = False
     """Whether existing rows stay unchanged instead of being an error."""
 
-    @property
-    def names(self) -> Sequence[str]:
-        """The columns of its parameters, in order."""
-        made = statements(self.table)
-        return (*made.primary_key, *self.changed) if self.changed else tuple(made.columns)
-
-    def sql(self, first: int) -> str:
-        """The statement, with parameters from $`first` on."""
-        made = statements(self.table)
-        if self.changed:
-            return made.update(self.changed, first)
-        return made.insert(first, if_missing=self.if_missing)
-
 
 @cache
 def combined(writes: tuple[Write, ...]) -> str:
@@ -188,9 +177,11 @@ def combined(writes: tuple[Write, ...]) -> str:
     order, so rows that other transactions write too must be guarded by a lock, or written only by such statements.
     """
     parts, first = [], 1
-    for write in writes:
-        parts.append(write.sql(first))
-        first += len(write.names)
+    for table, changed, if_missing in writes:
+        made = statements(table)
+        insert = made.insert(first, if_missing=if_missing)
+        parts.append(made.update(changed, first) if changed else insert)
+        first += len(made.written(changed))
     *before, last = parts
     named = ", ".join(f"write_{n} AS ({part})" for n, part in enumerate(before, 1))
     return f"WITH {named} {last}" if before else last

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -29,12 +29,8 @@ from chassis.database.tables import (
 from chassis.messaging import outbox
 from events.base import Causation, Event
 
-if TYPE_CHECKING:
-    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
-    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-else:
-    Pool = asyncpg.Pool
-    Connection = asyncpg.Connection
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 ACQUIRE_SECONDS: Final = 4.0
 """How long to wait for a connection of the pool; less than the timeout of a request."""
@@ -141,7 +137,7 @@ class Transaction:
         if not rows:
             return set()
         made = statements(type(rows[0]))
-        records = await self.fetch(sql(made), *arrays(_in_order(rows), list(made.columns)))
+        records = await self.fetch(sql(made), *arrays(_in_order(rows), made.columns))
         return {record[0] if len(record) == 1 else tuple(record) for record in records}
 
     def publish(self, event: Event, cause: Causation) -> UUID:
@@ -196,11 +192,12 @@ class Transaction:
         self, rows: Sequence[Table], changed: tuple[str, ...] = (), *, if_missing: bool = False
     ) -> None:
         if rows:
-            write = Write(type(rows[0]), changed, if_missing)
+            table = type(rows[0])
             # The parts of one statement do not see each other's effects.
-            if any(waiting.table is write.table for waiting, _ in self._writes):
+            if any(waiting.table is table for waiting, _ in self._writes):
                 await self._flush()
-            self._writes.append((write, arrays(rows, write.names)))
+            columns = arrays(rows, statements(table).written(changed))
+            self._writes.append((Write(table, changed, if_missing), columns))
 
     async def _flush(self) -> None:
         """Send BEGIN if it has not been sent, then the deferred writes."""

@@ -144,7 +144,7 @@ class Consumer(Generic[E]):
         if new:
             await self._handler(tx, new)
             await mark_processed(tx, new)
-        self._reached("after_mark_processed")
+        crash_points.reached("inbox.after_mark_processed", [self._event.__name__])
         tx.after_commit.append(partial(self._count, len(new), duplicates))
         return [None] * (len(new) + duplicates)
 
@@ -166,12 +166,8 @@ class Consumer(Generic[E]):
             await asyncio.sleep(RETRY_DELAYS[-1])
             await message.nack(requeue=True)
 
-    def _reached(self, point: str) -> None:
-        if crash_points.ARMED:
-            crash_points.reached(f"inbox.{point}", [self._event.__name__])
-
     async def _consume(self, message: RabbitMessage) -> None:
-        self._reached("on_receive")
+        crash_points.reached("inbox.on_receive", [self._event.__name__])
         if message.raw_message.redelivered:
             await self._consume_again(message)
         else:
@@ -217,9 +213,9 @@ class Consumer(Generic[E]):
         errors = [attempt.exception() for attempt in attempts]
         failed = [(i, found[i], error) for i, error in enumerate(errors) if error is not None]
         await asyncio.gather(*(self._retry(message, *failure) for failure in failed))
-        self._reached("before_ack")
+        crash_points.reached("inbox.before_ack", [self._event.__name__])
         await message.ack()
-        self._reached("after_ack")
+        crash_points.reached("inbox.after_ack", [self._event.__name__])
 
     async def _retry(
         self,

@@ -99,9 +99,9 @@ class _Identity(BaseModel):
 
 
 @cache
-def _adapters(kind: type[E]) -> tuple[TypeAdapter[_BatchItem[E]], TypeAdapter[list[_BatchItem[E]]]]:
+def _list_of(kind: type[E]) -> TypeAdapter[list[_BatchItem[E]]]:
     item = _BatchItem[kind]  # type: ignore[valid-type]
-    return TypeAdapter(item), TypeAdapter(Annotated[list[item], Field(min_length=1)])
+    return TypeAdapter(Annotated[list[item], Field(min_length=1)])
 
 
 def from_message(message: AbstractMessage, kind: type[E]) -> list[Envelope[E] | ValidationError]:
@@ -118,15 +118,14 @@ def from_message(message: AbstractMessage, kind: type[E]) -> list[Envelope[E] | 
 
 
 def _from_batch(body: bytes, kind: type[E]) -> list[Envelope[E] | ValidationError]:
-    of_item, of_list = _adapters(kind)
     try:
-        return [item.envelope() for item in of_list.validate_json(body)]
+        return [item.envelope() for item in _list_of(kind).validate_json(body)]
     except ValidationError as error:
         whole = error
     found: list[Envelope[E] | ValidationError] = []
     for item in _items(body):
         try:
-            found.append(of_item.validate_json(json.dumps(item)).envelope())
+            found.append(_list_of(kind).validate_json(json.dumps([item]))[0].envelope())
         except ValidationError as error:
             found.append(error)
     return found or [whole]

@@ -38,9 +38,8 @@ RETRY_SECONDS: Final = 5.0
 PUBLISHED = Counter("chorus_relay_published_total", "Events confirmed by the broker.", ["exchange"])
 FAILED = Counter("chorus_relay_failed_total", "Events whose publish was not confirmed.", ["reason"])
 for _reason in (PublishError, DeliveryError, TimeoutError):
-    FAILED.labels(
-        _reason.__name__
-    )  # exported from the start, so that an alarm sees the first failure as a rise
+    # Exported from the start, so that an alarm sees the first failure as a rise.
+    FAILED.labels(_reason.__name__)
 UNROUTABLE = Gauge(
     "chorus_relay_unroutable",
     "Events of the last attempt that the broker could not route to a queue.",
@@ -120,7 +119,7 @@ class Relay:
             )
             _reached("after_confirm", rows)
             UNROUTABLE.set(0)
-            if any(results):
+            if any(error is not None for error in results):
                 _put_back(tx, batches, results)
             _reached("before_commit", rows)
         _reached("after_commit", rows)
