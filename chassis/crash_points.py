@@ -79,7 +79,7 @@ class Crash:
 _crash: Final = Crash.of(text) if (text := os.environ.get(VARIABLE)) else None
 
 ARMED: Final = _crash is not None
-"""Whether this process is to crash at some point; checked before calls of `reached` whose arguments cost something."""
+"""Whether this process is to crash at some point; checked before each call of `reached`, which then costs nothing."""
 
 
 def reached(point: str, about: Iterable[str]) -> None:

@@ -16,16 +16,7 @@ import uuid_utils
 from asyncpg.pgproto import pgproto
 
 from chassis.database.errors import CONNECTION_LOST, CommitUnknownError
-from chassis.database.tables import (
-    Statements,
-    T,
-    Table,
-    Write,
-    arrays,
-    combined,
-    from_record,
-    statements,
-)
+from chassis.database.tables import T, Table, Write, arrays, combined, from_record, statements
 from chassis.messaging import outbox
 from events.base import Causation, Event
 
@@ -119,7 +110,7 @@ class Transaction:
 
     async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
         """Write at once those rows that do not exist yet; returns their primary keys (tuples where composite)."""
-        return await self._insert_now(rows, Statements.insert_new)
+        return await self._insert_now(rows, lambda made: made.insert_new())
 
     async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:
         """Write at once rows that are new or have a higher `version` than the stored ones; returns their keys.
@@ -129,11 +120,9 @@ class Transaction:
         newest: dict[Any, Table] = {}
         for row in sorted(rows, key=lambda row: row.__dict__["version"]):
             newest[row.__dict__[statements(type(row)).primary_key[0]]] = row
-        return await self._insert_now(list(newest.values()), Statements.upsert_newer)
+        return await self._insert_now(list(newest.values()), lambda made: made.upsert_newer())
 
-    async def _insert_now(
-        self, rows: Sequence[Table], sql: Callable[[Statements], str]
-    ) -> set[Any]:
+    async def _insert_now(self, rows: Sequence[Table], sql: Callable[[Any], str]) -> set[Any]:
         if not rows:
             return set()
         made = statements(type(rows[0]))

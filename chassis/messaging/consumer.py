@@ -144,7 +144,7 @@ class Consumer(Generic[E]):
         if new:
             await self._handler(tx, new)
             await mark_processed(tx, new)
-        crash_points.reached("inbox.after_mark_processed", [self._event.__name__])
+        self._reached("after_mark_processed")
         tx.after_commit.append(partial(self._count, len(new), duplicates))
         return [None] * (len(new) + duplicates)
 
@@ -166,8 +166,12 @@ class Consumer(Generic[E]):
             await asyncio.sleep(RETRY_DELAYS[-1])
             await message.nack(requeue=True)
 
+    def _reached(self, point: str) -> None:
+        if crash_points.ARMED:
+            crash_points.reached(f"inbox.{point}", [self._event.__name__])
+
     async def _consume(self, message: RabbitMessage) -> None:
-        crash_points.reached("inbox.on_receive", [self._event.__name__])
+        self._reached("on_receive")
         if message.raw_message.redelivered:
             await self._consume_again(message)
         else:
@@ -213,9 +217,9 @@ class Consumer(Generic[E]):
         errors = [attempt.exception() for attempt in attempts]
         failed = [(i, found[i], error) for i, error in enumerate(errors) if error is not None]
         await asyncio.gather(*(self._retry(message, *failure) for failure in failed))
-        crash_points.reached("inbox.before_ack", [self._event.__name__])
+        self._reached("before_ack")
         await message.ack()
-        crash_points.reached("inbox.after_ack", [self._event.__name__])
+        self._reached("after_ack")
 
     async def _retry(
         self,

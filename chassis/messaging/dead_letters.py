@@ -67,7 +67,8 @@ class DeadLetterQueue:
             failures += 1
             log.warning("dead_letters.waiting", queue=queue, error=repr(error), failures=failures)
             await asyncio.sleep(min(0.1 * 2 ** min(failures, 6), 5.0))
-        crash_points.reached("dead_letters.after_publish", [message.type or ""])
+        if crash_points.ARMED:
+            crash_points.reached("dead_letters.after_publish", [message.type or ""])
         DEAD_LETTERED.labels(queue).inc()
         log.error(
             "dead_letters.published",
