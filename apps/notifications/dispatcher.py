@@ -27,7 +27,6 @@ from apps.notifications.use_cases import LEASE_LIMIT, LEASE_SECONDS, Attempt, Ex
 from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.transaction import Pool, Transaction
-from chassis.signal import Signal
 
 log = structlog.get_logger(__name__)
 
@@ -89,7 +88,7 @@ class Dispatcher:
             on_commit=on_commit,
         )
         self._loop = asyncio.get_running_loop()
-        self._signal = Signal()
+        self._woken = asyncio.Event()
         """Notifications may be due, or there is room in the queue."""
         self._queue: asyncio.Queue[Lease] = asyncio.Queue()
         self._sending: dict[int, Lease] = {}
@@ -100,7 +99,7 @@ class Dispatcher:
 
     def committed(self, _tx: Transaction) -> None:
         """Look soon for notifications that a transaction may have made due."""
-        self._signal.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Deliver until cancelled. A database or a channel's server that is away is waited for."""
@@ -126,7 +125,10 @@ class Dispatcher:
                 until = self._loop.time() + LEASE_SECONDS
                 for notification in await self._leasing.submit(self._channel):
                     self._queue.put_nowait(Lease(notification, until))
-            await self._signal.wait(POLL_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._woken.wait()
+            self._woken.clear()
 
     async def _keep_extending(self) -> None:
         """Extend the leases of notifications that take long to send."""
@@ -158,7 +160,7 @@ class Dispatcher:
 
     async def _next(self, channel: Channel) -> Lease:
         if self._queue.qsize() == LEASE_LIMIT // 2:
-            self._signal.set()
+            self._woken.set()
         while True:
             if not self._queue.empty():  # without the cost of a timeout
                 return self._queue.get_nowait()
@@ -209,7 +211,7 @@ class Dispatcher:
     ) -> None:
         """Finish what is being sent, record the results, end the other leases."""
         self._stopping = True
-        self._signal.set()
+        self._woken.set()
         await asyncio.wait([leasing], timeout=STOP_SECONDS)
         ended = [self._extend(self._queue.get_nowait(), 0) for _ in range(self._queue.qsize())]
         if sending := [workers[n] for n in self._sending]:

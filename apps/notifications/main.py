@@ -13,7 +13,7 @@ from chassis.runtime.service import Service, create_app
 
 async def compose(service: Service) -> None:
     """Add a dispatcher for each channel, woken by every commit, and the gauges of open notifications."""
-    pool, on_commit = service.database.pool, service.relay.committed
+    pool, on_commit = service.database.pool, [service.relay.committed]
     email = Dispatcher(pool, "email", email_channels(service.settings), on_commit)
     service.on_commit.append(email.committed)
     service.run(email=email.run, notification_gauges=partial(poll, gauges.measure, pool))

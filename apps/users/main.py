@@ -13,7 +13,7 @@ from chassis.runtime.service import Service, create_app
 async def compose(service: Service) -> None:
     """Add signing keys, passwords and their limits; create the first operator."""
     passwords, key_ring = Passwords(), KeyRing()
-    rotation = KeyRotation(service.database.pool, key_ring, service.relay.committed)
+    rotation = KeyRotation(service.database.pool, key_ring, [service.relay.committed])
     await rotation.start()
     if (operator := configured_operator(service.settings)) is not None:
         await create_operator(service, passwords, operator)

@@ -49,7 +49,7 @@ async def create_operator(service: Service, passwords: Passwords, operator: Regi
             service.database.pool,
             use_cases.register_users,
             name="users.create_operator",
-            on_commit=service.relay.committed,
+            on_commit=[service.relay.committed],
         )
         password_hash = await passwords.hash(operator.password)
         command = RegisterUser(

@@ -25,7 +25,6 @@ from chassis.runtime.health import Readiness
 from chassis.runtime.settings import settings
 from chassis.runtime.supervisor import Supervisor
 from chassis.runtime.telemetry import Telemetry, configure_logging
-from chassis.signal import Signal
 from chassis.web import problems
 from chassis.web import routing as strict
 from chassis.web.app import Application
@@ -35,7 +34,7 @@ from chassis.web.dependencies import provide
 from events.base import Causation
 from ops.serve import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
 
-written: Final = Signal()
+written: Final = asyncio.Event()
 """Set when notifications have been written: wakes the mailer of the process."""
 
 CONNECTIONS: Final = 16

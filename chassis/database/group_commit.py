@@ -16,7 +16,7 @@ from prometheus_client import Histogram
 
 from chassis import crash_points
 from chassis.database.errors import CommitUnknownError, is_transient
-from chassis.database.transaction import Pool, Transaction, begin
+from chassis.database.transaction import Pool, Transaction, transaction
 from events.base import Envelope
 
 log = structlog.get_logger(__name__)
@@ -39,8 +39,10 @@ Result = TypeVar("Result")
 Work = Callable[[Transaction, Sequence[Item]], Awaitable[Sequence[Result]]]
 """A use case; returns one result for each item, in order. A refusal is a result; an exception is a fault."""
 
-OnCommit = Callable[[Transaction], None]
-"""Called after each COMMIT with the transaction that is now durable. It must not raise."""
+Batch = Sequence[tuple[Item, asyncio.Future[Result]]]
+
+OnCommit = Sequence[Callable[[Transaction], None]]
+"""Called after each COMMIT with the transaction that is now durable. They must not raise."""
 
 
 class OverloadedError(Exception):
@@ -98,7 +100,7 @@ class GroupCommitter(Generic[Item, Result]):
         return future
 
     async def _run(self) -> None:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        batch: Batch[Item, Result] = []
         try:
             while self._waiting:
                 # Items whose caller was cancelled are dropped: their work has not begun.
@@ -111,61 +113,60 @@ class GroupCommitter(Generic[Item, Result]):
                 future.cancel()  # no effect on one that is done
             self._waiting.clear()
 
-    async def _commit(self, batch: Sequence[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _commit(self, batch: Batch[Item, Result]) -> None:
         if not batch:
             return
         try:
             results = await self._transact([item for item, _ in batch])
         except UnavailableError as error:
             # Items that wait would fail later for the same reason.
-            self._fail((*batch, *self._waiting), error)
-        except CommitUnknownError as error:
-            self._fail(batch, error)
+            _fail((*batch, *self._waiting), error)
         except Exception as error:
-            if len(batch) == 1:
-                self._fail(batch, error)
-                return
-            log.warning("committer.splitting", work=self._name, items=len(batch), error=repr(error))
-            middle = len(batch) // 2
-            await self._commit(batch[:middle])
-            if crash_points.ARMED:
-                crash_points.reached("committer.between_halves", _types(item for item, _ in batch))
-            await self._commit(batch[middle:])
+            if len(batch) == 1 or isinstance(error, CommitUnknownError):
+                _fail(batch, error)
+            else:
+                await self._split(batch, error)
         else:
             for (_, future), result in zip(batch, results, strict=True):
                 if not future.done():
                     future.set_result(result)
 
-    def _fail(self, batch: Iterable[tuple[Item, asyncio.Future[Result]]], error: Exception) -> None:
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(error)
+    async def _split(self, batch: Batch[Item, Result], error: Exception) -> None:
+        log.warning("committer.splitting", work=self._name, items=len(batch), error=repr(error))
+        middle = len(batch) // 2
+        await self._commit(batch[:middle])
+        if crash_points.ARMED:
+            crash_points.reached("committer.between_halves", _types(item for item, _ in batch))
+        await self._commit(batch[middle:])
 
     async def _transact(self, items: Sequence[Item]) -> Sequence[Result]:
-        work = self._work
+        work, failures = self._work, 0
         deadline = asyncio.get_running_loop().time() + self._timeout
-        failures = 0
         while True:
             try:
                 return await self._once(items, work)
             except Exception as error:
-                first, work = work is not self._fallback, self._fallback
-                if first and not is_transient(error):
+                if is_transient(error):
+                    failures += 1
+                    await self._wait(error, failures, deadline)
+                elif work is self._fallback:
+                    raise
+                else:
                     log.info("committer.fallback", work=self._name, error=repr(error))
-                    continue
-                if not is_transient(error):
-                    raise
-                if isinstance(error, CommitUnknownError) and math.isfinite(self._timeout):
-                    raise
-                failures += 1
-                delay = min(0.05 * 2 ** min(failures, 6), 2.0)
-                if asyncio.get_running_loop().time() + delay > deadline:
-                    raise UnavailableError(repr(error)) from error
-                log.warning("committer.waiting", work=self._name, error=repr(error), delay=delay)
-                await asyncio.sleep(delay)
+                work = self._fallback
+
+    async def _wait(self, error: Exception, failures: int, deadline: float) -> None:
+        """Wait before the next attempt, after a transient error; raises if there must not be one."""
+        if isinstance(error, CommitUnknownError) and math.isfinite(self._timeout):
+            raise error
+        delay = min(0.05 * 2 ** min(failures, 6), 2.0)
+        if asyncio.get_running_loop().time() + delay > deadline:
+            raise UnavailableError(repr(error)) from error
+        log.warning("committer.waiting", work=self._name, error=repr(error), delay=delay)
+        await asyncio.sleep(delay)
 
     async def _once(self, items: Sequence[Item], work: Work[Item, Result]) -> Sequence[Result]:
-        async with begin(self._pool) as tx:
+        async with transaction(self._pool) as tx:
             self._reached("after_begin", items, tx)
             results = await work(tx, items)
             self._reached("before_commit", items, tx)
@@ -173,7 +174,8 @@ class GroupCommitter(Generic[Item, Result]):
                 raise RuntimeError(f"{self._name}: {len(results)} results for {len(items)} items")
         self._reached("after_commit", items, tx)
         self._batch_size.observe(len(items))
-        self._on_commit(tx)
+        for callback in self._on_commit:
+            callback(tx)
         return results
 
     def _reached(self, point: str, items: Sequence[Item], tx: Transaction) -> None:
@@ -185,6 +187,12 @@ class GroupCommitter(Generic[Item, Result]):
         """Wait until every submitted item is done."""
         while self._running is not None:
             await asyncio.wait([self._running])
+
+
+def _fail(batch: Iterable[tuple[object, asyncio.Future[Result]]], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(error)
 
 
 def _types(items: Iterable[object]) -> set[str]:

@@ -4,15 +4,13 @@ Only `chassis.database.transaction` begins and commits transactions that write.
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import asyncpg
 import stamina
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chassis.database.transaction import DRIVER_ERRORS, Pool
+from chassis.database.transaction import Pool, keep_session
 
 SERVER_SETTINGS = {
     "statement_timeout": "15000",
@@ -51,6 +49,8 @@ class Database:
 
     pool: Pool
     engine: AsyncEngine
+    reading: async_sessionmaker[AsyncSession]
+    """Makes read-only sessions: `async with database.reading() as session`."""
 
     def __init__(self, url: str, service: str, *, size: int = 8) -> None:
         self._url = url
@@ -72,7 +72,7 @@ class Database:
                     min_size=1,
                     max_size=self._size,
                     timeout=CONNECT_SECONDS,
-                    reset=_no_reset,
+                    reset=keep_session,
                     command_timeout=COMMAND_SECONDS,
                     server_settings=server_settings | BY_KEY,
                 )
@@ -86,15 +86,7 @@ class Database:
                 "server_settings": {**server_settings, "default_transaction_read_only": "on"},
             },
         )
-        self._sessions = async_sessionmaker(
-            self.engine, class_=AsyncSession, expire_on_commit=False
-        )
-
-    @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A read-only session."""
-        async with self._sessions() as session:
-            yield session
+        self.reading = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
 
     async def answers(self) -> bool:
         """Whether a connection is free and a round trip succeeds within CHECK_SECONDS.
@@ -109,7 +101,7 @@ class Database:
     async def _round_trip(self) -> bool:
         try:
             return bool(await self.pool.fetchval("SELECT true", timeout=CHECK_SECONDS))
-        except DRIVER_ERRORS:
+        except Exception:
             return False
 
     def abandon(self) -> None:
@@ -121,7 +113,3 @@ class Database:
         """Close all connections; those in use once they are released."""
         await self.engine.dispose()
         await self.pool.close()
-
-
-async def _no_reset(connection: object) -> None:
-    """Replace asyncpg's reset at each release: it costs a round trip, and no session setting is ever changed."""

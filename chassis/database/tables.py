@@ -4,12 +4,11 @@ A SQLModel class declares a table. An ORM session costs about a millisecond of C
 columns as arrays (`unnest`) over a plain asyncpg connection and cost about ten microseconds per row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Self, TypeVar
 
-from sqlalchemy import Column
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import configure_mappers
@@ -24,18 +23,22 @@ T = TypeVar("T", bound="Table")
 class _Untracked(SQLModelMetaclass):
     """Makes tables whose rows are plain objects without the state by which SQLAlchemy tracks changes."""
 
+    _defaults: dict[str, Any]
+
     def __init__(cls, name: str, bases: tuple[type, ...], names: Any, **more: Any) -> None:  # noqa: N805
         super().__init__(name, bases, names, **more)
         if more.get("table"):
             configure_mappers()  # otherwise attributes work only after the first query
             for column in cls.__table__.columns:  # type: ignore[attr-defined]
                 type.__setattr__(cls, column.name, _Column(cls.__dict__[column.name]))
+            # A default is always a value; `default_factory` is not supported.
+            fields = cls.model_fields.items()
+            cls._defaults = {n: f.get_default() for n, f in fields if not f.is_required()}
 
     def __call__(cls, **values: Any) -> Any:  # noqa: N805
         """A row without the state of pydantic and SQLAlchemy: 2 microseconds instead of 30."""
         row: Any = object.__new__(cls)  # type: ignore[arg-type]
-        # A default is always a value; `default_factory` is not supported.
-        row.__dict__.update(_defaults(cls), **values)
+        row.__dict__.update(cls._defaults, **values)
         return row
 
 
@@ -62,22 +65,14 @@ class Table(SQLModel, metaclass=_Untracked):
     __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self._values() == other._values()
+        names = type(self).model_fields
+        return type(self) is type(other) and arrays([self], names) == arrays([other], names)
 
     __hash__ = None  # type: ignore[assignment]
 
     def snapshot(self) -> Self:
         """A copy, for results: later items of the same batch may change the row."""
         return from_record(type(self), self.__dict__)
-
-    def _values(self) -> dict[str, Any]:
-        return {name: self.__dict__.get(name) for name in type(self).model_fields}
-
-
-@cache
-def _defaults(table: type[Table]) -> dict[str, Any]:
-    fields = table.model_fields.items()
-    return {name: field.get_default() for name, field in fields if not field.is_required()}
 
 
 def from_record(table: type[T], record: Any) -> T:
@@ -87,7 +82,7 @@ def from_record(table: type[T], record: Any) -> T:
     return row
 
 
-def arrays(rows: Sequence[Table], names: Sequence[str]) -> list[list[Any]]:
+def arrays(rows: Sequence[Table], names: Iterable[str]) -> list[list[Any]]:
     """One list for each column, the arguments of `unnest`."""
     values = [row.__dict__ for row in rows]
     return [[value[name] for value in values] for name in names]
@@ -95,7 +90,7 @@ def arrays(rows: Sequence[Table], names: Sequence[str]) -> list[list[Any]]:
 
 @dataclass(frozen=True)
 class Statements:
-    """The statements of one table, generated once."""
+    """The statements of one table. Each writes or reads many rows; `first` is the number of its first parameter."""
 
     table: str
     columns: dict[str, str]
@@ -114,22 +109,17 @@ class Statements:
         among = f"{key} = ANY($1::{self.columns[key]}[])"
         if complete:
             among += f" AND cardinality($1) = (SELECT count(*) FROM {self.table} WHERE {among})"
-        sql = self.where(f"{among} ORDER BY {key}")
-        return f"{sql} FOR NO KEY UPDATE" if lock else sql
+        return self.where(f"{among} ORDER BY {key}{' FOR NO KEY UPDATE' * lock}")
 
-    def insert(self, first: int = 1) -> str:
-        """Insert all columns of many rows, with parameters from $`first` on; an existing row is an error."""
-        parameters = ", ".join(f"${n}::{t}[]" for n, t in enumerate(self.columns.values(), first))
-        names = ", ".join(self.columns)
-        return f"INSERT INTO {self.table} ({names}) SELECT * FROM unnest({parameters})"
-
-    def insert_missing(self, first: int = 1) -> str:
-        """The same; existing rows stay unchanged."""
-        return f"{self.insert(first)} ON CONFLICT DO NOTHING"
+    def insert(self, first: int = 1, *, if_missing: bool = False) -> str:
+        """Insert all columns of rows. An existing row is an error, or with `if_missing` stays unchanged."""
+        source = f"SELECT * FROM unnest({self._arrays(self.columns, first)})"
+        sql = f"INSERT INTO {self.table} ({', '.join(self.columns)}) {source}"
+        return f"{sql} ON CONFLICT DO NOTHING" if if_missing else sql
 
     def insert_new(self) -> str:
-        """The same; returns the keys of the inserted rows."""
-        return f"{self.insert_missing()} RETURNING {', '.join(self.primary_key)}"
+        """Insert the rows that do not exist; returns their keys."""
+        return f"{self.insert(if_missing=True)} RETURNING {', '.join(self.primary_key)}"
 
     def upsert_newer(self) -> str:
         """Insert rows or replace those of a lower version; returns the keys of the written rows."""
@@ -141,34 +131,33 @@ class Statements:
             f" WHERE {self.table}.version < excluded.version RETURNING {key}"
         )
 
-    def update(self, changed: Sequence[str], first: int = 1) -> str:
-        """Set the `changed` columns of many rows, found by their primary key; parameters from $`first` on."""
-        names = [*self.primary_key, *changed]
-        kinds = [self.columns[name] for name in names]
-        parameters = ", ".join(f"${n}::{kind}[]" for n, kind in enumerate(kinds, first))
+    def written(self, changed: Iterable[str]) -> Sequence[str]:
+        """The columns of which a write takes an array: the key and the `changed` ones, or all if none is named."""
+        return (*self.primary_key, *changed) if changed else tuple(self.columns)
+
+    def update(self, changed: Iterable[str], first: int = 1) -> str:
+        """Set the `changed` columns of rows, found by their primary key."""
+        names = self.written(changed)
         assignments = ", ".join(f"{name} = new.{name}" for name in changed)
         match = " AND ".join(f"{self.table}.{name} = new.{name}" for name in self.primary_key)
         return (
             f"UPDATE {self.table} SET {assignments}"
-            f" FROM unnest({parameters}) AS new({', '.join(names)}) WHERE {match}"
+            f" FROM unnest({self._arrays(names, first)}) AS new({', '.join(names)}) WHERE {match}"
             # Redundant, but it prevents plans that scan the whole table.
             f" AND {self.table}.{self.primary_key[0]} = ANY(${first})"
         )
+
+    def _arrays(self, names: Iterable[str], first: int) -> str:
+        return ", ".join(f"${n}::{self.columns[name]}[]" for n, name in enumerate(names, first))
 
 
 @cache
 def statements(table: type[Table]) -> Statements:
     """The statements of a table, generated from its SQLModel class."""
-    sql_table: SqlTable = table.__table__  # type: ignore[attr-defined]
-    return Statements(
-        table=sql_table.name,
-        columns={column.name: _type(column) for column in sql_table.columns},
-        primary_key=tuple(column.name for column in sql_table.primary_key),
-    )
-
-
-def _type(column: Column[Any]) -> str:
-    return str(column.type.compile(dialect=_DIALECT)).split("(")[0]
+    sql: SqlTable = table.__table__  # type: ignore[attr-defined]
+    kinds = {column.name: column.type.compile(dialect=_DIALECT) for column in sql.columns}
+    columns = {name: kind.split("(")[0] for name, kind in kinds.items()}
+    return Statements(sql.name, columns, tuple(column.name for column in sql.primary_key))
 
 
 class Write(NamedTuple):
@@ -179,19 +168,6 @@ class Write(NamedTuple):
     if_missing: bool = False
     """Whether existing rows stay unchanged instead of being an error."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The columns of its parameters, in order."""
-        made = statements(self.table)
-        return (*made.primary_key, *self.changed) if self.changed else tuple(made.columns)
-
-    def sql(self, first: int) -> str:
-        """The statement, with parameters from $`first` on."""
-        made = statements(self.table)
-        if self.changed:
-            return made.update(self.changed, first)
-        return made.insert_missing(first) if self.if_missing else made.insert(first)
-
 
 @cache
 def combined(writes: tuple[Write, ...]) -> str:
@@ -201,9 +177,11 @@ def combined(writes: tuple[Write, ...]) -> str:
     order, so rows that other transactions write too must be guarded by a lock, or written only by such statements.
     """
     parts, first = [], 1
-    for write in writes:
-        parts.append(write.sql(first))
-        first += len(write.names)
+    for table, changed, if_missing in writes:
+        made = statements(table)
+        insert = made.insert(first, if_missing=if_missing)
+        parts.append(made.update(changed, first) if changed else insert)
+        first += len(made.written(changed))
     *before, last = parts
     named = ", ".join(f"write_{n} AS ({part})" for n, part in enumerate(before, 1))
     return f"WITH {named} {last}" if before else last

@@ -5,35 +5,23 @@ broker, and an event exists if and only if the change that it reports is committ
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
 import uuid_utils
 from asyncpg.pgproto import pgproto
 
-from chassis.database.errors import CommitUnknownError, commit_may_be_lost
+from chassis.database.errors import CONNECTION_LOST, CommitUnknownError
 from chassis.database.tables import T, Table, Write, arrays, combined, from_record, statements
 from chassis.messaging import outbox
 from events.base import Causation, Event
 
-if TYPE_CHECKING:
-    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
-    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
-else:
-    Pool = asyncpg.Pool
-    Connection = asyncpg.Connection
-
-DRIVER_ERRORS: Final = (
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-    OSError,
-)
-"""The errors that a statement may fail with, in the server, the driver or the network."""
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 ACQUIRE_SECONDS: Final = 4.0
 """How long to wait for a connection of the pool; less than the timeout of a request."""
@@ -56,10 +44,10 @@ class Transaction:
         """The rows that COMMIT writes to the outbox."""
         self.events: list[Event] = []
         """The events of these rows, in the order of `publish`."""
+        self.after_commit: list[Callable[[], None]] = []
+        """Called once the transaction is durable, and never after a rollback. They must not raise."""
         self._connection = connection
-        self._begun: asyncpg.transaction.Transaction | None = None
-        self._writes: list[tuple[Write, Sequence[list[Any]]]] = []
-        self._after_commit: list[Callable[[], None]] = []
+        self._writes: list[tuple[Write, Sequence[Sequence[Any]]]] = []
 
     async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
         """The records that a statement of the use case's own returns."""
@@ -72,41 +60,28 @@ class Transaction:
         await self._flush()
         return str(await self._connection.execute(sql, *values))
 
-    async def load(
-        self, table: type[T], keys: Iterable[Any], *, key: str | None = None
-    ) -> dict[Any, T]:
+    async def load(self, table: type[T], keys: Iterable[Any], *, key: str = "") -> dict[Any, T]:
         """Rows by `key` (a unique column, by default the primary key). Missing rows are left out."""
         return await self._select(table, keys, key, lock=False)
 
-    async def lock(
-        self, table: type[T], keys: Iterable[Any], *, key: str | None = None
-    ) -> dict[Any, T]:
+    async def lock(self, table: type[T], keys: Iterable[Any], *, key: str = "") -> dict[Any, T]:
         """The same, locked against other writers until the end of the transaction."""
         return await self._select(table, keys, key, lock=True)
 
-    async def lock_all(
-        self, table: type[T], keys: Iterable[Any], *, key: str | None = None
-    ) -> dict[Any, T]:
+    async def lock_all(self, table: type[T], keys: Iterable[Any], *, key: str = "") -> dict[Any, T]:
         """The same if no row is missing; otherwise locks and returns none."""
         return await self._select(table, keys, key, lock=True, complete=True)
 
     async def _select(
-        self,
-        table: type[T],
-        keys: Iterable[Any],
-        key: str | None,
-        *,
-        lock: bool,
-        complete: bool = False,
+        self, table: type[T], keys: Iterable[Any], key: str, *, lock: bool, complete: bool = False
     ) -> dict[Any, T]:
         wanted = list(set(keys))
         if not wanted:
             return {}
         if lock or self._writes:
             await self._flush()
-        made = statements(table)
-        name = key or made.primary_key[0]
-        sql = made.select(name, lock=lock, complete=complete)
+        name = key or statements(table).primary_key[0]
+        sql = statements(table).select(name, lock=lock, complete=complete)
         records = await self._connection.fetch(sql, wanted)
         return {record[name]: from_record(table, record) for record in records}
 
@@ -115,53 +90,44 @@ class Transaction:
 
         The transaction fails with asyncpg.UniqueViolationError if one exists.
         """
-        if rows:
-            await self._write_rows(Write(type(rows[0])), rows)
+        await self._defer(rows)
 
-    async def insert_columns(self, table: type[Table], *columns: list[Any]) -> None:
-        """The same for rows given as one list for each column of the table, in the order of declaration."""
-        await self._write_later(Write(table), columns)
-
-    async def insert_missing(self, rows: Sequence[Table], *, key: str | None = None) -> None:
+    async def insert_missing(self, rows: Sequence[Table], *, key: str = "") -> None:
         """Write those rows that do not exist yet.
 
         `key` is the column in whose order they are written, by default the primary key: concurrent transactions that
         write the same rows use the same order.
         """
         if rows:
-            await self._write_rows(Write(type(rows[0]), if_missing=True), _in_order(rows, key))
-
-    async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
-        """The same without deferring it; returns the primary keys of the written rows (tuples where composite)."""
-        return await self._insert_some(rows, lambda made: made.insert_new())
-
-    async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:
-        """Write rows that are new or have a higher `version` than the stored ones; returns their keys.
-
-        Every projection uses it, because events may arrive in any order.
-        """
-        if not rows:
-            return set()
-        key = statements(type(rows[0])).primary_key[0]
-        newest: dict[Any, Table] = {}
-        for row in sorted(rows, key=lambda row: row.__dict__["version"]):
-            newest[row.__dict__[key]] = row
-        return await self._insert_some(list(newest.values()), lambda made: made.upsert_newer())
-
-    async def _insert_some(self, rows: Sequence[Table], sql: Callable[[Any], str]) -> set[Any]:
-        if not rows:
-            return set()
-        made = statements(type(rows[0]))
-        records = await self.fetch(sql(made), *arrays(_in_order(rows), list(made.columns)))
-        return {record[0] if len(record) == 1 else tuple(record) for record in records}
+            await self._defer(_in_order(rows, key), if_missing=True)
 
     async def update(self, rows: Sequence[Table], *changed: str) -> None:
         """Write the `changed` columns of rows that no other transaction can write at the same time.
 
         The rows are locked or inserted by this transaction, or guarded by its lock on another row.
         """
-        if rows:
-            await self._write_rows(Write(type(rows[0]), changed), rows)
+        await self._defer(rows, changed)
+
+    async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
+        """Write at once those rows that do not exist yet; returns their primary keys (tuples where composite)."""
+        return await self._insert_now(rows, lambda made: made.insert_new())
+
+    async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:
+        """Write at once rows that are new or have a higher `version` than the stored ones; returns their keys.
+
+        Every projection uses it, because events may arrive in any order.
+        """
+        newest: dict[Any, Table] = {}
+        for row in sorted(rows, key=lambda row: row.__dict__["version"]):
+            newest[row.__dict__[statements(type(row)).primary_key[0]]] = row
+        return await self._insert_now(list(newest.values()), lambda made: made.upsert_newer())
+
+    async def _insert_now(self, rows: Sequence[Table], sql: Callable[[Any], str]) -> set[Any]:
+        if not rows:
+            return set()
+        made = statements(type(rows[0]))
+        records = await self.fetch(sql(made), *arrays(_in_order(rows), made.columns))
+        return {record[0] if len(record) == 1 else tuple(record) for record in records}
 
     def publish(self, event: Event, cause: Causation) -> UUID:
         """Write an event to the outbox; the relay publishes it after COMMIT. Returns the event's id."""
@@ -178,53 +144,54 @@ class Transaction:
         id: UUID = pgproto.UUID(uuid_utils.uuid7().bytes)
         return id
 
-    def after_commit(self, callback: Callable[[], None]) -> None:
-        """Run a callback once the transaction is durable, and never after a rollback. It must not raise."""
-        self._after_commit.append(callback)
-
     async def commit(self) -> None:
         """Send the deferred writes and COMMIT.
 
         Raises CommitUnknownError if the connection is lost during COMMIT, or during the one statement that replaces it.
         """
         if self.outbox:
-            await self.insert_columns(outbox.Outbox, *map(list, zip(*self.outbox, strict=True)))
+            self._writes.append((Write(outbox.Outbox), list(zip(*self.outbox, strict=True))))
         if self._connection.is_closed():
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost before COMMIT")
-        if self._begun is None:
-            with commit_may_be_lost(), _discarding(self._connection):
-                await self._write()
-        else:
+        if begun := self._connection.is_in_transaction():
             await self._write()
-            with commit_may_be_lost(), _discarding(self._connection):
-                await self._begun.commit()
+        try:
+            await (self._connection.execute("COMMIT") if begun else self._write())
+        except asyncpg.QueryCanceledError:
+            raise  # a statement timeout: the server has rolled back, and has answered
+        except CONNECTION_LOST as error:
+            raise CommitUnknownError(str(error)) from error
 
-    async def rollback(self) -> None:
-        """Undo all changes. With a lost connection there is nothing to do: PostgreSQL rolls back itself."""
-        if self._begun is not None and not self._connection.is_closed():
-            with _discarding(self._connection):
-                await self._begun.rollback()
+    async def rollback(self, error: BaseException) -> None:
+        """Undo all changes after an error.
 
-    def committed(self) -> None:
-        """Run the callbacks registered by `after_commit`."""
-        for callback in self._after_commit:
-            callback()
+        A connection that is lost or in an invalid state is closed: PostgreSQL then rolls back by itself, and the pool
+        does not lend it again.
+        """
+        lost = isinstance(error, CommitUnknownError | asyncpg.InternalClientError)
+        if not lost and self._connection.is_in_transaction():
+            try:
+                await self._connection.execute("ROLLBACK")
+            except Exception:
+                lost = True
+        if lost:
+            self._connection.terminate()
 
-    async def _write_rows(self, write: Write, rows: Sequence[Table]) -> None:
-        await self._write_later(write, arrays(rows, write.names))
-
-    async def _write_later(self, write: Write, columns: Sequence[list[Any]]) -> None:
-        # The parts of one statement do not see each other's effects.
-        if any(waiting.table is write.table for waiting, _ in self._writes):
-            await self._flush()
-        self._writes.append((write, columns))
+    async def _defer(
+        self, rows: Sequence[Table], changed: tuple[str, ...] = (), *, if_missing: bool = False
+    ) -> None:
+        if rows:
+            table = type(rows[0])
+            # The parts of one statement do not see each other's effects.
+            if any(waiting.table is table for waiting, _ in self._writes):
+                await self._flush()
+            columns = arrays(rows, statements(table).written(changed))
+            self._writes.append((Write(table, changed, if_missing), columns))
 
     async def _flush(self) -> None:
         """Send BEGIN if it has not been sent, then the deferred writes."""
-        if self._begun is None:
-            begun = self._connection.transaction()
-            await begun.start()
-            self._begun = begun
+        if not self._connection.is_in_transaction():
+            await self._connection.execute("BEGIN")
         await self._write()
 
     async def _write(self) -> None:
@@ -234,14 +201,14 @@ class Transaction:
             await self._connection.execute(combined(writes), *chain.from_iterable(columns))
 
 
-def _in_order(rows: Sequence[Table], key: str | None = None) -> list[Table]:
+def _in_order(rows: Sequence[Table], key: str = "") -> list[Table]:
     """Sort rows by key: two batches that insert the same keys wait for each other and never deadlock."""
     names = [key] if key else statements(type(rows[0])).primary_key
     return sorted(rows, key=lambda row: [row.__dict__[name] for name in names])
 
 
 @contextlib.asynccontextmanager
-async def begin(pool: Pool) -> AsyncIterator[Transaction]:
+async def transaction(pool: Pool) -> AsyncIterator[Transaction]:
     """A transaction that commits at the end of the block and rolls back on any exception, cancellation included.
 
     Raises CommitUnknownError as `Transaction.commit` does, and TimeoutError if no connection is free within
@@ -249,29 +216,18 @@ async def begin(pool: Pool) -> AsyncIterator[Transaction]:
     """
     async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
         tx = Transaction(connection, datetime.now(UTC))
-        with _discarding(connection):
-            try:
-                yield tx
-                await tx.commit()
-            except CommitUnknownError:
-                raise
-            except BaseException:
-                with contextlib.suppress(
-                    *DRIVER_ERRORS
-                ):  # PostgreSQL rolls back without a connection
-                    await tx.rollback()
-                raise
-    tx.committed()
+        try:
+            yield tx
+            await tx.commit()
+        except BaseException as error:
+            await tx.rollback(error)
+            raise
+    for callback in tx.after_commit:
+        callback()
 
 
-@contextlib.contextmanager
-def _discarding(connection: Connection) -> Iterator[None]:
-    """Close a connection whose protocol state is invalid after its server died.
+async def keep_session(connection: object) -> None:
+    """Reset nothing when a connection returns to the pool: transactions change no session setting.
 
-    The pool would lend it again, and it would fail again.
+    It takes the place of asyncpg's reset, which costs a round trip.
     """
-    try:
-        yield
-    except asyncpg.InternalClientError:
-        connection.terminate()
-        raise

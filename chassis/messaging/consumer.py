@@ -4,30 +4,34 @@ A FastStream subscriber takes messages, single events or message batches, and su
 One transaction holds the effects, the events that follow, and the rows of the inbox. The message is acknowledged after
 COMMIT.
 
-Nearly all events are new, so a batch is processed without a look into the inbox, and the inbox is written with
-everything else. If an event was processed before, its key exists: the transaction fails as a whole and the batch is
-processed again, deduplicated. Decision record 22 has the measurements.
+The inbox is the table of processed events. Nearly all events are new, so a batch is processed without a look into it,
+and it is written with everything else. If an event was processed before, its key exists: the transaction fails as a
+whole and the batch is processed again, deduplicated. Decision record 22 has the measurements.
 """
 
 import asyncio
-import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
 import structlog
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from prometheus_client import Counter
+from pydantic import ValidationError
+from sqlmodel import Field
 
 from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
+from chassis.database.tables import Table
 from chassis.database.transaction import Pool, Transaction
 from chassis.messaging.dead_letters import DEAD_LETTERED, DeadLetterQueue, with_reason
-from chassis.messaging.inbox import deduplicate, mark_processed
-from chassis.messaging.message import MalformedEvent, alone, from_message
+from chassis.messaging.message import alone, from_message
 from chassis.messaging.topology import queue_name
 from events.base import Envelope, Event
 
@@ -55,6 +59,32 @@ DUPLICATES = Counter(
 E = TypeVar("E", bound=Event)
 Handler = Callable[[Transaction, Sequence[Envelope[E]]], Awaitable[object]]
 """A use case for new events. It may publish; it must not commit."""
+
+
+class InboxRow(Table, table=True):
+    """A processed event. The row outlives every possible redelivery; `retention` purges it later."""
+
+    __tablename__ = "inbox"
+
+    event_id: UUID = Field(primary_key=True)
+    received_at: datetime
+
+
+async def deduplicate(tx: Transaction, received: Sequence[Envelope[E]]) -> list[Envelope[E]]:
+    """The events that are not in the inbox, each once, in the order of arrival."""
+    once = {envelope.id: envelope for envelope in received}
+    known = await tx.load(InboxRow, once)
+    return [envelope for id, envelope in once.items() if id not in known]
+
+
+async def mark_processed(tx: Transaction, processed: Sequence[Envelope[E]]) -> None:
+    """Insert events into the inbox; COMMIT fails with asyncpg.UniqueViolationError if one is there already.
+
+    The rows are written by the last statement of the transaction, after every lock, and in the order of event ids:
+    two consumers of the same events wait for each other and never deadlock.
+    """
+    ids = sorted(envelope.id for envelope in processed)
+    await tx.insert([InboxRow(event_id=id, received_at=tx.now) for id in ids])
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,23 +137,21 @@ class Consumer(Generic[E]):
             description=subscription.handler.__doc__,
         )(self._on_message)
 
-    async def _process(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
+    async def _process(
+        self, tx: Transaction, new: Sequence[Envelope[E]], duplicates: int = 0
+    ) -> list[None]:
         """Process events without a look into the inbox; the transaction fails if one was processed before."""
-        await self._apply(tx, received, duplicates=0)
-        return [None] * len(received)
-
-    async def _process_new(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
-        """Process the events that were not processed before."""
-        new = await deduplicate(tx, received)
-        await self._apply(tx, new, duplicates=len(received) - len(new))
-        return [None] * len(received)
-
-    async def _apply(self, tx: Transaction, new: Sequence[Envelope[E]], *, duplicates: int) -> None:
         if new:
             await self._handler(tx, new)
             await mark_processed(tx, new)
         self._reached("after_mark_processed")
-        tx.after_commit(lambda: self._count(len(new), duplicates))
+        tx.after_commit.append(partial(self._count, len(new), duplicates))
+        return [None] * (len(new) + duplicates)
+
+    async def _process_new(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
+        """Process the events that were not processed before."""
+        new = await deduplicate(tx, received)
+        return await self._process(tx, new, duplicates=len(received) - len(new))
 
     def _count(self, new: int, duplicates: int) -> None:
         self._processed_total.inc(new)
@@ -144,66 +172,75 @@ class Consumer(Generic[E]):
 
     async def _consume(self, message: RabbitMessage) -> None:
         self._reached("on_receive")
-        raw = message.raw_message
-        if raw.redelivered:
-            await asyncio.sleep(random.random() * SHUFFLE_SECONDS)  # noqa: S311 - no secret
-        # A redelivered message may be the one that killed the process: they are processed one at a time.
-        async with self._redelivered if raw.redelivered else contextlib.nullcontext():
-            found = from_message(raw, self._event)
-            attempts = await self._attempt(found, one_by_one=_is_suspicious(raw.headers))
-            failed = [i for i in range(len(found)) if i not in attempts or _failed(attempts[i])]
-            await asyncio.gather(
-                *(self._retry(message, i, found[i], attempts.get(i)) for i in failed)
-            )
-            self._reached("before_ack")
-            await message.ack()
-            self._reached("after_ack")
+        if message.raw_message.redelivered:
+            await self._consume_again(message)
+        else:
+            found = from_message(message.raw_message, self._event)
+            await self._settle(message, found, [self._submit(event) for event in found])
 
-    async def _attempt(
-        self, found: Sequence[Envelope[E] | MalformedEvent], *, one_by_one: bool
-    ) -> dict[int, asyncio.Future[None]]:
-        """Process the events among these, together or one by one; returns finished attempts by index."""
-        events = [(i, event) for i, event in enumerate(found) if isinstance(event, Envelope)]
-        attempts: dict[int, asyncio.Future[None]] = {}
-        if one_by_one:
-            random.shuffle(events)
-        for index, event in events:
-            attempts[index] = self.committer.submit(event)
-            if one_by_one:
-                await asyncio.wait([attempts[index]])
-        if attempts:
-            await asyncio.wait(attempts.values())
-        return attempts
+    async def _consume_again(self, message: RabbitMessage) -> None:
+        """Consume a redelivered message, which may be the one that killed the process: one at a time."""
+        await asyncio.sleep(random.random() * SHUFFLE_SECONDS)  # noqa: S311 - no secret
+        async with self._redelivered:
+            found = from_message(message.raw_message, self._event)
+            if _is_suspicious(message.raw_message.headers):
+                attempts = await self._one_by_one(found)
+            else:
+                attempts = [self._submit(event) for event in found]
+            await self._settle(message, found, attempts)
+
+    async def _one_by_one(
+        self, found: Sequence[Envelope[E] | ValidationError]
+    ) -> list[asyncio.Future[None]]:
+        attempts = {}
+        for index in random.sample(range(len(found)), len(found)):
+            attempts[index] = self._submit(found[index])
+            await asyncio.wait([attempts[index]])
+        return [attempts[index] for index in range(len(found))]
+
+    def _submit(self, event: Envelope[E] | ValidationError) -> asyncio.Future[None]:
+        if isinstance(event, Envelope):
+            return self.committer.submit(event)
+        malformed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        malformed.set_exception(event)
+        return malformed
+
+    async def _settle(
+        self,
+        message: RabbitMessage,
+        found: Sequence[Envelope[E] | ValidationError],
+        attempts: Sequence[asyncio.Future[None]],
+    ) -> None:
+        """Acknowledge a message once each of its events has been processed or dead-lettered."""
+        await asyncio.wait(attempts)
+        # Cancelled means that the process is stopping: this raises, and the message will be delivered again.
+        errors = [attempt.exception() for attempt in attempts]
+        failed = [(i, found[i], error) for i, error in enumerate(errors) if error is not None]
+        await asyncio.gather(*(self._retry(message, *failure) for failure in failed))
+        self._reached("before_ack")
+        await message.ack()
+        self._reached("after_ack")
 
     async def _retry(
         self,
         message: RabbitMessage,
         index: int,
-        event: Envelope[E] | MalformedEvent,
-        attempt: asyncio.Future[None] | None,
+        event: Envelope[E] | ValidationError,
+        error: BaseException,
     ) -> None:
         """Repeat a failed attempt with backoff; dead-letter the event after the last one, a malformed one at once."""
-        if isinstance(event, MalformedEvent) or attempt is None:
-            assert isinstance(event, MalformedEvent)
-            await self._dead_letter(message, index, event.error, attempts=1)
-            return
-        for delay in (*RETRY_DELAYS, None):
-            try:
-                await attempt
-                return
-            except Exception as error:
+        attempts = 1
+        if isinstance(event, Envelope):
+            for delay in RETRY_DELAYS:
                 log.warning(
                     "consumer.failed", queue=self.queue, event_id=str(event.id), exc_info=error
                 )
-                if delay is None:
-                    await self._dead_letter(message, index, error, attempts=len(RETRY_DELAYS) + 1)
-                    return
                 await asyncio.sleep(delay)
-                attempt = self.committer.submit(event)
-
-    async def _dead_letter(
-        self, message: RabbitMessage, index: int, error: Exception, attempts: int
-    ) -> None:
+                try:
+                    await self.committer.submit(event)
+                    return
+                except Exception as failure:
+                    error, attempts = failure, attempts + 1
         dead_letter = with_reason(
             alone(message.raw_message, index),
             queue=self.queue,
@@ -219,13 +256,6 @@ def _is_suspicious(headers: Any) -> bool:
     # Quorum queues count deliveries in this header.
     count = (headers or {}).get("x-delivery-count", 0)
     return isinstance(count, int) and count >= ISOLATE_AFTER
-
-
-def _failed(attempt: asyncio.Future[None]) -> bool:
-    # Cancelled means that the process is stopping: nothing is acknowledged, the message is delivered again.
-    if attempt.cancelled():
-        raise asyncio.CancelledError
-    return attempt.exception() is not None
 
 
 async def _undecoded(message: RabbitMessage) -> RabbitMessage:

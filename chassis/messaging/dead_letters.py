@@ -34,7 +34,7 @@ def with_reason(
     queue: str,
     exchange: str,
     key: str,
-    error: Exception,
+    error: BaseException,
     attempts: int,
 ) -> aio_pika.Message:
     """The message with headers for its origin and for the reason of its dead-lettering."""

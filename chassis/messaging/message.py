@@ -7,15 +7,15 @@ its own correlation and causation as extension attributes; a header `batch_size`
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from itertools import groupby
-from typing import Annotated, Any, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
+from operator import attrgetter
+from typing import Annotated, Any, Final, Generic, Literal, TypeAlias, TypeVar
 from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import HeadersType
+from aio_pika.abc import AbstractMessage, HeadersType
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
@@ -33,10 +33,7 @@ MessageBatch: TypeAlias = Sequence[Row]
 
 def message_batches(rows: Sequence[Row]) -> Iterator[MessageBatch]:
     """Group rows by exchange and routing key, in order, into batches of at most MESSAGE_BATCH_LIMIT."""
-
-    def route(row: Row) -> tuple[str, str]:
-        return row.exchange, row.routing_key
-
+    route = attrgetter("exchange", "routing_key")
     for _, same_route in groupby(sorted(rows, key=route), key=route):  # stable: ids stay in order
         waiting = list(same_route)
         for start in range(0, len(waiting), MESSAGE_BATCH_LIMIT):
@@ -45,28 +42,24 @@ def message_batches(rows: Sequence[Row]) -> Iterator[MessageBatch]:
 
 def to_message(batch: MessageBatch) -> Message:
     """One AMQP message for a batch: a plain one for a single event."""
+    first, attributes = batch[0], batch[0].attributes
+    headers: HeadersType
     if len(batch) == 1:
-        row, attributes = batch[0], batch[0].attributes
-        return Message(
-            row.data.encode(),
-            headers=_headers(attributes),
-            content_type=JSON,
-            delivery_mode=DeliveryMode.PERSISTENT,
-            message_id=attributes["id"],
-            correlation_id=attributes["correlationid"],
-            timestamp=row.occurred_at,
-            type=attributes["type"],
-            app_id=row.exchange,
-        )
+        body, content_type, headers = first.data, JSON, _headers(attributes)
+        message_id, correlation_id = attributes["id"], attributes["correlationid"]
+    else:
+        body, content_type = f"[{','.join([row.cloudevent for row in batch])}]", BATCH
+        headers, message_id, correlation_id = {"batch_size": len(batch)}, str(uuid7()), None
     return Message(
-        b"[" + ",".join([row.cloudevent for row in batch]).encode() + b"]",
-        headers={"batch_size": len(batch)},
-        content_type=BATCH,
+        body.encode(),
+        headers=headers,
+        content_type=content_type,
         delivery_mode=DeliveryMode.PERSISTENT,
-        message_id=str(uuid7()),
-        timestamp=batch[0].occurred_at,
-        type=batch[0].attributes["type"],
-        app_id=batch[0].exchange,
+        message_id=message_id,
+        correlation_id=correlation_id,
+        timestamp=first.occurred_at,
+        type=attributes["type"],
+        app_id=first.exchange,
     )
 
 
@@ -77,27 +70,6 @@ def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
     extensions = {"causation_id": "causationid", "traceparent": "traceparent"}
     headers |= {name: cloudevent[key] for name, key in extensions.items() if cloudevent.get(key)}
     return {name: printable(value) for name, value in headers.items()}
-
-
-class Incoming(Protocol):
-    """The parts of a delivered message that are read; aio-pika's messages have them."""
-
-    body: bytes
-    headers: Any
-    content_type: str | None
-    content_encoding: str | None
-    correlation_id: str | None
-    message_id: str | None
-    type: str | None
-    app_id: str | None
-    timestamp: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class MalformedEvent:
-    """A part of a message that is not an event of the expected type, and why."""
-
-    error: Exception
 
 
 E = TypeVar("E", bound=Event)
@@ -127,36 +99,35 @@ class _Identity(BaseModel):
 
 
 @cache
-def _adapters(kind: type[E]) -> tuple[TypeAdapter[_BatchItem[E]], TypeAdapter[list[_BatchItem[E]]]]:
+def _list_of(kind: type[E]) -> TypeAdapter[list[_BatchItem[E]]]:
     item = _BatchItem[kind]  # type: ignore[valid-type]
-    return TypeAdapter(item), TypeAdapter(Annotated[list[item], Field(min_length=1)])
+    return TypeAdapter(Annotated[list[item], Field(min_length=1)])
 
 
-def from_message(message: Incoming, kind: type[E]) -> list[Envelope[E] | MalformedEvent]:
-    """The events of a message, in order, with a MalformedEvent in the place of each one that cannot be read."""
+def from_message(message: AbstractMessage, kind: type[E]) -> list[Envelope[E] | ValidationError]:
+    """The events of a message, in order, with an error in the place of each one that cannot be read."""
     if message.content_type == BATCH:
         return _from_batch(message.body, kind)
     try:
         identity = _Identity.model_validate(message.headers)
         event = kind.model_validate_json(message.body)
     except ValidationError as error:
-        return [MalformedEvent(error)]
+        return [error]
     cause = Causation(message.correlation_id or "", identity.causation_id, identity.traceparent)
     return [Envelope(identity.id, event, identity.time, cause)]
 
 
-def _from_batch(body: bytes, kind: type[E]) -> list[Envelope[E] | MalformedEvent]:
-    of_item, of_list = _adapters(kind)
+def _from_batch(body: bytes, kind: type[E]) -> list[Envelope[E] | ValidationError]:
     try:
-        return [item.envelope() for item in of_list.validate_json(body)]
+        return [item.envelope() for item in _list_of(kind).validate_json(body)]
     except ValidationError as error:
-        whole = MalformedEvent(error)
-    found: list[Envelope[E] | MalformedEvent] = []
+        whole = error
+    found: list[Envelope[E] | ValidationError] = []
     for item in _items(body):
         try:
-            found.append(of_item.validate_json(json.dumps(item)).envelope())
+            found.append(_list_of(kind).validate_json(json.dumps([item]))[0].envelope())
         except ValidationError as error:
-            found.append(MalformedEvent(error))
+            found.append(error)
     return found or [whole]
 
 
@@ -168,7 +139,7 @@ def _items(body: bytes) -> list[Any]:
     return items if isinstance(items, list) else []
 
 
-def copied(message: Incoming) -> Message:
+def copied(message: AbstractMessage) -> Message:
     """A copy of a delivered message, to be published again."""
     return Message(
         message.body,
@@ -184,7 +155,7 @@ def copied(message: Incoming) -> Message:
     )
 
 
-def alone(message: Incoming, index: int) -> Message:
+def alone(message: AbstractMessage, index: int) -> Message:
     """The event at `index` of a delivered message as a plain message of its own, for dead-lettering.
 
     It is built from the JSON that arrived, not from the parsed event, so that nothing is lost. A body that is not a

@@ -52,24 +52,18 @@ class Publisher:
             # Refused. After a queue's leader has died, RabbitMQ 3.10 may refuse everything on a channel that knew the
             # old leader, for as long as that channel is open, though the queue has a new leader and accepts messages.
             await self.close()
-        return [
-            None
-            if isinstance(result, Basic.Ack)
-            else result
-            if isinstance(result, BaseException)
-            else ConnectionError(f"no confirm: {result!r}")
-            for result in results
-        ]
+        return results
 
     async def _publish(
         self, channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message
-    ) -> object:
+    ) -> None:
         target = await channel.get_exchange(exchange, ensure=False)
         async with asyncio.timeout(CONFIRM_SECONDS):
             result = await target.publish(message, routing_key, mandatory=True)
         if crash_points.ARMED:
             crash_points.reached("publisher.after_publish", [message.type or ""])
-        return result
+        if not isinstance(result, Basic.Ack):
+            raise ConnectionError(f"no confirm: {result!r}")
 
     async def _open(self) -> AbstractChannel:
         if self._channel is None or self._channel.is_closed:

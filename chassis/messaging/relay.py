@@ -6,6 +6,7 @@ relay. So every event is published at least once; the inbox of a consumer skips 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
@@ -17,12 +18,11 @@ from prometheus_client import Counter, Gauge
 
 from chassis import crash_points
 from chassis.database.errors import is_transient
-from chassis.database.transaction import Pool, Transaction, begin
+from chassis.database.transaction import Pool, Transaction, transaction
 from chassis.messaging.errors import is_being_cancelled
 from chassis.messaging.message import MessageBatch, message_batches, to_message
 from chassis.messaging.outbox import Row
-from chassis.messaging.publisher import Publication, Publisher
-from chassis.signal import Signal
+from chassis.messaging.publisher import Publisher
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +38,8 @@ RETRY_SECONDS: Final = 5.0
 PUBLISHED = Counter("chorus_relay_published_total", "Events confirmed by the broker.", ["exchange"])
 FAILED = Counter("chorus_relay_failed_total", "Events whose publish was not confirmed.", ["reason"])
 for _reason in (PublishError, DeliveryError, TimeoutError):
-    FAILED.labels(
-        _reason.__name__
-    )  # exported from the start, so that an alarm sees the first failure as a rise
+    # Exported from the start, so that an alarm sees the first failure as a rise.
+    FAILED.labels(_reason.__name__)
 UNROUTABLE = Gauge(
     "chorus_relay_unroutable",
     "Events of the last attempt that the broker could not route to a queue.",
@@ -57,7 +56,7 @@ class Relay:
     def __init__(self, pool: Pool, publisher: Publisher) -> None:
         self._pool = pool
         self._publisher = publisher
-        self._signal = Signal()
+        self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
 
     def committed(self, tx: Transaction) -> None:
@@ -67,7 +66,7 @@ class Relay:
 
     def wake(self) -> None:
         """Read the outbox at once."""
-        self._signal.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Relay until cancelled; retries with backoff while the database or the broker is away.
@@ -79,22 +78,28 @@ class Relay:
             while True:
                 try:
                     taken = await self.move()
+                    failures = 0
                 except (Exception, asyncio.CancelledError) as error:
-                    if is_being_cancelled():
-                        raise
-                    if isinstance(error, asyncpg.PostgresError) and not is_transient(error):
-                        raise  # retrying would hide a permanent fault
                     failures += 1
-                    await self._publisher.close()
-                    delay = min(0.1 * 2 ** min(failures, 6), 3.0)
-                    log.warning("relay.waiting", error=repr(error), failures=failures, delay=delay)
-                    await asyncio.sleep(delay)
+                    await self._wait(error, failures)
                     continue
-                failures = 0
                 if taken < TAKE_LIMIT:
-                    await self._signal.wait(SWEEP_SECONDS)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(SWEEP_SECONDS):
+                            await self._woken.wait()
+                    self._woken.clear()
         finally:
             await self._publisher.close()
+
+    async def _wait(self, error: BaseException, failures: int) -> None:
+        """Wait before the next attempt; raises if there must not be one."""
+        permanent = isinstance(error, asyncpg.PostgresError) and not is_transient(error)
+        if is_being_cancelled() or permanent:
+            raise error
+        await self._publisher.close()
+        delay = min(0.1 * 2 ** min(failures, 6), 3.0)
+        log.warning("relay.waiting", error=repr(error), failures=failures, delay=delay)
+        await asyncio.sleep(delay)
 
     async def move(self) -> int:
         """Publish up to TAKE_LIMIT waiting rows in one transaction; returns how many rows were taken.
@@ -103,33 +108,36 @@ class Relay:
         `Publisher.publish` raises, or what the database raises. The rows then stay in the outbox, except perhaps after
         CommitUnknownError; at worst their events are published twice.
         """
-        async with self._one_at_a_time:
-            return await self._move()
-
-    async def _move(self) -> int:
-        async with begin(self._pool) as tx:
+        async with self._one_at_a_time, transaction(self._pool) as tx:
             rows = await take(tx, TAKE_LIMIT)
             if not rows:
                 return 0
             _reached("before_publish", rows)
             batches = list(message_batches(rows))
-            results = await self._publisher.publish([_publication(batch) for batch in batches])
+            results = await self._publisher.publish(
+                [(batch[0].exchange, batch[0].routing_key, to_message(batch)) for batch in batches]
+            )
             _reached("after_confirm", rows)
-            outcomes = list(zip(batches, results, strict=True))
-            failed = [(batch, error) for batch, error in outcomes if error is not None]
-            _put_back(tx, failed)
-            if len(failed) == len(batches) and not _is_refused(failed):
-                raise BrokerAwayError(repr(failed[0][1]))
+            UNROUTABLE.set(0)
+            if any(error is not None for error in results):
+                _put_back(tx, batches, results)
             _reached("before_commit", rows)
         _reached("after_commit", rows)
-        for batch, error in outcomes:
+        for batch, error in zip(batches, results, strict=True):
             if error is None:
                 PUBLISHED.labels(batch[0].exchange).inc(len(batch))
         return len(rows)
 
 
-def _put_back(tx: Transaction, failed: Sequence[tuple[MessageBatch, BaseException]]) -> None:
-    """Write the rows that were not confirmed to the outbox again; their retry does not delay other rows."""
+def _put_back(
+    tx: Transaction, batches: Sequence[MessageBatch], results: Sequence[BaseException | None]
+) -> None:
+    """Write the rows that were not confirmed to the outbox again; their retry does not delay other rows.
+
+    Raises BrokerAwayError if nothing was confirmed, unless the broker answered every publish by returning or refusing
+    the message.
+    """
+    failed = [(b, error) for b, error in zip(batches, results, strict=True) if error is not None]
     for batch, error in failed:
         FAILED.labels(type(error).__name__).inc(len(batch))
         log.error(
@@ -140,13 +148,10 @@ def _put_back(tx: Transaction, failed: Sequence[tuple[MessageBatch, BaseExceptio
             routing_key=batch[0].routing_key,
         )
     UNROUTABLE.set(sum(len(batch) for batch, error in failed if isinstance(error, PublishError)))
+    if len(failed) == len(batches) and not all(isinstance(e, DeliveryError) for _, e in failed):
+        raise BrokerAwayError(repr(failed[0][1]))
     retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)
     tx.outbox += [row._replace(retry_at=retry_at) for batch, _ in failed for row in batch]
-
-
-def _is_refused(failed: Sequence[tuple[MessageBatch, BaseException]]) -> bool:
-    """Whether the broker answered every one of these publishes, by returning or refusing the message."""
-    return all(isinstance(error, DeliveryError) for _, error in failed)
 
 
 TAKE = f"""
@@ -172,7 +177,3 @@ async def take(tx: Transaction, limit: int) -> list[Row]:
 def _reached(point: str, rows: Sequence[Row]) -> None:
     if crash_points.ARMED:
         crash_points.reached(f"relay.{point}", {row.attributes["type"] for row in rows})
-
-
-def _publication(batch: MessageBatch) -> Publication:
-    return batch[0].exchange, batch[0].routing_key, to_message(batch)

@@ -14,7 +14,6 @@ import stamina
 import structlog
 from fastapi import APIRouter, FastAPI
 
-from chassis.database.group_commit import OnCommit
 from chassis.database.pool import START_SECONDS, Database
 from chassis.database.transaction import Transaction
 from chassis.messaging.addresses import BrokerAddresses
@@ -54,15 +53,11 @@ Compose = Callable[["Service"], Awaitable[None]]
 """Adds what is specific to a service, before the first request and message. An exception aborts the start."""
 
 
-async def _nothing_specific(service: "Service") -> None:
-    """Add nothing."""
-
-
 class Service:
     """A running service: its database, relay, consumers, background tasks, and the dependencies of its routes."""
 
     def __init__(
-        self, app: FastAPI, name: str, subscriptions: Subscriptions, compose: Compose
+        self, app: FastAPI, name: str, subscriptions: Subscriptions, compose: Compose | None
     ) -> None:
         self.name = name
         self.settings: Settings = settings()
@@ -74,7 +69,7 @@ class Service:
         self._compose = compose
         self._stop_by = math.inf
         self._loop = asyncio.get_running_loop()
-        self.on_commit: list[OnCommit] = []
+        self.on_commit: list[Callable[[Transaction], None]] = []
         """Called after each COMMIT of a request or a message."""
         self._background: dict[str, Task] = {}
         self._consumers: list[Consumer[Any]] = []
@@ -87,12 +82,6 @@ class Service:
         """Add background tasks by name. They run until the service stops; if one ends by itself, the process ends."""
         self._background |= tasks
 
-    def committed(self, tx: Transaction) -> None:
-        """Wake the relay if the transaction has written events, then run the callbacks of `on_commit`."""
-        self.relay.committed(tx)
-        for callback in self.on_commit:
-            callback(tx)
-
     async def start(self) -> None:
         """Connect to the servers and compose, then start the relay, the consumers and the background tasks."""
         self.database = Database(self.settings.database_url(self.name), self.name)
@@ -100,15 +89,17 @@ class Service:
         pool = self.database.pool
         broker_url = self.settings.broker_url(self.name)
         self.relay = Relay(pool, Publisher(broker_url, f"{self.name} relay"))
-        self.committers = Committers(self.name, pool, self.committed)
+        self.on_commit.append(self.relay.committed)
+        self.committers = Committers(self.name, pool, self.on_commit)
         self.provide(self, self.database, self.committers, Verifier(pool))
-        await self._compose(self)
+        if self._compose:
+            await self._compose(self)
         self.supervisor.start(RELAY, self.relay.run())
         await self._consume(broker_url)
         self.provide(Readiness(database=self.database.answers, broker=self.broker.answers))
         self.run(
             consumers=self.broker.keep_consuming,
-            retention=partial(purge_periodically, pool, self.relay.committed),
+            retention=partial(purge_periodically, pool, [self.relay.committed]),
             outbox_gauges=partial(poll, measure_outbox, pool),
             dead_letter_gauge=partial(poll, measure_dead_letters, self.broker, self.name),
         )
@@ -129,7 +120,7 @@ class Service:
         )
         dead_letters = DeadLetterQueue(self.name, self._dead_letter_publisher)
         self._consumers = [
-            Consumer(self.name, one, self.broker, self.database.pool, dead_letters, self.committed)
+            Consumer(self.name, one, self.broker, self.database.pool, dead_letters, self.on_commit)
             for one in self._subscriptions
         ]
         async for attempt in stamina.retry_context(
@@ -204,7 +195,7 @@ def create_app(
     description: str,
     router: APIRouter,
     subscriptions: Subscriptions,
-    compose: Compose = _nothing_specific,
+    compose: Compose | None = None,
 ) -> FastAPI:
     """The application of a service; `package` is the one that holds its `documents/`.
 

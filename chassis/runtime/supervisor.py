@@ -17,7 +17,6 @@ class Supervisor:
     def __init__(self) -> None:
         self.failed = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._stopped: set[asyncio.Task[None]] = set()
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` until `stop`; it is expected never to end."""
@@ -26,8 +25,6 @@ class Supervisor:
         self._tasks.append(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        if task in self._stopped:
-            return
         error = None if task.cancelled() else task.exception()
         log.critical("supervisor.task_died", task=task.get_name(), exc_info=error)
         self.failed = True
@@ -40,7 +37,7 @@ class Supervisor:
     def cancel(self, *, but: str | None = None) -> list[asyncio.Task[None]]:
         """The same without waiting."""
         tasks = [task for task in self._tasks if task.get_name() != but]
-        self._stopped |= set(tasks)
         for task in tasks:
+            task.remove_done_callback(self._ended)
             task.cancel()
         return tasks

@@ -145,7 +145,7 @@ class TestOps:
     [
         (commits_elsewhere, "async def f(c): await c.commit()"),
         (commits_elsewhere, "async def f(c):\n    async with c.transaction(): pass"),
-        (commits_elsewhere, "async def f(pool):\n    async with begin(pool) as tx: pass"),
+        (commits_elsewhere, "async def f(pool):\n    async with transaction(pool) as tx: pass"),
         (commits_elsewhere, "async def f(s):\n    async with s.begin(): pass"),
         (commits_elsewhere, "async def f(c): await c.execute('COMMIT')"),
         (commits_elsewhere, "async def f(self): await self._pool.execute('DELETE FROM inbox')"),

@@ -15,9 +15,9 @@ SERVICE: Final = "__init__ api consumers main models schemas use_cases"
 
 FILES: Final = {
     "events": "__init__ base billing contracts money notifications orders users",
-    "chassis": "__init__ crash_points signal",
+    "chassis": "__init__ crash_points",
     "chassis/messaging": (
-        "__init__ addresses broker consumer dead_letters errors inbox message outbox private_names"
+        "__init__ addresses broker consumer dead_letters errors message outbox private_names"
         " publisher relay topology"
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",

@@ -79,8 +79,8 @@ class Connection:
     async def execute(self, sql: str, *values: Any) -> Any:
         return await self._ask("execute", sql, *values)
 
-    def transaction(self) -> "Underlying":
-        return Underlying(self)
+    def is_in_transaction(self) -> bool:
+        return self.real is not None and bool(self.real.is_in_transaction())
 
     def is_closed(self) -> bool:
         return self._closed
@@ -141,19 +141,3 @@ class Connection:
     def _lose(self, answer: "asyncio.Future[Any]") -> None:
         self.give_up()
         resolve(answer, LostError("connection was closed in the middle of operation"))
-
-
-class Underlying:
-    """What `begin` knows as asyncpg's transaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    async def start(self) -> None:
-        await self._connection.execute("BEGIN")
-
-    async def commit(self) -> None:
-        await self._connection.execute("COMMIT")
-
-    async def rollback(self) -> None:
-        await self._connection.execute("ROLLBACK")

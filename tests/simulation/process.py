@@ -78,7 +78,7 @@ class Process:
         dead_letters = DeadLetterQueue(self.service, SimulatedPublisher(self, broker))
         for subscription in importlib.import_module(f"apps.{self.service}.consumers").SUBSCRIPTIONS:
             queues = cast(Any, Subscriptions(self, broker))
-            Consumer(self.service, subscription, queues, pool, dead_letters, self._committed)
+            Consumer(self.service, subscription, queues, pool, dead_letters, [self._committed])
         if self.service == "notifications":
             self.begin(self._deliver(), "dispatcher", for_ever=True)
 
@@ -97,7 +97,7 @@ class Process:
             )
 
         pool = cast(Any, self.pool)
-        self._dispatcher = Dispatcher(pool, "email", connect, self.relay.committed)
+        self._dispatcher = Dispatcher(pool, "email", connect, [self.relay.committed])
         await self._dispatcher.run()
 
     def now(self) -> datetime:
@@ -137,7 +137,7 @@ class Process:
                 cast(Any, self.pool),
                 idempotent(use_case),
                 name=f"{self.service}.{use_case.__name__}",
-                on_commit=self._committed,
+                on_commit=[self._committed],
                 timeout=REQUEST_TIMEOUT_SECONDS,
             )
         return self._committers[use_case].submit(asked)

@@ -46,7 +46,7 @@ async def live() -> None:
         broker,
         database.pool,
         DeadLetterQueue("billing", Publisher(url, "crashable")),
-        lambda tx: None,
+        on_commit=(),
     )
     await broker.start()
     before = -1.0

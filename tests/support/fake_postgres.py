@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
+
 
 class Server:
     """PostgreSQL as the committer sees it: it can be away, slow to commit, or lose the connection during COMMIT.
@@ -26,6 +28,7 @@ class Server:
         self.open = asyncio.Event()
         self.open.set()
         self.closed = False
+        self.terminated = 0
 
     @asynccontextmanager
     async def acquire(self, timeout: float) -> AsyncIterator["Server"]:  # noqa: ASYNC109
@@ -33,35 +36,43 @@ class Server:
             raise self.faults.pop(0)
         yield self
 
-    def transaction(self) -> "Server":
-        return self
-
-    async def start(self) -> None:
-        self.begun += 1
-        self.in_transaction = True
-        self.written = []
-
     async def execute(self, sql: str, *columns: Any) -> str:
-        self.executed.append(sql)
-        self.sent = columns
-        if not self.in_transaction:
-            await self.commit()
+        if self.closed:
+            raise asyncpg.InterfaceError("connection is closed")
+        if sql == "BEGIN":
+            self.begun += 1
+            self.in_transaction = True
+            self.written = []
+        elif sql == "ROLLBACK":
+            self.written = []
+            self.in_transaction = False
+        elif sql == "COMMIT":
+            await self._commit()
+        else:
+            self.executed.append(sql)
+            self.sent = columns
+            if not self.in_transaction:
+                await self._commit()
         return "DONE"
 
     async def fetch(self, sql: str, *columns: Any) -> list[Any]:
         self.executed.append(sql)
         return []
 
-    async def commit(self) -> None:
+    async def _commit(self) -> None:
         await self.open.wait()
         if self.commit_faults:
             raise self.commit_faults.pop(0)
         self.committed.append(self.written)
         self.in_transaction = False
 
-    async def rollback(self) -> None:
-        self.written = []
-        self.in_transaction = False
+    def is_in_transaction(self) -> bool:
+        return self.in_transaction
 
     def is_closed(self) -> bool:
         return self.closed
+
+    def terminate(self) -> None:
+        """PostgreSQL rolls back what a lost connection has begun."""
+        self.in_transaction = False
+        self.terminated += 1

@@ -58,7 +58,8 @@ class Memory:
             self.tables = before
             raise
         self.published += tx.recorded
-        tx.committed()
+        for callback in tx.after_commit:
+            callback()
 
     def run(self, work: Callable[[Transaction, Any], Awaitable[Result]], items: Any) -> Result:
         """One batch of a use case, in a transaction of its own."""
@@ -90,13 +91,7 @@ class MemoryTransaction(Transaction):
         return self.memory.tables.setdefault(table, {})
 
     async def _select(
-        self,
-        table: type[T],
-        keys: Iterable[Any],
-        key: str | None,
-        *,
-        lock: bool,
-        complete: bool = False,
+        self, table: type[T], keys: Iterable[Any], key: str, *, lock: bool, complete: bool = False
     ) -> dict[Any, T]:
         name, wanted = key or statements(table).primary_key[0], set(keys)
         found = [row for row in self._table(table).values() if row[name] in wanted]
@@ -112,7 +107,7 @@ class MemoryTransaction(Transaction):
     async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
         return {_key(row) for row in rows if self._insert(row)}
 
-    async def insert_missing(self, rows: Sequence[Table], *, key: str | None = None) -> None:
+    async def insert_missing(self, rows: Sequence[Table], *, key: str = "") -> None:
         await self.insert_new(rows)
 
     async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:

@@ -86,7 +86,7 @@ def no_version_guard() -> None:
 
 def unconfirmed_publish() -> None:
     """What has been handed to a connection counts as published."""
-    on_their_way: set[asyncio.Future[object]] = set()
+    on_their_way: set[asyncio.Future[None]] = set()
 
     async def publish(
         self: Publisher, publications: Sequence[Publication]

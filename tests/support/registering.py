@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.database.group_commit import Work
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from events.base import Causation
 from tests.support.harness import RunningService
 
@@ -33,7 +33,7 @@ async def together(
     users: RunningService, use_case: Work[Any, Any], commands: Sequence[RegisterUser | ChangeUser]
 ) -> Sequence[Any]:
     """Execute commands in one transaction, as a group commit does, and wait until their events are published."""
-    async with begin(users.service.database.pool) as tx:
+    async with transaction(users.service.database.pool) as tx:
         results = await use_case(tx, commands)
     users.service.relay.wake()
     await users.is_quiet()

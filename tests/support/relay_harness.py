@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from chassis.database.transaction import Pool, begin
+from chassis.database.transaction import Pool, transaction
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.relay import Relay
 from events.base import Causation, Event
@@ -33,7 +33,7 @@ class RelayHarness:
 
     async def commits(self, *events: Event) -> None:
         """A transaction that publishes."""
-        async with begin(self.pool) as tx:
+        async with transaction(self.pool) as tx:
             for event in events:
                 tx.publish(event, Causation("a-flow"))
 

@@ -117,7 +117,7 @@ async def _locked(connection: Connection, user_id: UUID) -> Account:
     return from_record(Account, record)
 
 
-async def _open(database: Pool | Connection, user_id: UUID) -> None:
+async def _open(database: "Pool | Connection", user_id: UUID) -> None:
     account = Account(id=uuid7(), user_id=user_id, opened_at=datetime.now(UTC))
     await database.execute(sql.insert(Account), *sql.values(account))
 

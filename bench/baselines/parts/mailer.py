@@ -70,7 +70,10 @@ class Mailer:
                         raise
                     sent = 0
                 if sent < LEASE_LIMIT:
-                    await written.wait(SWEEP_SECONDS)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(SWEEP_SECONDS):
+                            await written.wait()
+                    written.clear()
         finally:
             for channel in self._channels:
                 channel.close()

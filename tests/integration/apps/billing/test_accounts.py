@@ -7,7 +7,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from apps.billing.use_cases import ViewAccount, view_accounts
-from chassis.database.transaction import Pool, begin
+from chassis.database.transaction import Pool, transaction
 from events.base import Causation
 from events.billing import AccountOpened, PaymentRejected
 from events.orders import OrderPlaced
@@ -128,7 +128,7 @@ async def test_no_account_is_locked_while_others_are_opened(billing: RunningServ
 
 async def _uses(pool: Pool, users: Sequence[UUID]) -> None:
     """First use of accounts, in one transaction."""
-    async with begin(pool) as tx:
+    async with transaction(pool) as tx:
         await view_accounts(
             tx, [ViewAccount(user, Causation("a-flow"), by_owner=True) for user in users]
         )

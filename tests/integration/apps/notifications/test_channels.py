@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from apps.notifications.channels import Channel, ServerAwayError
 from apps.notifications.dispatcher import Dispatcher
 from apps.notifications.models import DeliveryResult, Notification
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from events.notifications import NotificationFailed, NotificationSent
 from events.orders import OrderState
 from tests.support.builders import a_user, an_order, now, payment_succeeded
@@ -48,7 +48,7 @@ async def dispatching(notifications: RunningService, channel: Channel) -> AsyncI
     """A dispatcher of text messages, beside the service's own one of e-mails."""
     service = notifications.service
     dispatcher = asyncio.create_task(
-        Dispatcher(service.database.pool, "text", lambda: channel, service.relay.committed).run()
+        Dispatcher(service.database.pool, "text", lambda: channel, [service.relay.committed]).run()
     )
     try:
         yield
@@ -78,7 +78,7 @@ async def a_text_message(notifications: RunningService, order: OrderState) -> UU
         created_at=at,
         correlation_id="flow-text",
     )
-    async with begin(notifications.service.database.pool) as tx:
+    async with transaction(notifications.service.database.pool) as tx:
         await tx.insert([text])
     return text.id
 

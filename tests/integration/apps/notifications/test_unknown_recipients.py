@@ -7,7 +7,7 @@ from typing import TypeVar
 from uuid_utils.compat import uuid7
 
 from apps.notifications import use_cases
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from events.base import Causation, Envelope, Event
 from events.billing import PaymentSucceeded
 from events.users import UserRegistered, UserState, UserUpdated
@@ -53,12 +53,12 @@ def received(event: E) -> Envelope[E]:
 
 
 async def _notify(notifications: RunningService, events: Sequence[PaymentSucceeded]) -> None:
-    async with begin(notifications.service.database.pool) as tx:
+    async with transaction(notifications.service.database.pool) as tx:
         await use_cases.notify_of_payments(tx, [received(event) for event in events])
 
 
 async def _save(notifications: RunningService, *users: UserState) -> None:
-    async with begin(notifications.service.database.pool) as tx:
+    async with transaction(notifications.service.database.pool) as tx:
         await use_cases.save_recipients(tx, [received(UserRegistered(user=user)) for user in users])
 
 
@@ -66,7 +66,7 @@ async def test_a_recipient_stored_during_the_creation_of_a_notification_gets_it(
     notifications: RunningService,
 ) -> None:
     ada = a_user()
-    async with begin(notifications.service.database.pool) as tx:
+    async with transaction(notifications.service.database.pool) as tx:
         paid = payment_succeeded(an_order(user=ada))
         await use_cases.notify_of_payments(tx, [received(paid)])
         saving = asyncio.create_task(_save(notifications, ada))
@@ -80,7 +80,7 @@ async def test_a_notification_created_while_its_recipient_is_stored_is_sent(
     notifications: RunningService,
 ) -> None:
     ada = a_user()
-    async with begin(notifications.service.database.pool) as tx:
+    async with transaction(notifications.service.database.pool) as tx:
         await use_cases.save_recipients(tx, [received(UserRegistered(user=ada))])
         paid = payment_succeeded(an_order(user=ada))
         notifying = asyncio.create_task(_notify(notifications, [paid]))

@@ -4,7 +4,7 @@ from uuid_utils.compat import uuid7
 
 from apps.orders.models import Order
 from chassis.database.pool import Database
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from chassis.messaging import relay
 from events.orders import OrderPaid
 from tests.support.builders import an_order, outbox_row
@@ -31,7 +31,7 @@ async def test_a_plan_made_on_an_empty_table_reads_few_rows_of_a_full_one(
 
         async def rounds() -> None:
             for _ in range(ROUNDS):
-                async with begin(database.pool) as tx:
+                async with transaction(database.pool) as tx:
                     found = list((await tx.lock(Order, known)).values())
                     nobody = Order.place(uuid7(), uuid7(), 100, tx.now)
                     await tx.update(found or [nobody], "status", "version")
@@ -59,10 +59,10 @@ async def test_a_relay_reads_at_most_its_limit_after_an_analysis_of_the_empty_ta
         await owner.execute("DELETE FROM outbox")
         await owner.execute("VACUUM ANALYZE outbox")
         for _ in range(ROUNDS):
-            async with begin(database.pool) as tx:
+            async with transaction(database.pool) as tx:
                 assert await relay.take(tx, 10) == []
         await _wait_in_outbox(database, 1500)
-        async with begin(database.pool) as tx:
+        async with transaction(database.pool) as tx:
             taken = await relay.take(tx, 100)
         assert len(taken) == 100
         assert await owner.fetchval("SELECT count(*) FROM outbox") == 1400
@@ -72,5 +72,5 @@ async def test_a_relay_reads_at_most_its_limit_after_an_analysis_of_the_empty_ta
 
 
 async def _wait_in_outbox(database: Database, count: int) -> None:
-    async with begin(database.pool) as tx:
+    async with transaction(database.pool) as tx:
         tx.outbox += [outbox_row(OrderPaid(order=an_order())) for _ in range(count)]

@@ -12,10 +12,9 @@ from apps.billing.api import router
 from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.database import group_commit as committer
 from chassis.database import pool as databases
-from chassis.database import transaction
 from chassis.database.group_commit import GroupCommitter
 from chassis.database.pool import Database
-from chassis.database.transaction import Pool, Transaction
+from chassis.database.transaction import Pool, Transaction, transaction
 from chassis.messaging.outbox import Row
 from chassis.runtime import backlog as gauges
 from chassis.runtime.service import create_app
@@ -89,11 +88,11 @@ def transactions(monkeypatch: pytest.MonkeyPatch) -> list[Pool]:
     """Grows by one whenever a committer begins a transaction, or tries to."""
     begun: list[Pool] = []
 
-    def begin(pool: Pool) -> AbstractAsyncContextManager[Transaction]:
+    def counted(pool: Pool) -> AbstractAsyncContextManager[Transaction]:
         begun.append(pool)
-        return transaction.begin(pool)
+        return transaction(pool)
 
-    monkeypatch.setattr(committer, "begin", begin)
+    monkeypatch.setattr(committer, "transaction", counted)
     return begun
 
 
@@ -249,9 +248,7 @@ class TestServiceDuringOutages:
         async with Proxy.before(url) as proxy:
             database = Database(proxy.url(url), "billing", size=1)
             await database.open()
-            idempotent = GroupCommitter(
-                database.pool, _answer, name="silence", on_commit=lambda tx: None
-            )
+            idempotent = GroupCommitter(database.pool, _answer, name="silence", on_commit=())
             try:
                 assert await idempotent.submit(1) == 1
                 proxy.freeze()

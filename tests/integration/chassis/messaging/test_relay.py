@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 from aio_pika.exceptions import DeliveryError
 
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from chassis.messaging import outbox
 from chassis.messaging import relay as relay_module
 from chassis.messaging.message import BATCH, to_message
@@ -57,7 +57,7 @@ class TestRelay:
 
     async def test_a_rolled_back_transaction_leaves_no_row(self, harness: RelayHarness) -> None:
         async def fails_at_the_end() -> None:
-            async with begin(harness.pool) as tx:
+            async with transaction(harness.pool) as tx:
                 tx.outbox.append(outbox_row(placed(1)[0]))
                 raise ZeroDivisionError
 
@@ -111,7 +111,7 @@ class TestRelay:
         harness: RelayHarness,
     ) -> None:
         early, late = placed(2)
-        async with begin(harness.pool) as tx:
+        async with transaction(harness.pool) as tx:
             tx.outbox.append(outbox_row(early))
             await harness.commits(late)
             assert await harness.relays_once() == 1

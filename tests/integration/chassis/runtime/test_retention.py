@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from chassis.messaging.topology import CONSUMER_TIMEOUT_MILLISECONDS, JOURNAL_AGE
 from chassis.runtime import retention
 from tests.support.builders import a_user
@@ -16,9 +16,7 @@ ROWS = 1_000_000
 
 async def purge_old(service: RunningService, table: str) -> None:
     """Run the service's purge task until a table holds no rows beyond their age."""
-    task = asyncio.create_task(
-        retention.purge_periodically(service.service.database.pool, lambda tx: None)
-    )
+    task = asyncio.create_task(retention.purge_periodically(service.service.database.pool, ()))
     try:
 
         async def purged() -> bool:
@@ -46,7 +44,7 @@ async def test_of_a_million_inbox_rows_only_the_old_are_purged(
     await orders.database.execute(
         "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '34 days' FROM generate_series(1, 1000)"
     )
-    async with begin(orders.service.database.pool) as tx:
+    async with transaction(orders.service.database.pool) as tx:
         assert await retention.purge(tx, ["inbox"]) == [5_000], (
             "a limited number of rows for each transaction"
         )

@@ -10,7 +10,7 @@ import pytest
 from apps.billing import use_cases
 from apps.billing.schemas import ReceiptView
 from apps.billing.use_cases import MoveFunds
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from chassis.web.commands import IdempotentRequest, StoredResponse, idempotent, rendering
 from events.base import Causation
 from events.billing import FundsDeposited
@@ -212,7 +212,7 @@ async def in_one_batch(
     billing: RunningService, batch: Sequence[IdempotentRequest[MoveFunds]]
 ) -> Sequence[StoredResponse]:
     work = idempotent(use_cases.deposit)
-    async with begin(billing.service.database.pool) as tx:
+    async with transaction(billing.service.database.pool) as tx:
         return await work(tx, batch)
 
 
@@ -254,7 +254,7 @@ async def test_a_failed_transaction_leaves_the_key_unused(billing: RunningServic
     work = idempotent(use_cases.deposit)
 
     async def fails_at_the_end() -> None:
-        async with begin(billing.service.database.pool) as tx:
+        async with transaction(billing.service.database.pool) as tx:
             await work(tx, [asked(user, "a", 100)])
             raise ZeroDivisionError
 

@@ -56,7 +56,7 @@ async def committer(server: Server, doubling: Doubling, committed: list[int]) ->
             server,
             work,
             name="doubling",
-            on_commit=lambda tx: committed.extend([1] if tx.outbox else []),
+            on_commit=[lambda tx: committed.extend([1] if tx.outbox else [])],
             **commands,
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import asyncpg
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from chassis.database.errors import is_transient
 from chassis.database.group_commit import (
     BATCH_LIMIT,
+    GroupCommitter,
     OverloadedError,
     UnavailableError,
 )
@@ -246,6 +248,20 @@ class TestGroupCommitter:
         assert committed == []
         await asyncio.gather(group.submit(2), group.submit(3))
         assert committed == [1]
+
+    async def test_every_callback_gets_the_events_of_the_transaction(self, server: Server) -> None:
+        async def publishing(tx: Transaction, events: Sequence[UserRegistered]) -> list[None]:
+            for event in events:
+                tx.publish(event, Causation("flow"))
+            return [None] * len(events)
+
+        seen: list[list[Any]] = []
+        callbacks = [lambda tx: seen.append(tx.events)]
+        group = GroupCommitter(server, publishing, name="publishing", on_commit=callbacks)
+        callbacks.append(lambda tx: seen.append(tx.events))  # as a service adds its own
+        event = UserRegistered(user=a_user())
+        await group.submit(event)
+        assert seen == [[event], [event]]
 
     async def test_drain_waits_for_all_submitted_items(
         self, committer: Make, doubling: Doubling

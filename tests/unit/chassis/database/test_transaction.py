@@ -10,7 +10,7 @@ import pytest
 from apps.orders.models import Customer, Order
 from chassis.database.errors import CommitUnknownError
 from chassis.database.tables import statements
-from chassis.database.transaction import begin
+from chassis.database.transaction import transaction
 from events.base import Causation
 from events.users import UserRegistered
 from tests.support.builders import a_user, now
@@ -36,7 +36,7 @@ class TestRoundTrips:
     """Writes are deferred, and reads see earlier writes."""
 
     async def test_all_writes_are_sent_as_one_statement(self, server: Server) -> None:
-        async with begin(server) as tx:
+        async with transaction(server) as tx:
             await tx.lock(Customer, [ADA.id])
             await tx.insert([ORDER])
             await tx.update([CUSTOMER], "version")
@@ -48,7 +48,7 @@ class TestRoundTrips:
         assert server.begun == 1
 
     async def test_without_locks_one_statement_is_the_transaction(self, server: Server) -> None:
-        async with begin(server) as tx:
+        async with transaction(server) as tx:
             await tx.load(Customer, [ADA.id])
             await tx.insert([ORDER])
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
@@ -62,7 +62,7 @@ class TestRoundTrips:
     async def test_deferred_writes_are_sent_before_statements_that_could_read_them(
         self, server: Server
     ) -> None:
-        async with begin(server) as tx:
+        async with transaction(server) as tx:
             await tx.insert([ORDER])
             await tx.load(Customer, [ADA.id])
             await tx.insert([CUSTOMER])
@@ -82,10 +82,10 @@ class TestRoundTrips:
     async def test_insert_missing_sends_rows_in_key_order(self, server: Server) -> None:
         users = [UUID(int=n) for n in (3, 1, 2)]
         orders = [Order.place(UUID(int=n), user, 100, now()) for n, user in enumerate(users)]
-        async with begin(server) as tx:
+        async with transaction(server) as tx:
             await tx.insert_missing(orders, key="user_id")
         assert server.sent[1] == sorted(users)
-        async with begin(server) as tx:
+        async with transaction(server) as tx:
             await tx.insert_missing(orders[::-1])
         assert server.sent[0] == [order.id for order in orders]
 
@@ -93,7 +93,7 @@ class TestRoundTrips:
         self, server: Server
     ) -> None:
         async def work() -> None:
-            async with begin(server) as tx:
+            async with transaction(server) as tx:
                 await tx.load(Customer, [ADA.id])
                 await tx.insert([ORDER])
                 server.closed = True
@@ -103,7 +103,7 @@ class TestRoundTrips:
         assert server.executed == [statements(Customer).select("id", lock=False)]
 
     async def test_an_empty_transaction_makes_no_round_trip(self, server: Server) -> None:
-        async with begin(server) as tx:
+        async with transaction(server) as tx:
             await tx.insert([])
             assert await tx.lock_all(Customer, []) == {}
         assert server.executed == []
@@ -123,7 +123,7 @@ class TestRoundTrips:
         self, server: Server, fault: Exception, raised: type[Exception]
     ) -> None:
         async def work() -> None:
-            async with begin(server) as tx:
+            async with transaction(server) as tx:
                 await tx.insert([ORDER])
 
         server.commit_faults = [fault]
@@ -137,8 +137,8 @@ class TestTransaction:
 
     async def test_after_commit_callbacks_run_after_commit(self, server: Server) -> None:
         called: list[str] = []
-        async with begin(server) as tx:
-            tx.after_commit(lambda: called.append("after"))
+        async with transaction(server) as tx:
+            tx.after_commit.append(lambda: called.append("after"))
             assert called == []
         assert called == ["after"]
 
@@ -147,8 +147,8 @@ class TestTransaction:
         called: list[str] = []
 
         async def work() -> None:
-            async with begin(server) as tx:
-                tx.after_commit(lambda: called.append("after"))
+            async with transaction(server) as tx:
+                tx.after_commit.append(lambda: called.append("after"))
                 await tx.execute("write")
                 server.written.append(1)
                 raise error
@@ -159,9 +159,9 @@ class TestTransaction:
         assert not server.written
         assert not called
 
-    async def test_no_rollback_is_sent_on_a_closed_connection(self, server: Server) -> None:
+    async def test_a_connection_that_cannot_roll_back_is_closed(self, server: Server) -> None:
         async def work() -> None:
-            async with begin(server) as tx:
+            async with transaction(server) as tx:
                 await tx.execute("write")
                 server.written.append(1)
                 server.closed = True
@@ -170,3 +170,19 @@ class TestTransaction:
         with pytest.raises(OSError, match="gone"):
             await work()
         assert server.written == [1]
+        assert server.terminated == 1
+
+    @pytest.mark.parametrize(
+        "fault", [asyncpg.InternalClientError("invalid state"), ConnectionResetError()], ids=repr
+    )
+    async def test_a_connection_in_an_unknown_state_is_closed(
+        self, server: Server, fault: Exception
+    ) -> None:
+        async def work() -> None:
+            async with transaction(server) as tx:
+                await tx.execute("write")
+
+        server.commit_faults = [fault]
+        with pytest.raises(CommitUnknownError):
+            await work()
+        assert server.terminated == 1

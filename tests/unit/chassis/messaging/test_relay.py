@@ -1,0 +1,36 @@
+"""When the relay reads the outbox."""
+
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from chassis.database.transaction import Transaction
+from chassis.messaging.relay import Relay
+from events.base import Causation
+from events.users import UserRegistered
+from tests.support.builders import a_user, now
+
+
+class NoConnection:
+    """Nothing is sent to a database."""
+
+
+def a_transaction(*events: UserRegistered) -> Transaction:
+    tx = Transaction(cast(Any, NoConnection()), now())
+    for event in events:
+        tx.publish(event, Causation("flow"))
+    return tx
+
+
+class TestRelay:
+    async def test_the_relay_is_woken_by_a_transaction_with_events_only(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        relay = Relay(cast(Any, None), cast(Any, None))
+        woken: list[bool] = []
+        monkeypatch.setattr(relay, "wake", lambda: woken.append(True))
+        relay.committed(a_transaction())
+        assert woken == []
+        relay.committed(a_transaction(UserRegistered(user=a_user(id=UUID(int=1)))))
+        assert woken == [True]
