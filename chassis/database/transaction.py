@@ -163,19 +163,20 @@ class Transaction:
             raise CommitUnknownError(str(error)) from error
 
     async def rollback(self, error: BaseException) -> None:
-        """Undo all changes after an error.
+        """Undo all changes after an error, and raise nothing: the error is what counts.
 
         A connection that is lost or in an invalid state is closed: PostgreSQL then rolls back by itself, and the pool
         does not lend it again.
         """
         lost = isinstance(error, CommitUnknownError | asyncpg.InternalClientError)
-        if not lost and self._connection.is_in_transaction():
-            try:
+        try:
+            if not lost and self._connection.is_in_transaction():
                 await self._connection.execute("ROLLBACK")
-            except Exception:
-                lost = True
+        except Exception:
+            lost = True
         if lost:
-            self._connection.terminate()
+            with contextlib.suppress(asyncpg.InterfaceError):  # the pool has taken it back already
+                self._connection.terminate()
 
     async def _defer(
         self, rows: Sequence[Table], changed: tuple[str, ...] = (), *, if_missing: bool = False

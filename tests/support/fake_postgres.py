@@ -34,6 +34,7 @@ class Server:
     async def acquire(self, timeout: float) -> AsyncIterator["Server"]:  # noqa: ASYNC109
         if self.faults:
             raise self.faults.pop(0)
+        self.closed = False
         yield self
 
     async def execute(self, sql: str, *columns: Any) -> str:
@@ -62,7 +63,9 @@ class Server:
     async def _commit(self) -> None:
         await self.open.wait()
         if self.commit_faults:
-            raise self.commit_faults.pop(0)
+            fault = self.commit_faults.pop(0)
+            self.closed = isinstance(fault, asyncpg.PostgresConnectionError | OSError)
+            raise fault
         self.committed.append(self.written)
         self.in_transaction = False
 
@@ -73,6 +76,8 @@ class Server:
         return self.closed
 
     def terminate(self) -> None:
-        """PostgreSQL rolls back what a lost connection has begun."""
+        """PostgreSQL rolls back what a lost connection has begun. The pool has taken back one that is closed."""
+        if self.closed:
+            raise asyncpg.InterfaceError("connection has been released back to the pool")
         self.in_transaction = False
         self.terminated += 1
