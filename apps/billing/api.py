@@ -32,8 +32,7 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
     """A user's account. Registration opens it, or its first use."""
     command = ViewAccount(user_id, commands.cause, user.id == user_id)
-    stored = await commands.execute(use_cases.view_accounts, command, AccountView.of)
-    return stored.response()
+    return await commands.execute(use_cases.view_accounts, command, AccountView.of)
 
 
 @router.post(
@@ -47,8 +46,7 @@ async def deposit(
 ) -> Response:
     """Deposit an amount."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    stored = await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
-    return stored.response()
+    return await commands.execute(use_cases.deposit, command, ReceiptView.of, status=201)
 
 
 @router.post(
@@ -62,8 +60,7 @@ async def withdraw(
 ) -> Response:
     """Withdraw an amount, if the balance covers it."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    stored = await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
-    return stored.response()
+    return await commands.execute(use_cases.withdraw, command, ReceiptView.of, status=201)
 
 
 @router.get("/{userId}/transactions", responses=READING)

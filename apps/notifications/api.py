@@ -48,14 +48,13 @@ NotificationId = Annotated[UUID, Path(alias="notificationId")]
 async def send_message(body: MessageBody, commands: UserCommands) -> Response:
     """Send a message to a user; operators only. It waits for a user who is not known yet."""
     command = SendMessage(body.user_id, body.subject, body.body, commands.cause)
-    answer = await commands.execute(
+    return await commands.execute(
         use_cases.send_messages,
         command,
         AcceptedView.of,
         status=202,
         location=lambda notification: f"/notification/{notification.id}",
     )
-    return answer.response()
 
 
 @router.get("/{notificationId}", responses=READING)

@@ -46,14 +46,13 @@ async def register(
     await limit.count("register", body.email)
     password_hash = await passwords.hash(body.password)
     command = RegisterUser(body.email, password_hash, body.name, body.locale, commands.cause)
-    stored = await commands.execute(
+    return await commands.execute(
         use_cases.register_users,
         command,
         RegisteredView.of,
         status=201,
         location=lambda user: f"/user/view/{user.id}",
     )
-    return stored.response()
 
 
 @router.post(
@@ -97,5 +96,4 @@ async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
 async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
     """Change name, e-mail address or locale. A request that changes nothing keeps the version."""
     command = ChangeUser(user_id, body.name, body.email, body.locale, commands.cause)
-    stored = await commands.execute(use_cases.change_users, command, UserView.of)
-    return stored.response()
+    return await commands.execute(use_cases.change_users, command, UserView.of)

@@ -1,9 +1,10 @@
-"""Errors as RFC 9457 problem details: one base class, one renderer.
+"""Errors as RFC 9457 problem details: one base class, one place that maps exceptions, one renderer.
 
 A refusal is a type with a status and a stable slug (`reason`); its docstring is its title. Use cases return refusals
 as results; routes and dependencies raise them.
 """
 
+import asyncio
 import inspect
 import json
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = "1"
+
+_UNAVAILABLE: Final = (OverloadedError, UnavailableError, PoolTimeoutError)
 
 
 class Problem(Exception):
@@ -185,65 +188,48 @@ render_cached = lru_cache(maxsize=16)(render)
 """The same for a problem that many requests get: made once for each problem and path."""
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of an application a problem document."""
-
-    @app.exception_handler(Problem)
-    async def _problem(request: Request, error: Problem) -> Response:
-        return render(error, request.scope["path"])
-
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
-        problem = Problem(str(error.detail), headers=dict(error.headers or {}))
-        problem.status, problem.title = error.status_code, HTTPStatus(error.status_code).phrase
-        problem.reason = problem.title.lower().replace(" ", "_")
-        return render(problem, request.scope["path"])
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        problem = Invalid.of([_field_error(e) for e in error.errors()[:20]])
-        return render(problem, request.scope["path"])
-
-    @app.exception_handler(OverloadedError)
-    @app.exception_handler(UnavailableError)
-    async def _unavailable(request: Request, error: Exception) -> Response:
-        return unavailable(request.scope["path"], error)
-
-    @app.exception_handler(CommitUnknownError)
-    async def _unknown(request: Request, error: CommitUnknownError) -> Response:
-        log.error("http.commit_unknown", path=request.scope["path"], error=repr(error))
-        return _outcome_unknown(request.scope["path"], "The connection to the database was lost")
+def problem_of(error: BaseException, path: str) -> Problem:
+    """The problem that reports an error to the client. An error that the client has not caused is logged."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return Invalid.of([_field_error(e) for e in error.errors()[:20]])
+        case HTTPException():
+            problem = Problem(str(error.detail), headers=dict(error.headers or {}))
+            problem.status, problem.title = error.status_code, HTTPStatus(error.status_code).phrase
+            problem.reason = problem.title.lower().replace(" ", "_")
+            return problem
+        case _:
+            return _fault(error, path)
 
 
-def unavailable(path: str, error: Exception) -> Response:
-    """The response to a request that had no effect and can be sent again in a moment."""
-    log.warning("http.unavailable", error=repr(error), path=path)
-    return render(Unavailable("Nothing has been done. Try again shortly."), path)
+def _fault(error: BaseException, path: str) -> Problem:
+    match error:
+        case CommitUnknownError():
+            log.error("http.commit_unknown", path=path, error=repr(error))
+            return _outcome_unknown("The connection to the database was lost")
+        case asyncio.CancelledError():
+            log.warning("http.interrupted", path=path)
+            return _outcome_unknown("The service stops")
+        case _ if _nothing_done(error):
+            log.warning("http.unavailable", error=repr(error), path=path)
+            return Unavailable("Nothing has been done. Try again shortly.")
+        case _:
+            log.error("http.fault", path=path, exc_info=error)
+            return Fault()
 
 
-def interrupted(path: str) -> Response:
-    """The response to a request that was still in progress when the service stopped."""
-    log.warning("http.interrupted", path=path)
-    return _outcome_unknown(path, "The service stops")
+def _outcome_unknown(why: str) -> Problem:
+    return Unavailable(
+        f"{why}: this may have been done or not. Repeat it with the same Idempotency-Key."
+    )
 
 
-def unhandled(path: str, error: Exception) -> Response:
-    """The response to a request whose error no handler knows: 503 if a server is unavailable, else 500."""
-    if _server_unavailable(error):
-        return unavailable(path, error)
-    log.error("http.fault", path=path, exc_info=error)
-    return render(Fault(), path)
-
-
-def _outcome_unknown(path: str, why: str) -> Response:
-    detail = f"{why}: this may have been done or not. Repeat it with the same Idempotency-Key."
-    return render(Unavailable(detail), path)
-
-
-def _server_unavailable(error: BaseException | None) -> bool:
-    # SQLAlchemy wraps the driver's errors.
+def _nothing_done(error: BaseException | None) -> bool:
+    """Whether a server was unavailable, or the service too busy. SQLAlchemy wraps the driver's errors."""
     while error is not None:
-        if is_transient(error) or isinstance(error, PoolTimeoutError):
+        if is_transient(error) or isinstance(error, _UNAVAILABLE):
             return True
         error = error.__cause__
     return False

@@ -4,8 +4,8 @@ import json
 import sys
 from typing import Final
 
+from chassis.runtime.logs import configure_logging
 from chassis.runtime.settings import settings
-from chassis.runtime.telemetry import configure_logging
 from ops.audit.auditor import audit
 from ops.audit.databases import DatabaseUnavailableError
 from ops.audit.urls import urls_of

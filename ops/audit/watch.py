@@ -9,8 +9,8 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
+from chassis.runtime.logs import configure_logging
 from chassis.runtime.settings import settings
-from chassis.runtime.telemetry import configure_logging
 from ops.audit.auditor import audit
 from ops.audit.databases import DatabaseUnavailableError
 from ops.audit.report import Report

@@ -25,7 +25,7 @@ FILES: Final = {
         "__init__ app auth commands context dependencies documents openapi pagination problems"
         " routing schemas"
     ),
-    "chassis/runtime": ("__init__ backlog health retention service settings supervisor telemetry"),
+    "chassis/runtime": ("__init__ backlog health logs retention service settings supervisor"),
     "apps": "__init__",
     "apps/users": f"{SERVICE} keys limits operator passwords tokens",
     "apps/billing": SERVICE,

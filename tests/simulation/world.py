@@ -7,10 +7,12 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from fastapi import Response
+
 from apps.notifications.leases import RENEW_SECONDS
 from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work
-from chassis.web.commands import IdempotentRequest, StoredResponse
+from chassis.web.commands import IdempotentRequest
 from ops.audit import History
 from ops.audit.answers import Answers
 from ops.audit.auditor import RULES, evaluate
@@ -113,7 +115,7 @@ class World:
 
     async def ask(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> StoredResponse | None:
+    ) -> Response | None:
         """One request to one of a service's processes; None if there is no answer."""
         alive = [p for p in self.processes.values() if p.service == service and p.alive]
         if not alive:

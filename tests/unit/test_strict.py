@@ -21,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError
 from chassis.runtime.service import create_app
-from chassis.runtime.telemetry import REQUESTS
+from chassis.web.context import REQUESTS
 from chassis.web.pagination import PageQuery
 from chassis.web.problems import Invalid
 from chassis.web.routing import BODY_LIMIT, StrictRoute, strict_json
