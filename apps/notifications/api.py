@@ -16,9 +16,8 @@ from apps.notifications.schemas import (
 )
 from apps.notifications.use_cases import SendMessage
 from chassis.web.auth import CurrentUser, operator
-from chassis.web.commands import UserCommands
+from chassis.web.commands import UserCommands, located
 from chassis.web.dependencies import ReadDatabase
-from chassis.web.openapi import located
 from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Forbidden,

@@ -22,9 +22,8 @@ from apps.orders.updates import OrderUpdates
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from chassis.database.pool import Database
 from chassis.web.auth import CurrentUser, Verifier, authenticate
-from chassis.web.commands import Commands, Committers, IdempotencyKey, UserCommands
+from chassis.web.commands import Commands, Committers, IdempotencyKey, UserCommands, located
 from chassis.web.dependencies import Provided, ReadDatabase, provided
-from chassis.web.openapi import located
 from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Invalid,

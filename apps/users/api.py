@@ -21,9 +21,8 @@ from apps.users.schemas import (
 from apps.users.tokens import KeyRing
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.web.auth import OwnerId
-from chassis.web.commands import KeylessCommands
+from chassis.web.commands import KeylessCommands, located
 from chassis.web.dependencies import ReadDatabase, provided
-from chassis.web.openapi import located
 from chassis.web.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
 

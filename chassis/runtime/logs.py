@@ -11,9 +11,10 @@ from chassis.runtime.settings import Settings
 
 def configure_logging(settings: Settings, service: str) -> None:
     """Log events with keys to standard error, for the console or as JSON lines."""
+    json_lines = settings.log_format == "json"
     renderer: Any = (
         structlog.processors.JSONRenderer()
-        if settings.log_format == "json"
+        if json_lines
         else structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             # The default formatter prints local variables, which may hold secrets.
@@ -24,9 +25,8 @@ def configure_logging(settings: Settings, service: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([structlog.processors.format_exc_info] if json_lines else []),
     ]
-    if settings.log_format == "json":
-        shared.append(structlog.processors.format_exc_info)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
         processors=[*shared, renderer],

@@ -103,7 +103,6 @@ class Verifier:
             user = _user(claims)
         except (jwt.PyJWTError, ValueError) as error:
             raise Unauthorized(f"The token is not valid: {error}") from None
-        self._cached.pop(token, None)
         while len(self._cached) >= CACHED_TOKENS:
             del self._cached[next(iter(self._cached))]
         self._cached[token] = (user, float(claims["exp"]))
@@ -122,12 +121,11 @@ class Verifier:
 
     async def _load(self) -> None:
         records = await self._pool.fetch(statements(SigningKey).where("true"))
-        self._keys = {r["key_id"]: (_jwk(r["x"]), r["valid_until"]) for r in records}
+        self._keys = {
+            r["key_id"]: (jwt.PyJWK(PublicKey(x=r["x"]).model_dump(), ALGORITHM), r["valid_until"])
+            for r in records
+        }
         self._loaded_at = time.monotonic()
-
-
-def _jwk(x: str) -> jwt.PyJWK:
-    return jwt.PyJWK(PublicKey(x=x).model_dump(), algorithm=ALGORITHM)
 
 
 def _user(claims: dict[str, Any]) -> User:

@@ -90,9 +90,12 @@ class IdempotentRequest(Generic[Command]):
         return Response(body, self.status, headers, "application/json")
 
 
-async def execute(
-    use_case: Work[Command, Any], tx: Transaction, requests: Sequence[IdempotentRequest[Command]]
-) -> list[Response]:
+UseCase = Work[Any, Any]
+Requests = Sequence[IdempotentRequest[Any]]
+Committer = GroupCommitter[IdempotentRequest[Any], Response]
+
+
+async def execute(use_case: UseCase, tx: Transaction, requests: Requests) -> list[Response]:
     """Execute requests, each key once; a repeated request gets the stored response.
 
     COMMIT fails with asyncpg.UniqueViolationError if another transaction has used a key meanwhile; when the batch is
@@ -103,9 +106,7 @@ async def execute(
     return await _responses(use_case, tx, requests)
 
 
-async def execute_once(
-    use_case: Work[Command, Any], tx: Transaction, requests: Sequence[IdempotentRequest[Command]]
-) -> list[Response]:
+async def execute_once(use_case: UseCase, tx: Transaction, requests: Requests) -> list[Response]:
     """The same, with a look for stored responses in any case."""
     stored = await _stored(tx, [one.key for one in requests if one.key])
     new: dict[Any, int] = {}  # the place of the first request with each key, and of each without
@@ -126,9 +127,7 @@ async def execute_once(
     return [sent.get(place) or _replayed(one, known[one.key]) for place, one in enumerate(requests)]
 
 
-async def _responses(
-    use_case: Work[Command, Any], tx: Transaction, requests: Sequence[IdempotentRequest[Command]]
-) -> list[Response]:
+async def _responses(use_case: UseCase, tx: Transaction, requests: Requests) -> list[Response]:
     results = await use_case(tx, [one.command for one in requests])
     return [one.response(result) for one, result in zip(requests, results, strict=True)]
 
@@ -167,7 +166,7 @@ def _replayed(one: IdempotentRequest[Any], record: IdempotencyRecord) -> Respons
     return Response(record.body, record.status, headers, media_type)
 
 
-class Committers(dict[Work[Any, Any], GroupCommitter[IdempotentRequest[Any], Response]]):
+class Committers(dict[UseCase, Committer]):
     """The group committers behind a service's HTTP API, by use case; each is made on first use."""
 
     def __init__(self, service: str, pool: Pool, on_commit: OnCommit) -> None:
@@ -176,9 +175,7 @@ class Committers(dict[Work[Any, Any], GroupCommitter[IdempotentRequest[Any], Res
         self._pool = pool
         self._on_commit = on_commit
 
-    def __missing__(
-        self, use_case: Work[Any, Any]
-    ) -> GroupCommitter[IdempotentRequest[Any], Response]:
+    def __missing__(self, use_case: UseCase) -> Committer:
         """Make the group committer of a use case."""
         self[use_case] = GroupCommitter(
             self._pool,
@@ -232,6 +229,11 @@ async def _fingerprint(request: Request) -> str:
     canonical = json.dumps(await request.json(), sort_keys=True, default=str) if body else ""
     text = f"{request.method} {request.scope['path']} {canonical}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def located(status: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` entry of a route whose response has a `Location` header, for OpenAPI."""
+    return {status: {"headers": {"Location": {"$ref": "#/components/headers/Location"}}}}
 
 
 CommittersDep = Annotated[Committers, Depends(provided(Committers))]

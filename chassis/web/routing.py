@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from fastapi import FastAPI, Request, Response
@@ -24,10 +25,20 @@ from pydantic import BaseModel, ValidationError, create_model
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from chassis.web import openapi
 from chassis.web.context import context_of
 from chassis.web.dependencies import Provided
-from chassis.web.problems import ContentTooLarge, Invalid, MethodNotAllowed, UnsupportedMediaType
+from chassis.web.problems import (
+    ContentTooLarge,
+    Fault,
+    Invalid,
+    MethodNotAllowed,
+    Unavailable,
+    UnsupportedMediaType,
+    documented,
+)
+
+EVERYWHERE: Final = documented(ContentTooLarge, UnsupportedMediaType, Invalid, Fault, Unavailable)
+"""The responses that every route may return."""
 
 BODY_LIMIT: Final = 64 * 1024
 """Bytes of a request's body."""
@@ -48,8 +59,8 @@ class StrictRoute(APIRoute):
     """A route that accepts what it documents and refuses everything else with a problem."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **described: Any) -> None:
-        described["responses"] = {**openapi.EVERYWHERE, **(described.get("responses") or {})}
-        described["generate_unique_id_function"] = openapi.operation_id
+        described["responses"] = {**EVERYWHERE, **(described.get("responses") or {})}
+        described["generate_unique_id_function"] = attrgetter("name")  # the function's
         super().__init__(path, endpoint, **described)
         self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's handler requires it
 
@@ -57,10 +68,14 @@ class StrictRoute(APIRoute):
         """The route's handler, behind the checks."""
         handle = super().get_route_handler()
         known = frozenset(_query_names(self.dependant))
+        has_parameters = bool(self.param_convertors)
+        # A HEAD request would have to wait for the end of the stream.
+        streams = self.response_class is EventSourceResponse
 
         async def strictly(request: Request) -> Response:
-            if self._is_another(request):
-                raise MethodNotAllowed(_allowed_methods(request.app, request.scope["path"]))
+            shadowed = has_parameters and request.scope["path"] in _literal_paths(request.app)
+            if shadowed or (streams and context_of(request).head):
+                raise _method_not_allowed(request.scope)
             read = await read_request(request, known)
             if self.body_field is None and read.document not in ({}, ABSENT):
                 raise Invalid.at("body", "this request has no body")
@@ -68,16 +83,10 @@ class StrictRoute(APIRoute):
 
         return strictly
 
-    def _is_another(self, request: Request) -> bool:
-        """Whether the request is for another route, or asks for the head of a stream: it would wait for the end."""
-        if self.param_convertors and request.scope["path"] in _literal_paths(request.app):
-            return True
-        return self.response_class is EventSourceResponse and context_of(request).head
-
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request to the path. Raises MethodNotAllowed."""
         if scope["method"] not in (self.methods or ()):
-            raise MethodNotAllowed(_allowed_methods(scope["app"], scope["path"]))
+            raise _method_not_allowed(scope)
         await self.app(scope, receive, send)
 
 
@@ -223,16 +232,18 @@ def _literal_paths(app: FastAPI) -> frozenset[str]:
     return frozenset(route.path for route in _routes(app) if not route.param_convertors)
 
 
-def _allowed_methods(app: FastAPI, path: str) -> list[str]:
-    literal = path in _literal_paths(app)
+def _method_not_allowed(scope: Scope) -> MethodNotAllowed:
+    """The refusal, with the methods that the path supports."""
+    path = scope["path"]
+    literal = path in _literal_paths(scope["app"])
     found: set[str] = set()
-    for route in _routes(app):
+    for route in _routes(scope["app"]):
         if route.path == path if literal else route.path_regex.match(path):
             methods = route.methods or set()
             found |= methods
             if "GET" in methods and route.response_class is not EventSourceResponse:
                 found.add("HEAD")
-    return sorted(found)
+    return MethodNotAllowed(headers={"Allow": ", ".join(sorted(found))})
 
 
 def _routes(app: FastAPI) -> list[StrictRoute]:

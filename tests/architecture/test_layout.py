@@ -22,7 +22,7 @@ FILES: Final = {
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (
-        "__init__ app auth commands context dependencies documents openapi pagination problems"
+        "__init__ app auth commands context dependencies documents pagination problems"
         " routing schemas"
     ),
     "chassis/runtime": ("__init__ backlog health logs retention service settings supervisor"),
