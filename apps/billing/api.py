@@ -32,8 +32,7 @@ WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
 async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCommands) -> Response:
     """A user's account. Registration opens it, or its first use."""
     command = ViewAccount(user_id, commands.cause, user.id == user_id)
-    stored = await commands.execute(use_cases.view_accounts, command, AccountView.model_validate)
-    return stored.response()
+    return await commands.execute(use_cases.view_accounts, command, AccountView.model_validate)
 
 
 @router.post(
@@ -47,10 +46,9 @@ async def deposit(
 ) -> Response:
     """Deposit an amount."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    stored = await commands.execute(
+    return await commands.execute(
         use_cases.deposit, command, ReceiptView.model_validate, status=201
     )
-    return stored.response()
 
 
 @router.post(
@@ -64,10 +62,9 @@ async def withdraw(
 ) -> Response:
     """Withdraw an amount, if the balance covers it."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
-    stored = await commands.execute(
+    return await commands.execute(
         use_cases.withdraw, command, ReceiptView.model_validate, status=201
     )
-    return stored.response()
 
 
 @router.get("/{userId}/transactions", responses=READING)

@@ -16,9 +16,8 @@ from apps.notifications.schemas import (
 )
 from apps.notifications.use_cases import SendMessage
 from chassis.web.auth import CurrentUser, operator
-from chassis.web.commands import UserCommands
+from chassis.web.commands import UserCommands, located
 from chassis.web.dependencies import ReadDatabase
-from chassis.web.openapi import located
 from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Forbidden,
@@ -48,14 +47,13 @@ NotificationId = Annotated[UUID, Path(alias="notificationId")]
 async def send_message(body: MessageBody, commands: UserCommands) -> Response:
     """Send a message to a user; operators only. It waits for a user who is not known yet."""
     command = SendMessage(body.user_id, body.subject, body.body, commands.cause)
-    answer = await commands.execute(
+    return await commands.execute(
         use_cases.send_messages,
         command,
         AcceptedView.of,
         status=202,
         location=lambda notification: f"/notification/{notification.id}",
     )
-    return answer.response()
 
 
 @router.get("/{notificationId}", responses=READING)

@@ -22,15 +22,8 @@ from apps.orders.updates import OrderUpdates
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from chassis.database.pool import Database
 from chassis.web.auth import CurrentUser, Verifier, authenticate
-from chassis.web.commands import (
-    Commands,
-    Committers,
-    IdempotencyKey,
-    StoredResponse,
-    UserCommands,
-)
-from chassis.web.dependencies import ReadDatabase, provided, resolve
-from chassis.web.openapi import located
+from chassis.web.commands import Commands, Committers, IdempotencyKey, UserCommands, located
+from chassis.web.dependencies import Provided, ReadDatabase, provided
 from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Invalid,
@@ -41,13 +34,7 @@ from chassis.web.problems import (
     documented,
     render_cached,
 )
-from chassis.web.routing import (
-    DirectRoute,
-    StrictRoute,
-    check_query,
-    read_body,
-    validated_request,
-)
+from chassis.web.routing import DirectRoute, StrictRoute, read_request, validated_request
 
 log = structlog.get_logger(__name__)
 router = APIRouter(prefix="/order", tags=["orders"], route_class=StrictRoute)
@@ -89,16 +76,15 @@ class CreateOrderHeaders(BaseModel):
     prefer: Prefer = None
 
 
-async def create_order(request: Request) -> Response:
+async def create_order(request: Request, provided: Provided) -> Response:
     """Place an order. The one route on the fast path: it reads and validates the request itself."""
-    if (refusal := resolve(request, Admission).refusal()) is not None:
+    if (refusal := provided[Admission].refusal()) is not None:
         return render_cached(refusal, request.scope["path"])
-    check_query(request)
-    request = await read_body(request)
-    user = await authenticate(request, resolve(request, Verifier))
+    request = await read_request(request)
+    user = await authenticate(request, provided[Verifier])
     headers, body = validated_request(request, CreateOrderHeaders, OrderBody)
-    commands = Commands(request, resolve(request, Committers), user, headers.key)
-    stored = await commands.execute(
+    commands = Commands(request, provided[Committers], user, headers.key)
+    response = await commands.execute(
         use_cases.place_orders,
         PlaceOrder(user.id, body.total_price, commands.cause),
         OrderView.model_validate,
@@ -106,9 +92,9 @@ async def create_order(request: Request) -> Response:
         location=lambda order: f"/order/{order.id}",
     )
     wait = _wait(headers.prefer)
-    if wait is None or stored.status != 201:
-        return stored.response()
-    return await _settled(request, UUID(json.loads(stored.body)["orderId"]), stored, wait)
+    if wait is None or response.status_code != 201:
+        return response
+    return await _settled(provided, response, wait)
 
 
 def _documented(
@@ -143,24 +129,22 @@ def _wait(prefer: str | None) -> int | None:
     return None
 
 
-async def _settled(
-    request: Request, order_id: UUID, accepted: StoredResponse, wait: int
-) -> Response:
+async def _settled(provided: Provided, accepted: Response, wait: int) -> Response:
     """The response to a client that has waited for the outcome."""
-    applied = {**accepted.headers, "Preference-Applied": f"wait={wait}"}
+    accepted.headers["Preference-Applied"] = f"wait={wait}"
+    order_id = UUID(json.loads(bytes(accepted.body))["orderId"])
     try:
-        order = await _outcome(
-            resolve(request, Database), resolve(request, OrderUpdates), order_id, wait
-        )
+        order = await _outcome(provided[Database], provided[OrderUpdates], order_id, wait)
     except Exception as error:
         # The order is placed, even if its outcome cannot be read: an error would make the client place it again.
         log.warning("orders.outcome_not_read", error=repr(error))
-        return Response(accepted.body, 202, headers=applied, media_type="application/json")
+        accepted.status_code = 202
+        return accepted
+    headers = {k: v for k, v in accepted.headers.items() if not k.startswith("content-")}
     if order.status == "rejected":
-        raise PaymentRefused(headers=applied, orderId=str(order.id), reason=order.reason)
-    status = 202 if order.pending else 201
+        raise PaymentRefused(headers=headers, orderId=str(order.id), reason=order.reason)
     body = OrderView.model_validate(order).model_dump_json()
-    return Response(body, status, headers=applied, media_type="application/json")
+    return Response(body, 202 if order.pending else 201, headers, "application/json")
 
 
 async def _outcome(
@@ -208,8 +192,7 @@ async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserComma
     """Cancel an order that is pending or paid; a payment is refunded. Repeating it gives the same response."""
     owner = None if user.role == "operator" else user.id
     command = CancelOrder(order_id, owner, commands.cause)
-    stored = await commands.execute(use_cases.cancel_orders, command, OrderView.model_validate)
-    return stored.response()
+    return await commands.execute(use_cases.cancel_orders, command, OrderView.model_validate)
 
 
 async def _visible(order_id: OrderId, user: CurrentUser, database: ReadDatabase) -> Order:

@@ -21,9 +21,8 @@ from apps.users.schemas import (
 from apps.users.tokens import KeyRing
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.web.auth import OwnerId
-from chassis.web.commands import KeylessCommands
+from chassis.web.commands import KeylessCommands, located
 from chassis.web.dependencies import ReadDatabase, provided
-from chassis.web.openapi import located
 from chassis.web.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
 
@@ -46,14 +45,13 @@ async def register(
     await limit.count("register", body.email)
     password_hash = await passwords.hash(body.password)
     command = RegisterUser(body.email, password_hash, body.name, body.locale, commands.cause)
-    stored = await commands.execute(
+    return await commands.execute(
         use_cases.register_users,
         command,
         RegisteredView.model_validate,
         status=201,
         location=lambda user: f"/user/view/{user.id}",
     )
-    return stored.response()
 
 
 @router.post(
@@ -97,5 +95,4 @@ async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
 async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
     """Change name, e-mail address or locale. A request that changes nothing keeps the version."""
     command = ChangeUser(user_id, body.name, body.email, body.locale, commands.cause)
-    stored = await commands.execute(use_cases.change_users, command, UserView.model_validate)
-    return stored.response()
+    return await commands.execute(use_cases.change_users, command, UserView.model_validate)

@@ -17,19 +17,18 @@ from typing import Final
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from starlette.types import ASGIApp
 
 from apps import SERVICES
 from chassis.database.pool import Database
 from chassis.runtime import health as operations
 from chassis.runtime.health import Readiness
+from chassis.runtime.logs import configure_logging
 from chassis.runtime.settings import settings
 from chassis.runtime.supervisor import Supervisor
-from chassis.runtime.telemetry import Telemetry, configure_logging
-from chassis.web import problems
-from chassis.web import routing as strict
 from chassis.web.app import Application
 from chassis.web.auth import Verifier
-from chassis.web.context import causation_of
+from chassis.web.context import Telemetry, context_of
 from chassis.web.dependencies import provide
 from events.base import Causation
 from ops.serve import GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS, Server
@@ -93,7 +92,15 @@ def service_of(request: Request) -> Service:
 
 def cause_of(request: Request) -> Causation:
     """The causation of a request: its correlation id and trace context."""
-    return causation_of(request)
+    return context_of(request).causation
+
+
+class _Application(Application):
+    """An application whose internal routes, those between services, may be of FastAPI's own route class."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """What handles a connection."""
+        return Telemetry(AsyncExitStackMiddleware(self.router))
 
 
 def create_app(name: str, routers: Sequence[APIRouter], parts: Sequence[Part] = ()) -> FastAPI:
@@ -113,14 +120,9 @@ def create_app(name: str, routers: Sequence[APIRouter], parts: Sequence[Part] = 
             )
             yield
 
-    app = Application(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    # For the internal routes between services, which use FastAPI's own route class.
-    app.add_middleware(AsyncExitStackMiddleware)
-    app.add_middleware(Telemetry)
-    problems.install(app)
-    strict.install(app)
+    app = _Application(lifespan=lifespan)
     for router in (*routers, operations.router):
-        app.include_router(router)
+        app.routes.extend(router.routes)
     return app
 
 

@@ -25,10 +25,10 @@ from chassis.messaging.relay import Relay
 from chassis.runtime import health
 from chassis.runtime.backlog import measure_dead_letters, measure_outbox, poll
 from chassis.runtime.health import Readiness
+from chassis.runtime.logs import configure_logging
 from chassis.runtime.retention import purge_periodically
 from chassis.runtime.settings import Settings, settings
 from chassis.runtime.supervisor import Supervisor
-from chassis.runtime.telemetry import Telemetry, configure_logging
 from chassis.web import documents
 from chassis.web.app import build_application
 from chassis.web.auth import Verifier
@@ -214,7 +214,7 @@ def create_app(
         yield
         await service.stop()
 
-    app = build_application(
+    return build_application(
         name,
         description=description,
         routers=[router, health.router, documents.router(name, package)],
@@ -222,5 +222,3 @@ def create_app(
         tags={str(tag): description for tag in router.tags}
         | {"operations": inspect.getdoc(health) or ""},
     )
-    app.add_middleware(Telemetry)
-    return app

@@ -1,29 +1,29 @@
-"""The ASGI application of a service: routes, error handlers, and one layer of middleware."""
+"""The ASGI application of a service: its routes behind one layer of middleware."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan
 
-from chassis.web import problems, routing
+from chassis.web.context import Telemetry
+from chassis.web.dependencies import Provided
 from chassis.web.routing import StrictRoute
 
 
 class Application(FastAPI):
-    """FastAPI without the middleware that no service uses."""
+    """FastAPI without middleware but Telemetry, and without its own telemetry."""
+
+    __call__ = Starlette.__call__
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(openapi_url=None, redirect_slashes=False, **options)
+        self.state.provided = Provided()
 
     def build_middleware_stack(self) -> ASGIApp:
-        """The router inside the error handlers inside the added middleware, of which the last is outermost."""
-        app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
-        for layer, arguments, options in reversed(self.user_middleware):
-            app = layer(app, *arguments, **options)
-        return app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection, without FastAPI's own telemetry."""
-        await Starlette.__call__(self, scope, receive, send)
+        """What handles a connection."""
+        return Telemetry(self.router)
 
 
 def build_application(
@@ -49,13 +49,7 @@ def build_application(
         servers=[{"url": "/", "description": "The service that serves this document."}],
         openapi_tags=[{"name": tag, "description": text} for tag, text in tags.items()],
         lifespan=lifespan,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
     )
-    problems.install(app)
-    routing.install(app)
     # Added directly: with `include_router` each request is matched against the routes twice.
     app.routes.extend(routes)
     return app

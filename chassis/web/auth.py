@@ -19,7 +19,7 @@ from sqlmodel import Field
 
 from chassis.database.tables import Table, statements
 from chassis.database.transaction import Pool, Transaction
-from chassis.web.context import headers_of
+from chassis.web.context import context_of
 from chassis.web.dependencies import provided
 from chassis.web.problems import Forbidden, NotFound, Unauthorized
 from events.base import Envelope
@@ -84,9 +84,10 @@ class Verifier:
 
     async def user(self, token: str) -> User:
         """The user whom a token identifies. Raises Unauthorized."""
-        known = self._cached.get(token)
-        if known and known[1] > time.time():
-            return known[0]
+        user, expires = self._cached.get(token, (None, 0.0))
+        return user if user and expires > time.time() else await self._verified(token)
+
+    async def _verified(self, token: str) -> User:
         if len(token) > TOKEN_LIMIT:
             raise Unauthorized("The token is too long.")
         try:
@@ -102,14 +103,10 @@ class Verifier:
             user = _user(claims)
         except (jwt.PyJWTError, ValueError) as error:
             raise Unauthorized(f"The token is not valid: {error}") from None
-        self._cache(token, user, float(claims["exp"]))
-        return user
-
-    def _cache(self, token: str, user: User, expires: float) -> None:
-        self._cached.pop(token, None)
         while len(self._cached) >= CACHED_TOKENS:
             del self._cached[next(iter(self._cached))]
-        self._cached[token] = (user, expires)
+        self._cached[token] = (user, float(claims["exp"]))
+        return user
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
         if key_id not in self._keys and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
@@ -124,12 +121,11 @@ class Verifier:
 
     async def _load(self) -> None:
         records = await self._pool.fetch(statements(SigningKey).where("true"))
-        self._keys = {r["key_id"]: (_jwk(r["x"]), r["valid_until"]) for r in records}
+        self._keys = {
+            r["key_id"]: (jwt.PyJWK(PublicKey(x=r["x"]).model_dump(), ALGORITHM), r["valid_until"])
+            for r in records
+        }
         self._loaded_at = time.monotonic()
-
-
-def _jwk(x: str) -> jwt.PyJWK:
-    return jwt.PyJWK(PublicKey(x=x).model_dump(), algorithm=ALGORITHM)
 
 
 def _user(claims: dict[str, Any]) -> User:
@@ -141,7 +137,7 @@ def _user(claims: dict[str, Any]) -> User:
 
 async def authenticate(request: Request, verifier: Verifier) -> User:
     """The user who sends a request. Raises Unauthorized."""
-    header = headers_of(request).get(b"authorization", b"")
+    header = context_of(request).headers.get(b"authorization", b"")
     scheme, _, token = header.decode("latin-1").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthorized("Send `Authorization: Bearer <accessToken>`.")

@@ -1,17 +1,18 @@
 """Commands: from an HTTP request to its use case through group commit, once per Idempotency-Key.
 
-The key, the request's fingerprint and the response are rows of the business transaction, unique per user and key. A
-second request with the key waits for the first one's COMMIT and gets its stored response.
+The key, the request's fingerprint and the response are a row of the business transaction, unique per user and key. A
+second request with the key gets the stored response.
 https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Final, Generic, Self, TypeVar
+from functools import partial
+from typing import Annotated, Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Header, Request, Response
@@ -19,12 +20,13 @@ from pydantic import BaseModel
 from sqlmodel import Field
 
 from chassis.database.group_commit import GroupCommitter, OnCommit, Work
-from chassis.database.tables import Table, statements
+from chassis.database.tables import Table, from_record, statements
 from chassis.database.transaction import Pool, Transaction
 from chassis.web.auth import CurrentUser, User
-from chassis.web.context import causation_of
+from chassis.web.context import context_of
 from chassis.web.dependencies import provided
-from chassis.web.problems import MEDIA_TYPE, KeyReused, Problem
+from chassis.web.problems import MEDIA_TYPE, KeyReused, Problem, render
+from events.base import Causation
 
 REQUEST_TIMEOUT_SECONDS: Final = 5.0
 """How long a request waits for an unavailable database before its response is 503. A connected database that does not
@@ -47,6 +49,9 @@ IdempotencyKey = Annotated[
 Command = TypeVar("Command")
 Result = TypeVar("Result")
 
+Key = tuple[UUID, str]
+"""The user and the Idempotency-Key that one response belongs to."""
+
 
 class IdempotencyRecord(Table, table=True):
     """A key that a user has sent, with the response to the request that it identifies."""
@@ -63,172 +68,143 @@ class IdempotencyRecord(Table, table=True):
 
 
 @dataclass(frozen=True, slots=True)
-class StoredResponse:
-    """A response in the form in which it is stored and sent."""
-
-    status: int
-    body: str
-    media_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of_problem(cls, problem: Problem, path: str) -> Self:
-        """The response that a refusal is rendered to."""
-        return cls(problem.status, json.dumps(problem.document(path)), MEDIA_TYPE, problem.headers)
-
-    def response(self) -> Response:
-        """The HTTP response."""
-        headers = dict(self.headers)
-        return Response(self.body, self.status, headers=headers, media_type=self.media_type)
-
-
-@dataclass(frozen=True, slots=True)
 class IdempotentRequest(Generic[Command]):
-    """A command with what identifies the request: user, key and fingerprint (method, path and body)."""
+    """A command, with what identifies its request and what makes its response."""
 
     command: Command
     path: str
-    render: Callable[[str, Any], StoredResponse]
-    """Makes the response from the path and the command's result."""
-    user_id: UUID | None = None
-    key: str | None = None
+    view: Callable[[Any], BaseModel]
+    """The body for a result that is no refusal."""
+    status: int = 200
+    location: Callable[[Any], str] | None = None
+    key: Key | None = None
     fingerprint: str = ""
+    """A digest of method, path and body: the same key with another one is refused."""
 
-    def identity(self) -> tuple[UUID, str] | None:
-        """The user and the key that one response belongs to; None where no key was sent."""
-        return (self.user_id, self.key) if self.user_id and self.key else None
-
-
-def idempotent(
-    use_case: Work[Command, Result],
-) -> Work[IdempotentRequest[Command], StoredResponse]:
-    """The use case, executed once for each key; a repeated request gets the stored response."""
-
-    async def work(
-        tx: Transaction, requests: Sequence[IdempotentRequest[Command]]
-    ) -> list[StoredResponse]:
-        first = _first_of_each_key(requests)
-        stored = await _claim(tx, list(first.values()))
-        fresh = [
-            one
-            for one in requests
-            if one.identity() is None
-            or (first[one.identity()] is one and one.identity() not in stored)
-        ]
-        results = await use_case(tx, [one.command for one in fresh])
-        responses = {
-            id(one): one.render(one.path, result)
-            for one, result in zip(fresh, results, strict=True)
-        }
-        records = {
-            one.identity(): _record(one, responses[id(one)], tx) for one in fresh if one.identity()
-        }
-        await tx.update(list(records.values()), "status", "body", "location")
-        return [responses.get(id(one)) or _replayed(one, stored | records) for one in requests]
-
-    return work
+    def response(self, result: Any) -> Response:
+        """The response to a result: a refusal is rendered as a problem."""
+        if isinstance(result, Problem):
+            return render(result, self.path)
+        headers = {"Location": self.location(result)} if self.location else None
+        body = self.view(result).model_dump_json(by_alias=True)
+        return Response(body, self.status, headers, "application/json")
 
 
-def _first_of_each_key(
-    requests: Sequence[IdempotentRequest[Any]],
-) -> dict[Any, IdempotentRequest[Any]]:
-    first: dict[Any, IdempotentRequest[Any]] = {}
-    for one in requests:
-        if one.identity() is not None:
-            first.setdefault(one.identity(), one)
-    return first
+UseCase = Work[Any, Any]
+Requests = Sequence[IdempotentRequest[Any]]
+Committer = GroupCommitter[IdempotentRequest[Any], Response]
 
 
-async def _claim(
-    tx: Transaction, requests: Sequence[IdempotentRequest[Any]]
-) -> dict[Any, IdempotencyRecord]:
-    """Insert the keys; returns the records of those that existed."""
-    if not requests:
-        return {}
-    new = await tx.insert_new([_record(one, None, tx) for one in requests])
-    known = [one.identity() for one in requests if one.identity() not in new]
-    if not known:
-        return {}
+async def execute(use_case: UseCase, tx: Transaction, requests: Requests) -> list[Response]:
+    """Execute requests, each key once; a repeated request gets the stored response.
+
+    COMMIT fails with asyncpg.UniqueViolationError if another transaction has used a key meanwhile; when the batch is
+    executed again, `execute_once` finds its response.
+    """
+    if any(one.key for one in requests):
+        return await execute_once(use_case, tx, requests)
+    return await _responses(use_case, tx, requests)
+
+
+async def execute_once(use_case: UseCase, tx: Transaction, requests: Requests) -> list[Response]:
+    """The same, with a look for stored responses in any case."""
+    stored = await _stored(tx, [one.key for one in requests if one.key])
+    new: dict[Any, int] = {}  # the place of the first request with each key, and of each without
+    for place, one in enumerate(requests):
+        if one.key not in stored:
+            new.setdefault(one.key or place, place)
+    fresh = [requests[place] for place in new.values()]
+    responses = await _responses(use_case, tx, fresh)
+    records = {
+        one.key: _record(one, one.key, response, tx.now)
+        for one, response in zip(fresh, responses, strict=True)
+        if one.key
+    }
+    # In order of key: two transactions with the same keys wait for each other and never deadlock.
+    await tx.insert([records[key] for key in sorted(records)])
+    sent = dict(zip(new.values(), responses, strict=True))
+    known: dict[Any, IdempotencyRecord] = stored | records
+    return [sent.get(place) or _replayed(one, known[one.key]) for place, one in enumerate(requests)]
+
+
+async def _responses(use_case: UseCase, tx: Transaction, requests: Requests) -> list[Response]:
+    results = await use_case(tx, [one.command for one in requests])
+    return [one.response(result) for one, result in zip(requests, results, strict=True)]
+
+
+async def _stored(tx: Transaction, keys: Sequence[Key]) -> dict[Key, IdempotencyRecord]:
     records = await tx.fetch(
         statements(IdempotencyRecord).where(
             "(user_id, key) IN (SELECT * FROM unnest($1::uuid[], $2::varchar[])) AND user_id = ANY($1)"
         ),
-        *map(list, zip(*(identity for identity in known if identity), strict=True)),
+        [user_id for user_id, _ in keys],
+        [key for _, key in keys],
     )
-    return {(r["user_id"], r["key"]): IdempotencyRecord(**dict(r)) for r in records}
+    return {(r["user_id"], r["key"]): from_record(IdempotencyRecord, r) for r in records}
 
 
 def _record(
-    one: IdempotentRequest[Any], response: StoredResponse | None, tx: Transaction
+    one: IdempotentRequest[Any], key: Key, response: Response, now: datetime
 ) -> IdempotencyRecord:
-    assert one.user_id is not None
-    assert one.key is not None
     return IdempotencyRecord(
-        user_id=one.user_id,
-        key=one.key,
+        user_id=key[0],
+        key=key[1],
         fingerprint=one.fingerprint,
-        status=response.status if response else None,
-        body=response.body if response else None,
-        location=response.headers.get("Location") if response else None,
-        created_at=tx.now,
+        status=response.status_code,
+        body=bytes(response.body).decode(),
+        location=response.headers.get("Location"),
+        created_at=now,
     )
 
 
-def _replayed(
-    one: IdempotentRequest[Any], stored: Mapping[Any, IdempotencyRecord]
-) -> StoredResponse:
-    record = stored[one.identity()]
-    if record.fingerprint != one.fingerprint or record.status is None or record.body is None:
-        problem = KeyReused("Send another key with another request.")
-        return StoredResponse.of_problem(problem, one.path)
+def _replayed(one: IdempotentRequest[Any], record: IdempotencyRecord) -> Response:
+    if record.fingerprint != one.fingerprint:
+        return render(KeyReused("Send another key with another request."), one.path)
+    assert record.status is not None
     media_type = "application/json" if record.status < 400 else MEDIA_TYPE
     headers = REPLAYED | ({"Location": record.location} if record.location else {})
-    return StoredResponse(record.status, record.body, media_type, headers)
+    return Response(record.body, record.status, headers, media_type)
 
 
-class Committers:
-    """The group committers behind a service's HTTP API, one for each use case."""
+class Committers(dict[UseCase, Committer]):
+    """The group committers behind a service's HTTP API, by use case; each is made on first use."""
 
     def __init__(self, service: str, pool: Pool, on_commit: OnCommit) -> None:
+        super().__init__()
         self._service = service
         self._pool = pool
         self._on_commit = on_commit
-        self._made: dict[Any, GroupCommitter[IdempotentRequest[Any], StoredResponse]] = {}
 
-    def of(
-        self, use_case: Work[Command, Any]
-    ) -> GroupCommitter[IdempotentRequest[Command], StoredResponse]:
-        """The group committer of a use case; created on first use."""
-        if use_case not in self._made:
-            self._made[use_case] = GroupCommitter(
-                self._pool,
-                idempotent(use_case),
-                name=f"{self._service}.{getattr(use_case, '__name__', '')}",
-                on_commit=self._on_commit,
-                timeout=REQUEST_TIMEOUT_SECONDS,
-            )
-        return self._made[use_case]
+    def __missing__(self, use_case: UseCase) -> Committer:
+        """Make the group committer of a use case."""
+        self[use_case] = GroupCommitter(
+            self._pool,
+            partial(execute, use_case),
+            fallback=partial(execute_once, use_case),
+            name=f"{self._service}.{getattr(use_case, '__name__', '')}",
+            on_commit=self._on_commit,
+            timeout=REQUEST_TIMEOUT_SECONDS,
+        )
+        return self[use_case]
 
     async def drain(self) -> None:
         """Wait until every submitted command is done."""
-        await asyncio.gather(*(committer.drain() for committer in self._made.values()))
+        await asyncio.gather(*(committer.drain() for committer in self.values()))
 
 
+@dataclass(frozen=True, slots=True)
 class Commands:
-    """Submits the commands of one request. `cause` is the causation of the events that they lead to."""
+    """Submits the commands of one request."""
 
-    def __init__(
-        self,
-        request: Request,
-        committers: Committers,
-        user: User | None = None,
-        key: str | None = None,
-    ) -> None:
-        self.cause = causation_of(request)
-        self._request = request
-        self._committers = committers
-        self._user = user
-        self._key = key
+    request: Request
+    committers: Committers
+    user: User | None = None
+    key: str | None = None
+
+    @property
+    def cause(self) -> Causation:
+        """The causation of the events that the commands lead to."""
+        return context_of(self.request).causation
 
     async def execute(
         self,
@@ -238,32 +214,13 @@ class Commands:
         *,
         status: int = 200,
         location: Callable[[Result], str] | None = None,
-    ) -> StoredResponse:
-        """Execute a command; returns once its transaction is durable."""
-        request = IdempotentRequest(
-            command,
-            self._request.scope["path"],
-            rendering(view, status, location),
-            self._user.id if self._user else None,
-            self._key,
-            await _fingerprint(self._request) if self._key and self._user else "",
-        )
-        return await self._committers.of(use_case).submit(request)
-
-
-def rendering(
-    view: Callable[[Any], BaseModel], status: int, location: Callable[[Any], str] | None
-) -> Callable[[str, Any], StoredResponse]:
-    """The function that makes a response from a result: a value through its view, a refusal as a problem."""
-
-    def render(path: str, result: Any) -> StoredResponse:
-        if isinstance(result, Problem):
-            return StoredResponse.of_problem(result, path)
-        headers = {"Location": location(result)} if location else {}
-        body = view(result).model_dump_json(by_alias=True)
-        return StoredResponse(status, body, headers=headers)
-
-    return render
+    ) -> Response:
+        """Execute a command; returns its response once its transaction is durable."""
+        key = (self.user.id, self.key) if self.user and self.key else None
+        fingerprint = await _fingerprint(self.request) if key else ""
+        path = self.request.scope["path"]
+        request = IdempotentRequest(command, path, view, status, location, key, fingerprint)
+        return await self.committers[use_case].submit(request)
 
 
 async def _fingerprint(request: Request) -> str:
@@ -272,6 +229,11 @@ async def _fingerprint(request: Request) -> str:
     canonical = json.dumps(await request.json(), sort_keys=True, default=str) if body else ""
     text = f"{request.method} {request.scope['path']} {canonical}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def located(status: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` entry of a route whose response has a `Location` header, for OpenAPI."""
+    return {status: {"headers": {"Location": {"$ref": "#/components/headers/Location"}}}}
 
 
 CommittersDep = Annotated[Committers, Depends(provided(Committers))]

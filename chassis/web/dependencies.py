@@ -7,7 +7,7 @@ The composition root of a service provides an object, and a route depends on it 
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
 
@@ -16,23 +16,25 @@ from chassis.database.pool import Database
 T = TypeVar("T")
 
 
+class Provided(dict[type, Any]):
+    """Objects by their types. An object that the composition root has not provided is a KeyError."""
+
+    if TYPE_CHECKING:
+
+        def __getitem__(self, kind: type[T], /) -> T: ...
+
+
 def provide(app: FastAPI, *objects: object) -> None:
     """Provide objects to the routes of an application, each by its type."""
-    provided: dict[type, Any] = app.state.__dict__.setdefault("provided", {})
-    provided.update({type(one): one for one in objects})
-
-
-def resolve(request: Request, kind: type[T]) -> T:
-    """The object of a type. Raises KeyError if the composition root has provided none."""
-    found: T = request.app.state.provided[kind]
-    return found
+    app.state.provided.update({type(one): one for one in objects})
 
 
 def provided(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
     """The dependency that gives a route the object of a type."""
 
     async def dependency(request: Request) -> T:
-        return resolve(request, kind)
+        objects: Provided = request.app.state.provided
+        return objects[kind]
 
     return dependency
 

@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field
 
-from chassis.web.schemas import View
+from chassis.web.schemas import Body, View
 
 Row = TypeVar("Row")
 Item = TypeVar("Item", bound=View)
@@ -26,10 +25,8 @@ class Page(View, Generic[Item]):
     next_cursor: str | None = Field(None, examples=[None])
 
 
-class PageQuery(BaseModel):
+class PageQuery(Body):
     """The query of a list, whose cursor is the id of the last item. A service's filters derive from it."""
-
-    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, validate_by_name=False)
 
     cursor: str | None = Field(
         None, pattern=r"^[0-9a-f]{32}$", description="`nextCursor` of the previous page."
@@ -41,15 +38,11 @@ class PageQuery(BaseModel):
         return None if self.cursor is None else UUID(hex=self.cursor)
 
 
-def _id(row: Any) -> str:
-    return str(row.id.hex)
-
-
 def page_of(
     rows: Sequence[Row],
     limit: int,
     view: Callable[[Row], Item],
-    cursor: Callable[[Row], str] = _id,
+    cursor: Callable[[Any], str] = lambda row: row.id.hex,
 ) -> Page[Item]:
     """The page made of `limit + 1` rows, read newest first; fewer rows are the last page."""
     items = [view(row) for row in rows[:limit]]

@@ -1,19 +1,21 @@
-"""Errors as RFC 9457 problem details: one base class, one renderer.
+"""Errors as RFC 9457 problem details: one base class, one place that maps exceptions, one renderer.
 
 A refusal is a type with a status and a stable slug (`reason`); its docstring is its title. Use cases return refusals
 as results; routes and dependencies raise them.
 """
 
+import asyncio
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final, Self
 from urllib.parse import quote
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -26,40 +28,46 @@ log = structlog.get_logger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_SECONDS: Final = "1"
+OUTCOME_UNKNOWN: Final = "this may have been done or not. Repeat it with the same Idempotency-Key."
+
+_UNAVAILABLE: Final = (OverloadedError, UnavailableError, PoolTimeoutError)
+
+Headers = Mapping[str, str]
 
 
 class Problem(Exception):
     """The request cannot be fulfilled."""
 
-    status: int = 400
-    reason: str | None = None
     title: str
+    status = 400
+    reason = "bad_request"
+    headers: Headers = MappingProxyType({})
 
-    def __init_subclass__(cls, *, status: int | None = None, reason: str | None = None) -> None:
+    def __init_subclass__(
+        cls, *, status: int = 0, reason: str = "", headers: Headers | None = None
+    ) -> None:
         cls.title = (inspect.getdoc(cls) or "").split("\n")[0].rstrip(".")
         cls.status, cls.reason = status or cls.status, reason or cls.reason
+        cls.headers = headers or cls.headers
 
-    def __init__(
-        self, detail: str = "", *, headers: dict[str, str] | None = None, **more: Any
-    ) -> None:
+    def __init__(self, detail: str = "", *, headers: Headers | None = None, **more: Any) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.headers = headers or {}
+        self.headers = {**self.headers, **(headers or {})}
         self.more = more
         """Further members of the problem document."""
 
     def document(self, instance: str) -> dict[str, Any]:
         """The problem document (RFC 9457); `instance` is the path of the request."""
-        document: dict[str, Any] = {
-            "type": f"urn:chorus:problem:{self.reason}" if self.reason else "about:blank",
+        return {
+            "type": f"urn:chorus:problem:{self.reason}",
             "title": self.title,
             "status": self.status,
             "detail": self.detail or self.title,
             "instance": quote(instance, safe="/:@!$&'()*+,;=~"),
+            "reason": self.reason,
+            **self.more,
         }
-        if self.reason:
-            document["reason"] = self.reason
-        return document | self.more
 
     @classmethod
     def example(cls) -> Self:
@@ -71,11 +79,10 @@ class NotFound(Problem, status=404, reason="not_found"):
     """It does not exist, or it is not yours."""
 
 
-class Unauthorized(Problem, status=401, reason="unauthorized"):
+class Unauthorized(
+    Problem, status=401, reason="unauthorized", headers={"WWW-Authenticate": "Bearer"}
+):
     """A valid access token is needed."""
-
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
 class Forbidden(Problem, status=403, reason="forbidden"):
@@ -84,9 +91,6 @@ class Forbidden(Problem, status=403, reason="forbidden"):
 
 class MethodNotAllowed(Problem, status=405, reason="method_not_allowed"):
     """This path does not support this method."""
-
-    def __init__(self, allowed: Iterable[str]) -> None:
-        super().__init__(headers={"Allow": ", ".join(allowed)})
 
 
 class ContentTooLarge(Problem, status=413, reason="content_too_large"):
@@ -120,11 +124,10 @@ class KeyReused(Problem, status=422, reason="idempotency_key_reused"):
     """This Idempotency-Key was used for another request."""
 
 
-class Unavailable(Problem, status=503, reason="unavailable"):
+class Unavailable(
+    Problem, status=503, reason="unavailable", headers={"Retry-After": RETRY_AFTER_SECONDS}
+):
     """The service cannot do this now; try again."""
-
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(detail, headers={"Retry-After": RETRY_AFTER_SECONDS})
 
 
 class Fault(Problem, status=500, reason="internal_error"):
@@ -157,21 +160,11 @@ def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for problem in problems:
         example = problem.example().document("/")
+        content = {"schema": {"$ref": "#/components/schemas/ProblemDocument"}, "examples": {}}
         response = responses.setdefault(
-            problem.status,
-            {
-                "description": example["title"],
-                "content": {
-                    MEDIA_TYPE: {
-                        "schema": {"$ref": "#/components/schemas/ProblemDocument"},
-                        "examples": {},
-                    }
-                },
-            },
+            problem.status, {"description": problem.title, "content": {MEDIA_TYPE: content}}
         )
-        response["content"][MEDIA_TYPE]["examples"][problem.reason or problem.__name__] = {
-            "value": example
-        }
+        response["content"][MEDIA_TYPE]["examples"][problem.reason] = {"value": example}
     return responses
 
 
@@ -185,68 +178,43 @@ render_cached = lru_cache(maxsize=16)(render)
 """The same for a problem that many requests get: made once for each problem and path."""
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of an application a problem document."""
-
-    @app.exception_handler(Problem)
-    async def _problem(request: Request, error: Problem) -> Response:
-        return render(error, request.scope["path"])
-
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
-        problem = Problem(str(error.detail), headers=dict(error.headers or {}))
-        problem.status, problem.title = error.status_code, HTTPStatus(error.status_code).phrase
-        problem.reason = problem.title.lower().replace(" ", "_")
-        return render(problem, request.scope["path"])
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        problem = Invalid.of([_field_error(e) for e in error.errors()[:20]])
-        return render(problem, request.scope["path"])
-
-    @app.exception_handler(OverloadedError)
-    @app.exception_handler(UnavailableError)
-    async def _unavailable(request: Request, error: Exception) -> Response:
-        return unavailable(request.scope["path"], error)
-
-    @app.exception_handler(CommitUnknownError)
-    async def _unknown(request: Request, error: CommitUnknownError) -> Response:
-        log.error("http.commit_unknown", path=request.scope["path"], error=repr(error))
-        return _outcome_unknown(request.scope["path"], "The connection to the database was lost")
+def problem_of(error: BaseException, path: str) -> Problem:
+    """The problem that reports an error to the client. An error that the client has not caused is logged."""
+    match error:
+        case Problem():
+            return error
+        case RequestValidationError():
+            return Invalid.of([_field_error(e) for e in error.errors()[:20]])
+        case HTTPException():
+            problem = Problem(str(error.detail), headers=dict(error.headers or {}))
+            problem.status, problem.title = error.status_code, HTTPStatus(error.status_code).phrase
+            problem.reason = problem.title.lower().replace(" ", "_")
+            return problem
+        case _:
+            return _fault(error, path)
 
 
-def unavailable(path: str, error: Exception) -> Response:
-    """The response to a request that had no effect and can be sent again in a moment."""
-    log.warning("http.unavailable", error=repr(error), path=path)
-    return render(Unavailable("Nothing has been done. Try again shortly."), path)
+def _fault(error: BaseException, path: str) -> Problem:
+    match error:
+        case CommitUnknownError():
+            log.error("http.commit_unknown", path=path, error=repr(error))
+            return Unavailable(f"The connection to the database was lost: {OUTCOME_UNKNOWN}")
+        case asyncio.CancelledError():
+            log.warning("http.interrupted", path=path)
+            return Unavailable(f"The service stops: {OUTCOME_UNKNOWN}")
+        case _ if _nothing_done(error):
+            log.warning("http.unavailable", error=repr(error), path=path)
+            return Unavailable("Nothing has been done. Try again shortly.")
+        case _:
+            log.error("http.fault", path=path, exc_info=error)
+            return Fault()
 
 
-def interrupted(path: str) -> Response:
-    """The response to a request that was still in progress when the service stopped."""
-    log.warning("http.interrupted", path=path)
-    return _outcome_unknown(path, "The service stops")
-
-
-def unhandled(path: str, error: Exception) -> Response:
-    """The response to a request whose error no handler knows: 503 if a server is unavailable, else 500."""
-    if _server_unavailable(error):
-        return unavailable(path, error)
-    log.error("http.fault", path=path, exc_info=error)
-    return render(Fault(), path)
-
-
-def _outcome_unknown(path: str, why: str) -> Response:
-    detail = f"{why}: this may have been done or not. Repeat it with the same Idempotency-Key."
-    return render(Unavailable(detail), path)
-
-
-def _server_unavailable(error: BaseException | None) -> bool:
-    # SQLAlchemy wraps the driver's errors.
-    while error is not None:
-        if is_transient(error) or isinstance(error, PoolTimeoutError):
-            return True
-        error = error.__cause__
-    return False
+def _nothing_done(error: BaseException | None) -> bool:
+    """Whether a server was unavailable, or the service too busy. SQLAlchemy wraps the driver's errors."""
+    return error is not None and (
+        is_transient(error) or isinstance(error, _UNAVAILABLE) or _nothing_done(error.__cause__)
+    )
 
 
 def _field_error(error: dict[str, Any]) -> dict[str, str]:

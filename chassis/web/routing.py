@@ -8,30 +8,37 @@ not declare, and methods that the path does not support. A router applies this b
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final, TypeVar
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, create_model
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from chassis.web import openapi
-from chassis.web.context import headers_of, is_head
+from chassis.web.context import context_of
+from chassis.web.dependencies import Provided
 from chassis.web.problems import (
     ContentTooLarge,
+    Fault,
     Invalid,
     MethodNotAllowed,
+    Unavailable,
     UnsupportedMediaType,
-    render,
+    documented,
 )
+
+EVERYWHERE: Final = documented(ContentTooLarge, UnsupportedMediaType, Invalid, Fault, Unavailable)
+"""The responses that every route may return."""
 
 BODY_LIMIT: Final = 64 * 1024
 """Bytes of a request's body."""
@@ -45,14 +52,15 @@ H = TypeVar("H", bound=BaseModel)
 _JSON_TYPE: Final = re.compile(
     rb'application/json\s*(;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE
 )
+_ESCAPED_NUL: Final = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
 
 
 class StrictRoute(APIRoute):
     """A route that accepts what it documents and refuses everything else with a problem."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **described: Any) -> None:
-        described["responses"] = {**openapi.EVERYWHERE, **(described.get("responses") or {})}
-        described["generate_unique_id_function"] = openapi.operation_id
+        described["responses"] = {**EVERYWHERE, **(described.get("responses") or {})}
+        described["generate_unique_id_function"] = attrgetter("name")  # the function's
         super().__init__(path, endpoint, **described)
         self.app = AsyncExitStackMiddleware(self.app)  # FastAPI's handler requires it
 
@@ -61,30 +69,33 @@ class StrictRoute(APIRoute):
         handle = super().get_route_handler()
         known = frozenset(_query_names(self.dependant))
         has_parameters = bool(self.param_convertors)
+        # A HEAD request would have to wait for the end of the stream.
+        streams = self.response_class is EventSourceResponse
 
         async def strictly(request: Request) -> Response:
-            if has_parameters and request.scope["path"] in _literal_paths(request.app):
-                raise HTTPException(405)
-            check_query(request, known)
-            read = await read_body(request)
+            shadowed = has_parameters and request.scope["path"] in _literal_paths(request.app)
+            if shadowed or (streams and context_of(request).head):
+                raise _method_not_allowed(request.scope)
+            read = await read_request(request, known)
             if self.body_field is None and read.document not in ({}, ABSENT):
                 raise Invalid.at("body", "this request has no body")
             return await handle(read)
 
-        async def without_head(request: Request) -> Response:
-            if is_head(request):
-                raise HTTPException(405)
-            return await strictly(request)
+        return strictly
 
-        # A HEAD request would have to wait for the end of the stream.
-        return without_head if self.response_class is EventSourceResponse else strictly
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request to the path. Raises MethodNotAllowed."""
+        if scope["method"] not in (self.methods or ()):
+            raise _method_not_allowed(scope)
+        await self.app(scope, receive, send)
 
 
 class DirectRoute(StrictRoute):
     """A route that is documented by one function's signature and handled by another, `handler`.
 
-    The handler receives the request and makes all checks itself. Without FastAPI's dependency injection a request costs
-    half as much CPU time; this is for the one route that needs it.
+    The handler receives the request and the objects that the composition root has provided, and makes all checks
+    itself. Without FastAPI's dependency injection a request costs half as much CPU time; this is for the one route that
+    needs it.
     """
 
     def __init__(
@@ -92,13 +103,13 @@ class DirectRoute(StrictRoute):
         path: str,
         endpoint: Callable[..., Any],
         *,
-        handler: Callable[[Request], Awaitable[Response]],
+        handler: Callable[[Request, Provided], Awaitable[Response]],
         **described: Any,
     ) -> None:
         super().__init__(path, endpoint, **described)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            response = await handler(Request(scope, receive, send))
+            response = await handler(Request(scope, receive, send), scope["app"].state.provided)
             await response(scope, receive, send)
 
         self.app = app
@@ -107,52 +118,101 @@ class DirectRoute(StrictRoute):
 class ReadRequest(Request):
     """A request whose body has been read; `document` is its JSON, or ABSENT."""
 
-    def __init__(self, request: Request, body: bytes, document: Any) -> None:
+    def __init__(self, request: Request, body: bytes) -> None:
         super().__init__(request.scope, request.receive)
         self._body = body
-        self._json = self.document = document
+        self._json = self.document = strict_json(body) if body else ABSENT
 
 
-async def read_body(request: Request) -> ReadRequest:
-    """Read the body. Raises ContentTooLarge, UnsupportedMediaType, or Invalid if it is not strict JSON."""
-    headers = headers_of(request)
+async def read_request(request: Request, known: AbstractSet[str] = frozenset()) -> ReadRequest:
+    """Check the query, with its `known` parameters, and read the body.
+
+    Raises ContentTooLarge, UnsupportedMediaType, or Invalid, also for a body that is not strict JSON.
+    """
+    if request.scope["query_string"]:
+        _check_query(request.query_params.multi_items(), known)
     body = b""
-    if b"content-length" in headers or b"transfer-encoding" in headers:
-        body = await _bounded_body(request, headers.get(b"content-length", b"0"))
-    if not body:
-        return ReadRequest(request, b"", ABSENT)
-    if not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"")):
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > BODY_LIMIT:
+                raise ContentTooLarge
+    except ClientDisconnect:
+        raise Invalid.at("body", "ended too early") from None
+    if body and not _JSON_TYPE.fullmatch(context_of(request).headers.get(b"content-type", b"")):
         raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
-    return ReadRequest(request, body, strict_json(body))
+    return ReadRequest(request, body)
+
+
+def _check_query(parameters: Sequence[tuple[str, str]], known: AbstractSet[str]) -> None:
+    """Raise Invalid for a parameter that is unknown, is repeated, or contains a NUL character."""
+    for name, value in parameters:
+        if name not in known:
+            raise Invalid.at(name, "is not a parameter of this request")
+        if "\0" in value:
+            raise Invalid.at(name, "contains a NUL character")
+    if len(dict(parameters)) < len(parameters):
+        raise Invalid.at("query", "contains a repeated parameter")
 
 
 def validated_request(request: ReadRequest, headers: type[H], body: type[B]) -> tuple[H, B]:
     """The headers and the body of a request as models. Raises RequestValidationError with all errors of both."""
-    sent = headers_of(request)
-    fields = (field.alias or name for name, field in headers.model_fields.items())
-    found = {
-        name: sent[key].decode("latin-1")
-        for name in fields
-        if (key := name.lower().encode()) in sent
-    }
-    errors: list[Any] = []
-    made = [
-        _model(headers, "header", found, errors),
-        _model(body, "body", request.document, errors),
-    ]
-    if errors:
-        raise RequestValidationError(errors)
-    return made[0], made[1]
-
-
-def _model(kind: type[BaseModel], place: str, value: Any, errors: list[Any]) -> Any:
-    if value is ABSENT:
-        errors.append({"type": "missing", "loc": (place,), "msg": "Field required", "input": None})
-        return None
+    sent = context_of(request).headers
+    names = {field.alias or name for name, field in headers.model_fields.items()}
+    found = {n: sent[k].decode("latin-1") for n in names if (k := n.lower().encode()) in sent}
+    parts: dict[str, Any] = {"header": found}
+    if request.document is not ABSENT:
+        parts["body"] = request.document
     try:
-        return kind.model_validate(value, from_attributes=True)
+        made: Any = _both(headers, body).model_validate(parts, from_attributes=True)
     except ValidationError as error:
-        errors += [{**one, "loc": (place, *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(error.errors()) from None
+    return made.header, made.body
+
+
+@cache
+def _both(headers: type[BaseModel], body: type[BaseModel]) -> type[BaseModel]:
+    return create_model("HeadersAndBody", header=(headers, ...), body=(body, ...))
+
+
+def strict_json(body: bytes) -> Any:
+    """A body's JSON. Raises Invalid for what RFC 8259 leaves to implementations, and for text that PostgreSQL rejects.
+
+    That is: encodings other than UTF-8, NaN and infinities, repeated fields, NUL characters, unpaired surrogates,
+    numbers with thousands of digits, and nesting beyond Python's recursion limit.
+    """
+    try:
+        document = _decode(body.decode())
+        if b"\\u" in body:
+            _check_escapes(body, document)
+    except (ValueError, RecursionError) as error:
+        raise Invalid.at("body", f"is not strict JSON: {error}") from None
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it contains a repeated field")
+    return found
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number")
+
+
+def _check_escapes(body: bytes, document: Any) -> None:
+    if _ESCAPED_NUL.search(body):
+        raise ValueError("it contains a NUL character")
+    json.dumps(
+        document, ensure_ascii=False, default=str
+    ).encode()  # fails for an unpaired surrogate
+
+
+# Numbers are read as Decimal: a float would be rounded before its decimal places are checked.
+_decode: Final = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
+).decode
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:
@@ -166,114 +226,25 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
         yield from _query_names(inner)
 
 
-def check_query(request: Request, known: AbstractSet[str] = frozenset()) -> None:
-    """Raise Invalid for a query parameter that is unknown, is repeated, or contains a NUL character."""
-    if not request.scope["query_string"]:
-        return
-    seen = set()
-    for name, value in request.query_params.multi_items():
-        if name not in known:
-            raise Invalid.at(name, "is not a parameter of this request")
-        if name in seen:
-            raise Invalid.at(name, "is repeated")
-        if "\0" in value:
-            raise Invalid.at(name, "contains a NUL character")
-        seen.add(name)
-
-
-async def _bounded_body(request: Request, declared: bytes) -> bytes:
-    if int(declared) > BODY_LIMIT:
-        raise ContentTooLarge
-    body = b""
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise Invalid.at("body", "ended too early")
-        chunk: bytes = message.get("body", b"")
-        body += chunk
-        if len(body) > BODY_LIMIT:
-            raise ContentTooLarge
-        if not message.get("more_body"):
-            return body
-
-
-def install(app: FastAPI) -> None:
-    """Respond with the methods that a path supports (`Allow`) to a request with another one."""
-
-    @app.exception_handler(405)
-    async def _method_not_allowed(request: Request, _: Exception) -> Response:
-        path = request.scope["path"]
-        return render(MethodNotAllowed(_allowed_methods(app, path)), path)
-
-
 @cache
 def _literal_paths(app: FastAPI) -> frozenset[str]:
     """Paths without parameters. They take precedence: `/user/login` is never a `/user/{userId}`, with any method."""
-    routes = iter_route_contexts(app.routes)
-    return frozenset(route.path for route in routes if route.path and "{" not in route.path)
+    return frozenset(route.path for route in _routes(app) if not route.param_convertors)
 
 
-def _allowed_methods(app: FastAPI, path: str) -> list[str]:
-    literal = path in _literal_paths(app)
+def _method_not_allowed(scope: Scope) -> MethodNotAllowed:
+    """The refusal, with the methods that the path supports."""
+    path = scope["path"]
+    literal = path in _literal_paths(scope["app"])
     found: set[str] = set()
-    for route in iter_route_contexts(app.routes):
-        if literal and route.path != path:
-            continue
-        if route.methods and route.path_regex.match(path):
-            found |= route.methods
-            if "GET" in route.methods and route.response_class is not EventSourceResponse:
+    for route in _routes(scope["app"]):
+        if route.path == path if literal else route.path_regex.match(path):
+            methods = route.methods or set()
+            found |= methods
+            if "GET" in methods and route.response_class is not EventSourceResponse:
                 found.add("HEAD")
-    return sorted(found)
+    return MethodNotAllowed(headers={"Allow": ", ".join(sorted(found))})
 
 
-def strict_json(body: bytes) -> Any:
-    """A body's JSON. Raises Invalid for what RFC 8259 leaves to implementations, and for text that PostgreSQL rejects.
-
-    That is: encodings other than UTF-8, NaN and infinities, repeated fields, NUL characters, unpaired surrogates,
-    numbers with thousands of digits, and nesting beyond Python's recursion limit.
-    """
-    try:
-        document = _decode(body.decode())
-        if b"\\u" in body:
-            _check_text(document)
-    except RecursionError:
-        raise Invalid.at("body", "is nested too deeply") from None
-    except json.JSONDecodeError as error:
-        raise Invalid.at("body", f"is not JSON: {error.msg} at character {error.pos}") from None
-    except UnicodeDecodeError:
-        raise Invalid.at("body", "is not UTF-8") from None
-    except ValueError:
-        raise Invalid.at("body", "contains a number with too many digits") from None
-    return document
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise Invalid.at("body", "contains a repeated field")
-    return found
-
-
-def _constant(name: str) -> Any:
-    raise Invalid.at("body", f"is not JSON: {name} is not a number")
-
-
-# Numbers are read as Decimal: a float would be rounded before its decimal places are checked.
-_decode: Final = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
-).decode
-
-
-def _check_text(value: Any) -> None:
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _check_text(name)
-            _check_text(item)
-    elif isinstance(value, list):
-        for item in value:
-            _check_text(item)
-    elif isinstance(value, str):
-        if "\0" in value:
-            raise Invalid.at("body", "contains a NUL character")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise Invalid.at("body", "contains an unpaired surrogate")
+def _routes(app: FastAPI) -> list[StrictRoute]:
+    return [route for route in app.routes if isinstance(route, StrictRoute)]

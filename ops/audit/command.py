@@ -11,8 +11,8 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
+from chassis.runtime.logs import configure_logging
 from chassis.runtime.settings import settings
-from chassis.runtime.telemetry import configure_logging
 from ops.audit.access import Urls, urls_of
 from ops.audit.auditor import audit
 from ops.audit.databases import DatabaseUnavailableError

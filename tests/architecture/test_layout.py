@@ -22,10 +22,10 @@ FILES: Final = {
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (
-        "__init__ app auth commands context dependencies documents openapi pagination problems"
+        "__init__ app auth commands context dependencies documents pagination problems"
         " routing schemas"
     ),
-    "chassis/runtime": ("__init__ backlog health retention service settings supervisor telemetry"),
+    "chassis/runtime": ("__init__ backlog health logs retention service settings supervisor"),
     "apps": "__init__",
     "apps/users": f"{SERVICE} keys limits operator passwords tokens",
     "apps/billing": SERVICE,

@@ -11,8 +11,7 @@ from tests.architecture.code import Module, services_code
 
 CLOCK_READERS = {
     "chassis/web/auth.py": "whether a token is still valid",
-    "chassis/web/context.py": "the correlation id and the trace of a request",
-    "chassis/runtime/telemetry.py": "the duration of a request",
+    "chassis/web/context.py": "the correlation id, the trace and the duration of a request",
     "chassis/messaging/consumer.py": "two replicas that retry apart from each other",
     "chassis/messaging/dead_letters.py": "when a message was dead-lettered",
     "chassis/messaging/message.py": "the id of a message batch",

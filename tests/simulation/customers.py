@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from fastapi import Response
+
 from apps.billing import use_cases as billing
 from apps.billing.schemas import ReceiptView
 from apps.billing.use_cases import MoveFunds
@@ -23,7 +25,7 @@ from apps.users.schemas import RegisteredView, UserView
 from apps.users.use_cases import ChangeUser, RegisterUser
 from bench.answers import Attempt
 from chassis.database.group_commit import Work
-from chassis.web.commands import IdempotentRequest, StoredResponse, rendering
+from chassis.web.commands import IdempotentRequest
 from events.base import Causation
 from tests.stories.snapshot import Snapshot
 
@@ -127,9 +129,7 @@ class Customers:
     async def _register(self, address: str) -> None:
         self.addresses.add(address)
         command = RegisterUser(address, "no hash", "Ada", "en", self._cause())
-        asked = IdempotentRequest(
-            command, "/user/register", rendering(RegisteredView.model_validate, 201, None)
-        )
+        asked = IdempotentRequest(command, "/user/register", RegisteredView.model_validate, 201)
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
             id = UUID(_body_of(answer, 201)["userId"])
@@ -138,9 +138,7 @@ class Customers:
     async def _move_house(self, customer: Customer, address: str) -> None:
         self.addresses.add(address)
         command = ChangeUser(customer.id, "Ada King", address, None, self._cause())
-        asked = IdempotentRequest(
-            command, f"/user/{customer.id}", rendering(UserView.model_validate, 200, None)
-        )
+        asked = IdempotentRequest(command, f"/user/{customer.id}", UserView.model_validate)
         user = _body_of(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:
             self._wrong(f"customer {customer.id} requested {address} and received {user['email']}")
@@ -156,10 +154,16 @@ class Customers:
         use_case, what = (billing.withdraw, "withdraw") if out else (billing.deposit, "deposit")
         command = MoveFunds(customer.id, amount, self._cause(), by_owner=True)
         path = f"/account/{customer.id}/{what}"
-        response = rendering(ReceiptView.model_validate, 201, None)
-        asked = IdempotentRequest(command, path, response, customer.id, key, f"{path} {amount}")
+        asked = IdempotentRequest(
+            command,
+            path,
+            ReceiptView.model_validate,
+            201,
+            key=(customer.id, key),
+            fingerprint=f"{path} {amount}",
+        )
         answer = await self._insist("billing", use_case, asked, times)
-        if not (out and answer.status == 403):
+        if not (out and answer.status_code == 403):
             _body_of(answer, 201)
             customer.paid_in += -amount if out else amount
 
@@ -168,9 +172,13 @@ class Customers:
         attempt = Attempt(customer.id, total, key, cause.correlation_id)
         self.attempts.append(attempt)
         command = PlaceOrder(customer.id, total, cause)
-        response = rendering(OrderView.model_validate, 201, None)
         asked = IdempotentRequest(
-            command, "/order/create", response, customer.id, key, f"order {total}"
+            command,
+            "/order/create",
+            OrderView.model_validate,
+            201,
+            key=(customer.id, key),
+            fingerprint=f"order {total}",
         )
         answer = await self._insist("orders", orders.place_orders, asked, times)
         attempt.order_id = UUID(_body_of(answer, 201)["orderId"])
@@ -182,9 +190,9 @@ class Customers:
         order_id = customer.placed[which % len(customer.placed)]
         command = CancelOrder(order_id, customer.id, self._cause())
         path = f"/order/{order_id}/cancel"
-        asked = IdempotentRequest(command, path, rendering(OrderView.model_validate, 200, None))
+        asked = IdempotentRequest(command, path, OrderView.model_validate)
         answer = await self._insist("orders", orders.cancel_orders, asked)
-        if answer.status == 409:
+        if answer.status_code == 409:
             customer.too_late.add(order_id)
             return
         customer.cancelled.add(order_id)
@@ -193,18 +201,18 @@ class Customers:
 
     async def _insist(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any], times: int = 1
-    ) -> StoredResponse:
+    ) -> Response:
         """Retry until there is a response. Simultaneous requests get the same one."""
         answers = await asyncio.gather(
             *(self._until_answered(service, use_case, asked) for _ in range(times))
         )
-        if len({(answer.status, answer.body) for answer in answers}) != 1:
-            self._wrong(f"a customer got several responses to one request: {answers}")
+        if len(told := {(answer.status_code, bytes(answer.body)) for answer in answers}) != 1:
+            self._wrong(f"a customer got several responses to one request: {told}")
         return answers[0]
 
     async def _until_answered(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> StoredResponse:
+    ) -> Response:
         while True:
             answer = await self._world.ask(service, use_case, replace(asked))
             if answer is not None:
@@ -235,8 +243,8 @@ class Customers:
                     yield f"{who} received that {id} was rejected, but it is {statuses.get(id)}"
 
 
-def _body_of(answer: StoredResponse, status: int) -> dict[str, Any]:
+def _body_of(answer: Response, status: int) -> dict[str, Any]:
     """Return the body of a response. Raises AssertionError if its status is another one."""
-    assert answer.status == status, answer
-    body: dict[str, Any] = json.loads(answer.body)
+    assert answer.status_code == status, (answer.status_code, answer.body)
+    body: dict[str, Any] = json.loads(bytes(answer.body))
     return body

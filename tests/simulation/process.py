@@ -9,20 +9,17 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from fastapi import Response
+
 from apps.notifications.channels.email import EmailChannel, MailServer
 from apps.notifications.channels.mime import Sender
 from apps.notifications.dispatcher import Dispatcher
-from chassis.database.group_commit import GroupCommitter, Work
+from chassis.database.group_commit import Work
 from chassis.database.transaction import Transaction
 from chassis.messaging.consumer import Consumer
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.relay import Relay
-from chassis.web.commands import (
-    REQUEST_TIMEOUT_SECONDS,
-    IdempotentRequest,
-    StoredResponse,
-    idempotent,
-)
+from chassis.web.commands import Committers, IdempotentRequest
 from tests.simulation.channel import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
 from tests.simulation.mail import SimulatedClient, Submission
@@ -64,7 +61,7 @@ class Process:
         self._world = world
         self._dispatcher: Dispatcher | None = None
         self._skew = timedelta(seconds=self.loop.dice.uniform(-1, 1) * SKEW_SECONDS / 2)
-        self._committers: dict[Any, GroupCommitter[Any, Any]] = {}
+        self._committers = Committers(service, cast(Any, self.pool), [self._committed])
         self._context = Context()
         self._context.run(OWNER.set, self)
         self.loop.call(self._context.copy(), self._start)
@@ -125,22 +122,9 @@ class Process:
 
     def submit(
         self, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> "asyncio.Future[StoredResponse]":
+    ) -> "asyncio.Future[Response]":
         """What a route does once it has read a request."""
-        return self._context.copy().run(self._submit, use_case, asked)
-
-    def _submit(
-        self, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> "asyncio.Future[StoredResponse]":
-        if use_case not in self._committers:
-            self._committers[use_case] = GroupCommitter(
-                cast(Any, self.pool),
-                idempotent(use_case),
-                name=f"{self.service}.{use_case.__name__}",
-                on_commit=[self._committed],
-                timeout=REQUEST_TIMEOUT_SECONDS,
-            )
-        return self._committers[use_case].submit(asked)
+        return self._context.copy().run(self._committers[use_case].submit, asked)
 
     def die(self) -> None:
         """At once, wherever it stands. What it has sent may still arrive."""

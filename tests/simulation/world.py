@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from fastapi import Response
+
 from apps.notifications.dispatcher import RENEW_SECONDS
 from bench.answers import Answers, History
 from chassis.database.errors import CommitUnknownError
 from chassis.database.group_commit import OverloadedError, UnavailableError, Work
-from chassis.web.commands import IdempotentRequest, StoredResponse
+from chassis.web.commands import IdempotentRequest
 from ops.audit.auditor import RULES, evaluate
 from ops.audit.databases import Database
 from ops.audit.delivery import Leftovers
@@ -112,7 +114,7 @@ class World:
 
     async def ask(
         self, service: str, use_case: Work[Any, Any], asked: IdempotentRequest[Any]
-    ) -> StoredResponse | None:
+    ) -> Response | None:
         """One request to one of a service's processes; None if there is no answer."""
         alive = [p for p in self.processes.values() if p.service == service and p.alive]
         if not alive:

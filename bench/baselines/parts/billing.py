@@ -14,12 +14,17 @@ from apps.billing.models import REVENUE, Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
 from bench.baselines.common import service_of
 from bench.baselines.parts import sql
-from bench.baselines.parts.idempotency import Connection, OptionalKey, respond_once
+from bench.baselines.parts.idempotency import (
+    Connection,
+    OptionalKey,
+    StoredResponse,
+    rendering,
+    respond_once,
+)
 from bench.baselines.parts.messages import Decision
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.web.auth import OwnerId
-from chassis.web.commands import StoredResponse, rendering
 from chassis.web.problems import NotFound
 from chassis.web.routing import StrictRoute
 from events.billing import AccountState

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 from uuid import UUID
 
 import asyncpg
 from fastapi import Depends, Request, Response
+from pydantic import BaseModel
 
 from bench.baselines.common import service_of
 from chassis.web.auth import CurrentUser
-from chassis.web.commands import REPLAYED, IdempotencyKey, StoredResponse
-from chassis.web.problems import KeyReused
+from chassis.web.commands import REPLAYED, IdempotencyKey
+from chassis.web.problems import MEDIA_TYPE, KeyReused, Problem
 
 Connection: TypeAlias = asyncpg.Connection
 
@@ -28,6 +29,37 @@ SELECT fingerprint, status, body, location FROM idempotency_keys WHERE user_id =
 STORE: Final = """
 UPDATE idempotency_keys SET status = $3, body = $4, location = $5 WHERE user_id = $1 AND key = $2
 """
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response in the form in which it is stored and sent."""
+
+    status: int
+    body: str
+    media_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        """The HTTP response."""
+        headers = dict(self.headers)
+        return Response(self.body, self.status, headers=headers, media_type=self.media_type)
+
+
+def rendering(
+    view: Callable[[Any], BaseModel], status: int, location: Callable[[Any], str] | None
+) -> Callable[[str, Any], StoredResponse]:
+    """The function that makes a response from a result: a value through its view, a refusal as a problem."""
+
+    def render(path: str, result: Any) -> StoredResponse:
+        if isinstance(result, Problem):
+            document = json.dumps(result.document(path))
+            return StoredResponse(result.status, document, MEDIA_TYPE, result.headers)
+        headers = {"Location": location(result)} if location else {}
+        body = view(result).model_dump_json(by_alias=True)
+        return StoredResponse(status, body, headers=headers)
+
+    return render
 
 
 @dataclass(frozen=True, slots=True)

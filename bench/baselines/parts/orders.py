@@ -29,7 +29,9 @@ from bench.baselines.parts.idempotency import (
     Key,
     OptionalKey,
     StoredKey,
+    StoredResponse,
     claim,
+    rendering,
     store,
 )
 from bench.baselines.parts.messages import Decision
@@ -38,7 +40,7 @@ from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
 from chassis.web.auth import CurrentUser
-from chassis.web.commands import REPLAYED, StoredResponse, rendering
+from chassis.web.commands import REPLAYED
 from chassis.web.problems import RETRY_AFTER_SECONDS, NotFound, Problem
 from chassis.web.routing import StrictRoute
 from events.base import Causation, least_id

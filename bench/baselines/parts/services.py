@@ -14,7 +14,6 @@ import aiohttp
 from yarl import URL
 
 from bench.baselines.common import Service
-from chassis.web.context import CORRELATION_HEADER
 from events.base import Causation
 
 POOL: Final = 256
@@ -76,7 +75,7 @@ class Services:
         if service not in self._urls:
             self._urls[service] = _url(service)
         url = self._urls[service].with_path(path)
-        headers = {CORRELATION_HEADER: cause.correlation_id}
+        headers = {"X-Correlation-Id": cause.correlation_id}
         if cause.traceparent:
             headers["traceparent"] = cause.traceparent
         if body is not None:

@@ -13,12 +13,11 @@ from apps.billing.models import Account, Charge, Transfer
 from apps.billing.schemas import AccountView, AmountBody, ReceiptView
 from bench.baselines.common import create_app
 from bench.baselines.parts import keys
-from bench.baselines.parts.idempotency import OptionalKey
+from bench.baselines.parts.idempotency import OptionalKey, StoredResponse, rendering
 from bench.baselines.parts.services import services
 from bench.baselines.usual.broker import broker_of, causation, messaging, subscription
 from bench.baselines.usual.session import Session, respond_once, sessions_of
 from chassis.web.auth import OwnerId
-from chassis.web.commands import StoredResponse, rendering
 from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced

@@ -12,12 +12,11 @@ from apps.orders.models import Order
 from apps.orders.schemas import OrderBody, OrderView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
-from bench.baselines.parts.idempotency import OptionalKey
+from bench.baselines.parts.idempotency import OptionalKey, StoredResponse, rendering
 from bench.baselines.parts.services import services
 from bench.baselines.usual.broker import broker_of, messaging, subscription
 from bench.baselines.usual.session import Session, respond_once, sessions_of
 from chassis.web.auth import CurrentUser
-from chassis.web.commands import StoredResponse, rendering
 from chassis.web.routing import StrictRoute
 from events.billing import PaymentRejected, PaymentSucceeded
 from events.orders import OrderPlaced

@@ -17,13 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from sqlalchemy.orm import DeclarativeBase
 
 from bench.baselines.common import CONNECTIONS
-from bench.baselines.parts.idempotency import Key, StoredKey
+from bench.baselines.parts.idempotency import Key, StoredKey, StoredResponse
 from bench.baselines.usual.outbox import OutboxRow
 from chassis.database.pool import SERVER_SETTINGS
 from chassis.database.tables import T, Table
 from chassis.messaging.consumer import InboxRow
 from chassis.runtime.settings import settings
-from chassis.web.commands import IdempotencyRecord, StoredResponse
+from chassis.web.commands import IdempotencyRecord
 from chassis.web.problems import KeyReused
 from events.base import Causation, Event
 

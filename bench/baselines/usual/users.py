@@ -12,9 +12,9 @@ from apps.users.models import EmailTaken, User
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
+from bench.baselines.parts.idempotency import rendering
 from bench.baselines.usual.broker import broker_of, messaging
 from bench.baselines.usual.session import sessions_of
-from chassis.web.commands import rendering
 from chassis.web.routing import StrictRoute
 from events.users import UserRegistered
 

@@ -17,8 +17,8 @@ from fastapi import FastAPI
 from apps import SERVICES
 from chassis.messaging import message as wire
 from chassis.messaging.dead_letters import with_reason
-from chassis.runtime.telemetry import Telemetry
-from chassis.web import documents, problems
+from chassis.web import documents
+from chassis.web.app import Application
 from events.base import Envelope, Event
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 from tools.documents.asyncapi import asyncapi, page
@@ -35,10 +35,8 @@ def official() -> jsonschema_rs.Validator:
 
 def application(service: str, package: str | None) -> FastAPI:
     """An application that has nothing but the documents of a service."""
-    app = FastAPI(openapi_url=None)
-    app.add_middleware(Telemetry)
-    problems.install(app)
-    app.include_router(documents.router(service, package))
+    app = Application()
+    app.routes.extend(documents.router(service, package).routes)
     return app
 
 

@@ -183,7 +183,7 @@ class TestServiceDuringOutages:
         self, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         billing, user = fragile.billing, a_user()
-        for made in billing.service.committers._made.values():
+        for made in billing.service.committers.values():
             monkeypatch.setattr(made, "_timeout", 0.2)
         await fragile.database.refuse()
         async with billing.http(user) as ada:

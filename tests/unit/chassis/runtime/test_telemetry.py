@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from chassis.runtime.logs import configure_logging
 from chassis.runtime.settings import Settings
-from chassis.runtime.telemetry import configure_logging
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from chassis.runtime.service import create_app
-from chassis.runtime.telemetry import REQUESTS
+from chassis.web.context import REQUESTS
 from chassis.web.pagination import PageQuery
 from chassis.web.routing import StrictRoute
 from chassis.web.schemas import Body

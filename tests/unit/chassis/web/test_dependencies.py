@@ -4,9 +4,11 @@ from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 
-from chassis.web.dependencies import provide, provided, resolve
+from chassis.web.app import Application
+from chassis.web.dependencies import Provided, provide, provided
+from chassis.web.routing import DirectRoute, StrictRoute
 
 
 class Clock:
@@ -14,30 +16,28 @@ class Clock:
 
 
 class Other:
-    """Nothing that anybody provides."""
+    """Nothing that a route needs."""
 
 
 @pytest.fixture
 def app() -> FastAPI:
-    app = FastAPI()
+    router = APIRouter(route_class=StrictRoute)
 
-    @app.get("/injected")
+    @router.get("/injected")
     async def injected(clock: Annotated[Clock, Depends(provided(Clock))]) -> str:
         return clock.time
 
-    @app.get("/resolved")
-    async def resolved(request: Request) -> str:
-        return resolve(request, Clock).time
+    async def direct(request: Request, provided: Provided) -> Response:
+        return Response(f'"{provided[Clock].time}"')
 
-    @app.get("/missing")
-    async def missing(request: Request) -> None:
-        resolve(request, Other)
-
+    app = Application()
+    app.routes.extend(router.routes)
+    app.routes.append(DirectRoute("/direct", injected, handler=direct, methods=["GET"]))
     return app
 
 
 class TestProvided:
-    @pytest.mark.parametrize("path", ["/injected", "/resolved"])
+    @pytest.mark.parametrize("path", ["/injected", "/direct"])
     async def test_a_route_gets_the_object_that_was_provided_last(
         self, app: FastAPI, path: str
     ) -> None:
@@ -50,10 +50,12 @@ class TestProvided:
         ) as http:
             assert (await http.get(path)).json() == "midnight"
 
-    async def test_an_object_that_is_not_provided_is_an_error(self, app: FastAPI) -> None:
-        provide(app, Clock())
+    @pytest.mark.parametrize("path", ["/injected", "/direct"])
+    async def test_an_object_that_is_not_provided_is_an_error(
+        self, app: FastAPI, path: str
+    ) -> None:
+        provide(app, Other())
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://x"
         ) as http:
-            with pytest.raises(KeyError):
-                await http.get("/missing")
+            assert (await http.get(path)).status_code == 500

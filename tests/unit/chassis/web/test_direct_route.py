@@ -8,14 +8,9 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Request, Response
 from pydantic import BaseModel
 
 from chassis.runtime.service import create_app
+from chassis.web.dependencies import Provided
 from chassis.web.problems import Unauthorized
-from chassis.web.routing import (
-    DirectRoute,
-    StrictRoute,
-    check_query,
-    read_body,
-    validated_request,
-)
+from chassis.web.routing import DirectRoute, StrictRoute, read_request, validated_request
 from chassis.web.schemas import Body
 from events.money import Amount
 
@@ -54,9 +49,8 @@ class ThingHeaders(BaseModel):
     prefer: Annotated[str, Header(alias="Prefer", max_length=9)] = "nothing"
 
 
-async def make_directly(request: Request) -> Response:
-    check_query(request)
-    request = await read_body(request)
+async def make_directly(request: Request, provided: Provided) -> Response:
+    request = await read_request(request)
     caller = await Bearer()(request)
     headers, body = validated_request(request, ThingHeaders, ThingBody)
     return await make(body, caller, request, headers.times, headers.key, headers.prefer)

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from chassis.runtime.service import create_app
+from chassis.web.dependencies import Provided
 from chassis.web.problems import Unavailable, render_cached
-from chassis.web.routing import DirectRoute, StrictRoute, read_body, validated_request
+from chassis.web.routing import DirectRoute, StrictRoute, read_request, validated_request
 from chassis.web.schemas import Body
 
 FULL = Unavailable("It is full.")
@@ -25,10 +26,10 @@ class NoHeaders(BaseModel):
     pass
 
 
-async def take(request: Request) -> Response:
+async def take(request: Request, provided: Provided) -> Response:
     if refusals:
         return render_cached(refusals.pop(), request.scope["path"])
-    _, body = validated_request(await read_body(request), NoHeaders, SeatBody)
+    _, body = validated_request(await read_request(request), NoHeaders, SeatBody)
     return Response(str(body.row), 201)
 
 
