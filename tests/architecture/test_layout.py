@@ -31,7 +31,7 @@ FILES: Final = {
     "apps/billing": SERVICE,
     "apps/orders": f"{SERVICE} admission late_orders updates",
     "apps/notifications": f"{SERVICE} dispatcher gauges rendering",
-    "apps/notifications/channels": "__init__ email mime",
+    "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
         "__init__ __main__ console dead dead_letters main management migrate serve subscriptions"
     ),

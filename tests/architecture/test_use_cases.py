@@ -17,7 +17,7 @@ CLOCK_READERS = {
     "chassis/messaging/message.py": "the id of a message batch",
     "chassis/database/transaction.py": "the time and the ids of everything that use cases do",
     "apps/notifications/dispatcher.py": "when a server replied, and the jitter of the next attempt",
-    "apps/notifications/channels/email.py": "how long to wait before the next attempt",
+    "apps/notifications/channels/mail_server.py": "how long to wait before the next attempt",
     "apps/users/api.py": "when a token was issued",
     "apps/users/keys.py": "the causation of a key rotation",
     "apps/users/limits.py": "how long a client must wait",

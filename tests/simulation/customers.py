@@ -206,8 +206,8 @@ class Customers:
         answers = await asyncio.gather(
             *(self._until_answered(service, use_case, asked) for _ in range(times))
         )
-        if len(told := {(answer.status_code, bytes(answer.body)) for answer in answers}) != 1:
-            self._wrong(f"a customer got several responses to one request: {told}")
+        if len(bodies := {(answer.status_code, bytes(answer.body)) for answer in answers}) != 1:
+            self._wrong(f"a customer got several responses to one request: {bodies}")
         return answers[0]
 
     async def _until_answered(

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from fastapi import Response
 
-from apps.notifications.channels.email import EmailChannel, MailServer
-from apps.notifications.channels.mime import Sender
+from apps.notifications.channels.email import EmailChannel, Sender
+from apps.notifications.channels.mail_server import MailServer
 from apps.notifications.dispatcher import Dispatcher
 from chassis.database.group_commit import Work
 from chassis.database.transaction import Transaction

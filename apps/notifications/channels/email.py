@@ -2,25 +2,32 @@
 
 aiosmtplib speaks SMTP (RFC 5321). Here it is decided what a reply or a lost connection means for a notification, and
 when to connect again. A connection carries many e-mails, one at a time.
+
+The standard library's message classes take ten times as long as its encoders, so only those are used. The same content
+gives the same bytes, in short lines of ASCII: no text can end a header or a part.
 """
 
 import asyncio
 import contextlib
-import random
+import email.policy
+import re
+from binascii import b2a_qp
 from collections.abc import Callable
+from dataclasses import dataclass
+from email.header import Header
+from email.message import EmailMessage
+from email.utils import format_datetime
 from functools import partial
-from typing import Final, cast
+from typing import Final, Self, cast
 
-import structlog
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Histogram
 
+from apps.notifications import rendering
 from apps.notifications.channels import Channel, ServerAwayError
-from apps.notifications.channels.mime import Sender, UnsendableError, compose
+from apps.notifications.channels.mail_server import MailServer
 from apps.notifications.models import DeliveryResult, Notification, Outcome
 from chassis.runtime.settings import Settings
-
-log = structlog.get_logger(__name__)
 
 CONNECT_SECONDS: Final = 15.0
 """Time to connect, encrypt and sign in."""
@@ -31,16 +38,11 @@ SEND_SECONDS: Final = 120.0
 REPLY_SECONDS: Final = 5.0
 """How long it may take over RSET and QUIT."""
 
-LONGEST_PAUSE: Final = 10.0
-"""Seconds between two attempts to connect to a server that is away."""
-
 NEGATIVE: Final[dict[int, Outcome]] = {4: "deferred", 5: "refused"}
 """Negative replies, transient and permanent, by the first digit of the code (RFC 5321, 4.2.1)."""
 
 ABOUT_THE_CONNECTION: Final = frozenset({421, 530, 534, 535, 538})
 """Replies that do not concern the e-mail: the server closes the connection, or requires authentication (RFC 4954)."""
-
-AWAY = Gauge("chorus_smtp_away", "1 while the mail server accepts no e-mails.")
 
 SECONDS = Histogram(
     "chorus_smtp_seconds",
@@ -48,49 +50,60 @@ SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120),
 )
 
+_MESSAGE: Final = """\
+{sender}
+To: {to}
+Subject: {subject}
+Date: {date}
+Message-ID: <{id}@{domain}>
+Auto-Submitted: auto-generated
+MIME-Version: 1.0
+Content-Type: multipart/alternative;
+ boundary="=_{id.hex}"
 
-class MailServer:
-    """What all connections of this process know of the mail server: how often it has failed."""
+--=_{id.hex}
+Content-Type: text/plain; charset="utf-8"
+Content-Transfer-Encoding: quoted-printable
 
-    def __init__(self) -> None:
-        self.connecting = asyncio.Lock()
-        """Held during attempts to connect, which follow one another."""
-        self.failures = 0
-        """How often in a row it has refused or broken a connection."""
-        self._recovered = asyncio.Event()
+{text}
+--=_{id.hex}
+Content-Type: text/html; charset="utf-8"
+Content-Transfer-Encoding: quoted-printable
 
-    async def pause(self) -> None:
-        """Wait before an attempt to connect: longer after each failure, until the server replies to e-mails again."""
-        if self.failures:
-            jitter = random.random()  # noqa: S311 - no secret
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause(self.failures, jitter)):
-                    await self._recovered.wait()
+{html}
+--=_{id.hex}--
+""".replace("\n", "\r\n")
 
-    def failed(self, failures_before: int, error: Exception) -> None:
-        """Note that the server refused or broke a connection, opened after so many failures.
+_PLAIN: Final = re.compile(r"(?!.*=\?)[!-~](?:[ -~]{0,58}[!-~])?")
+"""A subject that needs no encoding: printable ASCII that fits in a line, and does not look encoded."""
 
-        Connections that break together are one failure: only one opened since the last failure counts as another.
-        """
-        if failures_before < self.failures:
-            return
-        self.failures += 1
-        self._recovered.clear()
-        AWAY.set(1)
-        log.warning("smtp.trouble", error=repr(error), failures=self.failures)
-
-    def answered(self) -> None:
-        """Note that the server replies to e-mails: it is not away."""
-        if self.failures:
-            log.info("smtp.well", failures=self.failures)
-            self.failures = 0
-            AWAY.set(0)
-            self._recovered.set()
+_ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9.-]{1,253}")
 
 
-def pause(failures: int, jitter: float) -> float:
-    """Seconds before the next attempt to connect after so many failures; `jitter` from 0 to 1 takes up to half off."""
-    return min(0.1 * 2.0 ** min(failures, 16), LONGEST_PAUSE) * (1 - jitter / 2)
+class UnsendableError(ValueError):
+    """An e-mail that no mail server would accept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The sender of all e-mails."""
+
+    header: str
+    """The From header."""
+    address: str
+    domain: str
+
+    @classmethod
+    def of(cls, mail_from: str) -> Self:
+        """Read a setting such as "Chorus <orders@example.com>". Raises LookupError if it is no address."""
+        message = EmailMessage(policy=email.policy.SMTP)
+        try:
+            message["From"] = mail_from
+            (found,) = message["From"].addresses
+            plain_address(found.addr_spec)
+        except ValueError as error:
+            raise LookupError(f"CHORUS_MAIL_FROM is not one e-mail address: {error}") from None
+        return cls(message.as_string().rstrip(), found.addr_spec, found.domain)
 
 
 class EmailChannel(Channel):
@@ -149,7 +162,8 @@ class EmailChannel(Channel):
         except (SMTPException, OSError) as error:
             return self._lost(error)
         SECONDS.observe(self._loop.time() - started)
-        self._server.answered()
+        if self._server.failures:
+            self._server.answered()
         self._worn = True
         if result.outcome != "accepted":
             await self._reset()
@@ -203,6 +217,45 @@ class EmailChannel(Channel):
             self._transport.abort()
             self._transport = None
         self._smtp.close()
+
+
+def plain_address(address: str) -> str:
+    """The address. Raises UnsendableError for anything but one plain ASCII address."""
+    if not _ADDRESS.fullmatch(address):
+        raise UnsendableError("this is not an address that mail can be sent to")
+    return address
+
+
+def compose(sender: Sender, notification: Notification) -> tuple[str, bytes]:
+    """The recipient's address, and the e-mail with CR LF at the ends of lines. Raises UnsendableError."""
+    assert notification.locale is not None
+    assert notification.subject is not None
+    assert notification.body is not None
+    kind, locale = notification.kind, notification.locale
+    subject, text = notification.subject, notification.body
+    to = plain_address(notification.address or "")
+    message = _MESSAGE.format(
+        sender=sender.header,
+        to=to,
+        subject=_subject(subject),
+        date=format_datetime(notification.created_at),
+        id=notification.id,
+        domain=sender.domain,
+        text=_quoted_printable(text),
+        html=_quoted_printable(rendering.html(kind, locale, subject, text)),
+    )
+    return to, message.encode("ascii")
+
+
+def _subject(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
+    return Header(text, "utf-8", header_name="Subject").encode(linesep="\r\n")
+
+
+def _quoted_printable(text: str) -> str:
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip() + "\n"
+    return b2a_qp(lines.replace("\n", "\r\n").encode()).decode()
 
 
 def email_channels(settings: Settings) -> Callable[[], EmailChannel]:

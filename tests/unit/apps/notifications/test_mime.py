@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apps.notifications import rendering
-from apps.notifications.channels.mime import Sender, UnsendableError, compose, plain_address
+from apps.notifications.channels.email import Sender, UnsendableError, compose, plain_address
 from tests.support.mail import an_email
 
 ID = an_email().id

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
-from apps.notifications.channels.email import LONGEST_PAUSE, pause
+from apps.notifications.channels.mail_server import LONGEST_PAUSE, pause
 from apps.notifications.models import (
     ATTEMPTS,
     FIRST_DELAY,

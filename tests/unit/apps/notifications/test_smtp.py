@@ -8,8 +8,7 @@ from typing import Any, Final
 import pytest
 
 from apps.notifications.channels import ServerAwayError, email
-from apps.notifications.channels.email import EmailChannel, email_channels
-from apps.notifications.channels.mime import Sender, compose
+from apps.notifications.channels.email import EmailChannel, Sender, compose, email_channels
 from apps.notifications.models import DeliveryResult
 from chassis.runtime.settings import Settings
 from tests.support.mail import an_email
