@@ -47,7 +47,7 @@ def decided_by(loop: SimulatedLoop) -> Iterator[None]:
             "chassis.messaging.message.uuid7": ids,
             "chassis.messaging.consumer.random": loop.dice,
             "apps.notifications.dispatcher.random": loop.dice,
-            "apps.notifications.channels.email.random": loop.dice,
+            "apps.notifications.channels.mail_server.random": loop.dice,
         }.items():
             stack.enter_context(patch(name, value))
         yield
