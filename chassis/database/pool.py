@@ -7,19 +7,27 @@ import asyncio
 
 import asyncpg
 import stamina
+import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from chassis.database.transaction import Pool, keep_session
 
+log = structlog.get_logger(__name__)
+
 SERVER_SETTINGS = {
+    "synchronous_commit": "on",
     "statement_timeout": "15000",
     "lock_timeout": "10000",
     "idle_in_transaction_session_timeout": "30000",
     "jit": "off",
 }
-"""Timeouts in milliseconds; a statement that exceeds one is retried like any transient error. JIT compilation costs
-more than it saves on statements this short."""
+"""A COMMIT is durable when it is answered, however the server, the database or the role is configured. Timeouts are in
+milliseconds; a statement that exceeds one is retried like any transient error. JIT compilation costs more than it saves
+on statements this short."""
+
+UNSAFE = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off' ORDER BY name"
+"""Settings with which a crash of the server's machine loses or corrupts what is committed; no session sets them."""
 
 COMMAND_SECONDS = 20.0
 """How long a statement may take before its connection counts as lost. Longer than `statement_timeout`, which only a
@@ -44,6 +52,10 @@ START_SECONDS = 60
 """How long a service waits for its servers at start."""
 
 
+class UnsafeDatabaseError(Exception):
+    """The server is configured to lose committed transactions."""
+
+
 class Database:
     """The pool and the read-only sessions of a service's database. `open` before use, `close` after it."""
 
@@ -52,17 +64,28 @@ class Database:
     reading: async_sessionmaker[AsyncSession]
     """Makes read-only sessions: `async with database.reading() as session`."""
 
-    def __init__(self, url: str, service: str, *, size: int = 8) -> None:
+    def __init__(
+        self, url: str, service: str, *, size: int = 8, allow_unsafe: bool = False
+    ) -> None:
         self._url = url
         self._service = service
         self._size = size
+        self._allow_unsafe = allow_unsafe
         self._check: asyncio.Task[bool] | None = None
 
     async def open(self) -> None:
-        """Connect; waits up to START_SECONDS for the server."""
+        """Connect; waits up to START_SECONDS for the server, and for a connection if all are taken.
+
+        Raises UnsafeDatabaseError if a crash could lose what the server has committed, unless that is allowed.
+        """
         server_settings = {**SERVER_SETTINGS, "application_name": f"chorus-{self._service}"}
         async for attempt in stamina.retry_context(
-            on=(OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError),
+            on=(
+                OSError,
+                asyncpg.PostgresConnectionError,
+                asyncpg.CannotConnectNowError,
+                asyncpg.TooManyConnectionsError,
+            ),
             attempts=None,
             timeout=START_SECONDS,
         ):
@@ -76,6 +99,7 @@ class Database:
                     command_timeout=COMMAND_SECONDS,
                     server_settings=server_settings | BY_KEY,
                 )
+        await self._check_durability()
         self.engine = create_async_engine(
             self._url.replace("postgresql://", "postgresql+asyncpg://", 1),
             pool_size=self._size,
@@ -87,6 +111,18 @@ class Database:
             },
         )
         self.reading = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
+
+    async def _check_durability(self) -> None:
+        unsafe = [row["name"] for row in await self.pool.fetch(UNSAFE)]
+        if not unsafe:
+            return
+        if not self._allow_unsafe:
+            await self.pool.close()
+            raise UnsafeDatabaseError(
+                f"PostgreSQL runs with {' and '.join(f'{name}=off' for name in unsafe)}: a crash of its machine would"
+                " lose or corrupt orders. CHORUS_ALLOW_UNSAFE_DATABASE=true starts nevertheless."
+            )
+        log.warning("database.unsafe", settings=unsafe)
 
     async def answers(self) -> bool:
         """Whether a connection is free and a round trip succeeds within CHECK_SECONDS.

@@ -14,7 +14,7 @@ import stamina
 import structlog
 from fastapi import APIRouter, FastAPI
 
-from chassis.database.pool import START_SECONDS, Database
+from chassis.database.pool import START_SECONDS, Database, UnsafeDatabaseError
 from chassis.database.transaction import Transaction
 from chassis.messaging.addresses import BrokerAddresses
 from chassis.messaging.broker import RabbitConsumer
@@ -84,7 +84,11 @@ class Service:
 
     async def start(self) -> None:
         """Connect to the servers and compose, then start the relay, the consumers and the background tasks."""
-        self.database = Database(self.settings.database_url(self.name), self.name)
+        self.database = Database(
+            self.settings.database_url(self.name),
+            self.name,
+            allow_unsafe=self.settings.allow_unsafe_database,
+        )
         await self.database.open()
         pool = self.database.pool
         broker_url = self.settings.broker_url(self.name)
@@ -208,7 +212,7 @@ def create_app(
         service = app.state.service = Service(app, name, subscriptions, compose)
         try:
             await service.start()
-        except (OSError, asyncpg.PostgresError) as error:
+        except (OSError, asyncpg.PostgresError, UnsafeDatabaseError) as error:
             log.critical("service.cannot_start", error=repr(error))
             raise
         yield

@@ -25,6 +25,10 @@ class Settings(BaseSettings):
         None,
         description="The password of the logins of `chorus audit`; `chorus migrate` creates them.",
     )
+    allow_unsafe_database: bool = Field(
+        False,
+        description="Start although PostgreSQL runs with `fsync=off` or `full_page_writes=off`; each start logs it.",
+    )
     amqp_url: SecretStr | None = Field(
         None, description="The broker of every service without a URL of its own."
     )
