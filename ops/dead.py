@@ -139,7 +139,16 @@ def _deciding(name: str, done: str, about: str, decision: Decision) -> None:
         everything: All = False,
         dry_run: DryRun = False,
     ) -> None:
-        chosen = Chosen(ids, service, queue, kind, reason, older_than, newer_than)
+        # An empty text, from an unset variable of a shell, is no filter: it would match everything.
+        chosen = Chosen(
+            ids or None,
+            service or None,
+            queue or None,
+            kind or None,
+            reason or None,
+            older_than,
+            newer_than,
+        )
         if everything != (chosen == Chosen()):
             raise typer.BadParameter("name ids or filters, or use --all")
         letters = _do(chosen, None if dry_run else decision)

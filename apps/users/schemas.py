@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from apps.users.models import TOKEN_LIFETIME
 from chassis.web.auth import Role
-from chassis.web.schemas import Body, View
+from chassis.web.schemas import Body, View, omitted
 from events.base import Moment
 from events.users import Locale
 
@@ -92,18 +92,14 @@ class LoginBody(Body):
     )
 
 
-def _omitted() -> Any:
-    return None
-
-
 class PatchBody(Body):
     """The fields to change, at least one. Omitted fields stay unchanged; null is not a value."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    name: Name = Field(default_factory=_omitted)
-    email: Email = Field(default_factory=_omitted)
-    locale: Locale = Field(default_factory=_omitted)
+    name: Name = Field(default_factory=omitted)
+    email: Email = Field(default_factory=omitted)
+    locale: Locale = Field(default_factory=omitted)
 
     @model_validator(mode="after")
     def _changes_something(self) -> Self:

@@ -153,7 +153,7 @@ class GroupCommitter(Generic[Item, Result]):
                     raise
                 else:
                     log.info("committer.fallback", work=self._name, error=repr(error))
-                work = self._fallback
+                    work = self._fallback
 
     async def _wait(self, error: Exception, failures: int, deadline: float) -> None:
         """Wait before the next attempt, after a transient error; raises if there must not be one."""

@@ -94,6 +94,8 @@ class Database:
                     self._url,
                     min_size=1,
                     max_size=self._size,
+                    # A connection that is closed for its age when it is returned could fail after COMMIT.
+                    max_queries=2**31,
                     timeout=CONNECT_SECONDS,
                     reset=keep_session,
                     command_timeout=COMMAND_SECONDS,

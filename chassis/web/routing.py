@@ -185,7 +185,7 @@ def strict_json(body: bytes) -> Any:
         document = _decode(body.decode())
         if b"\\u" in body:
             _check_escapes(body, document)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise Invalid.at("body", f"is not strict JSON: {error}") from None
     return document
 

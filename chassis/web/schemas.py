@@ -1,5 +1,7 @@
 """The base classes of HTTP bodies: camelCase on the wire, undeclared fields refused in requests."""
 
+from typing import Any
+
 from pydantic import AliasGenerator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
@@ -10,6 +12,11 @@ class Body(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, extra="forbid", frozen=True, validate_by_name=False
     )
+
+
+def omitted() -> Any:
+    """The default of an optional field, `Field(default_factory=omitted)`: it may be left out, and null is refused."""
+    return None
 
 
 class View(BaseModel):

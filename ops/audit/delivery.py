@@ -103,7 +103,9 @@ async def _invented(view: View) -> list[str]:
     }
     beside = {}
     for service, kinds in SUBSCRIPTIONS.items():
-        publishers = {kind.exchange for kind in kinds if kind is not SigningKeyPublished}
+        publishers = {
+            kind.exchange for kind in kinds if kind is not SigningKeyPublished
+        } & PUBLISHED.keys()
         beside[service] = counts[service] - sum(published[one] for one in publishers)
     most = {one: max(beside[other] for other in SERVICES if other != one) for one in SERVICES}
     return [

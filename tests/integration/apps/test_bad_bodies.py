@@ -21,6 +21,7 @@ MALFORMED = [
     b'"text"',
     b"null",
     b"NaN",
+    b"1e9999999999999999999",
     b"{'a': 1}",
     b'{"a": 1',
     b"\xff\xfe{",

@@ -212,6 +212,8 @@ async def test_unselected_and_missing_dead_letters_are_reported(
     chorus_dead: DeadLetterCommand,
 ) -> None:
     await chorus_dead.run("drop", status=2)
+    for option in ("--reason", "--queue", "--type", "--service"):  # an unset variable of a shell
+        await chorus_dead.run("drop", option, "", status=2)
     await chorus_dead.run("replay", "--all", "--service", "billing", status=2)
     await chorus_dead.run("list", "--service", "nobody", status=2)
     await chorus_dead.run("list", "--older-than", "long", status=2)

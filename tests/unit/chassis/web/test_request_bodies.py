@@ -27,6 +27,7 @@ MALFORMED = {
     "infinity": b'{"amount": Infinity}',
     "minus infinity": b'{"amount": -Infinity}',
     "beyond any float": b'{"amount": 1e999}',
+    "beyond any exponent": b'{"amount": 1e9999999999999999999}',
     "tiny": b'{"amount": 1e-999}',
     "many digits": b'{"amount": ' + b"9" * 5000 + b"}",
     "huge": b'{"amount": 10000000000000}',
