@@ -131,7 +131,9 @@ async def read_request(request: Request, known: AbstractSet[str] = frozenset()) 
     """
     if request.scope["query_string"]:
         _check_query(request.query_params.multi_items(), known)
-    body = b""
+    headers, body = context_of(request).headers, b""
+    if int(headers.get(b"content-length", b"0")) > BODY_LIMIT:
+        raise ContentTooLarge  # before the client sends it; the server accepts digits only
     try:
         async for chunk in request.stream():
             body += chunk
@@ -139,7 +141,7 @@ async def read_request(request: Request, known: AbstractSet[str] = frozenset()) 
                 raise ContentTooLarge
     except ClientDisconnect:
         raise Invalid.at("body", "ended too early") from None
-    if body and not _JSON_TYPE.fullmatch(context_of(request).headers.get(b"content-type", b"")):
+    if body and not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"")):
         raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
     return ReadRequest(request, body)
 

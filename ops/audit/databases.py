@@ -22,6 +22,14 @@ lock and no snapshot longer."""
 CONNECT_SECONDS: Final = 10.0
 
 
+DRIVER_ERRORS: Final = (
+    OSError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was cut in the middle of a reply
+)
+
+
 class DatabaseUnavailableError(Exception):
     """A database did not answer: whether the invariants hold is unknown."""
 
@@ -40,7 +48,7 @@ class Database:
             async with self._one_at_a_time:
                 found: list[asyncpg.Record] = await self._connection.fetch(sql, *values)
                 return found
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except DRIVER_ERRORS as error:
             raise DatabaseUnavailableError(f"{self._service}: {error}") from error
 
     async def value(self, sql: str, *values: Any) -> Any:
@@ -62,7 +70,7 @@ async def reading(urls: Mapping[str, str]) -> AsyncIterator[Databases]:
                 connection = await asyncpg.connect(
                     url, timeout=CONNECT_SECONDS, server_settings=SERVER_SETTINGS
                 )
-            except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            except DRIVER_ERRORS as error:
                 raise DatabaseUnavailableError(
                     f"{service}: {error or type(error).__name__}"
                 ) from error
@@ -74,5 +82,5 @@ async def reading(urls: Mapping[str, str]) -> AsyncIterator[Databases]:
 async def _close(connection: asyncpg.Connection) -> None:
     try:
         await connection.close(timeout=CONNECT_SECONDS)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except DRIVER_ERRORS:
         connection.terminate()

@@ -206,7 +206,7 @@ async def _settled(pool: Pool, order: Order, key: Key | None) -> bool:
     return changed
 
 
-async def _settle(database: Pool | Connection, order: Order) -> bool:
+async def _settle(database: "Pool | Connection", order: Order) -> bool:
     changes: list[Any] = [order.status, order.reason, order.settled_at, order.version]
     return bool(await database.fetchval(SETTLE, order.id, *changes))
 
