@@ -8,7 +8,7 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from apps.orders import api
+from apps.orders import api, updates
 from apps.orders.updates import OrderUpdates
 from events.orders import OrderPlaced, OrderRejected
 from events.users import UserState
@@ -43,6 +43,14 @@ async def test_a_waiting_client_is_answered_once_the_order_is_paid(orders: Runni
     assert (answer.status_code, answer.json()["status"]) == (201, "paid")
     assert answer.headers["Preference-Applied"] == "wait=20"
     assert answer.headers["Location"] == f"/order/{answer.json()['orderId']}"
+
+
+async def test_a_commit_of_this_process_answers_a_waiting_client_without_a_poll(
+    orders: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updates, "POLL_SECONDS", 3600.0)
+    answer = await wait_for(orders, a_user(), "wait=20", payment_succeeded)
+    assert (answer.status_code, answer.json()["status"]) == (201, "paid")
 
 
 async def test_a_waiting_client_gets_the_reason_of_a_rejection(orders: RunningService) -> None:
