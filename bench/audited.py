@@ -44,4 +44,6 @@ async def check(processes: Processes, sent: Sent, since: UUID) -> None:
         numbers=KEPT_BY_ALL if processes.contestant.own_topology else KEPT,
     )
     if not report.clean:
-        raise FailedAuditError(*report.lines())
+        # The folder of the logs is removed at the end: their ends say why, if a service does.
+        logs = [child.tail() for child in processes.children.values()]
+        raise FailedAuditError(*report.lines(), *logs)
