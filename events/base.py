@@ -107,7 +107,7 @@ class Envelope(NamedTuple, Generic[E_co]):
     cause: Causation
 
     def causation(self) -> Causation:
-        """The causation of everything that is done because of this event."""
+        """The causation of everything that this event causes."""
         return Causation(self.cause.correlation_id, self.id, self.cause.traceparent)
 
 

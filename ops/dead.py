@@ -172,7 +172,7 @@ _deciding(
 
 def _do(chosen: Chosen, decision: Decision | None = None) -> list["DeadLetter"]:
     """The chosen messages, after the decision was applied. Exits with FAILED if an id or the broker is missing."""
-    # Imported here because other commands start in three quarters of the time without the broker's library.
+    # Imported here: other commands start in three quarters of the time without the broker's library.
     from aio_pika.exceptions import AMQPError
 
     from ops.dead_letters import DeadLetters, NotReplayedError

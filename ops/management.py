@@ -1,7 +1,7 @@
 """A client of RabbitMQ's management API: applies the topology and reads the depths of queues.
 
 https://www.rabbitmq.com/docs/management#http-api. Creating what exists with the same arguments changes nothing. With
-other arguments it is an error, because RabbitMQ cannot change a queue.
+other arguments it is an error: RabbitMQ cannot change a queue.
 """
 
 from collections.abc import Mapping

@@ -116,7 +116,7 @@ def page(mailbox: Mailbox) -> FastAPI:
     async def show_mailbox() -> str:
         return _pages.get_template("mailbox.html").render(emails=list(reversed(mailbox.values())))
 
-    @app.get("/letter/{email_id}", response_class=HTMLResponse)
+    @app.get("/email/{email_id}", response_class=HTMLResponse)
     async def show_email(email: Annotated[Email, Depends(find)]) -> str:
         return _pages.get_template("email.html").render(email=email)
 

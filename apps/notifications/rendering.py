@@ -56,18 +56,18 @@ def money(minor: int, currency: str, locale: Locale) -> str:
     return f"{number.replace('.', ',') if locale == 'ru' else number} {currency}"
 
 
-def text(template: str, name: str, facts: Mapping[str, Any]) -> tuple[str, str]:
+def text(template: str, name: str, values: Mapping[str, Any]) -> tuple[str, str]:
     """The subject and the body of a notification about an order, to a recipient of this name.
 
-    The template is "<channel>/<locale>/<kind>", with "-<reason>" if there is one. `facts` are the columns of the
+    The template is "<channel>/<locale>/<kind>", with "-<reason>" if there is one. `values` are the columns of the
     notification. Raises KeyError if there is no such template.
     """
-    currency, locale = facts["currency"], facts["locale"]
+    currency, locale = values["currency"], values["locale"]
     rendered = _TEXTS[template].render(
         name=one_line(name),
-        order_id=facts["order_id"],
-        amount=money(facts["amount"], currency, locale),
-        balance=money(facts["balance"], currency, locale),
+        order_id=values["order_id"],
+        amount=money(values["amount"], currency, locale),
+        balance=money(values["balance"], currency, locale),
     )
     subject, _, body = rendered.partition("\n\n")
     return subject, body

@@ -5,7 +5,7 @@ settle slowly, the number in flight is limited to what is settled within the tar
 once, which costs little. docs/adr/0020 has the measurements.
 
 Orders settle almost in the order of arrival. So the orders in flight are those that arrived after the one that has just
-settled, and the throughput is the number of outcomes since its arrival. No counter can drift because of orders that are
+settled, and the throughput is the number of outcomes since its arrival. No counter can drift with orders that are
 refused later or outcomes that another replica consumes.
 """
 
@@ -51,7 +51,7 @@ ARRIVALS_LIMIT: Final = 65_536
 
 REFUSAL: Final = Unavailable("More orders are in progress than can be settled in time.")
 
-REFUSED = Counter("chorus_orders_refused_total", "Orders refused because of a backlog.")
+REFUSED = Counter("chorus_orders_refused_total", "Orders refused by admission control.")
 
 
 class _Arrival(NamedTuple):

@@ -1,4 +1,4 @@
-"""The rate limit on attempts with one e-mail address, because hashing a password is slow.
+"""The rate limit on attempts to register or sign in with one e-mail address. Hashing a password is slow.
 
 Attempts are counted in this process, by address and not by client: behind a proxy all clients look alike, and a flood
 on one address must not lock out others. The limit on waiting passwords bounds floods over many addresses.

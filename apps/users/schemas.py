@@ -22,7 +22,7 @@ _ONE_LINE: Final = rf"^[^{_BREAKS}]*[^\s{_BREAKS}][^{_BREAKS}]*$"
 def _normalized(email: str) -> str:
     """The address in its stored form: lower-case, with an ASCII domain.
 
-    Only the syntax is checked, never DNS. A non-ASCII local part is refused, because few mail servers accept one. The
+    Only the syntax is checked, never DNS. A non-ASCII local part is refused: few mail servers accept one. The
     reserved domain `.test` is accepted, for trials (RFC 6761).
     """
     try:

@@ -25,7 +25,7 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html"""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same work may succeed later, because the fault lies with a server or the network."""
+    """Whether the same work may succeed later: the fault lies with a server or the network."""
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(_TRANSIENT)
     return isinstance(error, (CommitUnknownError, *CONNECTION_LOST))  # a TimeoutError is an OSError

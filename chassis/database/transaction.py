@@ -115,7 +115,7 @@ class Transaction:
     async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:
         """Write at once rows that are new or have a higher `version` than the stored ones; returns their keys.
 
-        Every projection uses it, because events may arrive in any order.
+        Every projection uses it: events may arrive in any order.
         """
         newest: dict[Any, Table] = {}
         for row in sorted(rows, key=lambda row: row.__dict__["version"]):

@@ -1,4 +1,4 @@
-"""How an event travels, in the order of travel.
+"""Delivery of events: each module below, in the order in which an event passes it.
 
 `outbox` (a row of the business transaction) -> `relay` (publishes rows) -> `publisher` (a connection with confirms)
 -> `message` (the form on the broker) -> `topology` (exchanges and queues) -> `consumer` (one queue at work, with the

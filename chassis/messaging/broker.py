@@ -114,7 +114,7 @@ class RabbitConsumer(RabbitBroker):
         """Restore consumers that have stopped, until cancelled; the others go on meanwhile.
 
         A broker may close one channel and leave the connection open. aio-pika then reopens the channel once. If that
-        fails, because a permission or the queue is missing, nothing but this restores its consumer.
+        fails, for want of a permission or of the queue, nothing but this restores its consumer.
         """
         before: set[str] = set()
         while True:

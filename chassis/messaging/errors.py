@@ -13,7 +13,7 @@ where it expects consent, as of a virtual host that is not open yet."""
 
 @contextlib.contextmanager
 def connection_may_be_lost() -> Iterator[None]:
-    """Raise an OSError for whatever aio-pika raises in this block because the connection is lost.
+    """Raise an OSError for whatever aio-pika raises in this block on a lost connection.
 
     StopAsyncIteration does most harm: in an `async for` over attempts it ends the attempts, as if the last one had
     succeeded. Errors of channels (AMQPChannelError) pass unchanged.

@@ -15,7 +15,7 @@ DEAD: Final = "dead"
 JOURNAL: Final = "journal"
 
 DELIVERY_LIMIT: Final = 100
-"""Deliveries after which the broker itself dead-letters a message. High, because a message that was only prefetched
+"""Deliveries after which the broker itself dead-letters a message. High, since a message that was only prefetched
 counts as delivered: every crash of a consumer brings unrelated messages closer to the limit."""
 
 DEAD_DELIVERY_LIMIT: Final = 1_000_000

@@ -31,7 +31,7 @@ BATCH_ROWS: Final = 5_000
 PAUSE_SECONDS: Final = 0.25
 """The pause between two such transactions, which limits the rate to 20,000 rows a second."""
 
-PURGED = Counter("chorus_purged_total", "Rows removed because of their age.", ["table"])
+PURGED = Counter("chorus_purged_total", "Rows removed when they expired.", ["table"])
 
 _INBOX: Final = """
 DELETE FROM inbox WHERE event_id = ANY(ARRAY(

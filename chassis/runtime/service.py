@@ -44,7 +44,7 @@ CLOSE_SECONDS: Final = 2.0
 """The part of STOP_SECONDS that is left for publishing the last events and closing connections."""
 
 RELAY: Final = "relay"
-"""The task that stops last, because the others may write events until they end."""
+"""The task that stops last: the others may write events until they end."""
 
 Task = Callable[[], Coroutine[Any, Any, None]]
 """Makes the coroutine of a background task."""
@@ -185,7 +185,7 @@ def _tune_garbage_collection() -> None:
     """Exclude all objects made so far from garbage collection, and collect less often.
 
     Requests and batches are freed by reference counting; scanning the modules of all libraries for rare cycles took a
-    third of the time of a busy service. The intervals stay moderate because AMQP messages are large and in such cycles.
+    third of the time of a busy service. The intervals stay moderate: AMQP messages are large and in such cycles.
     """
     gc.collect()
     gc.freeze()

@@ -40,7 +40,7 @@ COMPLETED = Gauge(
 )
 FAILED = Counter(
     "chorus_audit_failed_total",
-    "Audits that were not completed, because a database did not answer.",
+    "Audits that were not completed: a database did not answer.",
     registry=METRICS,
 )
 

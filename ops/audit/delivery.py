@@ -10,7 +10,7 @@ from chassis.messaging.topology import DEAD
 from events.users import SigningKeyPublished
 from ops.audit.digests import Ids, Lines
 from ops.audit.findings import Finding
-from ops.audit.rules import REMEMBERED, Comparison, View, WholeCheck
+from ops.audit.rules import RETAINED, Comparison, View, WholeCheck
 from ops.subscriptions import SUBSCRIPTIONS
 
 OUTBOX: Final = """
@@ -85,7 +85,7 @@ async def received(view: View) -> dict[str, int]:
     """How many events each service has received, of those that every inbox must still hold."""
     sql = "SELECT count(*) FROM inbox WHERE event_id >= $1"
     return {
-        service: await view.databases[service].value(sql, view.remembered) for service in SERVICES
+        service: await view.databases[service].value(sql, view.retained) for service in SERVICES
     }
 
 
@@ -96,7 +96,7 @@ async def _invented(view: View) -> list[str]:
     about rows is at most what another one has.
     """
     counts = await received(view)
-    since = view.now - REMEMBERED - timedelta(minutes=1)
+    since = view.now - RETAINED - timedelta(minutes=1)
     published = {
         service: await view.databases[service].value(sql, since)
         for service, sql in PUBLISHED.items()

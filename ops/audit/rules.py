@@ -19,7 +19,7 @@ from ops.audit.findings import INVARIANTS, Finding, Kind, about
 MOST: Final = 20_000
 """Findings of one rule, the lowest ids first. If this many were found, there may be more."""
 
-REMEMBERED: Final = timedelta(days=30)
+RETAINED: Final = timedelta(days=30)
 """The age up to which received events are compared; services purge them after 35 days."""
 
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
@@ -44,13 +44,13 @@ class View:
         return replace(self, now=await self.databases["billing"].value("SELECT now()"))
 
     @property
-    def remembered(self) -> UUID:
+    def retained(self) -> UUID:
         """The least id of an event that every inbox must still hold."""
-        return least_id(self.now - REMEMBERED)
+        return least_id(self.now - RETAINED)
 
     def lowest(self, kind: Kind) -> UUID:
         """The least id of a kind that is judged."""
-        starts = {"order": self.since, "notification": self.since, "event": self.remembered}
+        starts = {"order": self.since, "notification": self.since, "event": self.retained}
         return starts.get(kind, LOWEST)
 
     def in_flight(self, moments: Collection[datetime | None]) -> bool:
@@ -101,7 +101,7 @@ class Check:
                 WHERE ($1::uuid[] IS NULL OR id = ANY($1)) AND id >= $2
             ) AS judged WHERE violated <> '{{}}' ORDER BY id LIMIT $5
             """,
-            ids, view.lowest(self.kind), view.grace, view.remembered, MOST,
+            ids, view.lowest(self.kind), view.grace, view.retained, MOST,
         )  # fmt: skip
         return [
             about(rules[n].number, self.kind, row["id"], rules[n].text.format_map(row))

@@ -56,7 +56,7 @@ CANCELLED_REFUSALS: Final = Comparison(
         SELECT id, 'cancelled it' AS line, NULL::timestamptz AS at FROM orders WHERE status = 'cancelled'"""),
     subset=True,
 )  # fmt: skip
-"""What billing refused because of a cancellation was cancelled before."""
+"""What billing refused as cancelled was cancelled before."""
 
 NOTIFICATIONS: Final = Check(
     "notification",

@@ -57,6 +57,8 @@ WORDS: Final = (
     Word(r"nobody[' ]s way", "without blocking others", "it is in nobody's way"),
     Word(r"as good as none", "a figure", "a limit as good as none"),
     Word(r"he|his|him|himself", "they", "the user changes his name"),
+    Word(r"remember\w*", "mark processed, retain, store", "the inbox remembers"),
+    Word(r"travel\w*", "delivery", "how an event travels"),
     Word(r"because", "cause", "because", names_only=True),
     Word(r"forg[eo]t\w*", "purge", "forget_rows", names_only=True),
 )

@@ -1,4 +1,4 @@
-"""Events as they once travelled: `golden/<key>.json` in full, `golden/<key>.<variant>.json` with less.
+"""Events as they were once published: `golden/<key>.json` in full, `golden/<key>.<variant>.json` with less.
 
 A golden file is never edited; a field that is added later gets a golden file of its own.
 """
@@ -22,7 +22,7 @@ class Golden:
     name: str
     kind: type[Event]
     body: str
-    """Without white space, as it travels."""
+    """Without white space, as it is published."""
 
     def __str__(self) -> str:
         return self.name

@@ -47,7 +47,7 @@ async def triggers(crashable: Stack) -> Triggers:
 _OF_KIND: Final = "SELECT id FROM notifications WHERE kind = $1"
 
 
-def travellers(service: str, point: str) -> list[type[Event]]:
+def events_at(service: str, point: str) -> list[type[Event]]:
     """The events that pass a point of a service."""
     passing: list[type[Event]] = []
     if point in PUBLISHING or point in DECIDING:
@@ -65,7 +65,7 @@ async def test_a_crash_at_any_point_loses_and_doubles_nothing(
 
     async def die_for_each(service: str) -> None:
         lane = Lane(crashable, service, point)
-        for kind in travellers(service, point):
+        for kind in events_at(service, point):
             await lane.armed(kind.__name__)
             if not (kind is SigningKeyPublished and service == "users"):  # published at each start
                 stories.append(asyncio.create_task(triggers.make(kind)))

@@ -31,7 +31,7 @@ TABLES: Final = {
 """The tables of each service, except the inbox."""
 
 
-async def remembered(chorus: Stack) -> State:
+async def stored_state(chorus: Stack) -> State:
     """The state of all services at rest."""
     await chorus.is_quiet()
     return {
@@ -127,7 +127,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
 ) -> None:
     events = await a_flow_with_every_event(chorus)
     before, published, mail = (
-        await remembered(chorus),
+        await stored_state(chorus),
         published_ids(chorus),
         len(chorus.mail.emails),
     )
@@ -136,7 +136,7 @@ async def test_every_event_delivered_again_in_any_order_changes_nothing(
     await chorus.broker.publish(*again, as_batch=as_batch)
     await has_handled(chorus, already, again)
     assert await handled(chorus, only_new=True) == known, "an inbox did not deduplicate"
-    assert await remembered(chorus) == before
+    assert await stored_state(chorus) == before
     assert published_ids(chorus) == published
     assert len(chorus.mail.emails) == mail
 
@@ -146,7 +146,7 @@ async def test_events_redelivered_while_services_are_down_change_nothing(
 ) -> None:
     events = await a_flow_with_every_event(chorus)
     before, published, mail = (
-        await remembered(chorus),
+        await stored_state(chorus),
         published_ids(chorus),
         len(chorus.mail.emails),
     )
@@ -159,7 +159,7 @@ async def test_events_redelivered_while_services_are_down_change_nothing(
     await chorus.broker.publish(*again[half:])
     await chorus.heal()
     await has_handled(chorus, dict.fromkeys(await handled(chorus), 0.0), again)
-    assert await remembered(chorus) == before
+    assert await stored_state(chorus) == before
     # Users publishes its key at every start.
     assert published_ids(chorus) - published <= {
         key.id for key in chorus.journal.events(SigningKeyPublished)
@@ -172,12 +172,12 @@ async def test_events_published_again_after_the_inbox_was_purged_change_nothing(
 ) -> None:
     """Under new ids no inbox deduplicates them: versions and business keys must."""
     events = await a_flow_with_every_event(chorus)
-    before, mail = await remembered(chorus), len(chorus.mail.emails)
+    before, mail = await stored_state(chorus), len(chorus.mail.emails)
     already = await handled(chorus)
     published = published_ids(chorus)
     chance = random.Random(15)
     renamed = await chorus.tell_again(chance.sample([*events, *events], 2 * len(events)))
     await has_handled(chorus, already, renamed)
-    assert await remembered(chorus) == before
+    assert await stored_state(chorus) == before
     assert published_ids(chorus) == published | {event.id for event in renamed}
     assert len(chorus.mail.emails) == mail

@@ -53,7 +53,7 @@ def unlocked_balance() -> None:
 
 
 def relay_by_last_id() -> None:
-    """The relay remembers how far it is instead of looking at what is there."""
+    """The relay keeps the last id instead of looking at what is there."""
     last: dict[object, UUID] = {}
 
     async def take(tx: Transaction, limit: int) -> list[outbox.Row]:

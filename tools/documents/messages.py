@@ -92,7 +92,7 @@ def forms(kind: type[Event]) -> tuple[Document, Document]:
         "name": name,
         "title": name,
         **described_by(kind),
-        **_travelling(alone, "$message.header#/correlation_id"),
+        **_as_published(alone, "$message.header#/correlation_id"),
         "headers": _object(headers),
         "payload": body,
     }, {
@@ -100,7 +100,7 @@ def forms(kind: type[Event]) -> tuple[Document, Document]:
         "title": f"{name}, message batch",
         "summary": f"2 to {most} events that waited for the same routing key, in CloudEvents' JSON batch format. "
         "An event that is alone is never held back to make a batch.",
-        **_travelling(batch, "$message.payload#/0/correlationid"),
+        **_as_published(batch, "$message.payload#/0/correlationid"),
         "headers": _object({"batch_size": {"type": "integer", "minimum": 2, "maximum": most}}),
         "payload": {
             "type": "array",
@@ -117,7 +117,7 @@ def described_by(declared: object) -> Document:
     return {"summary": summary} | ({"description": rest} if rest else {})
 
 
-def _travelling(message: Message, correlation_id: str) -> Document:
+def _as_published(message: Message, correlation_id: str) -> Document:
     """What follows from the message itself: content type, bindings, AMQP properties and the example."""
     properties = {
         "message_id": _string("A UUIDv7, the event's or the batch's own.", format="uuid"),

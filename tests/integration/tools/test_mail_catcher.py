@@ -68,7 +68,7 @@ async def test_markup_in_an_e_mail_is_not_executed(catcher: Catcher) -> None:
     await catcher.send(an_e_mail(subject=evil, text=evil, html=evil))
     [e_mail] = await catcher.e_mails()
 
-    for page in ("/", f"/letter/{e_mail['id']}"):
+    for page in ("/", f"/email/{e_mail['id']}"):
         assert "<script>" not in (await catcher.http.get(page)).text
     html = await catcher.http.get(f"/email/{e_mail['id']}/html")
     assert html.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
@@ -89,7 +89,7 @@ async def test_a_malformed_e_mail_is_caught_and_shown(catcher: Catcher, source: 
     [e_mail] = await catcher.e_mails()
 
     assert (await catcher.http.get("/")).status_code == 200
-    assert (await catcher.http.get(f"/letter/{e_mail['id']}")).status_code == 200
+    assert (await catcher.http.get(f"/email/{e_mail['id']}")).status_code == 200
 
 
 async def test_only_the_last_e_mails_are_kept(

@@ -1,4 +1,4 @@
-"""The AsyncAPI documents that the services serve: valid, complete, and true to what travels over the broker."""
+"""The AsyncAPI documents that the services serve: valid, complete, and true to what is published over the broker."""
 
 import importlib
 import json
@@ -175,13 +175,13 @@ def test_examples_can_be_consumed(document: Document) -> None:
     for name, message in document["components"]["messages"].items():
         for example in message.get("examples", ()):
             kind = kinds[name.removesuffix("Batch")]
-            travelling = aio_pika.Message(
+            published = aio_pika.Message(
                 json.dumps(example["payload"]).encode(),
                 headers=example["headers"],
                 content_type=message["contentType"],
                 correlation_id="flow",
             )
-            received = wire.from_message(travelling, kind)
+            received = wire.from_message(published, kind)
             assert received
             assert all(isinstance(one, Envelope) for one in received)
 

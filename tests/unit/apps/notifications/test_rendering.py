@@ -41,9 +41,9 @@ def a_text(
     amount: int = 3000,
     balance: int = 7000,
 ) -> Text:
-    facts = {"order_id": ORDER, "amount": amount, "balance": balance, "currency": "EUR"}
+    values = {"order_id": ORDER, "amount": amount, "balance": balance, "currency": "EUR"}
     template = f"email/{locale}/{kind}-{reason}" if reason else f"email/{locale}/{kind}"
-    return Text(*rendering.text(template, name, facts | {"locale": locale}))
+    return Text(*rendering.text(template, name, values | {"locale": locale}))
 
 
 class Seen(HTMLParser):
@@ -160,7 +160,7 @@ def test_a_message_keeps_its_lines_and_gets_no_table() -> None:
     assert "Second<br>paragraph</p>" in html
 
 
-def test_the_facts_about_an_order_are_shown_as_a_table() -> None:
+def test_the_values_about_an_order_are_shown_as_a_table() -> None:
     text = a_text(name="Ada: Smith")
     seen = Seen(rendering.html("joy", "en", text.subject, text.body))
     assert seen.tags.count("table") == 1
