@@ -11,6 +11,7 @@ from bench.answers import Answers, Attempt, History
 from bench.load import Sent
 from bench.processes import Processes
 from ops.audit import Urls, audit
+from ops.console import console
 
 KEPT_BY_ALL: Final = frozenset({1, 2, 3, 4, 5, 6})
 """The invariants that apply to the baselines too: only Chorus has copies of users, and uses its inboxes."""
@@ -44,6 +45,6 @@ async def check(processes: Processes, sent: Sent, since: UUID) -> None:
         numbers=KEPT_BY_ALL if processes.contestant.own_topology else KEPT,
     )
     if not report.clean:
-        # The folder of the logs is removed at the end: their ends say why, if a service does.
-        logs = [child.tail() for child in processes.children.values()]
-        raise FailedAuditError(*report.lines(), *logs)
+        for child in processes.children.values():  # their folder is removed at the end
+            console.print(child.tail(), markup=False)
+        raise FailedAuditError(*report.lines())

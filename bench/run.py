@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import typer
 import uvloop
-from rich.markup import escape
 
 from bench import page, targets
 from bench.coldstart import coldstart
@@ -107,7 +106,7 @@ def _show(outcomes: dict[str, Outcome], findings: Sequence[str], *, write: bool)
             table.show(console)
     targets.table(measured, complete=write).show(console)
     for finding in findings:
-        console.print(f"  [red]✗[/] {escape(finding)}", markup=True)
+        console.print(f"  [red]✗[/] {finding}", markup=True)
 
 
 def _save(

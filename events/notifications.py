@@ -37,7 +37,7 @@ class NotificationSent(
 class NotificationFailed(
     Event, exchange="notifications", key="notification-failed.v1", subject="notification.id"
 ):
-    """A mail server has refused the e-mail permanently; `reason` is its reply."""
+    """The e-mail will not be sent: refused, deferred for three days, or without a valid address, as `reason` says."""
 
     notification: NotificationState
     reason: str

@@ -41,6 +41,6 @@ class OrderRejected(Event, exchange="orders", key="order-rejected.v1", subject="
 
 
 class OrderCancelled(Event, exchange="orders", key="order-cancelled.v1", subject="order.id"):
-    """The customer has cancelled the order; a payment for it is refunded, now or when it arrives."""
+    """The customer or an operator has cancelled the order; a payment is refunded, now or when it arrives."""
 
     order: OrderState

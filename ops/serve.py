@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps import SERVICES
+from chassis.runtime.settings import settings
 
 GRACEFUL_SECONDS = 4
 """How long uvicorn waits for open responses before the service stops. Part of its STOP_SECONDS."""
@@ -37,7 +38,12 @@ class Server(uvicorn.Server):
 
 
 def serve(service: str, host: str, port: int | None) -> bool:
-    """Run a service, on its default port if none is given. Returns whether it started and no background task failed."""
+    """Run a service, on its default port if none is given. Returns whether it started and no background task failed.
+
+    Raises LookupError if a setting is missing.
+    """
+    settings().database_url(service)
+    settings().broker_url(service)
     app = importlib.import_module(f"apps.{service}.main").app
     server = Server(
         uvicorn.Config(
@@ -55,6 +61,7 @@ def serve(service: str, host: str, port: int | None) -> bool:
             timeout_graceful_shutdown=GRACEFUL_SECONDS,
         )
     )
-    server.run()
+    with contextlib.suppress(SystemExit):  # uvicorn's own status, if the service cannot start
+        server.run()
     started = getattr(app.state, "service", None)
     return server.started and started is not None and not started.supervisor.failed

@@ -50,7 +50,7 @@ async def send_message(body: MessageBody, commands: UserCommands) -> Response:
     return await commands.execute(
         use_cases.send_messages,
         command,
-        AcceptedView.of,
+        AcceptedView.model_validate,
         status=202,
         location=lambda notification: f"/notification/{notification.id}",
     )

@@ -12,12 +12,10 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from chassis.web.schemas import LINE_BREAKS
 from events.money import to_text
 from events.notifications import NotificationKind
 from events.users import Locale
-
-LINE_BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-"""All that breaks a line and so could end a header, and control characters: for a set in a regular expression."""
 
 _BREAKS: Final = re.compile(f"[{LINE_BREAKS}]+")
 _GAP: Final = re.compile(r"\n[ \t]*\n\s*")

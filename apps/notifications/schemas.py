@@ -6,9 +6,8 @@ from uuid import UUID
 from pydantic import Field, StringConstraints
 
 from apps.notifications.models import Notification
-from apps.notifications.rendering import LINE_BREAKS
 from chassis.web.pagination import PageQuery
-from chassis.web.schemas import Body, View
+from chassis.web.schemas import LINE_BREAKS, Body, View
 from events.base import Moment
 from events.notifications import NotificationKind, NotificationStatus
 
@@ -48,18 +47,13 @@ class NotificationQuery(PageQuery):
 class AcceptedView(View):
     """The id of a notification that will be sent."""
 
-    notification_id: UUID
-
-    @classmethod
-    def of(cls, notification: Notification) -> Self:
-        """The response to the operator who sends it."""
-        return cls(notification_id=notification.id)
+    notification_id: UUID = Field(validation_alias="id")
 
 
 class NotificationView(View):
     """A notification. `to`, `subject` and `body` are null while its recipient is not known yet."""
 
-    notification_id: UUID
+    notification_id: UUID = Field(validation_alias="id")
     user_id: UUID
     order_id: UUID | None
     kind: NotificationKind
@@ -73,5 +67,4 @@ class NotificationView(View):
     @classmethod
     def of(cls, notification: Notification) -> Self:
         """A notification as it is now."""
-        fields = dict(notification.state())
-        return cls(notification_id=fields.pop("id"), **fields)
+        return cls.model_validate(notification.state())

@@ -14,6 +14,7 @@ from apps.orders.models import Order
 from chassis.database.errors import is_transient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool, Transaction
+from events.orders import OrderPlaced
 
 POLL_SECONDS: Final = 0.05
 """The interval while clients wait; the first of them starts it."""
@@ -49,8 +50,8 @@ class OrderUpdates:
                 self._on_commit.remove(self._committed)
 
     def _committed(self, tx: Transaction) -> None:
-        """Read at once after a transaction with events."""
-        if tx.events:
+        """Read at once after a transaction that settles orders."""
+        if any(not isinstance(event, OrderPlaced) for event in tx.events):
             self._woken.set()
 
     async def poll(self) -> None:

@@ -81,7 +81,7 @@ class User(Table, table=True):
 
     def state(self) -> UserState:
         """The user for events."""
-        return UserState.model_validate(self, from_attributes=True)
+        return UserState(**vars(self))
 
 
 class KeyPair(Table, table=True):

@@ -9,14 +9,11 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from apps.users.models import TOKEN_LIFETIME
 from chassis.web.auth import Role
-from chassis.web.schemas import Body, View, omitted
+from chassis.web.schemas import LINE_BREAKS, Body, View, omitted
 from events.base import Moment
 from events.users import Locale
 
-_BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-"""Control characters and line separators, which could end a mail header."""
-
-_ONE_LINE: Final = rf"^[^{_BREAKS}]*[^\s{_BREAKS}][^{_BREAKS}]*$"
+_ONE_LINE: Final = rf"^[^{LINE_BREAKS}]*[^\s{LINE_BREAKS}][^{LINE_BREAKS}]*$"
 
 
 def _normalized(email: str) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from chassis.database.group_commit import GroupCommitter, OnCommit
+from chassis.database.group_commit import GroupCommitter
 from chassis.database.transaction import Pool, Transaction
 
 log = structlog.get_logger(__name__)
@@ -54,10 +54,10 @@ async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
     return removed
 
 
-async def purge_periodically(pool: Pool, on_commit: OnCommit) -> None:
+async def purge_periodically(pool: Pool) -> None:
     """Remove old rows in small batches for as long as the process runs. Replicas share the work."""
     committer: GroupCommitter[str, int] = GroupCommitter(
-        pool, purge, name="retention.purge", on_commit=on_commit
+        pool, purge, name="retention.purge", on_commit=()
     )
     while True:
         for table in TABLES:

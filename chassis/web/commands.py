@@ -133,6 +133,8 @@ async def _responses(use_case: UseCase, tx: Transaction, requests: Requests) -> 
 
 
 async def _stored(tx: Transaction, keys: Sequence[Key]) -> dict[Key, IdempotencyRecord]:
+    if not keys:
+        return {}
     records = await tx.fetch(
         statements(IdempotencyRecord).where(
             "(user_id, key) IN (SELECT * FROM unnest($1::uuid[], $2::varchar[])) AND user_id = ANY($1)"

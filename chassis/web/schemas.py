@@ -1,9 +1,12 @@
 """The base classes of HTTP bodies: camelCase on the wire, undeclared fields refused in requests."""
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import AliasGenerator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+
+LINE_BREAKS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+"""All that breaks a line and so could end a header, and control characters: for a set in a regular expression."""
 
 
 class Body(BaseModel):

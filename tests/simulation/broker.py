@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PublishTrouble = Literal["refused", "returned", "lost", "unconfirmed", "silent", "slow", "doubled"]
 """What becomes of a publish: the broker refuses it; no queue takes it; the connection is lost before the broker has it,
-or before the confirm comes; nothing is said, or late; it is there twice."""
+or before the confirm comes; no confirm comes, or late; it is there twice."""
 
 PUBLISH_TROUBLES: Final = (
     "refused", "returned", "lost", "unconfirmed", "silent", "slow", "doubled",

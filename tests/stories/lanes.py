@@ -6,7 +6,7 @@ from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 from tests.support.forked import ForkedService
 
-LETTERS_ON_THEIR_WAY: Final = 2
+EMAILS_IN_FLIGHT: Final = 2
 """How many may have been sent but not recorded when their dispatcher is killed; a story sends no more at a time."""
 
 KILLED: Final = -9
@@ -50,7 +50,7 @@ class Lane:
     async def _bury(self) -> None:
         self.process.kill()
         if self.process.service == "notifications":
-            self._chorus.extra_copies += LETTERS_ON_THEIR_WAY
+            self._chorus.extra_copies += EMAILS_IN_FLIGHT
             # The leases of a dead dispatcher end at once, instead of after a quarter of a minute.
             await self._chorus.rows("notifications", _END_LEASES)
 

@@ -57,7 +57,7 @@ class Stack:
         """Addresses whose e-mails a story had refused with 5xx."""
         self.extra_copies = 0
         """How many e-mails may have been sent twice, because a dispatcher was killed between sending and recording."""
-        self.retold: set[UUID] = set()
+        self.republished: set[UUID] = set()
         """Events that a story has published again under new ids."""
         self.installation = installation
         self._processes = processes
@@ -76,7 +76,7 @@ class Stack:
     def history(self) -> History:
         """All requests for orders, and their outcomes."""
         return History(
-            [dataclasses.replace(attempt) for attempt in self.attempts], set(self.retold)
+            [dataclasses.replace(attempt) for attempt in self.attempts], set(self.republished)
         )
 
     def __getitem__(self, service: str) -> ServiceProcess:
@@ -204,10 +204,10 @@ class Stack:
                     for queue in queues:
                         await self.broker.send(wire.copied(message), "", queue.name)
 
-    async def tell_again(self, events: Iterable[Envelope[Event]]) -> list[Row]:
+    async def publish_again(self, events: Iterable[Envelope[Event]]) -> list[Row]:
         """Publish events under new ids, so that no inbox deduplicates them."""
         rows = [outbox_row_of(received, id=uuid7()) for received in events]
-        self.retold |= {row.id for row in rows}
+        self.republished |= {row.id for row in rows}
         return await self.broker.publish(*rows)
 
     async def has_processed(self, service: str, kind: type[Event], subject: UUID) -> None:
@@ -246,8 +246,8 @@ class Stack:
     async def _nothing_is_open(self) -> None:
         pending = await self.value("orders", _PENDING_ORDERS)
         assert pending == 0, f"{pending} orders are pending"
-        open_letters = await self.value("notifications", _OPEN_LETTERS)
-        assert open_letters == 0, f"{open_letters} notifications are not sent"
+        open_notifications = await self.value("notifications", _OPEN_NOTIFICATIONS)
+        assert open_notifications == 0, f"{open_notifications} notifications are not sent"
         for service in SERVICES:
             waiting = await self.value(service, "SELECT count(*) FROM outbox")
             assert waiting == 0, f"{waiting} events wait in the outbox of {service}"
@@ -284,4 +284,4 @@ class Stack:
 
 _KNOWN_KEYS = "SELECT count(*) FROM signing_keys"
 _PENDING_ORDERS = "SELECT count(*) FROM orders WHERE status = 'pending'"
-_OPEN_LETTERS = "SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending')"
+_OPEN_NOTIFICATIONS = "SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending')"

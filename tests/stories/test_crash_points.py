@@ -138,7 +138,7 @@ async def test_a_crash_between_the_halves_of_a_split_batch_loses_neither(
         await crashable.is_quiet()
         [*_, received] = crashable.journal.events(kind)
         rows = [outbox_row_of(received, id=uuid7()) for _ in range(8)]
-        crashable.retold |= {row.id for row in rows}
+        crashable.republished |= {row.id for row in rows}
         await asyncio.gather(*(lanes[service].armed(kind.__name__) for service in services))
         for service in services:
             await crashable.rows(service, IN_ONE.format(id=rows[-1].id))

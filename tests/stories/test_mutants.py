@@ -91,7 +91,7 @@ async def a_late_commit(chorus: Stack) -> None:
         for received in chorus.journal.flow(ada.flow)
         if isinstance(received.event, FundsDeposited)
     ]
-    chorus.retold.add(early)
+    chorus.republished.add(early)
     await chorus.rows("billing", _INTO_OUTBOX, *outbox_row_of(deposited, id=early))
 
 
@@ -106,7 +106,7 @@ async def stale_news(chorus: Stack) -> None:
         for received in chorus.journal.flow(ada.flow)
         if isinstance(received.event, UserRegistered)
     ]
-    await chorus.tell_again(registered)
+    await chorus.publish_again(registered)
 
 
 async def a_broken_line(chorus: Stack) -> None:
@@ -139,7 +139,7 @@ async def news_twice(chorus: Stack) -> None:
     await ada.notified(order_id, "joy")
     await chorus.journal.up_to_now()
     payments = [e for e in chorus.journal.flow(ada.flow) if isinstance(e.event, PaymentSucceeded)]
-    await chorus.tell_again(payments)
+    await chorus.publish_again(payments)
 
 
 async def news_twice_without_a_key(chorus: Stack) -> None:
@@ -180,7 +180,7 @@ async def played(
             [Answers(chorus.history)],
             at_rest=True,
             timeout_seconds=1,
-            republished=len(chorus.retold),
+            republished=len(chorus.republished),
         )
         yield [*found, *report.lines(), *violations(await snapshot_of(chorus))]
     finally:

@@ -38,7 +38,7 @@ async def test_an_older_profile_that_arrives_late_is_ignored(chorus: Stack) -> N
     ]
     assert isinstance(newest.event, UserUpdated)
     assert newest.event.user.version == 3
-    await chorus.tell_again(old)
+    await chorus.publish_again(old)
     await chorus.is_quiet()
     await paid_order(ada)
     [email] = await ada.mail(1)

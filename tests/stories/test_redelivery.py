@@ -176,7 +176,7 @@ async def test_events_published_again_after_the_inbox_was_purged_change_nothing(
     already = await handled(chorus)
     published = published_ids(chorus)
     chance = random.Random(15)
-    renamed = await chorus.tell_again(chance.sample([*events, *events], 2 * len(events)))
+    renamed = await chorus.publish_again(chance.sample([*events, *events], 2 * len(events)))
     await has_handled(chorus, already, renamed)
     assert await stored_state(chorus) == before
     assert published_ids(chorus) == published | {event.id for event in renamed}

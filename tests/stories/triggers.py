@@ -88,7 +88,7 @@ class Triggers:
     async def announce(self) -> None:
         """The signing key once more, as users does at each start."""
         await self._chorus.journal.up_to_now()
-        await self._chorus.tell_again(self._chorus.journal.events(SigningKeyPublished)[:1])
+        await self._chorus.publish_again(self._chorus.journal.events(SigningKeyPublished)[:1])
 
 
 _WAYS: Final[Mapping[type[Event] | str, Callable[[Triggers], Awaitable[Any]]]] = {

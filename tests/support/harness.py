@@ -176,7 +176,7 @@ class RunningService:
     def http(
         self, user: UserState | UUID | None = None, *, role: Role = "user", token: str | None = None
     ) -> httpx.AsyncClient:
-        """A client of the service: a user's, or a anonymous's."""
+        """A client of the service: a user's, or an anonymous one."""
         id = user.id if isinstance(user, UserState) else user
         token = token or (self.signer.token(id, role) if id else None)
         return httpx.AsyncClient(

@@ -116,7 +116,7 @@ class EmailChannel(Channel):
         self._transport: asyncio.WriteTransport | None = None
         self._failures_before = 0
         """How often in a row the server had failed when the connection was opened."""
-        self._worn = False
+        self._used = False
         """Whether the connection has carried e-mails."""
         self._replied = False
         """Whether the server has replied to the present e-mail."""
@@ -132,7 +132,7 @@ class EmailChannel(Channel):
     async def _connect(self) -> None:
         """Connect, encrypt and sign in as configured; note it if that fails."""
         self.close()
-        self._failures_before, self._worn = self._server.failures, False
+        self._failures_before, self._used = self._server.failures, False
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._smtp.connect()
@@ -164,7 +164,7 @@ class EmailChannel(Channel):
         SECONDS.observe(self._loop.time() - started)
         if self._server.failures:
             self._server.answered()
-        self._worn = True
+        self._used = True
         if result.outcome != "accepted":
             await self._reset()
         return result
@@ -192,7 +192,7 @@ class EmailChannel(Channel):
         A server may close a connection between two e-mails: that is no failure, and `ready` connects at once.
         """
         self.close()
-        if self._replied or not self._worn:
+        if self._replied or not self._used:
             self._server.failed(self._failures_before, error)
         if not self._replied:
             raise ServerAwayError(repr(error)) from error

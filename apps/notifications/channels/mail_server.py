@@ -45,11 +45,11 @@ class MailServer:
         self.failures += 1
         self._recovered.clear()
         AWAY.set(1)
-        log.warning("smtp.trouble", error=repr(error), failures=self.failures)
+        log.warning("smtp.unavailable", error=repr(error), failures=self.failures)
 
     def answered(self) -> None:
         """Note that the server replies to e-mails again: it is not away."""
-        log.info("smtp.well", failures=self.failures)
+        log.info("smtp.recovered", failures=self.failures)
         self.failures = 0
         AWAY.set(0)
         self._recovered.set()

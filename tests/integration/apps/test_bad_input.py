@@ -1,8 +1,8 @@
 """Bad input to every operation: a problem document with the right 4xx, never a 500, and no write.
 
 The operations come from the services' OpenAPI documents, so a new route is tested as well.
-See tests/unit/chassis/web/test_routing.py for what every strict route refuses,
-and test_openapi_requests.py for generated requests.
+See tests/unit/chassis/web/test_routing.py and test_request_bodies.py for what every strict route refuses,
+test_bad_bodies.py for bodies, and test_openapi_requests.py for generated requests.
 """
 
 import time

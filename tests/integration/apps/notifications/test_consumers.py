@@ -71,7 +71,7 @@ async def test_redelivered_events_make_one_notification_per_order_and_kind(
     ada = await a_recipient(notifications)
     orders = [an_order(user=ada) for _ in range(20)]
     paid = [outbox_row(payment_succeeded(order)) for order in orders]
-    again = [outbox_row(payment_succeeded(order)) for order in orders]  # the same facts, other ids
+    again = [outbox_row(payment_succeeded(order)) for order in orders]  # the same events, other ids
     await asyncio.gather(
         notifications.processes(*paid, *reversed(again), as_batch=True),
         *(notifications.processes(*reversed(paid)) for _ in range(3)),

@@ -101,7 +101,7 @@ async def test_an_untrusted_server_or_a_wrong_login_gets_nothing_and_counts_no_a
         await here.publish(20, [a_user()])
         for one in wrong:
             [process] = await processes.start(here.installation, "notifications", settings=one)
-            await eventually(lambda: logged(process, "smtp.trouble"))  # noqa: B023
+            await eventually(lambda: logged(process, "smtp.unavailable"))  # noqa: B023
             await asyncio.sleep(1)
             found = await here.rows("SELECT status, attempts FROM notifications")
             assert {(row["status"], row["attempts"]) for row in found} == {("pending", 0)}

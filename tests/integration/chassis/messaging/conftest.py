@@ -29,12 +29,3 @@ async def harness(open_harness: RelayHarness) -> AsyncIterator[RelayHarness]:
     async with open_harness.broker.tap("orders") as open_harness.tap:
         yield open_harness
     await open_harness.pool.execute("DELETE FROM outbox")
-
-
-@pytest.fixture
-async def administrator(
-    harness: RelayHarness,
-) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(harness.installation.database_admin_url("orders"))
-    yield connection
-    await connection.close()

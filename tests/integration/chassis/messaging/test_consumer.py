@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID
 
 import aio_pika
-import asyncpg
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
@@ -263,24 +262,14 @@ async def test_an_event_published_twice_under_two_ids_has_one_effect(
     assert len(billing.published_of(PaymentSucceeded)) == 1
 
 
-@pytest.fixture
-async def administrator(
-    billing: RunningService,
-) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    connection = await asyncpg.connect(billing.installation.database_admin_url("billing"))
-    yield connection
-    await connection.close()
-
-
 async def test_events_survive_the_end_of_all_database_connections(
     billing: RunningService,
     rich: UserState,
-    administrator: "asyncpg.Connection[asyncpg.Record]",
 ) -> None:
     rows = orders_of(rich, 400)
     for start in range(0, 400, 50):
         await billing.receives(*rows[start : start + 50])
-        await administrator.execute(
+        await billing.database.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
             billing.installation.login("billing"),
         )

@@ -85,10 +85,10 @@ class TestRelay:
         assert [event for event in harness.published if isinstance(event, OrderPlaced)] == orders
 
     async def test_a_failed_commit_after_the_confirm_publishes_the_same_events_again(
-        self, harness: RelayHarness, administrator: "asyncpg.Connection[asyncpg.Record]"
+        self, harness: RelayHarness
     ) -> None:
         await harness.commits(*placed(3))
-        await administrator.execute("""
+        await harness.pool.execute("""
             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
                 $$ BEGIN RAISE 'crash after confirm'; END $$;
             CREATE CONSTRAINT TRIGGER fail AFTER DELETE ON outbox
@@ -98,7 +98,7 @@ class TestRelay:
             with pytest.raises(asyncpg.RaiseError, match="crash after confirm"):
                 await harness.relays_once()
         finally:
-            await administrator.execute("DROP TRIGGER fail ON outbox; DROP FUNCTION fail")
+            await harness.pool.execute("DROP TRIGGER fail ON outbox; DROP FUNCTION fail")
         assert await harness.waiting() == 3
         assert await harness.relays_once() == 3
         await harness.tap.flush()

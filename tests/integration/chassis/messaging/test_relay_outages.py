@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-import asyncpg
 import pytest
 
 from chassis.messaging.publisher import Publication, Publisher
@@ -90,13 +89,13 @@ class TestRelayDuringOutages:
             assert await harness.waiting() == 0
 
     async def test_a_relay_survives_terminated_database_connections(
-        self, harness: RelayHarness, administrator: "asyncpg.Connection[asyncpg.Record]"
+        self, harness: RelayHarness
     ) -> None:
         async with harness.relaying() as relay:
             for _ in range(5):
                 await harness.commits(*placed(20))
                 relay.wake()
-                await administrator.execute(
+                await harness.pool.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
                     harness.installation.login("orders"),
                 )

@@ -21,11 +21,6 @@ CUSTOMER = Customer(id=ADA.id, version=ADA.version)
 ORDER = Order.place(ADA.id, ADA.id, 100, now())
 
 
-@pytest.fixture
-async def server() -> Server:
-    return Server()
-
-
 def commands(sql: str) -> str:
     """The commands of a statement and their tables, without the rest."""
     written = re.findall(r"(?:INSERT INTO|UPDATE(?= \w+ SET)) \w+", sql)

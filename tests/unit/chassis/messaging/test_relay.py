@@ -1,11 +1,14 @@
 """When the relay reads the outbox."""
 
+import asyncio
 from typing import Any, cast
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import pytest
 
 from chassis.database.transaction import Transaction
+from chassis.messaging import relay as relay_module
 from chassis.messaging.relay import Relay
 from events.base import Causation
 from events.users import UserRegistered
@@ -34,3 +37,23 @@ class TestRelay:
         assert woken == []
         relay.committed(a_transaction(UserRegistered(user=a_user(id=UUID(int=1)))))
         assert woken == [True]
+
+    async def test_a_wake_during_a_move_is_not_lost(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(relay_module, "SWEEP_SECONDS", 3600.0)
+        relay, moves, again = Relay(cast(Any, None), AsyncMock()), 0, asyncio.Event()
+
+        async def move() -> int:
+            nonlocal moves
+            moves += 1
+            if moves == 1:
+                relay.wake()
+            else:
+                again.set()
+            return 0
+
+        monkeypatch.setattr(relay, "move", move)
+        running = asyncio.create_task(relay.run())
+        async with asyncio.timeout(5):
+            await again.wait()
+        running.cancel()
+        await asyncio.wait([running])

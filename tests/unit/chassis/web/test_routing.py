@@ -55,11 +55,10 @@ class TestQueryPathAndMethod:
         is_problem(await http.get(f"{path}?x"), 422, "invalid_request")
 
     @pytest.mark.parametrize(
-        "id", ["1", "x" * 36, "%00", "%ff", "..", "00000000-0000-0000-0000-00000000000g"]
+        "id", ["1", "x" * 36, "%00", "%ff", "00000000-0000-0000-0000-00000000000g"]
     )
     async def test_a_malformed_id_is_refused(self, http: httpx.AsyncClient, id: str) -> None:
-        if id != "..":
-            is_problem(await http.get(f"/thing/{id}"), 422, "invalid_request")
+        is_problem(await http.get(f"/thing/{id}"), 422, "invalid_request")
 
     @pytest.mark.parametrize(
         "path", ["/", "/nope", "/thing/", "/thing/a/b/c", "//", "/%00", "/live/"]

@@ -1,0 +1,48 @@
+"""`chorus serve` when a service cannot start: its exit status, and what it says."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.support.fixtures import Install
+
+ROOT = Path(__file__).parents[3]
+
+
+async def serve_orders(settings: Mapping[str, str]) -> tuple[int | None, str]:
+    """The exit status, and the output, with these settings of Chorus and no others."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ops", "serve", "orders",
+        cwd=ROOT, env=inherited | dict(settings),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+@pytest.mark.parametrize("missing", ["CHORUS_DATABASE_URL_ORDERS", "CHORUS_AMQP_URL_ORDERS"])
+async def test_a_missing_setting_is_named_in_one_line(
+    install_chorus: Install, missing: str
+) -> None:
+    chorus = await install_chorus("unset", "orders")
+    settings = {name: value for name, value in chorus.environment.items() if name != missing}
+    status, output = await serve_orders(settings)
+    assert (status, output) == (
+        2,
+        f"chorus: {missing} is not set; docs/settings.md lists the settings\n",
+    )
+
+
+async def test_a_service_that_its_database_refuses_ends_with_status_1(
+    install_chorus: Install,
+) -> None:
+    chorus = await install_chorus("refused", "orders")
+    url = chorus.database_url("orders").replace(chorus.password, "wrong")
+    status, output = await serve_orders({**chorus.environment, "CHORUS_DATABASE_URL_ORDERS": url})
+    assert status == 1
+    assert "service.cannot_start" in output
