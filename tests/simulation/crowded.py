@@ -35,8 +35,8 @@ MOST_STEPS: Final = 600
 class Crowded:
     """What was played."""
 
-    digest: str
-    """Of all steps."""
+    steps: tuple[str, ...]
+    """What was done in each."""
     deaths: int
 
 
@@ -60,7 +60,7 @@ def crowded(postgres: Postgres, seed: int) -> Crowded:
                     break
     finally:
         schedule.teardown()
-    return Crowded(schedule.played.digest, schedule.world.deaths)
+    return Crowded(tuple(schedule.world.loop.trace), schedule.world.deaths)
 
 
 def _go_on_in_order(world: World) -> None:
