@@ -5,6 +5,7 @@ left waiting, and is checked again whenever a transaction ends; so time decides 
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
@@ -109,6 +110,8 @@ class Postgres:
         connection = await asyncpg.connect(url, server_settings=settings)
         await connection.execute(CLOCK)
         tables = [record[0] for record in await connection.fetch(TABLES)]
+        for table in tables:  # it comes when it likes, and then other plans find rows in other orders
+            await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         self._wipe[service] = "; ".join(f"DELETE FROM {table}" for table in tables)
         self._administrators[service] = connection
 
@@ -192,6 +195,9 @@ class Postgres:
         assert statement.task is not None
         statement.task.cancel()
         await asyncio.wait([statement.task])
+        # The server may still be at it. Nothing else happens until it has heard that it is to stop.
+        with contextlib.suppress(asyncpg.PostgresError):
+            await statement.connection.execute("SELECT")
 
     def perform(self, statement: Statement) -> None:
         """Execute a statement, and answer it. If it waits for a lock, it is answered once it has it.
