@@ -41,12 +41,14 @@ class Transaction:
         self.now = now
         """The time of this transaction, aware, in UTC."""
         self.outbox: list[outbox.Row] = []
-        """The rows that COMMIT writes to the outbox."""
+        """The events that COMMIT writes to the event log and to the outbox, a row each; it groups them."""
         self.events: list[Event] = []
         """The events of these rows, in the order of `publish`."""
         self.after_commit: list[Callable[[], None]] = []
         """Called once the transaction is durable, and never after a rollback. They must not raise."""
         self._connection = connection
+        self._last_ids: dict[str, int] = {}
+        """By routing key, the id of the last event."""
         self._writes: list[tuple[Write, Sequence[Sequence[Any]]]] = []
 
     async def fetch(self, sql: str, *values: Any) -> list[asyncpg.Record]:
@@ -131,9 +133,18 @@ class Transaction:
 
     def publish(self, event: Event, cause: Causation) -> UUID:
         """Write an event to the outbox; the relay publishes it after COMMIT. Returns the event's id."""
-        id = self.new_id()
+        id = self._event_id(event.key)
         self.outbox.append(outbox.row(id, event, cause, self.now))
         self.events.append(event)
+        return id
+
+    def _event_id(self, routing_key: str) -> UUID:
+        """The ids of up to GROUP events of one routing key are consecutive: they share a row of the event log."""
+        number = self._last_ids.get(routing_key, -1) + 1
+        if number % outbox.GROUP == 0:
+            number = self.new_id().int // outbox.GROUP * outbox.GROUP
+        self._last_ids[routing_key] = number
+        id: UUID = pgproto.UUID(number.to_bytes(16, "big"))
         return id
 
     def new_id(self) -> UUID:
@@ -150,7 +161,9 @@ class Transaction:
         Raises CommitUnknownError if the connection is lost during COMMIT, or during the one statement that replaces it.
         """
         if self.outbox:
-            self._writes.append((Write(outbox.Outbox), list(zip(*self.outbox, strict=True))))
+            columns = list(zip(*outbox.grouped(self.outbox), strict=True))
+            waiting = [columns[0], [None] * len(columns[0])]
+            self._writes += [(Write(outbox.EventLog), columns), (Write(outbox.Outbox), waiting)]
         if self._connection.is_closed():
             raise asyncpg.ConnectionDoesNotExistError("the connection was lost before COMMIT")
         if begun := self._connection.is_in_transaction():

@@ -19,37 +19,43 @@ from aio_pika.abc import AbstractMessage, HeadersType
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
-from chassis.messaging.outbox import JSON, Row
+from chassis.messaging.outbox import GROUP, JSON, Row
 from events.base import Causation, Envelope, Event
 
-MESSAGE_BATCH_LIMIT: Final = 64
+MESSAGE_BATCH_LIMIT: Final = GROUP
 """The most events that one message carries."""
 
 BATCH: Final = "application/cloudevents-batch+json"
 
 MessageBatch: TypeAlias = Sequence[Row]
-"""At least one outbox row, all with the same exchange and routing key."""
+"""At least one row of the event log, all with the same exchange and routing key; at most MESSAGE_BATCH_LIMIT events."""
 
 
 def message_batches(rows: Sequence[Row]) -> Iterator[MessageBatch]:
-    """Group rows by exchange and routing key, in order, into batches of at most MESSAGE_BATCH_LIMIT."""
+    """Rows by exchange and routing key, in order, with as many in each batch as fit."""
     route = attrgetter("exchange", "routing_key")
     for _, same_route in groupby(sorted(rows, key=route), key=route):  # stable: ids stay in order
-        waiting = list(same_route)
-        for start in range(0, len(waiting), MESSAGE_BATCH_LIMIT):
-            yield waiting[start : start + MESSAGE_BATCH_LIMIT]
+        batch: list[Row] = []
+        events = 0
+        for row in same_route:
+            if events + row.events > MESSAGE_BATCH_LIMIT:
+                yield batch
+                batch, events = [], 0
+            batch.append(row)
+            events += row.events
+        yield batch
 
 
 def to_message(batch: MessageBatch) -> Message:
     """One AMQP message for a batch: a plain one for a single event."""
-    first, attributes = batch[0], batch[0].attributes
+    first, attributes, events = batch[0], batch[0].attributes, sum(row.events for row in batch)
     headers: HeadersType
-    if len(batch) == 1:
+    if events == 1:
         body, content_type, headers = first.data, JSON, _headers(attributes)
         message_id, correlation_id = attributes["id"], attributes["correlationid"]
     else:
-        body, content_type = f"[{','.join([row.cloudevent for row in batch])}]", BATCH
-        headers, message_id, correlation_id = {"batch_size": len(batch)}, str(uuid7()), None
+        body, content_type = f"[{','.join([row.cloudevents for row in batch])}]", BATCH
+        headers, message_id, correlation_id = {"batch_size": events}, str(uuid7()), None
     return Message(
         body.encode(),
         headers=headers,

@@ -1,8 +1,8 @@
-"""The relay: publishes the rows of the outbox.
+"""The relay: publishes the rows of the event log that the outbox refers to.
 
 One loop per process. It takes waiting rows, publishes them in message batches, awaits every confirm, and only then
-commits: a row is deleted in the transaction that got its confirm, and a crash at any point leaves it for the next
-relay. So every event is published at least once; the inbox of a consumer skips duplicates.
+commits: a row leaves the outbox in the transaction that got its confirm, and a crash at any point leaves it for the
+next relay. So every event is published at least once; the inbox of a consumer skips duplicates.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool, Transaction, transaction
 from chassis.messaging.errors import is_being_cancelled
 from chassis.messaging.message import MessageBatch, message_batches, to_message
-from chassis.messaging.outbox import Row
+from chassis.messaging.outbox import Outbox, Row
 from chassis.messaging.publisher import Publisher
 
 log = structlog.get_logger(__name__)
 
-TAKE_LIMIT: Final = 1024
-"""Rows per transaction: 16 full message batches."""
+TAKE_LIMIT: Final = 256
+"""Rows per transaction: of 64 events each at most, some 10 MB."""
 
 SWEEP_SECONDS: Final = 1.0
 """How often the relay polls the table without being woken; finds the rows that a crash left."""
@@ -102,7 +102,7 @@ class Relay:
         await asyncio.sleep(delay)
 
     async def move(self) -> int:
-        """Publish up to TAKE_LIMIT waiting rows in one transaction; returns how many rows were taken.
+        """Publish up to TAKE_LIMIT waiting rows in one transaction; returns how many events were taken.
 
         Waits until a transaction of this relay that is in progress has ended. Raises BrokerAwayError, what
         `Publisher.publish` raises, or what the database raises. The rows then stay in the outbox, except perhaps after
@@ -120,16 +120,20 @@ class Relay:
             _reached("after_confirm", rows)
             UNROUTABLE.set(0)
             if any(error is not None for error in results):
-                _put_back(tx, batches, results)
+                await _put_back(tx, batches, results)
             _reached("before_commit", rows)
         _reached("after_commit", rows)
         for batch, error in zip(batches, results, strict=True):
             if error is None:
-                PUBLISHED.labels(batch[0].exchange).inc(len(batch))
-        return len(rows)
+                PUBLISHED.labels(batch[0].exchange).inc(_events(batch))
+        return _events(rows)
 
 
-def _put_back(
+def _events(rows: Sequence[Row]) -> int:
+    return sum(row.events for row in rows)
+
+
+async def _put_back(
     tx: Transaction, batches: Sequence[MessageBatch], results: Sequence[BaseException | None]
 ) -> None:
     """Write the rows that were not confirmed to the outbox again; their retry does not delay other rows.
@@ -139,33 +143,37 @@ def _put_back(
     """
     failed = [(b, error) for b, error in zip(batches, results, strict=True) if error is not None]
     for batch, error in failed:
-        FAILED.labels(type(error).__name__).inc(len(batch))
+        FAILED.labels(type(error).__name__).inc(_events(batch))
         log.error(
             "relay.not_confirmed",
             error=repr(error),
-            events=len(batch),
+            events=_events(batch),
             exchange=batch[0].exchange,
             routing_key=batch[0].routing_key,
         )
-    UNROUTABLE.set(sum(len(batch) for batch, error in failed if isinstance(error, PublishError)))
+    UNROUTABLE.set(
+        sum(_events(batch) for batch, error in failed if isinstance(error, PublishError))
+    )
     if len(failed) == len(batches) and not all(isinstance(e, DeliveryError) for _, e in failed):
         raise BrokerAwayError(repr(failed[0][1]))
     retry_at = tx.now + timedelta(seconds=RETRY_SECONDS)
-    tx.outbox += [row._replace(retry_at=retry_at) for batch, _ in failed for row in batch]
+    await tx.insert([Outbox(id=row.id, retry_at=retry_at) for batch, _ in failed for row in batch])
 
 
 TAKE = f"""
-DELETE FROM outbox WHERE id = ANY(ARRAY(
-    SELECT id FROM outbox WHERE retry_at IS NULL OR retry_at <= now()
-    ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
-RETURNING {", ".join(Row._fields)}
+WITH taken AS (
+    DELETE FROM outbox WHERE id = ANY(ARRAY(
+        SELECT id FROM outbox WHERE retry_at IS NULL OR retry_at <= now()
+        ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
+    RETURNING id)
+SELECT {", ".join(Row._fields)} FROM taken JOIN event_log USING (id)
 """
 # An array is made once. `IN` may be planned as a join that runs the inner query again for each row, and each run locks
 # other rows: slow, and more than the limit. It is planned so once the table has been analysed while it was empty.
 
 
 async def take(tx: Transaction, limit: int) -> list[Row]:
-    """Delete up to `limit` waiting rows and return them, oldest first.
+    """Delete up to `limit` references from the outbox and return their rows of the event log, oldest first.
 
     The deletion is undone if the transaction rolls back. Rows that another relay has locked are skipped. The query
     selects what is unpublished, never "what follows the last id": rows do not commit in the order of their ids.

@@ -19,21 +19,21 @@ POLL_SECONDS: Final = 10.0
 LIMIT: Final = 100_000
 """The most rows that are counted."""
 
-ROWS = Gauge("chorus_outbox_rows", "Events in the outbox; 100,000 at most.")
+ROWS = Gauge("chorus_outbox_rows", "Rows in the outbox, of up to 64 events each; 100,000 at most.")
 OLDEST = Gauge("chorus_outbox_oldest_seconds", "Age of the oldest event in the outbox.")
 MESSAGES = Gauge("chorus_queue_messages", "Messages in the dead-letter queue.", ["queue"])
 
 COUNT: Final = """
-SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting) AS events,
-    coalesce((SELECT extract(epoch FROM clock_timestamp() - occurred_at) FROM outbox ORDER BY id LIMIT 1), 0)::float8
-    AS age
+SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting) AS rows,
+    coalesce((SELECT extract(epoch FROM clock_timestamp() - occurred_at) FROM outbox JOIN event_log USING (id)
+              ORDER BY id LIMIT 1), 0)::float8 AS age
 """
 
 
 async def measure_outbox(pool: Pool) -> None:
     """Set the gauges of the outbox."""
-    events, age = await pool.fetchrow(COUNT, LIMIT)
-    ROWS.set(events)
+    rows, age = await pool.fetchrow(COUNT, LIMIT)
+    ROWS.set(rows)
     OLDEST.set(max(age, 0.0))
 
 

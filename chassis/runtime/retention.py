@@ -1,8 +1,8 @@
-"""Retention: every service purges the rows of its inbox and its idempotency keys once they are old.
+"""Retention: every service purges its inbox, its idempotency keys and its event log of what is old.
 
 An inbox row outlives every redelivery: a consumer may hold a message for 30 days, and events may be published again
-from the event log, which keeps them for seven. Business keys stop later duplicates: one payment per order, one refund
-per payment, one notification per order and kind. All other growing tables are business records and are kept.
+from the event log, which keeps them for seven by default. Business keys stop later duplicates: one payment per order,
+one refund per payment, one notification per order and kind. All other growing tables are business records and are kept.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+import asyncpg
 import structlog
 from prometheus_client import Counter
 
@@ -31,7 +32,9 @@ BATCH_ROWS: Final = 5_000
 PAUSE_SECONDS: Final = 0.25
 """The pause between two such transactions, which limits the rate to 20,000 rows a second."""
 
-PURGED = Counter("chorus_purged_total", "Rows removed when they expired.", ["table"])
+PURGED = Counter(
+    "chorus_purged_total", "Rows removed when they expired; partitions of the event log.", ["table"]
+)
 
 _INBOX: Final = """
 DELETE FROM inbox WHERE event_id = ANY(ARRAY(
@@ -54,12 +57,27 @@ async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
     return removed
 
 
-async def purge_periodically(pool: Pool) -> None:
+async def keep_event_log(pool: Pool, days: int) -> None:
+    """Make the event log's next partitions and drop those that are older than `days`, as the tables' owner.
+
+    Waits two seconds at most for transactions that use it, and else leaves it to the next time.
+    """
+    try:
+        dropped = await pool.fetchval("SELECT keep_event_log($1)", days)
+    except asyncpg.LockNotAvailableError:
+        return
+    if dropped:
+        PURGED.labels("event_log").inc(dropped)
+        log.info("retention.purged", table="event_log", partitions=dropped)
+
+
+async def purge_periodically(pool: Pool, event_log_days: int) -> None:
     """Remove old rows in small batches for as long as the process runs. Replicas share the work."""
     committer: GroupCommitter[str, int] = GroupCommitter(
         pool, purge, name="retention.purge", on_commit=()
     )
     while True:
+        await keep_event_log(pool, event_log_days)
         for table in TABLES:
             total = 0
             while removed := await committer.submit(table):

@@ -103,7 +103,7 @@ class Service:
         self.provide(Readiness(database=self.database.answers, broker=self.broker.answers))
         self.run(
             consumers=self.broker.keep_consuming,
-            retention=partial(purge_periodically, pool),
+            retention=partial(purge_periodically, pool, self.settings.event_log_days),
             outbox_gauges=partial(poll, measure_outbox, pool),
             dead_letter_gauge=partial(poll, measure_dead_letters, self.broker, self.name),
         )

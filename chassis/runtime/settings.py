@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     amqp_url: SecretStr | None = Field(
         None, description="The broker of every service without a URL of its own."
     )
+    event_log_days: int = Field(
+        7, ge=1, description="For how many days a service keeps the events that it has published."
+    )
     smtp_host: str = Field("127.0.0.1", description="The mail server.")
     smtp_port: int = Field(1025, description="Its port.")
     smtp_username: str | None = Field(

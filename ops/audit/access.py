@@ -13,7 +13,12 @@ from apps import SERVICES
 from chassis.runtime.settings import Settings
 from ops.management import vhost_of, with_login
 
-EVERYWHERE: Final = {"inbox": "", "outbox": "(occurred_at)", "signing_keys": ""}
+EVERYWHERE: Final = {
+    "inbox": "",
+    "outbox": "",
+    "event_log": "(id, exchange, routing_key, occurred_at, events)",
+    "signing_keys": "",
+}
 
 NOTIFICATION: Final = (
     "(id, user_id, order_id, kind, amount, address, subject, status, created_at, correlation_id,"

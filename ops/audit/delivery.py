@@ -14,7 +14,9 @@ from ops.audit.rules import RETAINED, Comparison, View, WholeCheck
 from ops.subscriptions import SUBSCRIPTIONS
 
 OUTBOX: Final = """
-SELECT count(*) AS rows, count(*) FILTER (WHERE $1::interval = '0' OR occurred_at <= now() - $1) AS overdue FROM outbox
+SELECT coalesce(sum(events), 0) AS events,
+    coalesce(sum(events) FILTER (WHERE $1::interval = '0' OR occurred_at <= now() - $1), 0) AS overdue
+FROM outbox JOIN event_log USING (id)
 """
 UNSENT: Final = "SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending')"
 
@@ -33,7 +35,7 @@ class Leftovers:
     def __init__(self, depths: Callable[[], Awaitable[Mapping[str, int] | None]]) -> None:
         self._depths = depths
         self.outboxes: dict[str, int] = {}
-        """Rows by service."""
+        """Events by service."""
 
     async def find(self, view: View, _ids: Ids = None) -> list[Finding]:
         found, resting = [], not view.grace
@@ -42,8 +44,8 @@ class Leftovers:
             if messages and (resting or queue.endswith(f".{DEAD}")):
                 found.append(f"{messages} messages lie in {queue}")
         for service, database in view.databases.items():
-            [[rows, overdue]] = await database.rows(OUTBOX, view.grace)
-            self.outboxes[service] = rows
+            [[events, overdue]] = await database.rows(OUTBOX, view.grace)
+            self.outboxes[service] = events
             if overdue:
                 found.append(f"{overdue} events stay in the outbox of {service}")
         self.unsent = await view.databases["notifications"].value(UNSENT)

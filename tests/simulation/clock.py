@@ -31,7 +31,7 @@ class Ids:
     def __call__(self) -> UUID:
         self._count += 1
         milliseconds = int((EPOCH.timestamp() + self._loop.time()) * 1000)
-        return UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62) | self._count)
+        return UUID(int=(milliseconds << 80) | (7 << 76) | (2 << 62) | self._count << 6)
 
 
 @contextlib.contextmanager

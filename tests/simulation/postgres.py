@@ -39,9 +39,10 @@ SETTINGS: Final = {
     "synchronous_commit": "off",  # the server itself never dies here
     "simulated.moment": "epoch",
 }
-TABLES: Final = (
-    "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
-)
+TABLES: Final = """
+SELECT relname FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'
+"""
 BLOCKING: Final = "SELECT pg_blocking_pids($1)"
 IS_BLOCKED: Final = "SELECT cardinality(pg_blocking_pids($1)) > 0"
 
@@ -110,7 +111,9 @@ class Postgres:
         connection = await asyncpg.connect(url, server_settings=settings)
         await connection.execute(CLOCK)
         tables = [record[0] for record in await connection.fetch(TABLES)]
-        for table in tables:  # it comes when it likes, and then other plans find rows in other orders
+        for (
+            table
+        ) in tables:  # it comes when it likes, and then other plans find rows in other orders
             await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         self._wipe[service] = "; ".join(f"DELETE FROM {table}" for table in tables)
         self._administrators[service] = connection

@@ -190,7 +190,9 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "something was not published": (
         8,
         {
-            "orders": "INSERT INTO outbox VALUES (gen_random_uuid(), 'orders', 'x', '2020-01-01', '{}')"
+            "orders": "WITH logged AS (INSERT INTO event_log"
+            " VALUES (gen_random_uuid(), 'orders', 'x', '2020-01-01', 1, '{}') RETURNING id)"
+            " INSERT INTO outbox (id) SELECT id FROM logged"
         },
     ),
     "a notification is not sent": (

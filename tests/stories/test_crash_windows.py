@@ -18,7 +18,9 @@ from tests.support.processes import ServiceProcess
 from tests.support.proxy import Proxy
 
 PLACED = "OrderPlaced"
-WAITING = "SELECT count(*) FROM outbox WHERE routing_key = 'order-placed.v1'"
+WAITING = (
+    "SELECT count(*) FROM outbox JOIN event_log USING (id) WHERE routing_key = 'order-placed.v1'"
+)
 CHARGED = "SELECT count(*) FROM charges WHERE order_id = ANY($1)"
 PROCESSED = {"name": "chorus_inbox_processed_total", "queue": "billing.order-placed"}
 DUPLICATES = {"name": "chorus_inbox_duplicates_total", "queue": "billing.order-placed"}

@@ -228,5 +228,6 @@ def test_every_mutant_is_tried() -> None:
 
 
 _INTO_OUTBOX = """
-INSERT INTO outbox (id, exchange, routing_key, occurred_at, cloudevent, retry_at) VALUES ($1, $2, $3, $4, $5, $6)
+WITH logged AS (INSERT INTO event_log VALUES ($1, $2, $3, $4, $5, $6) RETURNING id)
+INSERT INTO outbox (id) SELECT id FROM logged
 """

@@ -127,4 +127,4 @@ def outbox_row(
 
 def with_body(row: Row, body: str) -> Row:
     """The same event with another body, as another release may have written it."""
-    return row._replace(cloudevent=f"{row.cloudevent.removesuffix(row.data + '}')}{body}}}")
+    return row._replace(cloudevents=f"{row.cloudevents.removesuffix(row.data + '}')}{body}}}")

@@ -59,8 +59,9 @@ def relay_by_last_id() -> None:
     async def take(tx: Transaction, limit: int) -> list[outbox.Row]:
         task = asyncio.current_task()
         records = await tx.fetch(
-            "DELETE FROM outbox WHERE id = ANY(ARRAY(SELECT id FROM outbox WHERE id > $1 ORDER BY id LIMIT $2))"
-            f" RETURNING {', '.join(outbox.Row._fields)}",
+            "WITH taken AS (DELETE FROM outbox WHERE id = ANY(ARRAY("
+            "SELECT id FROM outbox WHERE id > $1 ORDER BY id LIMIT $2)) RETURNING id)"
+            f" SELECT {', '.join(outbox.Row._fields)} FROM taken JOIN event_log USING (id)",
             last.get(task, UUID(int=0)),
             limit,
         )

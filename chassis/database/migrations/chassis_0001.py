@@ -1,17 +1,25 @@
-"""Revision 0001 of the tables that every service has: outbox, inbox, idempotency keys, signing keys.
+"""Revision 0001 of the tables that every service has: event log, outbox, inbox, idempotency keys, signing keys.
 
 The first migration of each service calls it. Like any migration it never changes once it has been applied.
 """
 
+from alembic import op
+
 from chassis.database.migrations import grant, run
 
 SQL = """
-CREATE TABLE outbox (
+CREATE TABLE event_log (
     id uuid PRIMARY KEY,
     exchange varchar NOT NULL,
     routing_key varchar NOT NULL,
     occurred_at timestamptz NOT NULL,
-    cloudevent varchar NOT NULL,
+    events smallint NOT NULL,
+    cloudevents varchar NOT NULL
+) PARTITION BY RANGE (id);
+DO $$BEGIN ALTER TABLE event_log ALTER cloudevents SET COMPRESSION lz4; EXCEPTION WHEN feature_not_supported THEN END$$;
+CREATE TABLE event_log_rest PARTITION OF event_log DEFAULT;
+CREATE TABLE outbox (
+    id uuid PRIMARY KEY,
     retry_at timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE TABLE inbox (
@@ -37,9 +45,62 @@ CREATE TABLE signing_keys (
 );
 """
 
+FUNCTIONS = """
+CREATE FUNCTION least_id(moment timestamptz) RETURNS uuid IMMUTABLE LANGUAGE sql AS $$
+    SELECT rpad(lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0'), 32, '0')::uuid
+$$;;
+CREATE FUNCTION keep_event_log(days integer) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+    today timestamptz := date_trunc('day', now(), 'UTC');
+    oldest uuid := least_id(date_trunc('day', now(), 'UTC') - make_interval(days => days));
+    day timestamptz;
+    part text;
+    dropped integer := 0;
+BEGIN
+    IF days < 1 THEN
+        RAISE EXCEPTION 'the event log is kept for a day at least';
+    END IF;
+    PERFORM pg_advisory_xact_lock(4242002);
+    FOR ahead IN 0..2 LOOP
+        day := today + make_interval(days => ahead);
+        part := 'event_log_' || to_char(day AT TIME ZONE 'UTC', 'YYYYMMDD');
+        IF to_regclass(part) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE %I (LIKE event_log INCLUDING ALL)', part);
+                EXECUTE format('ALTER TABLE event_log ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                               part, least_id(day), least_id(day + interval '1 day'));
+            EXCEPTION WHEN check_violation THEN
+                NULL;  -- events of this day are in the default partition already, and stay there
+            END;
+        END IF;
+    END LOOP;
+    FOR part IN
+        SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+        WHERE inhparent = 'event_log'::regclass AND relname ~ '^event_log_[0-9]{8}$'
+            AND relname < 'event_log_' || to_char((today - make_interval(days => days)) AT TIME ZONE 'UTC', 'YYYYMMDD')
+            AND NOT EXISTS (SELECT FROM outbox WHERE id < oldest)
+    LOOP
+        EXECUTE format('DROP TABLE %I', part);
+        dropped := dropped + 1;
+    END LOOP;
+    DELETE FROM event_log_rest r WHERE id < oldest AND NOT EXISTS (SELECT FROM outbox WHERE outbox.id = r.id);
+    RETURN dropped;
+END
+$$;;
+REVOKE ALL ON FUNCTION keep_event_log FROM PUBLIC;;
+SELECT keep_event_log(1)
+"""
+"""`least_id`: the least UUIDv7 of a moment. `keep_event_log`: makes the partitions of today and the next two days, and
+drops those that are older than `days`, unless events of that time are unpublished; returns how many were dropped."""
+
 
 def upgrade() -> None:
     """Create the tables and grant the service's role access."""
     run(SQL)
+    for statement in FUNCTIONS.split(";;\n"):
+        op.execute(statement)
+    grant("SELECT, INSERT", "event_log")
+    grant("EXECUTE", "FUNCTION keep_event_log")
     grant("SELECT, INSERT, UPDATE, DELETE", "outbox", "inbox", "idempotency_keys")
     grant("SELECT, INSERT, DELETE", "signing_keys")

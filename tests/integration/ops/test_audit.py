@@ -172,9 +172,9 @@ async def test_watching_serves_metrics_until_sigterm(chorus: Installation) -> No
 
 SECRETS = {
     "users": ["SELECT password_hash FROM users", "SELECT * FROM key_pairs", "SELECT * FROM users"],
-    "billing": ["SELECT * FROM idempotency_keys", "SELECT cloudevent FROM outbox"],
-    "orders": ["SELECT * FROM idempotency_keys", "SELECT cloudevent FROM outbox"],
-    "notifications": ["SELECT body FROM notifications", "SELECT cloudevent FROM outbox"],
+    "billing": ["SELECT * FROM idempotency_keys", "SELECT cloudevents FROM event_log"],
+    "orders": ["SELECT * FROM idempotency_keys", "SELECT cloudevents FROM event_log"],
+    "notifications": ["SELECT body FROM notifications", "SELECT cloudevents FROM event_log"],
 }
 
 

@@ -109,7 +109,10 @@ async def test_events_are_consumed_under_an_alarm(
                 assert await database.fetchval(count, orders) == MANY
 
             await eventually(decided)
-            outcomes = "SELECT count(*) FROM outbox WHERE routing_key = 'payment-rejected.v1'"
+            outcomes = (
+                "SELECT count(*) FROM outbox JOIN event_log USING (id)"
+                " WHERE routing_key = 'payment-rejected.v1'"
+            )
             assert await database.fetchval(outcomes) >= MANY
     finally:
         await database.close()

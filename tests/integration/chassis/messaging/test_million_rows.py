@@ -21,9 +21,12 @@ from tests.support.opened import opened
 MILLION: Final = 1_000_000
 FEW: Final = 3 * TAKE_LIMIT
 WAITING: Final = """
-INSERT INTO outbox (id, exchange, routing_key, occurred_at, cloudevent)
-SELECT lpad(to_hex(n), 32, '0')::uuid, 'orders', 'order-placed.v1', now() - random() * interval '1 hour', '{}'
-FROM generate_series($1::int, $2::int) AS n
+WITH logged AS (
+    INSERT INTO event_log
+    SELECT lpad(to_hex(n), 32, '0')::uuid, 'orders', 'order-placed.v1', now() - random() * interval '1 hour', 1, '{}'
+    FROM generate_series($1::int, $2::int) AS n RETURNING id
+)
+INSERT INTO outbox (id) SELECT id FROM logged
 """
 PROCESSED: Final = (
     "INSERT INTO inbox SELECT gen_random_uuid(), now() FROM generate_series(1, $1::int)"

@@ -15,8 +15,10 @@ from tests.support.shopping import place
 
 TWO_MINUTES_LATE = "UPDATE orders SET placed_at = placed_at - interval '2 minutes' WHERE id = $1"
 RESTING = """
-INSERT INTO outbox (id, exchange, routing_key, occurred_at, cloudevent, retry_at)
-VALUES (gen_random_uuid(), 'orders', 'order-paid.v1', $1, '{}', $2)
+WITH logged AS (
+    INSERT INTO event_log VALUES (gen_random_uuid(), 'orders', 'order-paid.v1', $1, 1, '{}') RETURNING id
+)
+INSERT INTO outbox SELECT id, $2 FROM logged
 """
 
 

@@ -16,7 +16,7 @@ ROWS = 1_000_000
 
 async def purge_old(service: RunningService, table: str) -> None:
     """Run the service's purge task until a table holds no rows beyond their age."""
-    task = asyncio.create_task(retention.purge_periodically(service.service.database.pool))
+    task = asyncio.create_task(retention.purge_periodically(service.service.database.pool, 7))
     try:
 
         async def purged() -> bool:

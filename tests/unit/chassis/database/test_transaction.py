@@ -38,7 +38,7 @@ class TestRoundTrips:
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
         assert [commands(sql) for sql in server.executed] == [
             "SELECT FROM customers",
-            "INSERT INTO orders, UPDATE customers, INSERT INTO outbox",
+            "INSERT INTO orders, UPDATE customers, INSERT INTO event_log, INSERT INTO outbox",
         ]
         assert server.begun == 1
 
@@ -49,7 +49,7 @@ class TestRoundTrips:
             tx.publish(UserRegistered(user=ADA), Causation("flow"))
         assert [commands(sql) for sql in server.executed] == [
             "SELECT FROM customers",
-            "INSERT INTO orders, INSERT INTO outbox",
+            "INSERT INTO orders, INSERT INTO event_log, INSERT INTO outbox",
         ]
         assert server.begun == 0
         assert len(server.committed) == 1
@@ -70,7 +70,7 @@ class TestRoundTrips:
             "INSERT INTO customers",
             "UPDATE customers",
             "SELECT FROM orders",
-            "INSERT INTO outbox",
+            "INSERT INTO event_log, INSERT INTO outbox",
         ]
         assert server.begun == 1
 

@@ -92,7 +92,7 @@ def _as_a_property(text: str) -> str:
     ],
 )
 def test_an_event_with_a_time_that_amqp_cannot_carry_is_dead_lettered(time: object) -> None:
-    item = json.loads(a_row().cloudevent) | {"time": time}
+    item = json.loads(a_row().cloudevents) | {"time": time}
     batch = Message(json.dumps([item, item]).encode(), content_type=BATCH)
     dead_letter = alone(batch, 0)
     assert dead_letter.timestamp is None
