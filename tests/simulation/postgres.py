@@ -198,7 +198,7 @@ class Postgres:
         assert statement.task is not None
         statement.task.cancel()
         await asyncio.wait([statement.task])
-        # The server may still be at it. Nothing else happens until it has heard that it is to stop.
+        # The server may still be at it. Nothing else happens until it has stopped.
         with contextlib.suppress(asyncpg.PostgresError):
             await statement.connection.execute("SELECT")
 
