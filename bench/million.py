@@ -75,7 +75,7 @@ SELECT pg_temp.made('7003', n), r.id, pg_temp.made('7001', n), 'joy', $2, 0, 'EU
 FROM generate_series(0, $3::bigint - 1) AS n JOIN recipients r ON r.id = ($1::uuid[])[n % cardinality($1) + 1]
 """
 PROCESSED: Final = """
-INSERT INTO inbox (event_id, received_at) SELECT pg_temp.made('7005', n), now()
+INSERT INTO inbox SELECT pg_temp.made('7005', n * 64), 'orders', 1, now()
 FROM generate_series(0, $1::bigint - 1) AS n
 """
 

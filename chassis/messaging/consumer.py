@@ -12,7 +12,7 @@ whole and the batch is processed again, deduplicated. Decision record 22 has the
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -24,14 +24,16 @@ from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from prometheus_client import Counter
 from pydantic import ValidationError
+from sqlalchemy import BigInteger
 from sqlmodel import Field
 
 from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
-from chassis.database.tables import Table
+from chassis.database.tables import Table, from_record, statements
 from chassis.database.transaction import Pool, Transaction
 from chassis.messaging.dead_letters import DEAD_LETTERED, DeadLetterQueue, with_reason
 from chassis.messaging.message import alone, from_message
+from chassis.messaging.outbox import GROUP, bits
 from chassis.messaging.topology import queue_name
 from events.base import Envelope, Event
 
@@ -62,29 +64,60 @@ Handler = Callable[[Transaction, Sequence[Envelope[E]]], Awaitable[object]]
 
 
 class InboxRow(Table, table=True):
-    """A processed event. The row outlives every possible redelivery; `retention` purges it later."""
+    """Processed events of one publisher whose ids differ in the last six bits alone, as those of one message often do.
+
+    The row outlives every possible redelivery; `retention` purges it later.
+    """
 
     __tablename__ = "inbox"
 
-    event_id: UUID = Field(primary_key=True)
+    id: UUID = Field(primary_key=True)
+    """Of the events, with zeros in these bits."""
+    source: str = Field(primary_key=True)
+    """The exchange of the publisher: nobody else can use its ids up."""
+    members: int = Field(sa_type=BigInteger)
+    """A bit for each event that was processed, at the number that its id has in these bits."""
     received_at: datetime
 
 
-async def deduplicate(tx: Transaction, received: Sequence[Envelope[E]]) -> list[Envelope[E]]:
-    """The events that are not in the inbox, each once, in the order of arrival."""
-    once = {envelope.id: envelope for envelope in received}
-    known = await tx.load(InboxRow, once)
-    return [envelope for id, envelope in once.items() if id not in known]
+KnownRows = Mapping[int, InboxRow]  # by the first 122 bits of the ids
+KNOWN: Final = (
+    f"{statements(InboxRow).where('source = $1 AND id = ANY($2)')} ORDER BY id FOR NO KEY UPDATE"
+)
 
 
-async def mark_processed(tx: Transaction, processed: Sequence[Envelope[E]]) -> None:
-    """Insert events into the inbox; COMMIT fails with asyncpg.UniqueViolationError if one is there already.
+async def deduplicate(
+    tx: Transaction, received: Sequence[Envelope[E]]
+) -> tuple[list[Envelope[E]], KnownRows]:
+    """The events that are not in the inbox, each once, in the order of arrival; and their groups' rows, locked."""
+    once = {envelope.id.int: envelope for envelope in received}
+    groups = {UUID(int=number // GROUP * GROUP) for number in once}
+    records = await tx.fetch(KNOWN, received[0].event.exchange, list(groups))
+    known = {record["id"].int // GROUP: from_record(InboxRow, record) for record in records}
+    members = {group: row.members for group, row in known.items()}
+    new = [once[n] for n in once if not members.get(n // GROUP, 0) >> n % GROUP & 1]
+    return new, known
 
-    The rows are written by the last statement of the transaction, after every lock, and in the order of event ids:
+
+async def mark_processed(
+    tx: Transaction, processed: Sequence[Envelope[E]], known: KnownRows
+) -> None:
+    """Write events to the inbox; COMMIT fails with asyncpg.UniqueViolationError if a row exists that is not `known`.
+
+    The rows are written by the last statement of the transaction, after every lock, and in the order of their ids:
     two consumers of the same events wait for each other and never deadlock.
     """
-    ids = sorted(envelope.id for envelope in processed)
-    await tx.insert([InboxRow(event_id=id, received_at=tx.now) for id in ids])
+    source = processed[0].event.exchange
+    new, changed = [], []
+    for group, members in bits(envelope.id for envelope in processed).items():
+        if row := known.get(group):
+            row.members |= members
+            changed.append(row)
+        else:
+            id = UUID(int=group * GROUP)
+            new.append(InboxRow(id=id, source=source, members=members, received_at=tx.now))
+    await tx.update(changed, "members")
+    await tx.insert(new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +170,25 @@ class Consumer(Generic[E]):
             description=subscription.handler.__doc__,
         )(self._on_message)
 
-    async def _process(
-        self, tx: Transaction, new: Sequence[Envelope[E]], duplicates: int = 0
-    ) -> list[None]:
+    async def _process(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
         """Process events without a look into the inbox; the transaction fails if one was processed before."""
-        if new:
-            await self._handler(tx, new)
-            await mark_processed(tx, new)
-        self._reached("after_mark_processed")
-        tx.after_commit.append(partial(self._count, len(new), duplicates))
-        return [None] * (len(new) + duplicates)
+        if len({event.id for event in received}) < len(received):
+            return await self._process_new(tx, received)
+        return await self._handle(tx, received, {}, len(received))
 
     async def _process_new(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
         """Process the events that were not processed before."""
-        new = await deduplicate(tx, received)
-        return await self._process(tx, new, duplicates=len(received) - len(new))
+        return await self._handle(tx, *await deduplicate(tx, received), len(received))
+
+    async def _handle(
+        self, tx: Transaction, new: Sequence[Envelope[E]], known: KnownRows, received: int
+    ) -> list[None]:
+        if new:
+            await self._handler(tx, new)
+            await mark_processed(tx, new, known)
+        self._reached("after_mark_processed")
+        tx.after_commit.append(partial(self._count, len(new), received - len(new)))
+        return [None] * received
 
     def _count(self, new: int, duplicates: int) -> None:
         self._processed_total.inc(new)

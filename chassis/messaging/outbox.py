@@ -82,6 +82,14 @@ class Outbox(Table, table=True):
     """The relay skips the row until this moment; set if the broker returned or refused the message."""
 
 
+def bits(ids: Iterable[UUID]) -> dict[int, int]:
+    """By group, in order, a bit for each id: at the number in its last six bits, as in PostgreSQL's bigint."""
+    found: dict[int, int] = {}
+    for group, number in sorted([divmod(id.int, GROUP) for id in ids]):
+        found[group] = found.get(group, 0) | (1 << number if number < GROUP - 1 else -1 << number)
+    return found
+
+
 def grouped(rows: Iterable[Row]) -> list[Row]:
     """The same events in as few rows as possible: those of one exchange and routing key whose ids are of one group."""
     groups: dict[tuple[str, str, int], list[Row]] = {}

@@ -37,8 +37,8 @@ PURGED = Counter(
 )
 
 _INBOX: Final = """
-DELETE FROM inbox WHERE event_id = ANY(ARRAY(
-    SELECT event_id FROM inbox WHERE received_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))
+DELETE FROM inbox WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM inbox WHERE received_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED))
 """
 _KEYS: Final = """
 DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(

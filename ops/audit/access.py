@@ -15,6 +15,7 @@ from ops.management import vhost_of, with_login
 
 EVERYWHERE: Final = {
     "inbox": "",
+    "processed_events": "",
     "outbox": "",
     "event_log": "(id, exchange, routing_key, occurred_at, events)",
     "signing_keys": "",

@@ -62,8 +62,9 @@ NOTIFICATIONS: Final = Check(
     "notification",
     "notifications",
     """
-    SELECT n.id, user_id, causation_id, address, email, version, event_id IS NOT NULL AS received
-    FROM notifications n LEFT JOIN recipients r ON r.id = user_id LEFT JOIN inbox ON event_id = causation_id
+    SELECT n.id, user_id, causation_id, address, email, version, i.id IS NOT NULL AS received
+    FROM notifications n LEFT JOIN recipients r ON r.id = user_id
+        LEFT JOIN inbox i ON i.id = event_group(causation_id) AND members & event_member(causation_id) <> 0
     """,
     (
         # Former addresses are in no table: of a user who has changed something this cannot be judged.

@@ -81,7 +81,7 @@ def created_by_migrations(service: str) -> Iterator[str]:
         *(ROOT / "chassis/database/migrations").glob("chassis_*.py"),
     ]
     for path in files:
-        yield from re.findall(r"\bCREATE TABLE (\w+)", path.read_text())
+        yield from re.findall(r"\bCREATE TABLE (\w+) \(", path.read_text())
 
 
 def test_every_service_has_a_canvas_and_subscriptions() -> None:

@@ -66,7 +66,9 @@ async def read_snapshot(
         for table, (service, columns) in TABLES.items()
     }
     inboxes: Mapping[str, set[UUID]] = {
-        service: {id for [id] in await databases[service].rows("SELECT event_id FROM inbox")}
+        service: {
+            id for [id] in await databases[service].rows("SELECT event_id FROM processed_events")
+        }
         for service in SERVICES
     }
     return Snapshot(**rows, inboxes=dict(inboxes), events=[*events], mail=mail, history=history)

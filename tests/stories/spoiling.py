@@ -3,8 +3,8 @@
 from typing import Final
 from uuid import UUID
 
-INVENTED: Final = (
-    "INSERT INTO inbox VALUES ('01a21700-0000-7000-8000-00000000000{n}', now())"  # of November 2026
+INVENTED: Final = (  # of November 2026
+    "INSERT INTO inbox VALUES ('01a21700-0000-7000-8000-000000000{n}00', 'users', 1, now())"
 )
 
 SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
@@ -204,13 +204,16 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "an event was not received": (
         9,
         {
-            "notifications": "DELETE FROM inbox WHERE event_id = (SELECT event_id FROM inbox WHERE event_id NOT IN"
+            "notifications": "DELETE FROM inbox WHERE id = ("
+            "SELECT event_group(event_id) FROM processed_events WHERE event_id NOT IN"
             " (SELECT causation_id FROM notifications) LIMIT 1)"
         },
     ),
     "an event was received and not published": (
         9,
-        {"billing": "INSERT INTO inbox VALUES (gen_random_uuid(), now())"},
+        {
+            "billing": "INSERT INTO inbox VALUES (event_group(gen_random_uuid()), 'orders', 1, now())"
+        },
     ),
     "a key was received by all but one": (
         9,

@@ -258,7 +258,10 @@ class Stack:
 
     async def inbox(self, service: str) -> set[UUID]:
         """The ids of all events that a service has processed."""
-        return {row["event_id"] for row in await self.rows(service, "SELECT event_id FROM inbox")}
+        return {
+            row["event_id"]
+            for row in await self.rows(service, "SELECT event_id FROM processed_events")
+        }
 
     async def queues(self) -> dict[str, int]:
         """How many messages are ready in each queue."""

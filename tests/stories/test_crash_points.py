@@ -122,7 +122,9 @@ FAULT: Final = """
 CREATE OR REPLACE FUNCTION fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'a fault of this event'; END $$
 """
 IN_ONE: Final = """
-CREATE TRIGGER fault BEFORE INSERT ON inbox FOR EACH ROW WHEN (NEW.event_id = '{id}') EXECUTE FUNCTION fault()
+CREATE TRIGGER fault BEFORE INSERT ON inbox FOR EACH ROW
+WHEN (NEW.id = event_group('{id}') AND NEW.members & event_member('{id}') <> 0)
+EXECUTE FUNCTION fault()
 """
 MENDED: Final = "DROP TRIGGER fault ON inbox"
 

@@ -115,7 +115,7 @@ class RunningService:
     async def has_processed(self, *rows: Row) -> None:
         """Wait until events are processed and the resulting events are published."""
         ids = list({row.id for row in rows})
-        known = "SELECT count(*) FROM inbox WHERE event_id = ANY($1)"
+        known = "SELECT count(*) FROM processed_events WHERE event_id = ANY($1)"
 
         async def all_known() -> None:
             assert await self.value(known, ids) == len(ids), f"{self.name} has not processed all"

@@ -63,7 +63,8 @@ class RelayHarness:
             await asyncio.wait([task])
 
     async def waiting(self) -> int:
-        count: int = await self.pool.fetchval("SELECT count(*) FROM outbox")
+        waiting = "SELECT coalesce(sum(events), 0) FROM outbox JOIN event_log USING (id)"
+        count: int = await self.pool.fetchval(waiting)
         return count
 
     async def everything_is_taken(self) -> bool:

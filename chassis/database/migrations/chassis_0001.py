@@ -23,8 +23,11 @@ CREATE TABLE outbox (
     retry_at timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE TABLE inbox (
-    event_id uuid PRIMARY KEY,
-    received_at timestamptz NOT NULL
+    id uuid,
+    source varchar,
+    members bigint NOT NULL,
+    received_at timestamptz NOT NULL,
+    PRIMARY KEY (id, source)
 );
 CREATE INDEX inbox_received_at ON inbox USING brin (received_at);
 CREATE TABLE idempotency_keys (
@@ -46,6 +49,16 @@ CREATE TABLE signing_keys (
 """
 
 FUNCTIONS = """
+CREATE FUNCTION event_group(event uuid) RETURNS uuid IMMUTABLE LANGUAGE sql AS $$
+    SELECT overlay(event::text PLACING lpad(to_hex(get_byte(uuid_send(event), 15) & 192), 2, '0') FROM 35)::uuid
+$$;;
+CREATE FUNCTION event_member(event uuid) RETURNS bigint IMMUTABLE LANGUAGE sql AS $$
+    SELECT 1::bigint << (get_byte(uuid_send(event), 15) & 63)
+$$;;
+CREATE VIEW processed_events AS
+    SELECT overlay(id::text PLACING lpad(to_hex((get_byte(uuid_send(id), 15) + n)), 2, '0') FROM 35)::uuid AS event_id,
+        source, received_at
+    FROM inbox, generate_series(0, 63) AS n WHERE members >> n & 1 = 1;;
 CREATE FUNCTION least_id(moment timestamptz) RETURNS uuid IMMUTABLE LANGUAGE sql AS $$
     SELECT rpad(lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0'), 32, '0')::uuid
 $$;;
@@ -91,7 +104,8 @@ $$;;
 REVOKE ALL ON FUNCTION keep_event_log FROM PUBLIC;;
 SELECT keep_event_log(1)
 """
-"""`least_id`: the least UUIDv7 of a moment. `keep_event_log`: makes the partitions of today and the next two days, and
+"""`event_group` and `event_member`: where the inbox has an event. `processed_events`: the inbox, a row for each event.
+`least_id`: the least UUIDv7 of a moment. `keep_event_log`: makes the partitions of today and the next two days, and
 drops those that are older than `days`, unless events of that time are unpublished; returns how many were dropped."""
 
 

@@ -60,11 +60,15 @@ async def execute(url: str, script: str, *values: Any) -> None:
 async def an_invented_event(chorus: Installation) -> AsyncIterator[None]:
     """Billing has received an event that was never published, in this block."""
     url = chorus.database_admin_url("billing")
-    await execute(url, "INSERT INTO inbox VALUES ($1, now())", INVENTED)
+    await execute(
+        url,
+        "INSERT INTO inbox VALUES (event_group($1), 'users', event_member($1), now())",
+        INVENTED,
+    )
     try:
         yield
     finally:
-        await execute(url, "DELETE FROM inbox WHERE event_id = $1", INVENTED)
+        await execute(url, "DELETE FROM inbox WHERE id = event_group($1)", INVENTED)
 
 
 async def test_without_findings_it_ends_with_0(chorus: Installation) -> None:

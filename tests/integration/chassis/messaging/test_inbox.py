@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from uuid import UUID
 
 import pytest
 from fastapi import APIRouter
+from uuid_utils.compat import uuid7
 
 from chassis.database.transaction import Transaction
 from chassis.messaging.consumer import Subscription
@@ -15,6 +17,7 @@ from events.base import Envelope
 from events.orders import OrderPlaced
 from events.users import SigningKeyPublished
 from tests.support.builders import an_order, outbox_row
+from tests.support.eventually import eventually
 from tests.support.fixtures import Install
 from tests.support.harness import RunningService
 
@@ -82,11 +85,44 @@ async def test_an_event_processed_by_a_concurrent_replica_has_one_effect(
     """A check before the write does not see rows that are not committed yet."""
     row = outbox_row(OrderPlaced(order=an_order()))
     async with service.meanwhile() as other:
-        await other.execute("INSERT INTO inbox VALUES ($1, now())", row.id)
+        await other.execute(
+            "INSERT INTO inbox VALUES (event_group($1), 'orders', event_member($1), now())", row.id
+        )
         await service.receives(row)
         await service.is_blocked()
     await service.has_processed(row)
     assert await effects(service) == []
+
+
+@pytest.mark.parametrize("first", range(4))
+async def test_events_of_one_group_are_deduplicated_alone_and_in_other_batches(
+    service: RunningService, first: int
+) -> None:
+    """Each order of arrival: alone, then in a batch of some, then all; the last bit of a row is its sign."""
+    group = uuid7().int // 64 * 64
+    numbers = [0, 31, 62, 63]
+    rows = [outbox_row(OrderPlaced(order=an_order()), id=UUID(int=group + n)) for n in numbers]
+    await service.processes(rows[first])
+    await service.processes(*rows[1:3], as_batch=True)
+    await service.processes(*rows, as_batch=True)
+    for row in rows:
+        await service.processes(row)
+    assert sorted(await effects(service)) == sorted(str(row.id) for row in rows)
+    assert await service.value("SELECT count(*) FROM inbox WHERE id = $1", UUID(int=group)) == 1
+
+
+async def test_another_publishers_event_with_the_same_id_is_processed(
+    service: RunningService,
+) -> None:
+    """A service that uses an id first cannot make a consumer skip the event of another one."""
+    row = outbox_row(OrderPlaced(order=an_order()))
+    await service.processes(outbox_row(service.signer.published(), id=row.id))
+    await service.receives(row)
+
+    async def processed() -> None:
+        assert await effects(service) == [str(row.id)]
+
+    await eventually(processed)
 
 
 async def test_an_event_twice_in_one_message_batch_has_one_effect(
@@ -108,7 +144,7 @@ async def test_a_failed_event_leaves_no_effect_and_no_inbox_row(
     await service.has_processed(*good)
     assert dead_letter.message_id == str(bad.id)
     assert sorted(await effects(service)) == sorted(str(row.id) for row in good)
-    assert await service.rows("SELECT 1 FROM inbox WHERE event_id = $1", bad.id) == []
+    assert await service.rows("SELECT 1 FROM processed_events WHERE event_id = $1", bad.id) == []
 
 
 async def test_a_dead_lettered_event_published_again_has_one_effect(

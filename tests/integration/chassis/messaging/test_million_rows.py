@@ -9,9 +9,8 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from chassis.database.pool import Database
-from chassis.database.tables import statements
 from chassis.database.transaction import Pool
-from chassis.messaging.consumer import InboxRow
+from chassis.messaging.consumer import KNOWN
 from chassis.messaging.relay import TAKE, TAKE_LIMIT
 from chassis.runtime import retention
 from tests.support.builders import now
@@ -28,9 +27,9 @@ WITH logged AS (
 )
 INSERT INTO outbox (id) SELECT id FROM logged
 """
-PROCESSED: Final = (
-    "INSERT INTO inbox SELECT gen_random_uuid(), now() FROM generate_series(1, $1::int)"
-)
+PROCESSED: Final = """
+INSERT INTO inbox SELECT event_group(gen_random_uuid()), 'orders', 1, now() FROM generate_series(1, $1::int)
+"""
 ASKED: Final = """
 INSERT INTO idempotency_keys (user_id, key, fingerprint, created_at)
 SELECT gen_random_uuid(), 'key', '', now() FROM generate_series(1, $1::int)
@@ -87,6 +86,5 @@ async def test_purging_and_deduplication_read_few_pages_of_large_tables(
     for table, (sql, age) in retention.TABLES.items():
         whole = await tables.owner.fetchval("SELECT pg_relation_size($1::regclass) / 8192", table)
         assert await tables.pages(sql, now() - age, retention.BATCH_ROWS) < whole / 20, table
-    known = statements(InboxRow).select("event_id", lock=False)
-    whether_known = await tables.pages(known, [uuid7() for _ in range(64)])
+    whether_known = await tables.pages(KNOWN, "orders", [uuid7() for _ in range(64)])
     assert whether_known < 64 * 20

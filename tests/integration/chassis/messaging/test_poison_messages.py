@@ -104,6 +104,8 @@ async def _inbox(chorus: Installation) -> set[object]:
 
     connection = await asyncpg.connect(chorus.database_admin_url("billing"))
     try:
-        return {record[0] for record in await connection.fetch("SELECT event_id FROM inbox")}
+        return {
+            record[0] for record in await connection.fetch("SELECT event_id FROM processed_events")
+        }
     finally:
         await connection.close()

@@ -12,6 +12,10 @@ from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 
 ROWS = 1_000_000
+RECEIVED = """
+INSERT INTO inbox SELECT gen_random_uuid(), 'users', 1, now() - make_interval(days => $1::int)
+FROM generate_series(1, $2::int)
+"""
 
 
 async def purge_old(service: RunningService, table: str) -> None:
@@ -36,14 +40,8 @@ async def test_of_a_million_inbox_rows_only_the_old_are_purged(
 ) -> None:
     monkeypatch.setattr(retention, "PAUSE_SECONDS", 0)
     known = await orders.value("SELECT count(*) FROM inbox")
-    await orders.database.execute(
-        "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '36 days' FROM generate_series(1, $1::int)",
-        ROWS - 1000,
-        timeout=60,
-    )
-    await orders.database.execute(
-        "INSERT INTO inbox SELECT gen_random_uuid(), now() - interval '34 days' FROM generate_series(1, 1000)"
-    )
+    await orders.database.execute(RECEIVED, 36, ROWS - 1000, timeout=60)
+    await orders.database.execute(RECEIVED, 34, 1000)
     async with transaction(orders.service.database.pool) as tx:
         assert await retention.purge(tx, ["inbox"]) == [5_000], (
             "a limited number of rows for each transaction"
