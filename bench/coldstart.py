@@ -6,10 +6,10 @@ import time
 from typing import Final
 
 from bench.contestants import CHORUS
-from bench.figures import Spread, spread
+from bench.figures import Spread
 from bench.plan import Bench
 from bench.processes import inherited
-from bench.tables import Outcome, Table
+from bench.tables import Outcome
 from tools.children import Child, ChildFailed
 from tools.servers.folders import project_folder
 
@@ -30,10 +30,6 @@ async def coldstart(bench: Bench) -> Outcome:
     outcome = Outcome("Cold start", data=found)
     if found:
         outcome.measured["coldstart"] = Spread.of(found).median
-        what = "PostgreSQL and RabbitMQ created and started, four services started, the first order paid"
-        outcome.tables = [
-            Table("Cold start, seconds", ("", "seconds"), [(what, spread(Spread.of(found)))])
-        ]
     return outcome
 
 

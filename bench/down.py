@@ -32,12 +32,14 @@ QUESTIONS: Final = {
     "login": "a user logs in",
     "deposit": "a customer deposits money",
     "accepted": "an order is accepted",
-    "settled": "it is settled while the service is unavailable",
-    "settled later": "it is settled by itself, once the service is back",
-    "notification later": "its notification is written by itself, once the service is back",
-    "settled after a crash": "settled by itself, although orders was killed meanwhile",
-    "notification after a crash": "notification by itself, although orders was killed meanwhile",
+    "settled": "it is settled meanwhile",
+    "settled later": "it is settled once the service is back",
+    "notification later": "its notification is written once the service is back",
+    "settled after a crash": "it is settled although orders was killed meanwhile",
+    "notification after a crash": "its notification is written although orders was killed meanwhile",
 }
+
+TITLE: Final = "What works while a service is unavailable"
 
 Answers = dict[str, bool]
 Check = Callable[[], Awaitable[bool]]
@@ -55,8 +57,7 @@ async def down(bench: Bench) -> Outcome:
             answers = found[service].get(contestant.name, {})
             failed = ", ".join(key for key, yes in answers.items() if not yes) or "nothing"
             bench.report(f"{contestant.label} without {service} fails in: {failed}")
-    tables = [_table(service, answers) for service, answers in found.items()]
-    return Outcome("What works while a service is unavailable", tables, data=found)
+    return Outcome(TITLE, [table(found)], data=found)
 
 
 class Visitor:
@@ -153,10 +154,25 @@ async def _eventually(check: Check, within: float = LATER_SECONDS) -> bool:
     return False
 
 
-def _table(service: str, answers: Mapping[str, Answers]) -> Table:
+def table(found: Mapping[str, Mapping[str, Answers]]) -> Table:
+    """What fails in some contestant, by the service that is unavailable. A note lists what never fails."""
+    names = list(dict.fromkeys(name for by_name in found.values() for name in by_name))
+    failing = {
+        (service, key): cells
+        for service, by_name in found.items()
+        for key in QUESTIONS
+        if set(cells := [_cell(by_name.get(name), key) for name in names]) != {"yes"}
+    }
     rows = [
-        (what, *("yes" if found[key] else "no" for found in answers.values()))
-        for key, what in QUESTIONS.items()
+        (f"without {service}: {QUESTIONS[key]}", *cells)
+        for (service, key), cells in failing.items()
     ]
-    title = f"Without {service}: what works"
-    return Table(title, ("", *(LABELS[name] for name in answers)), rows, figures=False)
+    never = "; ".join(
+        what for key, what in QUESTIONS.items() if key not in {failed for _, failed in failing}
+    )
+    note = f"Everything else works in all of them: {never}."
+    return Table(TITLE, ("", *(LABELS[name] for name in names)), rows, [note], figures=False)
+
+
+def _cell(answers: Answers | None, key: str) -> str:
+    return ("yes" if answers[key] else "no") if answers else "not measured"

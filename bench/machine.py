@@ -21,14 +21,14 @@ def describe(servers: PrivateServers) -> dict[str, str]:
     """The description, by topic."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": f"{_processor()}, {os.cpu_count()} cores, shared by the contestant, the servers and the load",
+        "processor": f"{_processor()}, {os.cpu_count()} cores, shared by all",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "PostgreSQL": f"{_postgres()}, default configuration, fsync on, with commit timestamps",
         "RabbitMQ": _rabbitmq(servers),
         "libraries": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
-        "load before": f"{os.getloadavg()[0]:.1f} processes on average in the minute before the start",
+        "load before": f"{os.getloadavg()[0]:.1f} processes in the minute before the start",
     }
 
 

@@ -1,5 +1,6 @@
 """Settled orders with mail: all e-mails go to the SMTP sink. Also the latency from an order to its e-mail."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 from uuid import UUID
@@ -10,18 +11,25 @@ from bench.figures import Percentiles, milliseconds, spread
 from bench.latency import SLOW, SLOW_SECONDS
 from bench.plan import Bench
 from bench.settled import (
-    HOW_TO_READ,
+    PROCESSES,
     Rounds,
     against,
     as_json,
     bars_of,
-    processor,
+    processor_sum,
     rates,
     run_rounds,
     sent_rate,
+    spent,
     times_as_fast,
 )
 from bench.tables import Outcome, Table
+
+TITLE: Final = "Settled orders, with mail"
+HEAD: Final = (
+    "", "e-mails sent/s", "Chorus is faster", "processor time, ms", f"ms at {SLOW:.0f} orders/s p50", "p99",
+)  # fmt: skip
+AFTER: Final = "Milliseconds: from the order's `placed_at` to the notification's `sent_at`."
 
 PLACED: Final = "SELECT id, placed_at FROM orders WHERE id = ANY($1::uuid[])"
 SENT: Final = "SELECT order_id, sent_at FROM notifications WHERE order_id = ANY($1::uuid[])"
@@ -34,13 +42,8 @@ async def mail(bench: Bench) -> Outcome:
     for contestant in bench.plan.settling:
         with bench.recording_failures(contestant):
             ways[contestant.name] = await _latencies(bench, contestant)
-    outcome = Outcome("Settled orders, with mail")
+    outcome = Outcome(TITLE, [_table(rounds, ways)])
     outcome.data = {"rounds": as_json(rounds), "emails": {n: asdict(w) for n, w in ways.items()}}
-    outcome.tables = [
-        _rates(rounds),
-        processor(rounds, "What an order costs with mail: processor time, in ms"),
-        _ways(ways),
-    ]
     outcome.charts["mail.svg"] = bars(
         "Orders whose e-mail is sent, everything on one machine", "orders/s", bars_of(rounds, sent_rate)
     )  # fmt: skip
@@ -61,30 +64,31 @@ async def _latencies(bench: Bench, contestant: Contestant) -> Percentiles:
     return Percentiles.of([(arrived[id] - at).total_seconds() for id, at in placed.items()])
 
 
-def _rates(rounds: Rounds) -> Table:
+def _table(rounds: Rounds, ways: dict[str, Percentiles]) -> Table:
     rows = [
         (
             LABELS[name],
             spread(rates(found, sent_rate)),
-            spread(rates(found)),
             times_as_fast(rounds, name, sent_rate),
+            spread(processor_sum(found)),
+            *_delays(ways.get(name)),
         )
         for name, found in rounds.items()
     ]
     return Table(
-        "Settled orders, with mail",
-        ("", "e-mails sent/s", "settled/s", "Chorus is faster"),
+        TITLE,
+        HEAD,
         rows,
-        [f"{HOW_TO_READ} The rate counts until the last e-mail is recorded as sent."],
+        list(_notes(rounds)),
     )
 
 
-def _ways(ways: dict[str, Percentiles]) -> Table:
-    rows = [
-        (LABELS[name], *map(milliseconds, (way.p50, way.p99, way.most)), str(way.count))
-        for name, way in ways.items()
-    ]
-    title = f"From an order to its e-mail, at {SLOW:.0f} orders/s: milliseconds"
-    head = ("", "p50", "p99", "max", "orders")
-    note = "From `placed_at` of the order to `sent_at` of the notification, after the reply of the mail server."
-    return Table(title, head, rows, [note])
+def _delays(way: Percentiles | None) -> tuple[str, str]:
+    return (milliseconds(way.p50), milliseconds(way.p99)) if way else ("", "")
+
+
+def _notes(rounds: Rounds) -> Iterator[str]:
+    yield AFTER
+    if ours := rounds.get("chorus"):
+        each = ", ".join(f"{name} {text}" for name in PROCESSES if (text := spent(ours, name)))
+        yield f"Processor time of Chorus by process: {each}."

@@ -16,6 +16,8 @@ BATCHES: Final = 5
 SECONDS_EACH: Final = 2
 """How many times as long a batch takes as other measurements."""
 
+TITLE: Final = "Memory of Chorus, MB"
+
 Held = dict[str, int]
 """Bytes by service."""
 
@@ -32,7 +34,7 @@ async def memory(bench: Bench) -> Outcome:
                 orders += measured.orders
                 found[orders] = _of_services(measured.memory)
                 bench.report(f"after {orders:,} orders {megabytes(sum(found[orders].values()))} MB")
-    outcome = Outcome("Memory", data=found)
+    outcome = Outcome(TITLE, data=found)
     if found:
         outcome.tables = [_table(found)]
         outcome.measured["memory_idle"] = sum(found[0].values()) / 1e6
@@ -45,12 +47,13 @@ def _of_services(held: dict[str, int]) -> Held:
 
 
 def _table(found: dict[int, Held]) -> Table:
+    """Idle, and after the last batch."""
     rows = [
         (
             f"after {orders:,} orders" if orders else "idle",
-            *(megabytes(held[service]) for service in SERVICES),
-            megabytes(sum(held.values())),
+            *(megabytes(found[orders][service]) for service in SERVICES),
+            megabytes(sum(found[orders].values())),
         )
-        for orders, held in found.items()
+        for orders in sorted({min(found), max(found)})
     ]
-    return Table("Memory of Chorus, MB", ("", *SERVICES, "total"), rows)
+    return Table(TITLE, ("", *SERVICES, "total"), rows)

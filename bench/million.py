@@ -12,10 +12,10 @@ import asyncpg
 
 from apps.billing.models import REVENUE
 from bench.contestants import CHORUS
-from bench.figures import Spread, spread
+from bench.figures import Spread
 from bench.measure import Measured
 from bench.plan import Bench
-from bench.tables import Outcome, Table
+from bench.tables import Outcome
 
 ORDERS: Final = 1_000_000
 FULL: Final = "million"
@@ -112,7 +112,6 @@ async def million(bench: Bench) -> Outcome:
         "A million orders", data={n: [asdict(m) for m in ms] for n, ms in found.items()}
     )
     if found[FULL]:
-        outcome.tables = [_table(found[EMPTY], found[FULL])]
         outcome.measured["million"] = _ratio(found[EMPTY], found[FULL]).median
     return outcome
 
@@ -120,11 +119,3 @@ async def million(bench: Bench) -> Outcome:
 def _ratio(without: list[Measured], full: list[Measured]) -> Spread:
     pairs = zip(without, full, strict=False)
     return Spread.of(many.settled_rate / few.settled_rate for few, many in pairs)
-
-
-def _table(without: list[Measured], full: list[Measured]) -> Table:
-    cells = [spread(Spread.of(one.settled_rate for one in found)) for found in (without, full)]
-    head = ("", "no orders, settled/s", f"{ORDERS:,} orders, settled/s", "ratio")
-    return Table(
-        "A million orders", head, [("Chorus", *cells, f"{spread(_ratio(without, full))} x")]
-    )

@@ -14,32 +14,29 @@ HEAD: Final = """# Performance
 
 `chorus bench --write` generates this page; do not edit it. `make bench` prints the same tables for your machine,
 `make bench ARGS=--quick` the first of them within three minutes.
-
-Chorus is compared with three other ways to build the same system ([bench/baselines](../bench/baselines/__init__.py)),
-each of them optimised, and with a ceiling.
 """
 
 HOW_TO_READ: Final = """\
-Compare the ratios: servers, services and load share one machine, which may have run other programs, and absolute
-figures hold for it and for that hour only. A figure is the median of all rounds."""
+Compare the ratios: servers, services and load share one machine, which may have run other programs. A figure is the
+median of the rounds, in brackets minimum and maximum; ratios are computed round by round. The [other
+builds](../bench/baselines/__init__.py) are optimised."""
 
 HOW: Final = f"""\
-- **In turns.** In each round one contestant runs after the other, warmed up first, with the same API, on one private
-  PostgreSQL and one RabbitMQ, with databases and a vhost of its own. After it, VACUUM and CHECKPOINT complete its work.
-- **The load** is {CUSTOMERS} customers on {CONNECTIONS} persistent connections, each of which sends the next
-  order after the response ([load.py](../bench/load.py)). Each contestant receives as many orders as it needs the same
-  time for.
-- **Settled**: the transaction that stored the order's outcome was committed; likewise its notification is written.
-  PostgreSQL records both times (`track_commit_timestamp`), on the clock of the load. The rate is the number of orders,
-  divided by the time from the first one sent to the last one settled, with its notification.
-- **With mail** all e-mails go by SMTP to a server that discards them ([smtp_sink.py](../bench/smtp_sink.py)), and the
-  rate counts until the last is recorded as sent. Without mail notifications stay unsent.
-- **At a fixed rate** orders are sent at random times (a Poisson process with the seed), independent of the responses.
-  Latencies count from when an order was due, and include up to a millisecond by which the load is late.
-- **Processor time** is that of a process and its descendants, measured by the kernel, divided by the number of orders.
-- **Memory** is proportional set size: a page that several processes share is divided among them.
-- **The audit** ([audited.py](../bench/audited.py)), that of `chorus audit`, follows every measurement. One that fails
-  it has no figures."""
+- **Rounds**: contestants run one after the other, warmed up, on one private PostgreSQL and RabbitMQ, each with its own
+  databases and vhost. VACUUM and CHECKPOINT follow.
+- **Load** ([load.py](../bench/load.py)): {CUSTOMERS} customers on {CONNECTIONS} persistent connections, each of which
+  sends the next order after the response. Each contestant receives as many orders as take it the same time.
+- **Settled**: the outcome is committed and the notification written, by `track_commit_timestamp`. The rate is the
+  number of orders, divided by the time from the first one sent to the last one settled.
+- **With mail**: e-mails go by SMTP to a [server that discards them](../bench/smtp_sink.py), until the last is recorded
+  as sent. Without mail they stay unsent.
+- **Fixed rate**: orders are due at random times (a seeded Poisson process), whatever the responses. Latencies
+  include up to a millisecond by which the load is late.
+- **Processor time**: of all processes and their descendants, by the kernel.
+- **Memory**: proportional set size; shared pages are divided.
+- **Cold start**: servers are created and started, then four services.
+- **Audit** ([audited.py](../bench/audited.py)): `chorus audit` follows every measurement; one that fails has no
+  figures."""
 
 
 def write(
@@ -79,7 +76,9 @@ def text(
 
 
 def _section(outcome: Outcome) -> Iterator[str]:
-    yield f"## {outcome.title}\n"
+    """Its charts and tables. One without has figures among the targets only."""
+    if outcome.charts or outcome.tables:
+        yield f"## {outcome.title}\n"
     for name, picture in outcome.charts.items():
         yield f"![{title_of(picture)}](images/{name})\n"
     for table in outcome.tables:

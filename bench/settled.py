@@ -25,10 +25,6 @@ PROCESSES: Final = (
 )  # fmt: skip
 """The processes in the table of processor time."""
 
-HOW_TO_READ: Final = (
-    "Medians of the rounds, in brackets minimum and maximum. Ratios are computed round by round."
-)
-
 
 def settled_rate(measured: Measured) -> float:
     """The rate until all orders are settled."""
@@ -67,6 +63,11 @@ def rates(rounds: Sequence[Measured], rate: Rate = settled_rate) -> Spread:
     return Spread.of(map(rate, rounds))
 
 
+def processor_sum(rounds: Sequence[Measured]) -> Spread:
+    """The processor time of all processes per order."""
+    return Spread.of(one.processor_sum for one in rounds)
+
+
 def against(rounds: Rounds, theirs: str, rate: Rate = settled_rate) -> Spread | None:
     """How many times as fast Chorus is, round by round. None without anything to compare."""
     if theirs == "chorus" or not rounds.get("chorus") or not rounds.get(theirs):
@@ -83,8 +84,7 @@ async def settled(bench: Bench) -> Outcome:
     outcome = Outcome("Settled orders, without mail", data=as_json(rounds))
     outcome.tables = [
         _rates(rounds),
-        processor(rounds, "What an order costs: processor time, in ms"),
-        _memory(rounds),
+        processor(rounds, "Processor time of an order, ms"),
     ]
     outcome.charts["settled.svg"] = bars(
         "Settled orders, everything on one machine", "orders/s", bars_of(rounds)
@@ -93,7 +93,7 @@ async def settled(bench: Bench) -> Outcome:
         "Processor time per settled order, load and servers included",
         "ms",
         [
-            Bar(LABELS[name], Spread.of(one.processor_sum for one in found), ours=name == "chorus")
+            Bar(LABELS[name], processor_sum(found), ours=name == "chorus")
             for name, found in rounds.items()
         ],
     )
@@ -101,7 +101,7 @@ async def settled(bench: Bench) -> Outcome:
         if ratio := against(rounds, name):
             outcome.measured[name] = ratio.median
     if ours := rounds.get("chorus"):
-        outcome.measured["processor"] = Spread.of(one.processor_sum for one in ours).median
+        outcome.measured["processor"] = processor_sum(ours).median
     return outcome
 
 
@@ -115,14 +115,13 @@ def _rates(rounds: Rounds) -> Table:
         (
             LABELS[name],
             spread(rates(found)),
-            spread(Spread.of(one.accepted_rate for one in found)),
             times_as_fast(rounds, name),
-            f"{found[-1].orders:,}",
+            *_memory(found),
         )
         for name, found in rounds.items()
     ]
-    head = ("", "settled/s", "accepted/s", "Chorus is faster", "orders")
-    return Table("Settled orders, without mail", head, rows, [HOW_TO_READ])
+    head = ("", "settled/s", "Chorus is faster", "MB idle", "MB at the end")
+    return Table("Settled orders, without mail", head, rows)
 
 
 def times_as_fast(rounds: Rounds, name: str, rate: Rate = settled_rate) -> str:
@@ -134,11 +133,11 @@ def times_as_fast(rounds: Rounds, name: str, rate: Rate = settled_rate) -> str:
 def processor(rounds: Rounds, title: str) -> Table:
     """The processor time by process."""
     rows = [
-        (name, *(_spent(found, name) for found in rounds.values()))
+        (name, *(spent(found, name) for found in rounds.values()))
         for name in PROCESSES
         if any(name in found[0].processor for found in rounds.values())
     ]
-    whole = [spread(Spread.of(one.processor_sum for one in found)) for found in rounds.values()]
+    whole = [spread(processor_sum(found)) for found in rounds.values()]
     others = [
         number(Spread.of(max(one.machine - one.processor_sum, 0) for one in found).median)
         for found in rounds.values()
@@ -147,21 +146,19 @@ def processor(rounds: Rounds, title: str) -> Table:
     return Table(title, ("", *(LABELS[name] for name in rounds)), rows)
 
 
-def _memory(rounds: Rounds) -> Table:
-    """The memory of the services, without the servers, which are the same for all."""
-    rows = []
-    for name, found in rounds.items():
-        idle = Spread.of(_of_services(one.idle_memory) for one in found)
-        full = Spread.of(_of_services(one.memory) for one in found)
-        rows.append((LABELS[name], megabytes(idle.median), megabytes(full.median)))
-    return Table("Memory of all services, MB", ("", "idle", "after full load"), rows)
+def _memory(found: Sequence[Measured]) -> tuple[str, str]:
+    """The memory of the services, idle and after the load, without the servers, which are the same for all."""
+    idle = Spread.of(_of_services(one.idle_memory) for one in found)
+    full = Spread.of(_of_services(one.memory) for one in found)
+    return megabytes(idle.median), megabytes(full.median)
 
 
 def _of_services(memory: dict[str, int]) -> int:
     return sum(held for name, held in memory.items() if name in SERVICES)
 
 
-def _spent(found: Sequence[Measured], process: str) -> str:
+def spent(found: Sequence[Measured], process: str) -> str:
+    """The processor time of one process per order, for a table."""
     if process not in found[0].processor:
         return ""
     return number(Spread.of(one.processor[process] for one in found).median)

@@ -26,7 +26,7 @@ class Table:
         """The table as Markdown, without the title."""
         lines = [
             _row(self.head),
-            _row(["---", *("---:" if self.figures else "---" for _ in self.head[1:])]),
+            "|".join(["|---", *("---:" if self.figures else "---" for _ in self.head[1:]), ""]),
             *map(_row, self.rows),
         ]
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"

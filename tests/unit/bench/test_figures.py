@@ -7,6 +7,8 @@ from rich.console import Console
 
 from bench import targets
 from bench.charts import Bar, bars
+from bench.down import QUESTIONS
+from bench.down import table as outages
 from bench.figures import Percentiles, Spread, milliseconds, number, percentile, spread
 from bench.load import order_id_in, poisson
 from bench.measure import id_of
@@ -97,7 +99,7 @@ def test_the_order_id_is_found_without_parsing_the_response() -> None:
 class TestTables:
     def test_a_table_is_markdown(self) -> None:
         assert TABLE.markdown() == (
-            "|  | settled/s |\n| --- | ---: |\n| Chorus | 3,000 |\n| this \\| that | [1] to 2 |\n\nA note.\n"
+            "|  | settled/s |\n|---|---:|\n| Chorus | 3,000 |\n| this \\| that | [1] to 2 |\n\nA note.\n"
         )
 
     def test_a_table_is_printed_without_markup(self) -> None:
@@ -110,7 +112,7 @@ class TestTables:
     def test_the_targets_table_shows_what_holds(self) -> None:
         rows = {row[0]: row for row in targets.table({"http_only": 8.2, "hot": 0.5}).rows}
         assert rows["settled orders/s against HTTP only, without mail"][1:] == (
-            "at least 8 x", "8.20 x", "yes",
+            "≥ 8 x", "8.20 x", "yes",
         )  # fmt: skip
         assert rows["one hot account against 64 accounts"][3] == "no"
         assert rows["processor time per settled order, all processes"][2:] == (
@@ -129,6 +131,20 @@ class TestTables:
         assert "restarted after a second" in started
         assert unknown == "**one hot account against 64 accounts**: the reason is unknown."
 
+    def test_the_table_of_outages_has_what_fails_and_a_note_of_the_rest(self) -> None:
+        works = dict.fromkeys(QUESTIONS, True)
+        found = {
+            "billing": {"chorus": works, "usual": works | {"accepted": False}},
+            "notifications": {"chorus": works},
+        }
+        shown = outages({"billing": found["billing"]})
+        assert shown.rows == [("without billing: an order is accepted", "yes", "no")]
+        assert "a user registers; a user logs in" in shown.notes[0]
+        assert "accepted" not in shown.notes[0]
+        unmeasured = outages(found).rows[1:]
+        assert len(unmeasured) == len(QUESTIONS)
+        assert {row[1:] for row in unmeasured} == {("yes", "not measured")}
+
     def test_the_page_names_its_author_and_the_findings(self) -> None:
         plan = Plan(rounds=3, seconds=4.0, seed=7, quick=False, names=("chorus",))
         outcome = Outcome(
@@ -144,10 +160,12 @@ class TestTables:
         assert "- mail, chorus: a notification is missing" in page
         assert "![Rates & more](images/settled.svg)" in page
         assert TABLE.markdown() in page
-        assert "| one hot account against 64 accounts | at least 0.9 x | 1.00 x | yes |" in page
+        assert "| one hot account against 64 accounts | ≥ 0.9 x | 1.00 x | yes |" in page
         assert "rounds: 3, seconds each: 4, seed: 7" in page
         assert "What limits" not in page
         slow = text(plan, {}, {"settled": Outcome("Rates", [], {"ceiling": 0.3}, {})}, [])
+        assert "## Rates" in page
+        assert "## Rates" not in slow
         assert "- **settled orders/s against the ceiling**: Both cores" in slow
 
 
