@@ -6,6 +6,7 @@ CHORUS_AUDITOR_PASSWORD.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -45,6 +46,8 @@ class Urls:
     """By service, with a login that may read its queues."""
     rabbitmq_api: str | None = None
     vhost: str = "/"
+    retention: timedelta = timedelta(days=7)
+    """For how long event logs keep what was published."""
 
     @property
     def delayed(self) -> bool:
@@ -61,16 +64,17 @@ def urls_of(config: Settings) -> Urls:
     databases = {service: config.database_url(service) for service in SERVICES}
     if password is not None:
         databases = {service: auditor_url(url, password) for service, url in databases.items()}
+    retention = timedelta(days=config.event_log_days)
     try:
         amqp = {service: config.broker_url(service) for service in SERVICES}
     except LookupError:
-        return Urls(databases)
+        return Urls(databases, retention=retention)
     if config.rabbitmq_api_url is None:
-        return Urls(databases, amqp)
+        return Urls(databases, amqp, retention=retention)
     vhost, api = vhost_of(amqp[SERVICES[0]]), config.rabbitmq_api_url.get_secret_value()
     if password is not None:
         api = with_login(api, broker_auditor(vhost), password)
-    return Urls(databases, rabbitmq_api=api, vhost=vhost)
+    return Urls(databases, rabbitmq_api=api, vhost=vhost, retention=retention)
 
 
 def auditor_url(url: str, password: str) -> str:

@@ -19,9 +19,6 @@ from ops.audit.findings import INVARIANTS, Finding, Kind, about
 MOST: Final = 20_000
 """Findings of one rule, the lowest ids first. If this many were found, there may be more."""
 
-RETAINED: Final = timedelta(days=30)
-"""The age up to which received events are compared; services purge them after 35 days."""
-
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -34,8 +31,10 @@ class View:
     grace: timedelta = timedelta(0)
     """What happened less than this ago is in flight: not judged by what has not followed yet. Zero at rest."""
     since: UUID = LOWEST
-    republished: int = 0
-    """How many events were published again under new ids, as tests do."""
+    retention: timedelta = timedelta(days=7)
+    """For how long event logs keep what was published."""
+    republished: Collection[UUID] = ()
+    """Rows of inboxes with events that were published under new ids, as tests do."""
     now: datetime = NEVER
     """The moment of this round, by billing's clock."""
 
@@ -45,8 +44,8 @@ class View:
 
     @property
     def retained(self) -> UUID:
-        """The least id of an event that every inbox must still hold."""
-        return least_id(self.now - RETAINED)
+        """The least id of an event that event logs and inboxes must still hold."""
+        return least_id(self.now - self.retention)
 
     def lowest(self, kind: Kind) -> UUID:
         """The least id of a kind that is judged."""
@@ -149,7 +148,9 @@ class Comparison:
 
     def _differences(self, view: View, sides: Sides) -> Iterator[Finding]:
         one, other = sides
-        for id in sorted(one if self.subset else one.keys() | other.keys()):
+        for id in sorted(
+            (one if self.subset else one.keys() | other.keys()) - set(view.republished)
+        ):
             mine, theirs = one.get(id, []), other.get(id, [])
             surplus = Counter(line.text for line in mine)
             surplus.subtract(line.text for line in theirs)

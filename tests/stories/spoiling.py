@@ -3,9 +3,19 @@
 from typing import Final
 from uuid import UUID
 
-INVENTED: Final = (  # of November 2026
-    "INSERT INTO inbox VALUES ('01a21700-0000-7000-8000-000000000{n}00', 'users', 1, now())"
+INVENTED: Final = (
+    "INSERT INTO inbox VALUES ('0f000000-0000-7000-8000-000000000000', '{source}', 1, now())"
 )
+DELIVERIES: Final = (
+    ("users", "users"),
+    ("users", "billing"),
+    ("orders", "billing"),
+    ("users", "orders"),
+    ("billing", "orders"),
+    ("users", "notifications"),
+    ("billing", "notifications"),
+)
+"""Publishers and those that subscribe to them."""
 
 SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "a balance differs": (1, {"billing": "UPDATE accounts SET balance = 7"}),
@@ -209,20 +219,21 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
             " (SELECT causation_id FROM notifications) LIMIT 1)"
         },
     ),
-    "an event was received and not published": (
+    "the event log has lost an event": (
         9,
-        {
-            "billing": "INSERT INTO inbox VALUES (event_group(gen_random_uuid()), 'orders', 1, now())"
-        },
+        {"users": "DELETE FROM event_log WHERE routing_key = 'user-registered.v1'"},
     ),
-    "a key was received by all but one": (
+    "one of several events was not received": (
         9,
-        dict.fromkeys(("users", "orders", "notifications"), INVENTED.format(n=1)),
+        {"orders": "UPDATE event_log SET events = events + 1"},
     ),
-    "two with the same subscriptions received different events": (
-        9,
-        {"orders": INVENTED.format(n=1), "notifications": INVENTED.format(n=2)},
-    ),
+    **{
+        f"{service} has received what {source} has not published": (
+            9,
+            {service: INVENTED.format(source=source)},
+        )
+        for source, service in DELIVERIES
+    },
     "a notification's cause was never received": (
         9,
         {

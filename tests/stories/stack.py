@@ -280,7 +280,7 @@ class Stack:
             [Answers(self.history)],
             at_rest=True,
             timeout_seconds=LOOKS_SECONDS,
-            republished=len(self.history.republished),
+            republished=self.history.republished,
         )
         return [*report.lines(), *violations(await snapshot_of(self))]
 

@@ -17,11 +17,13 @@ from tests.support.tables import tables_of
 COLUMNS = """
 SELECT c.relname AS table, a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, NOT a.attnotnull AS nullable
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+    AND a.attnum > 0 AND NOT a.attisdropped
 """
 KEYS = """
 SELECT conrelid::regclass::text AS table, contype::text AS type, array_agg(a.attname::text ORDER BY place) AS columns
-FROM pg_constraint JOIN pg_class c ON c.oid = conrelid AND NOT relispartition, unnest(conkey) WITH ORDINALITY AS key(number, place)
+FROM pg_constraint JOIN pg_class c ON c.oid = conrelid AND NOT relispartition,
+    unnest(conkey) WITH ORDINALITY AS key(number, place)
     JOIN pg_attribute a ON a.attnum = key.number
 WHERE a.attrelid = conrelid AND connamespace = 'public'::regnamespace AND contype IN ('p', 'u')
 GROUP BY conrelid, conname, contype
