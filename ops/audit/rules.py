@@ -148,9 +148,8 @@ class Comparison:
 
     def _differences(self, view: View, sides: Sides) -> Iterator[Finding]:
         one, other = sides
-        for id in sorted(
-            (one if self.subset else one.keys() | other.keys()) - set(view.republished)
-        ):
+        ids = one.keys() if self.subset else one.keys() | other.keys()
+        for id in sorted(ids - set(view.republished)):
             mine, theirs = one.get(id, []), other.get(id, [])
             surplus = Counter(line.text for line in mine)
             surplus.subtract(line.text for line in theirs)
