@@ -80,7 +80,7 @@ async def audit(
 
     `also` are further rules, as a test or a benchmark has. `at_rest` means that nothing is in flight any more, so that
     whatever is unfinished is wrong. `since` leaves out orders with lower ids, `numbers` invariants. What was
-    `republished` under new ids, with these, is not judged. A broker that does not answer is noted in the report and raises nothing.
+    `republished` under new ids, with these, is not judged. A broker that does not answer is noted in the report.
     """
     begun = time.monotonic()
     async with reading(urls.databases) as databases:

@@ -24,7 +24,7 @@ from tests.support.fixtures import Install
 from tests.support.installation import Installation
 from tools.servers.ports import private_port
 
-INVENTED = UUID("01a21700-0000-7000-8000-000000000001")
+INVENTED = UUID("0f000000-0000-7000-8000-000000000001")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ async def an_invented_event(chorus: Installation) -> AsyncIterator[None]:
     url = chorus.database_admin_url("billing")
     await execute(
         url,
-        "INSERT INTO inbox VALUES (event_group($1), 'users', event_member($1), now())",
+        "INSERT INTO inbox VALUES (event_group($1), 'users', event_member($1), now() - interval '5 minutes')",
         INVENTED,
     )
     try:
@@ -83,13 +83,18 @@ async def test_a_violation_ends_with_1_and_is_reported(chorus: Installation) -> 
         status, out, _ = await run(environment(chorus))
         as_json, text, _ = await run(environment(chorus), "--json")
     assert (status, as_json) == (1, 1)
-    assert "    billing has received 1 events that were never published" in out
+    assert (
+        "    event 0f000000-0000-7000-8000-000000000000 differs: users has nothing, billing has events 2"
+        in out
+    )
     report = json.loads(text)
     assert not report["clean"]
     [violated] = [one for one in report["invariants"] if one["violations"]]
     assert violated["number"] == 9
     assert violated["examples"] == [
-        {"text": "billing has received 1 events that were never published"}
+        {
+            "text": "event 0f000000-0000-7000-8000-000000000000 differs: users has nothing, billing has events 2"
+        }
     ]
 
 
