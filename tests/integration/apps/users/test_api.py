@@ -31,7 +31,7 @@ async def test_a_user_sees_their_own_profile(users: RunningService) -> None:
         assert answer.status_code == 200
         body = answer.json()
         assert body.pop("createdAt") == body.pop("updatedAt")
-        assert body == {
+        assert {name: value for name, value in body.items() if value is not None} == {
             "userId": id_of(grace),
             "email": "grace@example.org",
             "name": "Grace",
@@ -72,7 +72,7 @@ async def test_a_change_makes_a_new_version_and_is_published(users: RunningServi
         assert await a_token(ada, email)
     _, event = await users.publishes(2)
     assert isinstance(event, UserUpdated)
-    assert event.user.model_dump() == {
+    assert event.user.model_dump(exclude_none=True) == {
         "id": UUID(answer.json()["userId"]),
         "email": email,
         "name": "Ада",
