@@ -29,7 +29,7 @@ class NotificationState(State):
 class NotificationSent(
     Event, exchange="notifications", key="notification-sent.v1", subject="notification.id"
 ):
-    """A mail server has accepted the e-mail."""
+    """The channel's server has accepted the notification."""
 
     notification: NotificationState
 
@@ -37,7 +37,7 @@ class NotificationSent(
 class NotificationFailed(
     Event, exchange="notifications", key="notification-failed.v1", subject="notification.id"
 ):
-    """The e-mail will not be sent: refused, deferred for three days, or without a valid address, as `reason` says."""
+    """It will not be sent: refused, deferred for three days, or without a valid address, as `reason` says."""
 
     notification: NotificationState
     reason: str

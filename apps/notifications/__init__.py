@@ -1,1 +1,1 @@
-"""Notifications of joy, of sorrow and about refunds, and their delivery by e-mail."""
+"""Notifications of joy, of sorrow and about refunds, and their delivery."""

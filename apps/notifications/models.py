@@ -52,6 +52,10 @@ class DeliveryResult:
     """The server's code and text."""
 
 
+ADDRESSES: Final = {"email": "email"}
+"""The channels, each with the column of recipients that holds its address. Everyone has an e-mail address."""
+
+
 class Recipient(Table, table=True):
     """A user who may be notified: a copy of the users service's record. The newest version wins."""
 
@@ -66,14 +70,12 @@ class Recipient(Table, table=True):
     @classmethod
     def copies(cls, users: Iterable[UserState]) -> list[Self]:
         """Rows for `Transaction.upsert_newer`."""
-        return [
-            cls(id=u.id, email=u.email, name=u.name, locale=u.locale, version=u.version)
-            for u in users
-        ]
+        return [cls(**vars(user)) for user in users]
 
-    def address(self, channel: str) -> str:
-        """The recipient's address in a channel. Raises KeyError for a channel that is not listed here."""
-        return {"email": self.email}[channel]
+    def address(self, channel: str) -> str | None:
+        """The recipient's address in a channel, if they have one. Raises KeyError for a channel that there is not."""
+        address: str | None = getattr(self, ADDRESSES[channel])
+        return address
 
 
 class Notification(Table, table=True):
@@ -121,6 +123,12 @@ class Notification(Table, table=True):
             template = f"{self.channel}/{self.locale}/{kind}"
             self.subject, self.body = rendering.text(template, recipient.name, vars(self))
         self.status, self.due_at = "pending", now
+
+    def copy_for(self, channel: str, id: UUID, recipient: Recipient) -> Self:
+        """The same notification by another channel, rendered and addressed for it."""
+        copy = type(self)(**vars(self) | {"id": id, "channel": channel})
+        copy.render_for(recipient, self.created_at)
+        return copy
 
     def record(
         self, result: DeliveryResult, at: datetime, jitter: float

@@ -62,7 +62,7 @@ class NotificationView(View):
     body: str | None = Field(description="The plain text; an e-mail has it as HTML, too.")
     status: NotificationStatus
     created_at: Moment
-    sent_at: Moment | None = Field(description="When a mail server accepted it.")
+    sent_at: Moment | None = Field(description="When the channel's server accepted it.")
 
     @classmethod
     def of(cls, notification: Notification) -> Self:

@@ -1,12 +1,12 @@
 """Use cases of notifications. Each takes a transaction and a list, and returns results in the order of the list."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from apps.notifications.models import DeliveryResult, Notification, Recipient
+from apps.notifications.models import ADDRESSES, DeliveryResult, Notification, Recipient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from events.base import Causation, Envelope
@@ -77,9 +77,9 @@ async def save_recipients(
     await tx.upsert_newer(Recipient.copies(e.event.user for e in received))
     waiting = [from_record(Notification, record) for record in await tx.fetch(WAITING, list(users))]
     recipients = await tx.load(Recipient, [n.user_id for n in waiting])
-    for notification in waiting:
-        notification.render_for(recipients[notification.user_id], tx.now)
+    copies = _render(tx, waiting, recipients)
     await tx.update(waiting, "address", "locale", "subject", "body", "status", "due_at")
+    await tx.insert_missing(copies)
 
 
 async def notify_of_payments(
@@ -172,10 +172,24 @@ def _about(
 async def _create(tx: Transaction, notifications: Sequence[Notification]) -> None:
     """Insert notifications, one per order, kind and channel; those whose recipient is unknown wait."""
     recipients = await _recipients(tx, {n.user_id for n in notifications})
+    copies = _render(tx, notifications, recipients)
+    await tx.insert_missing([*notifications, *copies], key="order_id")
+
+
+def _render(
+    tx: Transaction, notifications: Iterable[Notification], recipients: Mapping[UUID, Recipient]
+) -> list[Notification]:
+    """Render those whose recipient is known. Returns copies for the further channels that reach the recipient."""
+    copies: list[Notification] = []
     for notification in notifications:
         if recipient := recipients.get(notification.user_id):
             notification.render_for(recipient, tx.now)
-    await tx.insert_missing(notifications, key="order_id")
+            copies += [
+                notification.copy_for(channel, tx.new_id(), recipient)
+                for channel in ADDRESSES
+                if channel != notification.channel and recipient.address(channel)
+            ]
+    return copies
 
 
 async def _recipients(tx: Transaction, users: set[UUID]) -> dict[UUID, Recipient]:

@@ -44,7 +44,7 @@ async def register(
     """Register a user."""
     await limit.count("register", body.email)
     password_hash = await passwords.hash(body.password)
-    command = RegisterUser(body.email, password_hash, body.name, body.locale, commands.cause)
+    command = RegisterUser(body.profile(), password_hash, commands.cause)
     return await commands.execute(
         use_cases.register_users,
         command,
@@ -94,5 +94,5 @@ async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
 )
 async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
     """Change name, e-mail address or locale. A request that changes nothing keeps the version."""
-    command = ChangeUser(user_id, body.name, body.email, body.locale, commands.cause)
+    command = ChangeUser(user_id, body.changes(), commands.cause)
     return await commands.execute(use_cases.change_users, command, UserView.model_validate)

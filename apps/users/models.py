@@ -1,8 +1,9 @@
 """Users and key pairs, with their rules and refusals."""
 
 import base64
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,6 +30,14 @@ class InvalidCredentials(Unauthorized, reason="invalid_credentials"):
     """The e-mail address or the password is wrong."""
 
 
+class Profile(NamedTuple):
+    """What users tell about themselves, and may change."""
+
+    email: str
+    name: str
+    locale: Locale
+
+
 class User(Table, table=True):
     """A person who can sign in. The e-mail address is lower-case and belongs to one user only."""
 
@@ -48,35 +57,26 @@ class User(Table, table=True):
     def register(
         cls,
         id: UUID,
-        email: str,
+        profile: Profile,
         password_hash: str,
-        name: str,
-        locale: Locale,
         role: Role,
         now: datetime,
     ) -> Self:
         """A new user."""
         return cls(
             id=id,
-            email=email,
             password_hash=password_hash,
-            name=name,
-            locale=locale,
             role=role,
             created_at=now,
             updated_at=now,
+            **profile._asdict(),
         )
 
-    def change(
-        self, name: str | None, email: str | None, locale: Locale | None, now: datetime
-    ) -> bool:
-        """Change the fields that are not None. Returns whether anything changed."""
-        after = (name or self.name, email or self.email, locale or self.locale)
-        if after == (self.name, self.email, self.locale):
+    def change(self, changes: Mapping[str, str], now: datetime) -> bool:
+        """Change fields of the profile. Returns whether anything changed."""
+        if changes.items() <= vars(self).items():
             return False
-        self.name, self.email, self.locale = after
-        self.updated_at = now
-        self.version += 1
+        vars(self).update(changes, updated_at=now, version=self.version + 1)
         return True
 
     def state(self) -> UserState:

@@ -52,14 +52,8 @@ async def create_operator(service: Service, passwords: Passwords, operator: Regi
             on_commit=[service.relay.committed],
         )
         password_hash = await passwords.hash(operator.password)
-        command = RegisterUser(
-            operator.email,
-            password_hash,
-            operator.name,
-            operator.locale,
-            Causation(str(uuid7())),
-            role="operator",
-        )
+        cause = Causation(str(uuid7()))
+        command = RegisterUser(operator.profile(), password_hash, cause, role="operator")
         made = await committer.submit(command)
         if isinstance(made, User):
             log.info("users.operator_created", user_id=str(made.id))

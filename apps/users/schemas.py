@@ -7,7 +7,7 @@ from uuid import UUID
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from apps.users.models import TOKEN_LIFETIME
+from apps.users.models import TOKEN_LIFETIME, Profile
 from chassis.web.auth import Role
 from chassis.web.schemas import LINE_BREAKS, Body, View, omitted
 from events.base import Moment
@@ -76,6 +76,10 @@ class RegisterBody(Body):
     name: Name
     locale: Locale = "en"
 
+    def profile(self) -> Profile:
+        """All but the password."""
+        return Profile(**self.model_dump(exclude={"password"}))
+
 
 class LoginBody(Body):
     """The credentials of a user."""
@@ -103,6 +107,10 @@ class PatchBody(Body):
         if not self.model_fields_set:
             raise ValueError("name, email or locale is needed")
         return self
+
+    def changes(self) -> dict[str, str]:
+        """The fields that are not omitted."""
+        return self.model_dump(exclude_unset=True)
 
 
 class RegisteredView(View):

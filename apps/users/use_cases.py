@@ -1,7 +1,7 @@
 """The use cases of users. Each takes a transaction and a list, and returns the results in the same order."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -9,13 +9,13 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from apps.users.models import KEY_RENEWAL, EmailTaken, KeyPair, User
+from apps.users.models import KEY_RENEWAL, EmailTaken, KeyPair, Profile, User
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from chassis.web.auth import Role
 from chassis.web.problems import NotFound
 from events.base import Causation
-from events.users import Locale, UserRegistered, UserUpdated
+from events.users import UserRegistered, UserUpdated
 
 KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
 """The advisory lock for making key pairs. Those of e-mail addresses have one number, this one has two."""
@@ -25,22 +25,18 @@ KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
 class RegisterUser:
     """Register a user."""
 
-    email: str
+    profile: Profile
     password_hash: str
-    name: str
-    locale: Locale
     cause: Causation
     role: Role = "user"
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeUser:
-    """Change the fields that are not None."""
+    """Change these fields of a profile."""
 
     user_id: UUID
-    name: str | None
-    email: str | None
-    locale: Locale | None
+    changes: Mapping[str, str]
     cause: Causation
 
 
@@ -56,17 +52,9 @@ async def register_users(
     tx: Transaction, commands: Sequence[RegisterUser]
 ) -> list[User | EmailTaken]:
     """Register users; of several with one e-mail address the first wins."""
-    await _claim(tx, [command.email for command in commands])
+    await _claim(tx, [command.profile.email for command in commands])
     users = [
-        User.register(
-            tx.new_id(),
-            command.email,
-            command.password_hash,
-            command.name,
-            command.locale,
-            command.role,
-            tx.now,
-        )
+        User.register(tx.new_id(), command.profile, command.password_hash, command.role, tx.now)
         for command in commands
     ]
     new = await tx.insert_new(users)
@@ -86,24 +74,23 @@ async def change_users(
     An e-mail address that a user gives up can be taken from the next transaction on.
     """
     users = await tx.lock(User, [command.user_id for command in commands])
-    wanted = {command.email for command in commands if command.email}
+    wanted = {email for command in commands if (email := command.changes.get("email"))}
     await _claim(tx, wanted)
     holders = {email: user.id for email, user in (await tx.load(User, wanted, key="email")).items()}
     results: list[User | NotFound | EmailTaken] = []
     changed: dict[UUID, User] = {}
     for command in commands:
-        user = users.get(command.user_id)
+        user, email = users.get(command.user_id), command.changes.get("email")
         if user is None:
             results.append(NotFound("There is no such user."))
-        elif command.email and holders.setdefault(command.email, user.id) != user.id:
+        elif email and holders.setdefault(email, user.id) != user.id:
             results.append(EmailTaken())
         else:
-            if user.change(command.name, command.email, command.locale, tx.now):
+            if user.change(command.changes, tx.now):
                 changed[user.id] = user
                 tx.publish(UserUpdated(user=user.state()), command.cause)
             results.append(user.snapshot())  # the next command may change the row again
-    columns = ("name", "email", "locale", "version", "updated_at")
-    await tx.update(list(changed.values()), *columns)
+    await tx.update(list(changed.values()), *Profile._fields, "version", "updated_at")
     return results
 
 

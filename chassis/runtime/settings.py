@@ -35,17 +35,6 @@ class Settings(BaseSettings):
     event_log_days: int = Field(
         7, ge=1, description="For how many days a service keeps the events that it has published."
     )
-    smtp_host: str = Field("127.0.0.1", description="The mail server.")
-    smtp_port: int = Field(1025, description="Its port.")
-    smtp_username: str | None = Field(
-        None, description="Login at the mail server, if it requires one."
-    )
-    smtp_password: SecretStr | None = Field(None, description="The password of that login.")
-    smtp_tls: Literal["none", "starttls", "tls"] = Field(
-        "none",
-        description="How the connection to the mail server is encrypted: `none`, `starttls` or `tls`.",
-    )
-    mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every e-mail.")
     operator_email: str | None = Field(
         None, description="The first operator, whom the users service creates at start."
     )

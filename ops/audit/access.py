@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from apps import SERVICES
 from chassis.runtime.settings import Settings
+from events.users import UserState
 from ops.management import vhost_of, with_login
 
 EVERYWHERE: Final = {
@@ -23,12 +24,12 @@ EVERYWHERE: Final = {
 }
 
 NOTIFICATION: Final = (
-    "(id, user_id, order_id, kind, amount, address, subject, status, created_at, correlation_id,"
+    "(id, user_id, order_id, kind, channel, amount, address, subject, status, created_at, correlation_id,"
     " causation_id)"
 )
 
 READABLE: Final[Mapping[str, Mapping[str, str]]] = {
-    "users": {"users": "(id, email, name, locale, version, created_at, updated_at)"},
+    "users": {"users": f"({', '.join(UserState.model_fields)}, created_at, updated_at)"},
     "billing": dict.fromkeys(("accounts", "transfers", "ledger_entries", "charges", "holders"), ""),
     "orders": {"orders": "", "customers": ""},
     "notifications": {"notifications": NOTIFICATION, "recipients": ""},

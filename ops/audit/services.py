@@ -3,6 +3,8 @@
 from typing import Final
 
 from apps import SERVICES
+from apps.notifications.models import ADDRESSES
+from events.users import UserState
 from ops.audit.digests import Lines
 from ops.audit.rules import Check, Comparison, Rule, Source, View, WholeCheck
 
@@ -58,17 +60,22 @@ CANCELLED_REFUSALS: Final = Comparison(
 )  # fmt: skip
 """What billing refused as cancelled was cancelled before."""
 
+KNOWN_ADDRESS: Final = " ".join(
+    f"WHEN '{name}' THEN r.{column}" for name, column in ADDRESSES.items()
+)
+
 NOTIFICATIONS: Final = Check(
     "notification",
     "notifications",
-    """
-    SELECT n.id, user_id, causation_id, address, email, version, i.id IS NOT NULL AS received
+    f"""
+    SELECT n.id, user_id, causation_id, address, CASE channel {KNOWN_ADDRESS} END AS known, version,
+        i.id IS NOT NULL AS received
     FROM notifications n LEFT JOIN recipients r ON r.id = user_id
         LEFT JOIN inbox i ON i.id = event_group(causation_id) AND members & event_member(causation_id) <> 0
     """,
     (
         # Former addresses are in no table: of a user who has changed something this cannot be judged.
-        Rule(6, "version = 1 AND address <> email", "for user {user_id} has another's address"),
+        Rule(6, "version = 1 AND address <> known", "for user {user_id} has another's address"),
         Rule(9, "causation_id >= $4 AND NOT received",
              "was caused by event {causation_id}, which was never received"),
     ),
@@ -84,11 +91,14 @@ OUTCOMES_NOTIFIED: Final = Comparison(
             AS due (status, kind) USING (status)"""),
     Lines("notifications", """
         SELECT order_id AS id, ROW(kind, amount, user_id)::text AS line, created_at AS at FROM notifications
-        WHERE order_id IS NOT NULL"""),
+        WHERE order_id IS NOT NULL AND channel = 'email'"""),
 )  # fmt: skip
-"""Each decision of billing has one notification of its kind, with the amount, for the user."""
+"""Each decision of billing has one notification of its kind by e-mail, with the amount, for the user."""
 
 KEYS: Final = "SELECT key_id, x FROM signing_keys WHERE valid_until > now()"
+
+
+STATE: Final = ", ".join(name for name in UserState.model_fields if name != "id")
 
 
 def _users(service: str, table: str, columns: str, at: str = "NULL::timestamptz") -> Lines:
@@ -102,7 +112,7 @@ USERS: Final = tuple(
     for service, table, columns in (
         ("billing", "holders", "version"),
         ("orders", "customers", "version"),
-        ("notifications", "recipients", "email, name, locale, version"),
+        ("notifications", "recipients", STATE),
     )
 )
 """Every copy of a user equals the owner's row, in the columns that it has."""

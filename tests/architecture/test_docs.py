@@ -1,11 +1,15 @@
 """Pages that can be compared with the code are compared with it."""
 
 import re
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 
 import pytest
+from pydantic_settings import BaseSettings
 
 from apps import SERVICES
+from apps.notifications import channels
 from chassis.messaging.topology import mermaid
 from chassis.runtime.settings import Settings
 from ops.subscriptions import TOPOLOGY
@@ -17,6 +21,14 @@ PAGES = sorted(
     for pattern in ("*.md", "docs/**/*.md", "apps/*/README.md", "infra/**/*.md", "tests/**/*.md")
     for path in ROOT.glob(pattern)
 )
+for module in iter_modules(channels.__path__, f"{channels.__name__}."):
+    import_module(module.name)
+CHANNELS = [
+    settings
+    for settings in BaseSettings.__subclasses__()
+    if settings.__module__.startswith(channels.__name__)
+]
+"""The settings of channels, each in its own module."""
 VARIABLES_IN = (
     "compose.yaml",
     "Makefile",
@@ -57,16 +69,16 @@ class TestSettings:
     page = (ROOT / "docs/settings.md").read_text()
 
     def test_the_table_is_the_code_s(self) -> None:
-        code = [
-            [f"CHORUS_{name.upper()}", "" if field.default is None else str(field.default), field.description]
-            for name, field in Settings.model_fields.items()
-        ]  # fmt: skip
         rows = table(section(self.page, "Services and the `chorus` command"))
         assert [row[0] for row in rows[:2]] == [
             "CHORUS_DATABASE_URL_<SERVICE>",
             "CHORUS_AMQP_URL_<SERVICE>",
         ]
-        assert rows[2:] == code
+        assert rows[2:] == _rows(Settings)
+
+    def test_the_table_of_channels_is_the_code_s(self) -> None:
+        rows = table(section(self.page, "Channels of notifications"))
+        assert rows == [row for channel in CHANNELS for row in _rows(channel)]
 
     def test_every_variable_is_listed_and_every_listed_one_is_used(self) -> None:
         listed = {
@@ -75,6 +87,13 @@ class TestSettings:
         used = {name for name in _variables() if not name.endswith("_")}
         assert used - _spelled_out(listed) == set()
         assert _spelled_out(listed) - used - _made_of_parts() == set()
+
+
+def _rows(settings: type[BaseSettings]) -> list[list[str]]:
+    return [
+        [f"CHORUS_{name.upper()}", "" if field.default is None else str(field.default), field.description or ""]
+        for name, field in settings.model_fields.items()
+    ]  # fmt: skip
 
 
 def _titles(page: str) -> list[str]:
@@ -97,8 +116,9 @@ def _spelled_out(names: set[str]) -> set[str]:
 
 
 def _made_of_parts() -> set[str]:
-    """Names that the code puts together: from the fields of Settings."""
-    return {f"CHORUS_{name.upper()}" for name in Settings.model_fields}
+    """Names that the code puts together: from the fields of settings."""
+    every: list[type[BaseSettings]] = [Settings, *CHANNELS]
+    return {row[0] for settings in every for row in _rows(settings)}
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from apps.orders import use_cases as orders
 from apps.orders.schemas import OrderView
 from apps.orders.use_cases import CancelOrder, PlaceOrder
 from apps.users import use_cases as users
+from apps.users.models import Profile
 from apps.users.schemas import RegisteredView, UserView
 from apps.users.use_cases import ChangeUser, RegisterUser
 from bench.answers import Attempt
@@ -128,7 +129,7 @@ class Customers:
 
     async def _register(self, address: str) -> None:
         self.addresses.add(address)
-        command = RegisterUser(address, "no hash", "Ada", "en", self._cause())
+        command = RegisterUser(Profile(address, "Ada", "en"), "no hash", self._cause())
         asked = IdempotentRequest(command, "/user/register", RegisteredView.model_validate, 201)
         answer = await self._world.ask("users", users.register_users, asked)
         if answer is not None:
@@ -137,7 +138,7 @@ class Customers:
 
     async def _move_house(self, customer: Customer, address: str) -> None:
         self.addresses.add(address)
-        command = ChangeUser(customer.id, "Ada King", address, None, self._cause())
+        command = ChangeUser(customer.id, {"name": "Ada King", "email": address}, self._cause())
         asked = IdempotentRequest(command, f"/user/{customer.id}", UserView.model_validate)
         user = _body_of(await self._insist("users", users.change_users, asked), 200)
         if user["email"] != address:

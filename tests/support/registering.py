@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 from uuid_utils.compat import uuid7
 
+from apps.users.models import Profile
 from apps.users.use_cases import ChangeUser, RegisterUser
 from chassis.database.group_commit import Work
 from chassis.database.transaction import transaction
@@ -26,7 +27,7 @@ def a_registration(**fields: Any) -> dict[str, Any]:
 
 
 def a_command(email: str) -> RegisterUser:
-    return RegisterUser(email, "no hash", "Ada", "en", Causation(str(uuid7())))
+    return RegisterUser(Profile(email, "Ada", "en"), "no hash", Causation(str(uuid7())))
 
 
 async def together(

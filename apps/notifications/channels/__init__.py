@@ -1,6 +1,6 @@
 """Channels by which notifications are sent.
 
-A further one is a class here, a folder of templates, an address of the recipient, and a dispatcher.
+A further one is a class here, a file of templates, an address of the recipient, and a dispatcher.
 """
 
 from abc import abstractmethod

@@ -25,9 +25,8 @@ from prometheus_client import Histogram
 
 from apps.notifications import rendering
 from apps.notifications.channels import Channel, ServerAwayError
-from apps.notifications.channels.mail_server import MailServer
+from apps.notifications.channels.mail_server import MailServer, MailSettings
 from apps.notifications.models import DeliveryResult, Notification, Outcome
-from chassis.runtime.settings import Settings
 
 CONNECT_SECONDS: Final = 15.0
 """Time to connect, encrypt and sign in."""
@@ -258,7 +257,7 @@ def _quoted_printable(text: str) -> str:
     return b2a_qp(lines.replace("\n", "\r\n").encode()).decode()
 
 
-def email_channels(settings: Settings) -> Callable[[], EmailChannel]:
+def email_channels(settings: MailSettings) -> Callable[[], EmailChannel]:
     """Makes channels that share what the process knows of the mail server."""
     sender = Sender.of(settings.mail_from)
     server = MailServer()

@@ -1,12 +1,14 @@
-"""What the connections of a process know of the mail server: when to connect again after it has failed."""
+"""The mail server: its settings, and when the connections of a process connect again after it has failed."""
 
 import asyncio
 import contextlib
 import random
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from prometheus_client import Gauge
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 log = structlog.get_logger(__name__)
 
@@ -14,6 +16,24 @@ LONGEST_PAUSE: Final = 10.0
 """Seconds between two attempts to connect to a server that is away."""
 
 AWAY = Gauge("chorus_smtp_away", "1 while the mail server accepts no e-mails.")
+
+
+class MailSettings(BaseSettings):
+    """The settings of the e-mail channel."""
+
+    model_config = SettingsConfigDict(env_prefix="CHORUS_", extra="ignore")
+
+    smtp_host: str = Field("127.0.0.1", description="The mail server.")
+    smtp_port: int = Field(1025, description="Its port.")
+    smtp_username: str | None = Field(
+        None, description="Login at the mail server, if it requires one."
+    )
+    smtp_password: SecretStr | None = Field(None, description="The password of that login.")
+    smtp_tls: Literal["none", "starttls", "tls"] = Field(
+        "none",
+        description="How the connection to the mail server is encrypted: `none`, `starttls` or `tls`.",
+    )
+    mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every e-mail.")
 
 
 class MailServer:

@@ -14,6 +14,7 @@ from typing import Final
 
 from apps.notifications.channels import ServerAwayError
 from apps.notifications.channels.email import EmailChannel, email_channels
+from apps.notifications.channels.mail_server import MailSettings
 from apps.notifications.models import DeliveryResult, Notification
 from bench.baselines.common import Service, written
 from chassis.database.errors import is_transient
@@ -56,7 +57,7 @@ class Mailer:
 
     def __init__(self, service: Service) -> None:
         self._pool: Pool = service.database.pool
-        connect = email_channels(service.settings)
+        connect = email_channels(MailSettings())
         self._channels = [connect() for _ in range(CONNECTIONS)]
 
     async def run(self) -> None:

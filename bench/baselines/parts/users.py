@@ -33,9 +33,7 @@ internal = APIRouter(prefix="/internal")
 async def register(body: RegisterBody, request: Request, passwords: PasswordsDep) -> Response:
     """Register a user, with an account."""
     password_hash = await passwords.hash(body.password)
-    user = User.register(
-        uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)
-    )
+    user = User.register(uuid7(), body.profile(), password_hash, "user", datetime.now(UTC))
     pool = service_of(request).database.pool
     if not await pool.fetchval(sql.insert(User), *sql.values(user)):
         raise EmailTaken

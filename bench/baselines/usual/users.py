@@ -30,9 +30,7 @@ router.add_api_route("/view/{userId}", view_user, methods=["GET"])
 async def register(body: RegisterBody, request: Request, passwords: PasswordsDep) -> Response:
     """Register a user."""
     password_hash = await passwords.hash(body.password)
-    user = User.register(
-        uuid7(), body.email, password_hash, body.name, body.locale, "user", datetime.now(UTC)
-    )
+    user = User.register(uuid7(), body.profile(), password_hash, "user", datetime.now(UTC))
     async with sessions.begin() as session:
         session.insert(user)
         session.publish(UserRegistered(user=user.state()), cause_of(request))

@@ -1,23 +1,26 @@
-"""A second channel beside e-mail: one class, and notifications that name it."""
+"""A second channel beside e-mail: one class, an address, and a text."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from uuid import UUID
 
+import pytest
 from uuid_utils.compat import uuid7
 
+from apps.notifications import rendering
 from apps.notifications.channels import Channel, ServerAwayError
 from apps.notifications.dispatcher import Dispatcher
-from apps.notifications.models import DeliveryResult, Notification
+from apps.notifications.models import ADDRESSES, DeliveryResult, Notification
 from chassis.database.transaction import transaction
 from events.notifications import NotificationFailed, NotificationSent
 from events.orders import OrderState
+from events.users import UserRegistered
 from tests.support.builders import a_user, an_order, now, payment_succeeded
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.mail import MailSink
-from tests.support.notified import a_recipient
+from tests.support.notified import a_recipient, all_sent
 
 
 class TextMessages(Channel):
@@ -94,24 +97,49 @@ async def is_(status: str, notifications: RunningService, id: UUID) -> None:
     await notifications.is_quiet()
 
 
+@pytest.fixture
+def text_messages(monkeypatch: pytest.MonkeyPatch) -> TextMessages:
+    """A channel for every recipient who has its address; the column `name` takes the place of a number's."""
+    monkeypatch.setitem(ADDRESSES, "text", "name")
+    text = rendering._TEMPLATES.from_string("Paid\n\n{{ name }}, thank you!")
+    monkeypatch.setitem(rendering._TEXTS, "text/en/joy", text)
+    return TextMessages()
+
+
+@pytest.mark.parametrize("known", ["before", "later"])
 async def test_an_order_is_notified_once_in_each_channel(
-    notifications: RunningService, mail: MailSink
+    notifications: RunningService, mail: MailSink, text_messages: TextMessages, known: str
 ) -> None:
-    ada, channel = await a_recipient(notifications), TextMessages()
+    ada = a_user(name="Ada")
     order = an_order(user=ada)
-    async with dispatching(notifications, channel):
-        id = await a_text_message(notifications, order)
-        await notifications.processes(payment_succeeded(order))
-        await is_("sent", notifications, id)
+    events = [UserRegistered(user=ada), payment_succeeded(order)]
+    async with dispatching(notifications, text_messages):
+        for event in events if known == "before" else events[::-1]:
+            await notifications.processes(event)
+        await notifications.processes(events[1])
         await mail.gets(ada.email)
-        assert channel.sent == [id]
 
         async def both_published() -> None:
             sent = notifications.published_of(NotificationSent)
-            assert len(sent) == 2
+            assert {event.notification.to for event in sent} == {ada.email, "Ada"}
             assert {event.notification.order_id for event in sent} == {order.id}
+            assert len(sent) == 2
 
         await eventually(both_published)
+    [id] = text_messages.sent
+    assert await notifications.value("SELECT body FROM notifications WHERE id = $1", id) == (
+        "Ada, thank you!"
+    )
+
+
+async def test_a_recipient_without_an_address_in_a_channel_gets_nothing_there(
+    notifications: RunningService, mail: MailSink, text_messages: TextMessages
+) -> None:
+    ada = await a_recipient(notifications, name="")
+    await notifications.processes(payment_succeeded(an_order(user=ada)))
+    await mail.gets(ada.email)
+    [only] = await all_sent(notifications, ada, 1)
+    assert only["to"] == ada.email
 
 
 async def test_a_dispatcher_leaves_notifications_of_other_channels(

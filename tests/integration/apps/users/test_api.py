@@ -31,7 +31,7 @@ async def test_a_user_sees_their_own_profile(users: RunningService) -> None:
         assert answer.status_code == 200
         body = answer.json()
         assert body.pop("createdAt") == body.pop("updatedAt")
-        assert body == {
+        assert {name: value for name, value in body.items() if value is not None} == {
             "userId": id_of(grace),
             "email": "grace@example.org",
             "name": "Grace",
@@ -72,7 +72,7 @@ async def test_a_change_makes_a_new_version_and_is_published(users: RunningServi
         assert await a_token(ada, email)
     _, event = await users.publishes(2)
     assert isinstance(event, UserUpdated)
-    assert event.user.model_dump() == {
+    assert event.user.model_dump(exclude_none=True) == {
         "id": UUID(answer.json()["userId"]),
         "email": email,
         "name": "Ада",
@@ -106,15 +106,15 @@ async def test_in_one_batch_each_change_is_decided_alone(users: RunningService) 
     made = await together(users, use_cases.register_users, commands)
     ada, bob, eve, dan = [user.id for user in made]
 
-    def change(user_id: UUID, email: str | None = None, name: str | None = None) -> ChangeUser:
-        return ChangeUser(user_id, name, email, None, Causation(str(uuid7())))
+    def change(user_id: UUID, **changes: str) -> ChangeUser:
+        return ChangeUser(user_id, changes, Causation(str(uuid7())))
 
     changes = [
-        change(eve, taken),  # ada's
-        change(bob, free),
-        change(dan, given_up),  # bob's until now: free for the next transaction
-        change(eve, free),  # bob's from now on
-        change(uuid7(), an_address()),
+        change(eve, email=taken),  # ada's
+        change(bob, email=free),
+        change(dan, email=given_up),  # bob's until now: free for the next transaction
+        change(eve, email=free),  # bob's from now on
+        change(uuid7(), email=an_address()),
         change(ada, name="Ada the First"),
         change(ada, name="Ada the Second"),
     ]
@@ -127,7 +127,7 @@ async def test_in_one_batch_each_change_is_decided_alone(users: RunningService) 
     )
     versions = await users.rows("SELECT id, version FROM users WHERE id = ANY($1)", [ada, bob, eve])
     assert dict(map(tuple, versions)) == {ada: 3, bob: 2, eve: 1}
-    [result] = await together(users, use_cases.change_users, [change(dan, given_up)])
+    [result] = await together(users, use_cases.change_users, [change(dan, email=given_up)])
     assert isinstance(result, User)
 
 
@@ -142,7 +142,7 @@ async def test_concurrent_registrations_and_changes_give_an_address_to_one_user(
         return await together(users, use_cases.register_users, commands)
 
     async def change(user_id: UUID, email: str) -> Sequence[Any]:
-        command = ChangeUser(user_id, None, email, None, Causation(str(uuid7())))
+        command = ChangeUser(user_id, {"email": email}, Causation(str(uuid7())))
         return await together(users, use_cases.change_users, [command])
 
     for _ in range(10):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 from apps.notifications import rendering
+from apps.notifications.models import ADDRESSES
 from events.notifications import NotificationKind
 from events.users import Locale
 
@@ -36,13 +37,15 @@ def a_text(
     kind: NotificationKind = "joy",
     reason: str | None = None,
     locale: Locale = "en",
+    channel: str = "email",
     *,
     name: str = "Ada",
     amount: int = 3000,
     balance: int = 7000,
 ) -> Text:
     values = {"order_id": ORDER, "amount": amount, "balance": balance, "currency": "EUR"}
-    template = f"email/{locale}/{kind}-{reason}" if reason else f"email/{locale}/{kind}"
+    kind_and_reason = f"{kind}-{reason}" if reason else kind
+    template = f"{channel}/{locale}/{kind_and_reason}"
     return Text(*rendering.text(template, name, values | {"locale": locale}))
 
 
@@ -82,8 +85,9 @@ def test_every_text_contains_the_order_the_amount_and_the_balance(
         assert fact in html
 
 
-def test_every_kind_reason_and_locale_has_its_own_text() -> None:
-    texts = [a_text(*case, locale) for case, locale in EVERY]
+@pytest.mark.parametrize("channel", ADDRESSES)
+def test_every_kind_reason_and_locale_has_its_own_text(channel: str) -> None:
+    texts = [a_text(*case, locale, channel) for case, locale in EVERY]
     assert len({text.subject for text in texts}) == len(texts)
     assert len({text.body for text in texts}) == len(texts)
 

@@ -9,8 +9,8 @@ import pytest
 
 from apps.notifications.channels import ServerAwayError, email
 from apps.notifications.channels.email import EmailChannel, Sender, compose, email_channels
+from apps.notifications.channels.mail_server import MailSettings
 from apps.notifications.models import DeliveryResult
-from chassis.runtime.settings import Settings
 from tests.support.mail import an_email
 
 SENDER: Final = Sender.of("us@sink.test")
@@ -52,7 +52,7 @@ async def served_by(
     """A channel that is connected to a server with this behaviour."""
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        settings = Settings(smtp_host="127.0.0.1", smtp_port=port, mail_from=SENDER.address)
+        settings = MailSettings(smtp_host="127.0.0.1", smtp_port=port, mail_from=SENDER.address)
         channel = email_channels(settings)()
         try:
             await channel.ready()

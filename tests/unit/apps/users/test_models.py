@@ -10,22 +10,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
-from apps.users.models import KEY_LIFETIME, KeyPair, User
+from apps.users.models import KEY_LIFETIME, KeyPair, Profile, User
 from apps.users.operator import configured_operator
 from apps.users.passwords import Passwords
 from apps.users.schemas import Email, LoginBody, Name, PatchBody, RegisterBody
 from apps.users.tokens import KeyRing
 from chassis.runtime.settings import Settings
-from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER
+from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER, Role
 from chassis.web.problems import Unavailable
 from events.users import UserState
 
 NOW = datetime(2026, 11, 22, 13, 5, 12, tzinfo=UTC)
 
 
-def a_registered_user(**values: Any) -> User:
-    fields = {"email": "ada@example.org", "name": "Ada", "locale": "en", "role": "user"} | values
-    return User.register(id=uuid7(), password_hash="", now=NOW, **fields)
+def a_registered_user(role: Role = "user") -> User:
+    return User.register(uuid7(), Profile("ada@example.org", "Ada", "en"), "", role, NOW)
 
 
 def a_key_pair(made: datetime = NOW) -> KeyPair:
@@ -121,7 +120,7 @@ def test_a_change_keeps_omitted_fields() -> None:
     body = PatchBody.model_validate({"locale": "ru"})
     user = a_registered_user()
     later = NOW + timedelta(hours=1)
-    assert user.change(body.name, body.email, body.locale, later)
+    assert user.change(body.changes(), later)
     assert user.state() == UserState(
         id=user.id, email="ada@example.org", name="Ada", locale="ru", version=2
     )
@@ -130,7 +129,8 @@ def test_a_change_keeps_omitted_fields() -> None:
 
 def test_a_change_without_effect_makes_no_version() -> None:
     user = a_registered_user()
-    assert not user.change("Ada", "ada@example.org", "en", NOW + timedelta(hours=1))
+    same = Profile("ada@example.org", "Ada", "en")._asdict()
+    assert not user.change(same, NOW + timedelta(hours=1))
     assert user.version == 1
     assert user.updated_at == NOW
 
