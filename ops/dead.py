@@ -7,14 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import unquote, urlsplit
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from apps import SERVICES
-from chassis.runtime.settings import required, settings
 from ops.console import console, service_name
 
 if TYPE_CHECKING:
@@ -176,9 +174,10 @@ def _do(chosen: Chosen, decision: Decision | None = None) -> list["DeadLetter"]:
     from aio_pika.exceptions import AMQPError
 
     from ops.dead_letters import DeadLetters, NotReplayedError
+    from ops.management import administrator_address
 
     async def on_broker() -> list["DeadLetter"]:
-        async with DeadLetters.of(_administrator_address()) as dead:
+        async with DeadLetters.of(administrator_address()) as dead:
             letters = chosen.among(await dead.hold(chosen.service or SERVICES))
             if decision is not None:
                 await decision(dead, letters)
@@ -196,17 +195,6 @@ def _do(chosen: Chosen, decision: Decision | None = None) -> list["DeadLetter"]:
 def _failure(text: str) -> typer.Exit:
     typer.echo(f"chorus dead: {text}", err=True)
     return typer.Exit(FAILED)
-
-
-def _administrator_address() -> str:
-    """The address of the broker's nodes, with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError."""
-    from chassis.messaging.addresses import node_urls
-    from ops.management import with_login
-
-    login = urlsplit(required("CHORUS_RABBITMQ_API_URL"))
-    user, password = (unquote(part or "guest") for part in (login.username, login.password))
-    nodes = node_urls(settings().broker_url(SERVICES[0]))
-    return ",".join(with_login(url, user, password) for url in nodes)
 
 
 def _whole(letter: "DeadLetter") -> dict[str, Any]:

@@ -10,8 +10,10 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import httpx
 
+from apps import SERVICES
 from chassis.messaging.addresses import node_urls
 from chassis.messaging.topology import Topology
+from chassis.runtime.settings import required, settings
 
 TIMEOUT_SECONDS: Final = 15.0
 
@@ -96,6 +98,14 @@ def _part(name: str) -> str:
 def vhost_of(address: str) -> str:
     """The vhost in an AMQP address, "/" if it names none. All nodes of a cluster have the same."""
     return unquote(urlsplit(node_urls(address)[0]).path[1:]) or "/"
+
+
+def administrator_address() -> str:
+    """The address of the broker's nodes, with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError."""
+    login = urlsplit(required("CHORUS_RABBITMQ_API_URL"))
+    user, password = (unquote(part or "guest") for part in (login.username, login.password))
+    nodes = node_urls(settings().broker_url(SERVICES[0]))
+    return ",".join(with_login(url, user, password) for url in nodes)
 
 
 def with_login(url: str, user: str, password: str) -> str:

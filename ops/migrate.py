@@ -55,7 +55,7 @@ async def create_database(admin_url: str, service_url: str) -> None:
 
 async def grant_auditor(admin_url: str, service: str, service_url: str, password: str) -> None:
     """Create the read-only role of `chorus audit` for a service's database, whose tables must exist."""
-    async with _administrator(_of_database(admin_url, service_url)) as connection:
+    async with _administrator(of_database(admin_url, service_url)) as connection:
         role, database = await _create_role(connection, auditor_url(service_url, password))
         await connection.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
         await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {role}")
@@ -85,14 +85,14 @@ async def _create_role(connection: asyncpg.Connection, url: str) -> tuple[str, s
     return role, quoted(parts.path.lstrip("/"))
 
 
-def _of_database(admin_url: str, service_url: str) -> str:
+def of_database(admin_url: str, service_url: str) -> str:
     """The administrator's URL of a service's database."""
     return urlunsplit(urlsplit(admin_url)._replace(path=urlsplit(service_url).path))
 
 
 def upgrade_database(admin_url: str, service: str, service_url: str) -> None:
     """Run the service's migrations as the database's owner. Blocks, and must not run inside an event loop."""
-    owner = urlsplit(_of_database(admin_url, service_url))._replace(scheme="postgresql+asyncpg")
+    owner = urlsplit(of_database(admin_url, service_url))._replace(scheme="postgresql+asyncpg")
     options = {
         "script_location": str(MIGRATIONS),
         "version_locations": str(APPS / service / "migrations"),

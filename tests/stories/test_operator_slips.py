@@ -1,0 +1,179 @@
+"""An operator's slip at the broker loses messages: the audit names each event, and `chorus republish` mends it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import pytest
+from typer.testing import CliRunner
+
+from apps import SERVICES
+from chassis.messaging.topology import DEAD, JOURNAL, Queue
+from ops.audit import audit, auditor
+from ops.main import cli
+from ops.management import Administration
+from ops.subscriptions import TOPOLOGY
+from tests.stories.stack import Stack
+from tests.support.eventually import eventually
+from tests.support.installation import environment
+
+QUEUES = [
+    queue
+    for queue in TOPOLOGY.queues
+    if queue.name != JOURNAL and not queue.name.endswith(f".{DEAD}")
+]
+"""All that services consume from."""
+
+
+async def unbound(chorus: Stack) -> None:
+    """All bindings of services are deleted for a while; the journal's keep the events routable."""
+    for queue in QUEUES:
+        found = await chorus.broker.channel.get_queue(queue.name, ensure=False)
+        for exchange, key in queue.bindings:
+            await found.unbind(exchange, key)
+    await orders_of_all_kinds(chorus)
+
+
+async def purged(chorus: Stack) -> None:
+    """Queues are purged while their consumers do not run."""
+    for service in ("billing", "notifications"):
+        chorus[service].kill()
+    ada = await chorus.customer(deposit=None)
+    await ada.order("10.00")
+    await everything_is_published(chorus)
+    for queue in QUEUES:
+        await chorus.broker.purge(queue.name)
+    await chorus.heal()
+
+
+async def deleted(chorus: Stack) -> None:
+    """Queues are deleted under the services that consume from them."""
+    for queue in QUEUES:
+        await chorus.broker.channel.queue_delete(queue.name)
+    await orders_of_all_kinds(chorus)
+
+
+async def orders_of_all_kinds(chorus: Stack) -> None:
+    """A new customer with an order that can be paid, one that cannot, and one that is cancelled."""
+    ada = await chorus.customer(deposit="100.00")
+    for total in ("30.00", "500.00"):
+        await ada.order(total)
+    await ada.cancel(await ada.order("20.00"))
+    await everything_is_published(chorus)
+
+
+async def everything_is_published(chorus: Stack) -> None:
+    async def empty() -> None:
+        for service in SERVICES:
+            assert await chorus.value(service, "SELECT count(*) FROM outbox") == 0, service
+
+    await eventually(empty)
+
+
+async def topology_is_applied(chorus: Stack) -> None:
+    """What an operator does who has noticed: `chorus migrate`."""
+    installation = chorus.installation
+    users = {service: installation.amqp_url(service) for service in SERVICES}
+
+    def apply() -> None:
+        with Administration(installation.servers.rabbitmq_api_url) as broker:
+            broker.apply(TOPOLOGY, users)
+
+    await asyncio.to_thread(apply)
+
+
+async def republish(chorus: Stack, *arguments: str) -> str:
+    with environment(chorus.installation.environment):
+        result = await asyncio.to_thread(CliRunner().invoke, cli, ["republish", *arguments])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing counts as in flight, however young."""
+    monkeypatch.setattr(auditor, "IN_FLIGHT", auditor.IN_FLIGHT * 0)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("slip", [unbound, purged, deleted])
+async def test_what_subscribers_lack_is_found_and_published_to_them(
+    chorus: Stack, slip: Callable[[Stack], Awaitable[None]]
+) -> None:
+    await chorus.is_quiet()
+    assert "no subscriber lacks" in await republish(chorus, "--missing")
+    await slip(chorus)
+    await topology_is_applied(chorus)
+    report = await audit(chorus.urls, timeout_seconds=1)
+    assert 9 in report.violated, "the audit names what was not received"
+    would_be = await republish(chorus, "--missing", "--dry-run")
+    assert 9 in (await audit(chorus.urls, timeout_seconds=1)).violated, (
+        "a dry run publishes nothing"
+    )
+    were = await republish(chorus, "--missing")
+    assert were == would_be.replace("would be", "were")
+    await chorus.is_quiet()
+    assert "no subscriber lacks" in await republish(chorus, "--missing")
+
+
+async def test_everything_published_again_changes_nothing(chorus: Stack) -> None:
+    await orders_of_all_kinds(chorus)
+    await chorus.is_quiet()
+    before = {service: await chorus.inbox(service) for service in SERVICES}
+    published = await republish(chorus, "--all")
+    assert all(f"{service}: " in published for service in SERVICES)
+    await chorus.is_quiet()
+    assert {service: await chorus.inbox(service) for service in SERVICES} == before
+
+
+async def test_filters_choose_what_is_published(chorus: Stack) -> None:
+    ada, bea = await chorus.customer(deposit="9.00"), await chorus.customer(deposit="9.00")
+    first, other = await ada.order("1.00"), await bea.order("2.00")
+    await chorus.is_quiet()
+
+    async def published(*arguments: str) -> dict[str, int]:
+        lines = (await republish(chorus, *arguments)).splitlines()
+        counts = {line.partition(":")[0]: int(line.split()[1].replace(",", "")) for line in lines}
+        return {service: count for service, count in counts.items() if count}
+
+    assert await published("--aggregate", str(first), "--service", "orders") == {"orders": 2}
+    assert await published("--aggregate", str(first), "--type", "OrderPlaced") == {"orders": 1}
+    assert await published("--aggregate", str(ada.id), "--type", "OrderPlaced") == {}
+    [placed] = [e for e in chorus.journal.flow(bea.flow) if e.event.subject == str(other)][:1]
+    assert await published("--event", str(placed.id)) == {"orders": 1}
+    assert await published("--event", str(UUID(int=1))) == {}
+    flow = placed.cause.correlation_id
+    assert (await published("--correlation", flow)).keys() == {"orders", "billing", "notifications"}
+    assert await published("--aggregate", str(other), "--to", "orders.user-registered") == {}
+    assert await published("--aggregate", str(other), "--to", "billing.order-placed") == {
+        "orders": 1
+    }
+    assert await published("--since", "1d", "--until", "1h") == {}
+    assert (await published("--since", "1h"))["orders"] >= 4
+    all_of_orders = await published("--service", "orders", "--all")
+    assert set(all_of_orders) == {"orders"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--missing", "--all"],
+        ["--missing", "--type", "OrderPlaced"],
+        ["--type", "OrderPlace"],
+        ["--to", "billing.dead"],
+        ["--to", "nowhere"],
+        ["--since", "yesterday"],
+        ["--event", "1"],
+        ["--after", str(UUID(int=1)), "--all"],
+        ["--correlation", ""],
+    ],
+)
+def test_a_wrong_command_line_publishes_nothing(arguments: list[str]) -> None:
+    result = CliRunner().invoke(cli, ["republish", *arguments])
+    assert result.exit_code == 2 or isinstance(result.exception, LookupError), result.output
+
+
+def test_every_queue_is_tried() -> None:
+    assert {queue.service for queue in QUEUES} == set(SERVICES)
+    assert all(isinstance(queue, Queue) for queue in QUEUES)
