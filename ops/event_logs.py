@@ -91,7 +91,7 @@ class Chosen:
             low = rows[-1].id
 
 
-async def publish(publisher: Publisher, rows: Sequence[Row], queue: str | None = None) -> int:
+async def publish_rows(publisher: Publisher, rows: Sequence[Row], queue: str | None = None) -> int:
     """Publish rows to their exchanges, or to one queue; returns how many events. Raises NotPublishedError."""
     batches = list(message_batches(rows))
     results = await publisher.publish(
@@ -136,7 +136,7 @@ async def republish_missing(
         async for rows in Chosen(events=ids).rows(logs[source]):
             for queue, part in _by_queue(service, rows):
                 published = (
-                    await publish(publisher, part, queue)
+                    await publish_rows(publisher, part, queue)
                     if publisher
                     else sum(row.events for row in part)
                 )

@@ -122,7 +122,7 @@ async def _run(
 async def _all(
     chosen: "Chosen", logs: "Databases", service: str, after: UUID, publisher: "Publisher | None"
 ) -> None:
-    from ops.event_logs import publish
+    from ops.event_logs import publish_rows
 
     count = 0
     async for rows in chosen.rows(logs[service], after):
@@ -130,7 +130,7 @@ async def _all(
             count += sum(row.events for row in rows)
             continue
         try:
-            count += await publish(publisher, rows, chosen.queue)
+            count += await publish_rows(publisher, rows, chosen.queue)
         except BaseException:
             typer.echo(f"go on with: --service {service} --after {after}", err=True)
             raise

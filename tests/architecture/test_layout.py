@@ -33,7 +33,8 @@ FILES: Final = {
     "apps/notifications": f"{SERVICE} dispatcher gauges rendering",
     "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
-        "__init__ __main__ console dead dead_letters main management migrate serve subscriptions"
+        "__init__ __main__ console dead dead_letters event_logs main management migrate republish serve"
+        " subscriptions"
     ),
     "ops/audit": (
         "__init__ access auditor broker command databases delivery digests findings ledger"
