@@ -14,7 +14,6 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -153,8 +152,8 @@ class Dispatcher:
             while not self._stopping:
                 lease = await self._next(channel)
                 if (result := await self._deliver(worker, lease, channel)) is not None:
-                    at, jitter = datetime.now(UTC), random.random()  # noqa: S311 - no secret
-                    self._attempts.put_nowait(Attempt(lease.notification.id, result, at, jitter))
+                    jitter = random.random()  # noqa: S311 - no secret
+                    self._attempts.put_nowait(Attempt(lease.notification.id, result, jitter))
         finally:
             channel.close()
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -64,7 +63,6 @@ class Attempt:
 
     notification_id: UUID
     result: DeliveryResult
-    at: datetime
     jitter: float
 
 
@@ -139,7 +137,7 @@ async def record_attempts(tx: Transaction, attempts: Sequence[Attempt]) -> list[
     for attempt in attempts:
         notification = notifications[attempt.notification_id]
         if notification.status == "pending":
-            event = notification.record(attempt.result, attempt.at, attempt.jitter)
+            event = notification.record(attempt.result, tx.now, attempt.jitter)
             if event is not None:
                 tx.publish(event, notification.causation())
     changed = list(notifications.values())

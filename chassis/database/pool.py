@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chassis.database.transaction import Pool, keep_session
+from chassis.database.transaction import Pool, TimedConnection, keep_session, measure_clock
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +97,8 @@ class Database:
                     # A connection that is closed for its age when it is returned could fail after COMMIT.
                     max_queries=2**31,
                     timeout=CONNECT_SECONDS,
+                    connection_class=TimedConnection,
+                    setup=measure_clock,
                     reset=keep_session,
                     command_timeout=COMMAND_SECONDS,
                     server_settings=server_settings | BY_KEY,

@@ -5,6 +5,8 @@ broker, and an event exists if and only if the change that it reports is committ
 """
 
 import contextlib
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import chain
@@ -27,6 +29,34 @@ ACQUIRE_SECONDS: Final = 4.0
 """How long to wait for a connection of the pool; less than the timeout of a request."""
 
 
+CLOCK_SECONDS: Final = 60.0
+"""How long a connection may use its last measurement of the server's clock."""
+
+
+class TimedConnection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that knows its server's time, whatever the clock of this process's machine does.
+
+    Times of rows are compared with `now()` by statements: both must be of one clock. Between measurements the
+    monotonic clock counts, so that a step of either clock is harmless.
+    """
+
+    _ahead = 0.0
+    """The server's time less this process's monotonic time, in seconds."""
+    _measured = -math.inf
+
+    def now(self) -> datetime:
+        """The server's time, as of `measure`."""
+        return datetime.fromtimestamp(time.monotonic() + self._ahead, UTC)
+
+    async def measure(self) -> None:
+        """Read the server's clock if that was done more than CLOCK_SECONDS ago: one round trip."""
+        sent = time.monotonic()
+        if sent - self._measured > CLOCK_SECONDS:
+            moment = await self.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+            self._measured = time.monotonic()
+            self._ahead = moment - (sent + self._measured) / 2
+
+
 class Transaction:
     """The interface of a use case to its database: sets of rows, and events to publish.
 
@@ -39,7 +69,7 @@ class Transaction:
 
     def __init__(self, connection: Connection, now: datetime) -> None:
         self.now = now
-        """The time of this transaction, aware, in UTC."""
+        """The time of this transaction by the server's clock, aware, in UTC."""
         self.outbox: list[outbox.Row] = []
         """The events that COMMIT writes to the event log and to the outbox, a row each; it groups them."""
         self.events: list[Event] = []
@@ -229,7 +259,9 @@ async def transaction(pool: Pool) -> AsyncIterator[Transaction]:
     ACQUIRE_SECONDS.
     """
     async with pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
-        tx = Transaction(connection, datetime.now(UTC))
+        # Only a pool that `Database` has opened measures the server's clock.
+        now = getattr(connection, "now", None)
+        tx = Transaction(connection, now() if now else datetime.now(UTC))
         try:
             yield tx
             await tx.commit()
@@ -238,6 +270,11 @@ async def transaction(pool: Pool) -> AsyncIterator[Transaction]:
             raise
     for callback in tx.after_commit:
         callback()
+
+
+async def measure_clock(connection: Any) -> None:
+    """Keep the clock of a TimedConnection that the pool is about to lend."""
+    await connection.measure()
 
 
 async def keep_session(connection: object) -> None:

@@ -31,6 +31,8 @@ ALGORITHM: Final = "EdDSA"
 REQUIRED: Final = ["iss", "aud", "exp", "iat", "sub"]
 TOKEN_LIMIT: Final = 2048
 """Characters of a token; a longer one is refused without parsing it."""
+LEEWAY_SECONDS: Final = 60
+"""How far the clock of the issuer may be ahead, and how long a token outlasts its end by this process's clock."""
 CACHED_TOKENS: Final = 20_000
 RELOAD_SECONDS: Final = 0.5
 """Least time between two reads of the keys; a token with an unknown key id causes a read."""
@@ -98,6 +100,7 @@ class Verifier:
                 algorithms=[ALGORITHM],
                 audience=AUDIENCE,
                 issuer=ISSUER,
+                leeway=LEEWAY_SECONDS,
                 options={"require": REQUIRED},
             )
             user = _user(claims)
@@ -105,7 +108,7 @@ class Verifier:
             raise Unauthorized(f"The token is not valid: {error}") from None
         while len(self._cached) >= CACHED_TOKENS:
             del self._cached[next(iter(self._cached))]
-        self._cached[token] = (user, float(claims["exp"]))
+        self._cached[token] = (user, float(claims["exp"]) + LEEWAY_SECONDS)
         return user
 
     async def _key(self, key_id: str) -> jwt.PyJWK:

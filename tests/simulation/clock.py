@@ -42,7 +42,6 @@ def decided_by(loop: SimulatedLoop) -> Iterator[None]:
         for name, value in {
             "chassis.database.transaction.datetime": SimulatedDatetime,
             "chassis.messaging.dead_letters.datetime": SimulatedDatetime,
-            "apps.notifications.dispatcher.datetime": SimulatedDatetime,
             "chassis.database.transaction.uuid_utils": SimpleNamespace(uuid7=ids),
             "chassis.messaging.message.uuid7": ids,
             "chassis.messaging.consumer.random": loop.dice,

@@ -10,6 +10,7 @@ import time
 import pytest
 from uuid_utils.compat import uuid7
 
+from chassis.web.auth import LEEWAY_SECONDS
 from tests.support.harness import RunningService
 from tests.support.operations import (
     LISTS,
@@ -87,7 +88,7 @@ async def test_an_unauthenticated_request(endpoint: Endpoint) -> None:
     tokens = {
         "none": "",
         "no token": "x",
-        "expired": endpoint.token(exp=now - 1),
+        "expired": endpoint.token(exp=now - LEEWAY_SECONDS - 1),
         "forged": another.token(endpoint.user),
         "without an end": endpoint.token(exp=None),
         "for another": endpoint.token(aud="others"),

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from uuid_utils.compat import uuid7
 
+from chassis.web.auth import LEEWAY_SECONDS
 from events.users import SigningKeyPublished
 from tests.support.builders import a_user
 from tests.support.eventually import eventually
@@ -72,7 +73,7 @@ FORGED: dict[str, Callable[[Signer, UUID], str]] = {
     "changed after signing": _changed,
     "another key of that name": _another_key_of_that_name,
     "unknown key": lambda signer, user: Signer("unknown").token(user),
-    "expired": _with(exp=int(time.time()) - 1),
+    "expired": _with(exp=int(time.time()) - LEEWAY_SECONDS - 1),
     "from the future": _with(iat=int(time.time()) + 3600),
     "not yet valid": _with(nbf=int(time.time()) + 3600),
     "another audience": _with(aud="others"),
@@ -153,7 +154,7 @@ async def test_an_accepted_token_is_refused_once_it_has_expired(
 ) -> None:
     user = a_user()
     expires = int(time.time()) + 3
-    header = f"Bearer {billing.signer.token(user.id, exp=expires)}"
+    header = f"Bearer {billing.signer.token(user.id, exp=expires - LEEWAY_SECONDS)}"
     assert (await asks(billing, user.id, header)).status_code == 200
 
     async def refused() -> None:

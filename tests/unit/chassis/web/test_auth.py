@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from chassis.web import auth
-from chassis.web.auth import User, Verifier, store_signing_keys
+from chassis.web.auth import LEEWAY_SECONDS, User, Verifier, store_signing_keys
 from chassis.web.problems import Unauthorized
 from events.base import Causation, Envelope
 from tests.support.memory import Memory
@@ -165,6 +165,16 @@ async def test_the_cache_keeps_only_the_newest_tokens(
     for token in tokens:
         await verifier.user(token)
     assert list(verifier._cached) == tokens[3:]
+
+
+@pytest.mark.parametrize("seconds", [-LEEWAY_SECONDS + 5, LEEWAY_SECONDS - 5])
+async def test_clocks_may_differ_by_a_minute(
+    signer: Signer, verifier: Verifier, seconds: int
+) -> None:
+    """The issuer's clock is behind: the token has just expired; or ahead: it is not valid yet."""
+    moment = int(datetime.now(UTC).timestamp()) + seconds
+    claims: Any = {"exp": moment} if seconds < 0 else {"iat": moment, "nbf": moment}
+    assert await verifier.user(signer.token(ADA, **claims)) == User(ADA)
 
 
 async def test_an_expired_key_is_refused(signer: Signer) -> None:
