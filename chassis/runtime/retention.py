@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-import asyncpg
 import structlog
 from prometheus_client import Counter
 
+from chassis.database.errors import is_transient
 from chassis.database.group_commit import GroupCommitter
 from chassis.database.transaction import Pool, Transaction
 
@@ -60,11 +60,15 @@ async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
 async def keep_event_log(pool: Pool, days: int) -> None:
     """Make the event log's next partitions and drop those that are older than `days`, as the tables' owner.
 
-    Waits two seconds at most for transactions that use it, and else leaves it to the next time.
+    Waits half a second at most for transactions that use it: others wait behind it. What cannot be done now is left to
+    the next time, which comes long before a partition is needed.
     """
     try:
         dropped = await pool.fetchval("SELECT keep_event_log($1)", days)
-    except asyncpg.LockNotAvailableError:
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        log.warning("retention.postponed", table="event_log", error=repr(error))
         return
     if dropped:
         PURGED.labels("event_log").inc(dropped)

@@ -63,7 +63,7 @@ CREATE FUNCTION least_id(moment timestamptz) RETURNS uuid IMMUTABLE LANGUAGE sql
     SELECT rpad(lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0'), 32, '0')::uuid
 $$;;
 CREATE FUNCTION keep_event_log(days integer) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = public, pg_temp SET lock_timeout = '2s' AS $$
+SET search_path = public, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
     today timestamptz := date_trunc('day', now(), 'UTC');
     oldest uuid := least_id(date_trunc('day', now(), 'UTC') - make_interval(days => days));

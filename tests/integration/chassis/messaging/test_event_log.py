@@ -129,6 +129,19 @@ async def test_days_beyond_the_retention_are_dropped_unless_they_are_unpublished
     await owner.execute(f"DROP TABLE {partition(7)}")
 
 
+async def test_a_transaction_that_uses_the_log_postpones_its_retention(
+    log: tuple[Database, Pool],
+) -> None:
+    database, owner = log
+    await owner.execute(f"DROP TABLE {partition(-2)}")
+    async with owner.acquire() as other, other.transaction():
+        await other.execute("LOCK TABLE event_log IN ACCESS EXCLUSIVE MODE")
+        await keep_event_log(database.pool, 7)
+    assert not await exists(owner, partition(-2))
+    await keep_event_log(database.pool, 7)
+    assert await exists(owner, partition(-2))
+
+
 async def test_events_of_a_clock_far_ahead_are_kept_and_published(
     log: tuple[Database, Pool],
 ) -> None:
