@@ -78,7 +78,7 @@ class Session(AsyncSession):
 
     async def is_duplicate(self, message_id: str) -> bool:
         """Mark a message as processed in this transaction. Returns whether it was processed before."""
-        row = InboxRow(event_id=UUID(message_id), received_at=datetime.now(UTC))
+        row = InboxRow(id=UUID(message_id), source="", members=1, received_at=datetime.now(UTC))
         return not await self.insert_if_new(row)
 
     def publish(self, event: Event, cause: Causation) -> None:

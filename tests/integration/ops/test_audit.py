@@ -93,7 +93,10 @@ async def test_a_violation_ends_with_1_and_is_reported(chorus: Installation) -> 
     assert violated["number"] == 9
     assert violated["examples"] == [
         {
-            "text": "event 0f000000-0000-7000-8000-000000000000 differs: users has nothing, billing has events 2"
+            "kind": "event",
+            "id": "0f000000-0000-7000-8000-000000000000",
+            "text": "event 0f000000-0000-7000-8000-000000000000 differs:"
+            " users has nothing, billing has events 2",
         }
     ]
 
