@@ -249,7 +249,7 @@ async def test_a_system_under_load_is_audited_without_a_finding(chorus: Stack) -
 
         async def something_was_in_flight() -> bool:
             await load.goes_on(20)  # and beyond, or a slow look would find everything settled
-            report = await audit(chorus.urls, timeout_seconds=20)
+            report = await audit(chorus.urls, timeout_seconds=20, republished=chorus.republished)
             assert report.lines() == [], report
             return report.in_flight + report.candidates > 0
 
