@@ -5,7 +5,8 @@ does it, and in batches that the broker confirms; what is published first was co
 not published yet are left to it.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from json.encoder import encode_basestring_ascii as quoted
@@ -15,13 +16,13 @@ from uuid import UUID
 from chassis.messaging.message import message_batches, to_message
 from chassis.messaging.outbox import GROUP, Row
 from chassis.messaging.publisher import Publisher
-from chassis.messaging.topology import queue_name
+from chassis.messaging.topology import DEAD, queue_name
 from events.base import Event, least_id
 from ops.audit.databases import Database, Databases
 from ops.audit.delivery import DELIVERIES
 from ops.audit.digests import HIGHEST, LOWEST
 from ops.audit.rules import View
-from ops.subscriptions import TOPOLOGY
+from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
 
 CHUNK: Final = 256
 """Rows that are read and published at a time."""
@@ -35,8 +36,7 @@ ORDER BY id LIMIT {CHUNK}
 """  # noqa: S608 - of names in the code
 
 
-class NotPublishedError(Exception):
-    """The broker did not confirm a message. What was published before it stays published."""
+EVENT_QUEUES: Final = [queue for queue in TOPOLOGY.queues if not queue.name.endswith(f".{DEAD}")]
 
 
 @dataclass(frozen=True)
@@ -44,36 +44,34 @@ class Chosen:
     """Which rows of an event log are meant: those that meet every condition that is given."""
 
     since: datetime | None = None
-    """Of events that were committed at this moment or later."""
     until: datetime | None = None
-    """Of events that were committed before this moment."""
     events: Collection[UUID] | None = None
     """Rows with at least one of these events."""
     types: Collection[str] | None = None
-    """Names of events, such as OrderPlaced."""
     aggregate: str | None = None
-    """Rows with an event about this aggregate."""
     correlation: str | None = None
-    """Rows with an event of this flow."""
     queue: str | None = None
     """Only what is routed to this queue, and to this queue alone."""
 
     def keys(self) -> list[str] | None:
         """The routing keys, None for all. Raises LookupError for an unknown event or queue."""
-        keys = {kind.key: kind.__name__ for kind in Event.by_key.values()}
-        if unknown := {*(self.types or ())} - {*keys.values()}:
+        if self.types is None and self.queue is None:
+            return None
+        known = {kind.__name__: kind.key for kind in Event.by_key.values()}
+        if unknown := {*(self.types or ())} - known.keys():
             raise LookupError(f"there is no event {', '.join(sorted(unknown))}")
-        wanted = (
-            None if self.types is None else {k for k, name in keys.items() if name in self.types}
-        )
+        keys = {known[name] for name in self.types or known}
         if self.queue is not None:
-            found = [queue for queue in TOPOLOGY.queues if queue.name == self.queue]
-            if not found or found[0].name.endswith(".dead"):
+            bound = {
+                key
+                for queue in EVENT_QUEUES
+                if queue.name == self.queue
+                for _, key in queue.bindings
+            }
+            if not bound:
                 raise LookupError(f"there is no queue {self.queue!r} that receives events")
-            bound = {key for _, key in found[0].bindings}
-            routed = keys.keys() if "#" in bound else bound
-            wanted = {*routed} if wanted is None else wanted & routed
-        return None if wanted is None else sorted(wanted)
+            keys &= keys if "#" in bound else bound
+        return sorted(keys)
 
     async def rows(self, log: Database, after: UUID = LOWEST) -> AsyncIterator[list[Row]]:
         """The rows of a service's log, in chunks in the order of their ids, from those after an id on."""
@@ -91,61 +89,40 @@ class Chosen:
             low = rows[-1].id
 
 
-async def publish_rows(publisher: Publisher, rows: Sequence[Row], queue: str | None = None) -> int:
-    """Publish rows to their exchanges, or to one queue; returns how many events. Raises NotPublishedError."""
-    batches = list(message_batches(rows))
-    results = await publisher.publish(
-        [
-            ("", queue, to_message(batch))
-            if queue
-            else (batch[0].exchange, batch[0].routing_key, to_message(batch))
-            for batch in batches
-        ]
-    )
-    for batch, error in zip(batches, results, strict=True):
+async def publish_rows(
+    publisher: Publisher | None, rows: Sequence[Row], queue: str | None = None
+) -> int:
+    """Publish rows to their exchanges, or to one queue; returns how many events. Without a publisher only counts.
+
+    Raises ConnectionError for the first message that is not confirmed, or what `Publisher.publish` raises.
+    """
+    batches = list(message_batches(rows)) if publisher else []
+    routes = [
+        ("", queue) if queue else (batch[0].exchange, batch[0].routing_key) for batch in batches
+    ]
+    messages = [(*route, to_message(batch)) for route, batch in zip(routes, batches, strict=True)]
+    for batch, error in zip(
+        batches, await publisher.publish(messages) if publisher else (), strict=True
+    ):
         if error is not None:
-            raise NotPublishedError(f"{batch[0].routing_key} of {batch[0].id}: {error!r}")
+            raise ConnectionError(f"{batch[0].routing_key} of {batch[0].id}: {error!r}")
     return sum(row.events for row in rows)
 
 
-async def missing(view: View) -> dict[tuple[str, str], list[UUID]]:
-    """What subscribers lack of what was published: ids of rows by publisher and subscriber.
+async def publish_missing(publisher: Publisher | None, logs: Databases, view: View) -> Counter[str]:
+    """Publish to each queue what its service lacks; returns how many events by queue. Without a publisher only counts.
 
-    What is younger than the view's grace may be on its way, and is left out.
+    What is younger than the view's grace may be on its way, and is left out; so is what no log has any more.
     """
-    found: dict[tuple[str, str], list[UUID]] = {}
+    counts: Counter[str] = Counter()
     for delivery in DELIVERIES:
+        source, service = delivery.one.service, delivery.other.service
         findings = await delivery.find(view)
         ids = [one.subject.id for one in findings if one.subject and not one.in_flight]
-        if ids:
-            found[delivery.one.service, delivery.other.service] = ids
-    return found
-
-
-async def republish_missing(
-    logs: Databases,
-    publisher: Publisher | None,
-    lacking: Mapping[tuple[str, str], Sequence[UUID]],
-) -> dict[str, int]:
-    """Publish each row to the queue of the subscriber that lacks it; returns how many events by queue.
-
-    Without a publisher only counts. What is in no log any more cannot be published, and is not counted.
-    """
-    counts: dict[str, int] = {}
-    for (source, service), ids in lacking.items():
-        async for rows in Chosen(events=ids).rows(logs[source]):
-            for queue, part in _by_queue(service, rows):
-                published = (
-                    await publish_rows(publisher, part, queue)
-                    if publisher
-                    else sum(row.events for row in part)
+        for event in SUBSCRIPTIONS[service] if ids else ():
+            chosen = Chosen(events=ids, types=[event.__name__], queue=queue_name(service, event))
+            async for rows in chosen.rows(logs[source]):
+                counts[queue_name(service, event)] += await publish_rows(
+                    publisher, rows, chosen.queue
                 )
-                counts[queue] = counts.get(queue, 0) + published
     return counts
-
-
-def _by_queue(service: str, rows: Iterable[Row]) -> Iterable[tuple[str, list[Row]]]:
-    parts: dict[str, list[Row]] = {}
-    for row in rows:
-        parts.setdefault(queue_name(service, Event.by_key[row.routing_key]), []).append(row)
-    return parts.items()

@@ -70,15 +70,8 @@ def republish(
     """
     from ops.event_logs import Chosen
 
-    chosen = Chosen(
-        since,
-        until,
-        event or None,
-        kind or None,
-        aggregate or None,
-        correlation or None,
-        to or None,
-    )
+    texts = (aggregate or None, correlation or None, to or None)
+    chosen = Chosen(since, until, event or None, kind or None, *texts)
     filtered = chosen != Chosen() or bool(service)
     if missing + everything + filtered != 1:
         raise typer.BadParameter("use filters, --missing or --all")
@@ -98,7 +91,6 @@ async def _run(
 
     from chassis.messaging.publisher import Publisher
     from ops.audit.databases import DatabaseUnavailableError, reading
-    from ops.event_logs import NotPublishedError
     from ops.management import administrator_address
     from ops.migrate import of_database
 
@@ -111,7 +103,7 @@ async def _run(
                 await _missing(logs, None if dry_run else publisher)
             for name in () if missing else services:
                 await _all(chosen, logs, name, after, None if dry_run else publisher)
-    except (DatabaseUnavailableError, NotPublishedError, OSError, AMQPError) as error:
+    except (DatabaseUnavailableError, OSError, AMQPError) as error:
         typer.echo(f"chorus republish: {error!r}", err=True)
         return FAILED
     finally:
@@ -126,9 +118,6 @@ async def _all(
 
     count = 0
     async for rows in chosen.rows(logs[service], after):
-        if publisher is None:
-            count += sum(row.events for row in rows)
-            continue
         try:
             count += await publish_rows(publisher, rows, chosen.queue)
         except BaseException:
@@ -136,22 +125,18 @@ async def _all(
             raise
         after = rows[-1].id
         typer.echo(f"{service}: {count:,} events, up to {rows[-1].occurred_at:%F %T} UTC", err=True)
-    typer.echo(
-        f"{service}: {count:,} events {'would be' if publisher is None else 'were'} published"
-    )
+    typer.echo(f"{service}: {count:,} events {'were' if publisher else 'would be'} published")
 
 
 async def _missing(logs: "Databases", publisher: "Publisher | None") -> None:
     from ops.audit.auditor import IN_FLIGHT
     from ops.audit.rules import View
-    from ops.event_logs import missing, republish_missing
+    from ops.event_logs import publish_missing
 
     retention = timedelta(days=settings().event_log_days)
     view = await View(logs, (9,), IN_FLIGHT, retention=retention).refreshed()
-    lacking = await missing(view)
-    counts = await republish_missing(logs, publisher, lacking)
-    done = "would be" if publisher is None else "were"
+    counts = await publish_missing(publisher, logs, view)
     for queue, count in sorted(counts.items()):
-        typer.echo(f"{queue}: {count:,} events {done} published")
+        typer.echo(f"{queue}: {count:,} events {'were' if publisher else 'would be'} published")
     if not counts:
         typer.echo("no subscriber lacks an event that is kept")
