@@ -117,7 +117,7 @@ async def test_what_subscribers_lack_is_found_and_published_to_them(
         "a dry run publishes nothing"
     )
     were = await republish(chorus, "--missing")
-    # An outcome that follows from an order may lack as well by the time its queue is looked at.
+    # An outcome that follows from an order may be missing as well by the time its queue is read.
     assert counts(would_be).keys() <= counts(were).keys()
     assert all(counts(were)[queue] >= count for queue, count in counts(would_be).items())
     await chorus.is_quiet()
