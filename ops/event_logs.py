@@ -18,7 +18,7 @@ from chassis.messaging.outbox import GROUP, Row
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD, queue_name
 from events.base import Event, least_id
-from ops.audit.databases import Database, Databases
+from ops.audit.databases import Databases
 from ops.audit.delivery import DELIVERIES
 from ops.audit.digests import HIGHEST, LOWEST
 from ops.audit.rules import View
@@ -29,7 +29,8 @@ CHUNK: Final = 256
 
 ROWS: Final = f"""
 SELECT {", ".join(Row._fields)} FROM event_log l
-WHERE id > $1 AND id < $2 AND ($3::uuid[] IS NULL OR id = ANY($3)) AND ($4::varchar[] IS NULL OR routing_key = ANY($4))
+WHERE exchange = $7 AND id > $1 AND id < $2 AND ($3::uuid[] IS NULL OR id = ANY($3))
+    AND ($4::varchar[] IS NULL OR routing_key = ANY($4))
     AND ($5::varchar IS NULL OR strpos(cloudevents, $5) > 0) AND ($6::varchar IS NULL OR strpos(cloudevents, $6) > 0)
     AND NOT EXISTS (SELECT FROM outbox o WHERE o.id = l.id)
 ORDER BY id LIMIT {CHUNK}
@@ -73,15 +74,22 @@ class Chosen:
             keys &= keys if "#" in bound else bound
         return sorted(keys)
 
-    async def rows(self, log: Database, after: UUID = LOWEST) -> AsyncIterator[list[Row]]:
-        """The rows of a service's log, in chunks in the order of their ids, from those after an id on."""
-        low = max(after, least_id(self.since)) if self.since else after
+    async def rows(
+        self, logs: Databases, service: str, after: UUID | None = None
+    ) -> AsyncIterator[list[Row]]:
+        """The rows of a service's log, in chunks in the order of their ids, from those after an id on.
+
+        Rows for another service's exchange are left out: only the administrator, who publishes, could send them.
+        """
+        low = after or (least_id(self.since) if self.since else LOWEST)
         high = least_id(self.until) if self.until else HIGHEST
         groups = self.events and [UUID(int=id.int // GROUP * GROUP) for id in self.events]
         about = self.aggregate and f'"subject":{quoted(self.aggregate)}'
         flow = self.correlation and f'"correlationid":{quoted(self.correlation)}'
         while True:
-            records = await log.rows(ROWS, low, high, groups, self.keys(), about, flow)
+            records = await logs[service].rows(
+                ROWS, low, high, groups, self.keys(), about, flow, service
+            )
             if not records:
                 return
             rows = [Row(*record.values()) for record in records]
@@ -121,7 +129,7 @@ async def publish_missing(publisher: Publisher | None, logs: Databases, view: Vi
         ids = [one.subject.id for one in findings if one.subject and not one.in_flight]
         for event in SUBSCRIPTIONS[service] if ids else ():
             chosen = Chosen(events=ids, types=[event.__name__], queue=queue_name(service, event))
-            async for rows in chosen.rows(logs[source]):
+            async for rows in chosen.rows(logs, source):
                 counts[queue_name(service, event)] += await publish_rows(
                     publisher, rows, chosen.queue
                 )

@@ -70,8 +70,9 @@ def republish(
     """
     from ops.event_logs import Chosen
 
-    texts = (aggregate or None, correlation or None, to or None)
-    chosen = Chosen(since, until, event or None, kind or None, *texts)
+    if "" in (aggregate, correlation, to):
+        raise typer.BadParameter("an empty text is no filter")
+    chosen = Chosen(since, until, event or None, kind or None, aggregate, correlation, to)
     filtered = chosen != Chosen() or bool(service)
     if missing + everything + filtered != 1:
         raise typer.BadParameter("use filters, --missing or --all")
@@ -79,13 +80,11 @@ def republish(
         raise typer.BadParameter("--after goes with one --service")
     chosen.keys()  # an unknown event or queue is refused before anything is published
     services = service or SERVICES
-    raise typer.Exit(
-        asyncio.run(_run(chosen, services, after or UUID(int=0), missing=missing, dry_run=dry_run))
-    )
+    raise typer.Exit(asyncio.run(_run(chosen, services, after, missing=missing, dry_run=dry_run)))
 
 
 async def _run(
-    chosen: "Chosen", services: Sequence[str], after: UUID, *, missing: bool, dry_run: bool
+    chosen: "Chosen", services: Sequence[str], after: UUID | None, *, missing: bool, dry_run: bool
 ) -> int:
     from aio_pika.exceptions import AMQPError
 
@@ -112,19 +111,28 @@ async def _run(
 
 
 async def _all(
-    chosen: "Chosen", logs: "Databases", service: str, after: UUID, publisher: "Publisher | None"
+    chosen: "Chosen",
+    logs: "Databases",
+    service: str,
+    after: UUID | None,
+    publisher: "Publisher | None",
 ) -> None:
     from ops.event_logs import publish_rows
 
     count = 0
-    async for rows in chosen.rows(logs[service], after):
-        try:
+    try:
+        async for rows in chosen.rows(logs, service, after):
             count += await publish_rows(publisher, rows, chosen.queue)
-        except BaseException:
-            typer.echo(f"go on with: --service {service} --after {after}", err=True)
-            raise
-        after = rows[-1].id
-        typer.echo(f"{service}: {count:,} events, up to {rows[-1].occurred_at:%F %T} UTC", err=True)
+            after = rows[-1].id
+            upto = f"{rows[-1].occurred_at:%F %T} UTC"
+            typer.echo(f"{service}: {count:,} events, up to {upto}", err=True)
+    except BaseException:
+        position = f" --after {after}" if after else ""
+        typer.echo(
+            f"stopped: go on with --service {service}{position}, then the services after it",
+            err=True,
+        )
+        raise
     typer.echo(f"{service}: {count:,} events {'were' if publisher else 'would be'} published")
 
 

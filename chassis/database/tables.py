@@ -7,7 +7,7 @@ columns as arrays (`unnest`) over a plain asyncpg connection and cost about ten 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql
@@ -61,6 +61,9 @@ class Table(SQLModel, metaclass=_Untracked):
     No session tracks rows: `Transaction` writes them, sessions only read.
     """
 
+    on_conflict: ClassVar[str] = ""
+    """What an insert does with a row whose key exists, as SQL; by default it fails."""
+
     # Changes are not tracked: `Transaction.update` names the changed columns.
     __setattr__ = object.__setattr__  # type: ignore[assignment]
 
@@ -96,6 +99,7 @@ class Statements:
     columns: dict[str, str]
     """Column name -> PostgreSQL type, in the order of declaration."""
     primary_key: tuple[str, ...]
+    on_conflict: str = ""
 
     def where(self, condition: str) -> str:
         """All columns of the rows that meet a condition."""
@@ -115,7 +119,9 @@ class Statements:
         """Insert all columns of rows. An existing row is an error, or with `if_missing` stays unchanged."""
         source = f"SELECT * FROM unnest({self._arrays(self.columns, first)})"
         sql = f"INSERT INTO {self.table} ({', '.join(self.columns)}) {source}"
-        return f"{sql} ON CONFLICT DO NOTHING" if if_missing else sql
+        return (
+            f"{sql} ON CONFLICT DO NOTHING" if if_missing else f"{sql} {self.on_conflict}".rstrip()
+        )
 
     def insert_new(self) -> str:
         """Insert the rows that do not exist; returns their keys."""
@@ -157,7 +163,8 @@ def statements(table: type[Table]) -> Statements:
     sql: SqlTable = table.__table__  # type: ignore[attr-defined]
     kinds = {column.name: column.type.compile(dialect=_DIALECT) for column in sql.columns}
     columns = {name: kind.split("(")[0] for name, kind in kinds.items()}
-    return Statements(sql.name, columns, tuple(column.name for column in sql.primary_key))
+    key = tuple(column.name for column in sql.primary_key)
+    return Statements(sql.name, columns, key, table.on_conflict)
 
 
 class Write(NamedTuple):

@@ -5,14 +5,14 @@ One transaction holds the effects, the events that follow, and the rows of the i
 COMMIT.
 
 The inbox is the table of processed events. Nearly all events are new, so a batch is processed without a look into it,
-and it is written with everything else. If an event was processed before, its key exists: the transaction fails as a
-whole and the batch is processed again, deduplicated. Decision record 22 has the measurements.
+and it is written with everything else. If an event was processed before, that fails: the transaction fails as a whole
+and the batch is processed again, deduplicated. Decision record 22 has the measurements.
 """
 
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -29,7 +29,7 @@ from sqlmodel import Field
 
 from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
-from chassis.database.tables import Table, from_record, statements
+from chassis.database.tables import Table, statements
 from chassis.database.transaction import Pool, Transaction
 from chassis.messaging.dead_letters import DEAD_LETTERED, DeadLetterQueue, with_reason
 from chassis.messaging.message import alone, from_message
@@ -70,6 +70,11 @@ class InboxRow(Table, table=True):
     """
 
     __tablename__ = "inbox"
+    on_conflict = """
+        ON CONFLICT (id, source) DO UPDATE SET received_at = excluded.received_at,
+            members = CASE WHEN inbox.members & excluded.members = 0 THEN inbox.members | excluded.members END
+    """
+    # The column takes no NULL: an event that was processed before makes the statement fail.
 
     id: UUID = Field(primary_key=True)
     """Of the events, with zeros in these bits."""
@@ -80,44 +85,31 @@ class InboxRow(Table, table=True):
     received_at: datetime
 
 
-KnownRows = Mapping[int, InboxRow]  # by the first 122 bits of the ids
-KNOWN: Final = (
-    f"{statements(InboxRow).where('source = $1 AND id = ANY($2)')} ORDER BY id FOR NO KEY UPDATE"
-)
+KNOWN: Final = statements(InboxRow).where("source = $1 AND id = ANY($2)")
 
 
-async def deduplicate(
-    tx: Transaction, received: Sequence[Envelope[E]]
-) -> tuple[list[Envelope[E]], KnownRows]:
-    """The events that are not in the inbox, each once, in the order of arrival; and their groups' rows, locked."""
+async def deduplicate(tx: Transaction, received: Sequence[Envelope[E]]) -> list[Envelope[E]]:
+    """The events that are not in the inbox, each once, in the order of arrival."""
     once = {envelope.id.int: envelope for envelope in received}
     groups = {UUID(int=number // GROUP * GROUP) for number in once}
     records = await tx.fetch(KNOWN, received[0].event.exchange, list(groups))
-    known = {record["id"].int // GROUP: from_record(InboxRow, record) for record in records}
-    members = {group: row.members for group, row in known.items()}
-    new = [once[n] for n in once if not members.get(n // GROUP, 0) >> n % GROUP & 1]
-    return new, known
+    known = {record["id"].int // GROUP: record["members"] for record in records}
+    return [once[n] for n in once if not known.get(n // GROUP, 0) >> n % GROUP & 1]
 
 
-async def mark_processed(
-    tx: Transaction, processed: Sequence[Envelope[E]], known: KnownRows
-) -> None:
-    """Write events to the inbox; COMMIT fails with asyncpg.UniqueViolationError if a row exists that is not `known`.
+async def mark_processed(tx: Transaction, processed: Sequence[Envelope[E]]) -> None:
+    """Write events to the inbox; COMMIT fails with asyncpg.NotNullViolationError if one is there already.
 
     The rows are written by the last statement of the transaction, after every lock, and in the order of their ids:
     two consumers of the same events wait for each other and never deadlock.
     """
     source = processed[0].event.exchange
-    new, changed = [], []
-    for group, members in bits(envelope.id for envelope in processed).items():
-        if row := known.get(group):
-            row.members |= members
-            changed.append(row)
-        else:
-            id = UUID(int=group * GROUP)
-            new.append(InboxRow(id=id, source=source, members=members, received_at=tx.now))
-    await tx.update(changed, "members")
-    await tx.insert(new)
+    await tx.insert(
+        [
+            InboxRow(id=UUID(int=group * GROUP), source=source, members=new, received_at=tx.now)
+            for group, new in bits(envelope.id for envelope in processed).items()
+        ]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +166,18 @@ class Consumer(Generic[E]):
         """Process events without a look into the inbox; the transaction fails if one was processed before."""
         if len({event.id for event in received}) < len(received):
             return await self._process_new(tx, received)
-        return await self._handle(tx, received, {}, len(received))
+        return await self._handle(tx, received, len(received))
 
     async def _process_new(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
         """Process the events that were not processed before."""
-        return await self._handle(tx, *await deduplicate(tx, received), len(received))
+        return await self._handle(tx, await deduplicate(tx, received), len(received))
 
     async def _handle(
-        self, tx: Transaction, new: Sequence[Envelope[E]], known: KnownRows, received: int
+        self, tx: Transaction, new: Sequence[Envelope[E]], received: int
     ) -> list[None]:
         if new:
             await self._handler(tx, new)
-            await mark_processed(tx, new, known)
+            await mark_processed(tx, new)
         self._reached("after_mark_processed")
         tx.after_commit.append(partial(self._count, len(new), received - len(new)))
         return [None] * received

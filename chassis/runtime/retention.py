@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
+import asyncpg
 import structlog
 from prometheus_client import Counter
 
-from chassis.database.errors import is_transient
+from chassis.database.errors import CONNECTION_LOST
 from chassis.database.group_commit import GroupCommitter
 from chassis.database.transaction import Pool, Transaction
 
@@ -58,21 +59,21 @@ async def purge(tx: Transaction, tables: Sequence[str]) -> list[int]:
 
 
 async def keep_event_log(pool: Pool, days: int) -> None:
-    """Make the event log's next partitions and drop those that are older than `days`, as the tables' owner.
+    """Make the partitions of the next days and remove what is older than `days` and published, as the tables' owner.
 
-    Waits half a second at most for transactions that use it: others wait behind it. What cannot be done now is left to
-    the next time, which comes long before a partition is needed.
+    Each step waits half a second at most for transactions that use the log: others wait behind it. What fails is
+    logged and left to the next time, which comes long before a partition is needed.
     """
     try:
-        dropped = await pool.fetchval("SELECT keep_event_log($1)", days)
-    except Exception as error:
-        if not is_transient(error):
-            raise
-        log.warning("retention.postponed", table="event_log", error=repr(error))
-        return
-    if dropped:
+        await pool.fetchval("SELECT make_event_log_partitions()")
+        dropped = await pool.fetchval("SELECT drop_event_log_partitions($1)", days)
         PURGED.labels("event_log").inc(dropped)
-        log.info("retention.purged", table="event_log", partitions=dropped)
+        purge_rest = "SELECT purge_event_log_rest($1, $2)"
+        while rows := await pool.fetchval(purge_rest, days, BATCH_ROWS):
+            PURGED.labels("event_log_rest").inc(rows)
+            await asyncio.sleep(PAUSE_SECONDS)
+    except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
+        log.warning("retention.postponed", table="event_log", error=repr(error))
 
 
 async def purge_periodically(pool: Pool, event_log_days: int) -> None:

@@ -26,7 +26,7 @@ from chassis.runtime import health
 from chassis.runtime.backlog import measure_dead_letters, measure_outbox, poll
 from chassis.runtime.health import Readiness
 from chassis.runtime.logs import configure_logging
-from chassis.runtime.retention import purge_periodically
+from chassis.runtime.retention import keep_event_log, purge_periodically
 from chassis.runtime.settings import Settings, settings
 from chassis.runtime.supervisor import Supervisor
 from chassis.web import documents
@@ -91,6 +91,9 @@ class Service:
         )
         await self.database.open()
         pool = self.database.pool
+        await keep_event_log(
+            pool, self.settings.event_log_days
+        )  # before an event needs its partition
         broker_url = self.settings.broker_url(self.name)
         self.relay = Relay(pool, Publisher(broker_url, f"{self.name} relay"))
         self.on_commit.append(self.relay.committed)

@@ -33,7 +33,10 @@ class Settings(BaseSettings):
         None, description="The broker of every service without a URL of its own."
     )
     event_log_days: int = Field(
-        7, ge=1, description="For how many days a service keeps the events that it has published."
+        7,
+        ge=7,
+        le=30,  # less than an inbox keeps: what is published again is recognised
+        description="For how many days, 7 to 30, a service keeps the events that it has published.",
     )
     operator_email: str | None = Field(
         None, description="The first operator, whom the users service creates at start."

@@ -13,9 +13,10 @@ from ops.audit.rules import Comparison, View
 from ops.subscriptions import SUBSCRIPTIONS
 
 OUTBOX: Final = """
-SELECT coalesce(sum(events), 0) AS events,
-    coalesce(sum(events) FILTER (WHERE $1::interval = '0' OR occurred_at <= now() - $1), 0) AS overdue
-FROM outbox JOIN event_log USING (id)
+SELECT coalesce(sum(coalesce(events, 1)), 0) AS events,
+    coalesce(sum(coalesce(events, 1)) FILTER
+        (WHERE $1::interval = '0' OR coalesce(occurred_at, '-infinity') <= now() - $1), 0) AS overdue
+FROM outbox LEFT JOIN event_log USING (id)
 """
 UNSENT: Final = "SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending')"
 

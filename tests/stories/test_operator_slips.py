@@ -161,6 +161,20 @@ async def test_filters_choose_what_is_published(chorus: Stack) -> None:
     assert set(all_of_orders) == {"orders"}
 
 
+async def test_a_row_for_another_services_exchange_is_not_published(chorus: Stack) -> None:
+    """A service may append to its log; the administrator's login must not publish for it what it could not."""
+    forged = (
+        "INSERT INTO event_log SELECT '0e000000-0000-7000-8000-000000000000', 'users', 'user-registered.v1', now(), 1,"
+        " cloudevents FROM event_log LIMIT 1"
+    )
+    await chorus.rows("orders", forged)
+    try:
+        printed = await republish(chorus, "--service", "orders", "--type", "UserRegistered")
+        assert counts(printed) == {"orders": 0}
+    finally:
+        await chorus.rows("orders", "DELETE FROM event_log WHERE exchange = 'users'")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -174,6 +188,8 @@ async def test_filters_choose_what_is_published(chorus: Stack) -> None:
         ["--event", "1"],
         ["--after", str(UUID(int=1)), "--all"],
         ["--correlation", ""],
+        ["--service", "orders", "--aggregate", ""],
+        ["--missing", "--to", ""],
     ],
 )
 def test_a_wrong_command_line_publishes_nothing(arguments: list[str]) -> None:

@@ -30,7 +30,7 @@ ADD CONSTRAINT transfers_account_id_account_version_key UNIQUE (account_id, acco
 def no_inbox() -> None:
     """Everything that is delivered is new."""
 
-    async def nothing(tx: Transaction, processed: Sequence[Any], known: object) -> None:
+    async def nothing(tx: Transaction, processed: Sequence[Any]) -> None:
         """Write nothing."""
 
     vars(consumer)["mark_processed"] = nothing

@@ -62,51 +62,79 @@ CREATE VIEW processed_events AS
 CREATE FUNCTION least_id(moment timestamptz) RETURNS uuid IMMUTABLE LANGUAGE sql AS $$
     SELECT rpad(lpad(to_hex((extract(epoch FROM moment) * 1000)::bigint), 12, '0'), 32, '0')::uuid
 $$;;
-CREATE FUNCTION keep_event_log(days integer) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = public, pg_temp SET lock_timeout = '500ms' AS $$
+CREATE FUNCTION make_event_log_partitions() RETURNS void LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp SET lock_timeout = '500ms' AS $$
 DECLARE
-    today timestamptz := date_trunc('day', now(), 'UTC');
-    oldest uuid := least_id(date_trunc('day', now(), 'UTC') - make_interval(days => days));
-    day timestamptz;
+    day timestamptz := date_trunc('day', now(), 'UTC');
     part text;
-    dropped integer := 0;
 BEGIN
-    IF days < 1 THEN
-        RAISE EXCEPTION 'the event log is kept for a day at least';
-    END IF;
     PERFORM pg_advisory_xact_lock(4242002);
     FOR ahead IN 0..2 LOOP
-        day := today + make_interval(days => ahead);
         part := 'event_log_' || to_char(day AT TIME ZONE 'UTC', 'YYYYMMDD');
         IF to_regclass(part) IS NULL THEN
             BEGIN
-                EXECUTE format('CREATE TABLE %I (LIKE event_log INCLUDING ALL)', part);
-                EXECUTE format('ALTER TABLE event_log ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
-                               part, least_id(day), least_id(day + interval '1 day'));
+                EXECUTE pg_catalog.format('CREATE TABLE public.%I (LIKE event_log INCLUDING ALL)', part);
+                EXECUTE pg_catalog.format(
+                    'ALTER TABLE event_log ATTACH PARTITION public.%I FOR VALUES FROM (%L) TO (%L)',
+                    part, least_id(day), least_id(day + interval '1 day'));
             EXCEPTION WHEN check_violation THEN
                 NULL;  -- events of this day are in the default partition already, and stay there
             END;
         END IF;
+        day := day + interval '1 day';
     END LOOP;
+END
+$$;;
+CREATE FUNCTION drop_event_log_partitions(days integer) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp SET lock_timeout = '500ms' AS $$
+DECLARE
+    oldest timestamptz := date_trunc('day', now(), 'UTC') - make_interval(days => days);
+    part text;
+    dropped integer := 0;
+BEGIN
+    IF days < 7 THEN
+        RAISE EXCEPTION 'the event log is kept for a week at least';
+    END IF;
     FOR part IN
         SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
         WHERE inhparent = 'event_log'::regclass AND relname ~ '^event_log_[0-9]{8}$'
-            AND relname < 'event_log_' || to_char((today - make_interval(days => days)) AT TIME ZONE 'UTC', 'YYYYMMDD')
-            AND NOT EXISTS (SELECT FROM outbox WHERE id < oldest)
+            AND relname < 'event_log_' || to_char(oldest AT TIME ZONE 'UTC', 'YYYYMMDD')
     LOOP
-        EXECUTE format('DROP TABLE %I', part);
-        dropped := dropped + 1;
+        LOCK TABLE event_log IN ACCESS EXCLUSIVE MODE;  -- then nobody commits to it unseen
+        IF NOT EXISTS (SELECT FROM outbox WHERE id < least_id(oldest)) THEN
+            EXECUTE pg_catalog.format('DROP TABLE public.%I', part);
+            dropped := dropped + 1;
+        END IF;
     END LOOP;
-    DELETE FROM event_log_rest r WHERE id < oldest AND NOT EXISTS (SELECT FROM outbox WHERE outbox.id = r.id);
     RETURN dropped;
 END
 $$;;
-REVOKE ALL ON FUNCTION keep_event_log FROM PUBLIC;;
-SELECT keep_event_log(1)
+CREATE FUNCTION purge_event_log_rest(days integer, most integer) RETURNS integer LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    purged integer;
+BEGIN
+    IF days < 7 THEN
+        RAISE EXCEPTION 'the event log is kept for a week at least';
+    END IF;
+    DELETE FROM event_log_rest WHERE id = ANY(ARRAY(
+        SELECT id FROM event_log_rest r
+        WHERE occurred_at < now() - make_interval(days => days)
+            AND NOT EXISTS (SELECT FROM outbox WHERE outbox.id = r.id)
+        LIMIT most));
+    GET DIAGNOSTICS purged = ROW_COUNT;
+    RETURN purged;
+END
+$$;;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;;
+REVOKE ALL ON FUNCTION make_event_log_partitions, drop_event_log_partitions, purge_event_log_rest FROM PUBLIC;;
+SELECT make_event_log_partitions()
 """
 """`event_group` and `event_member`: where the inbox has an event. `processed_events`: the inbox, a row for each event.
-`least_id`: the least UUIDv7 of a moment. `keep_event_log`: makes the partitions of today and the next two days, and
-drops those that are older than `days`, unless events of that time are unpublished; returns how many were dropped."""
+`least_id`: the least UUIDv7 of a moment. `make_event_log_partitions`: those of today and
+the next two days. `drop_event_log_partitions`: those older than `days`, unless events of that time are unpublished;
+returns how many. `purge_event_log_rest`: the same for up to `most` rows of the default partition, by the server's time.
+The three are separate transactions: together they would wait for a relay that waits for them."""
 
 
 def upgrade() -> None:
@@ -115,6 +143,11 @@ def upgrade() -> None:
     for statement in FUNCTIONS.split(";;\n"):
         op.execute(statement)
     grant("SELECT, INSERT", "event_log")
-    grant("EXECUTE", "FUNCTION keep_event_log")
+    for function in (
+        "make_event_log_partitions",
+        "drop_event_log_partitions",
+        "purge_event_log_rest",
+    ):
+        grant("EXECUTE", f"FUNCTION {function}")
     grant("SELECT, INSERT, UPDATE, DELETE", "outbox", "inbox", "idempotency_keys")
     grant("SELECT, INSERT, DELETE", "signing_keys")

@@ -87,8 +87,9 @@ async def test_a_service_cannot_change_or_remove_what_it_has_published(
     ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await database.pool.execute(sql)
-    with pytest.raises(asyncpg.RaiseError, match="a day at least"):
-        await keep_event_log(database.pool, 0)
+    for sql in ("SELECT drop_event_log_partitions(6)", "SELECT purge_event_log_rest(6, 1)"):
+        with pytest.raises(asyncpg.RaiseError, match="a week at least"):
+            await database.pool.execute(sql)
 
 
 async def test_each_day_has_a_partition_before_it_begins(log: tuple[Database, Pool]) -> None:
@@ -114,9 +115,8 @@ async def test_days_beyond_the_retention_are_dropped_unless_they_are_unpublished
             f" FOR VALUES FROM ('{least_id(day)}') TO ('{least_id(day + timedelta(days=1))}')"
         )
         await owner.execute(INSERT, id, now())
-    await owner.execute(
-        INSERT, least_id(now() - timedelta(days=90)), now()
-    )  # in no day's partition
+    long_ago = now() - timedelta(days=90)
+    await owner.execute(INSERT, least_id(long_ago), long_ago)  # in no day's partition
     await owner.execute("INSERT INTO outbox (id) VALUES ($1)", ids[30])
     await keep_event_log(database.pool, 7)
     assert await exists(owner, partition(8)), "an older event waits to be published"
@@ -149,6 +149,6 @@ async def test_events_of_a_clock_far_ahead_are_kept_and_published(
     id = least_id(now() + timedelta(days=40))
     await database.pool.execute(INSERT, id, now())
     await database.pool.execute("INSERT INTO outbox (id) VALUES ($1)", id)
-    await keep_event_log(database.pool, 1)
+    await keep_event_log(database.pool, 7)
     async with transaction(database.pool) as tx:
         assert [row.id for row in await relay.take(tx, 10)] == [id]
