@@ -6,7 +6,6 @@ exchange and routing key it came from, the error, the traceback and the number o
 
 import asyncio
 import traceback
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -22,9 +21,6 @@ from chassis.messaging.topology import DEAD
 from events.base import rfc3339
 
 log = structlog.get_logger(__name__)
-
-PUBLISH_LIMIT: Final = 64
-"""The most messages that are published in one round trip."""
 
 TRACEBACK_LIMIT: Final = 8_000
 """Characters of the traceback that are kept, from its end."""
@@ -63,14 +59,9 @@ class DeadLetterQueue:
         self._service = service
         self._publisher = publisher
         self._one_at_a_time = asyncio.Lock()
-        self._waiting: list[tuple[aio_pika.Message, asyncio.Future[BaseException | None]]] = []
 
     async def put(self, message: aio_pika.Message, queue: str) -> None:
-        """Publish a message that came from `queue`; retries until the broker has confirmed it.
-
-        What waits while others are published shares the next round trip: a source of bad messages must not delay the
-        good ones of its queue by a confirm for each.
-        """
+        """Publish a message that came from `queue`; retries until the broker has confirmed it."""
         failures = 0
         while (error := await self._publish(message)) is not None:
             failures += 1
@@ -87,28 +78,11 @@ class DeadLetterQueue:
         )
 
     async def _publish(self, message: aio_pika.Message) -> BaseException | None:
-        published: asyncio.Future[BaseException | None] = asyncio.Future()
-        self._waiting.append((message, published))
-        try:
-            async with self._one_at_a_time:
-                while not published.done():
-                    await self._publish_waiting()
-            return published.result()
-        except asyncio.CancelledError:
-            published.cancel()  # nobody acknowledges the message: it will be delivered again
-            raise
-
-    async def _publish_waiting(self) -> None:
-        waiting = [one for one in self._waiting if not one[1].done()]
-        batch, self._waiting = waiting[:PUBLISH_LIMIT], waiting[PUBLISH_LIMIT:]
-        errors: Sequence[BaseException | None] = [ConnectionError("interrupted")] * len(batch)
-        try:
-            errors = await self._publisher.publish([(DEAD, self._service, m) for m, _ in batch])
-        except (OSError, aio_pika.exceptions.AMQPError) as failure:
-            errors = [failure] * len(batch)
-        finally:
-            for (_, published), error in zip(batch, errors, strict=True):
-                if not published.done():
-                    published.set_result(error)
-        if any(error is not None for error in errors):
-            await self._publisher.close()
+        async with self._one_at_a_time:
+            try:
+                [error] = await self._publisher.publish([(DEAD, self._service, message)])
+            except (OSError, aio_pika.exceptions.AMQPError) as failure:
+                error = failure
+            if error is not None:
+                await self._publisher.close()
+            return error
