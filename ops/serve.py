@@ -2,7 +2,10 @@
 
 import contextlib
 import importlib
+import os
 import signal
+import socket
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -18,6 +21,10 @@ GRACEFUL_SECONDS = 4
 KEEP_ALIVE_SECONDS = 75
 """Longer than usual clients and proxies keep an idle connection: the client must close it first. Otherwise its next
 request may use a connection that the server is closing."""
+
+END_SECONDS = 2.0
+"""How long the process may take to end once the service has stopped. An event loop ends with its last task, and a
+connection of aio-pika to a silent broker may ignore its cancellation for ever."""
 
 
 class Server(uvicorn.Server):
@@ -35,6 +42,19 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
         if isinstance(app := self.config.app, FastAPI) and hasattr(app.state, "service"):
             app.state.service.ask_to_stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop the service; END_SECONDS later the process ends, whatever is left."""
+        await super().shutdown(sockets)
+        ending = threading.Timer(END_SECONDS, os._exit, [0 if self.succeeded else 1])
+        ending.daemon = True
+        ending.start()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the service started and no background task failed."""
+        service = getattr(getattr(self.config.app, "state", None), "service", None)
+        return self.started and service is not None and not service.supervisor.failed
 
 
 def serve(service: str, host: str, port: int | None) -> bool:
@@ -63,5 +83,4 @@ def serve(service: str, host: str, port: int | None) -> bool:
     )
     with contextlib.suppress(SystemExit):  # uvicorn's own status, if the service cannot start
         server.run()
-    started = getattr(app.state, "service", None)
-    return server.started and started is not None and not started.supervisor.failed
+    return server.succeeded

@@ -46,3 +46,51 @@ async def test_a_service_that_its_database_refuses_ends_with_status_1(
     status, output = await serve_orders({**chorus.environment, "CHORUS_DATABASE_URL_ORDERS": url})
     assert status == 1
     assert "service.cannot_start" in output
+
+
+STUBBORN = """
+import asyncio, sys
+from chassis.runtime.service import Service
+from ops.main import main
+
+start = Service.start
+
+async def never_cancelled():
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+
+async def started(self):
+    await start(self)
+    self.stubborn = asyncio.get_running_loop().create_task(never_cancelled())
+
+Service.start = started
+sys.argv = ["chorus", "serve", "orders", "--port", "0"]
+main()
+"""
+"""A service with a task that ignores its cancellation, as connections of aio-pika may."""
+
+
+async def test_a_process_ends_although_a_task_ignores_its_cancellation(
+    install_chorus: Install,
+) -> None:
+    chorus = await install_chorus("stubborn", "orders")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", STUBBORN, cwd=ROOT, env=dict(os.environ) | chorus.environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            while b"service.started" not in await process.stdout.readline():
+                pass
+            process.terminate()
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert b"service.stopped" in output
+    assert process.returncode == 0
