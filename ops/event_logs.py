@@ -127,8 +127,9 @@ async def publish_missing(publisher: Publisher | None, logs: Databases, view: Vi
         source, service = delivery.one.service, delivery.other.service
         findings = await delivery.find(view)
         ids = [one.subject.id for one in findings if one.subject and not one.in_flight]
-        for event in SUBSCRIPTIONS[service] if ids else ():
-            chosen = Chosen(events=ids, types=[event.__name__], queue=queue_name(service, event))
+        events = [event for event in SUBSCRIPTIONS[service] if event.exchange == source]
+        for event in events if ids else ():
+            chosen = Chosen(events=ids, queue=queue_name(service, event))
             async for rows in chosen.rows(logs, source):
                 counts[queue_name(service, event)] += await publish_rows(
                     publisher, rows, chosen.queue

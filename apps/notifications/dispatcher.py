@@ -52,6 +52,10 @@ ATTEMPTS = Counter(
     "Attempts to deliver, by the status that followed.",
     ["status"],
 )
+for _status in ("sent", "pending", "failed"):
+    ATTEMPTS.labels(
+        _status
+    )  # exported from the start, so that an alarm sees the first one as a rise
 
 
 @dataclass(eq=False, slots=True)

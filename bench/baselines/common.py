@@ -141,8 +141,7 @@ def main(baseline: str) -> None:
         server.run()
     except LookupError as error:
         parser.error(str(error.args[0] if error.args else error))
-    started: Service | None = getattr(app.state, "service", None)
-    if not server.started or started is None or started.supervisor.failed:
+    if not server.succeeded:
         sys.exit(1)
 
 

@@ -37,7 +37,7 @@ class TimedConnection(asyncpg.Connection):  # type: ignore[misc]
     """A connection that knows its server's time, whatever the clock of this process's machine does.
 
     Times of rows are compared with `now()` by statements: both must be of one clock. Between measurements the
-    monotonic clock counts, so that a step of either clock is harmless.
+    monotonic clock counts: a step of the machine's clock has no effect, one of the server's for CLOCK_SECONDS at most.
     """
 
     _ahead = 0.0

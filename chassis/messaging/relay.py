@@ -37,9 +37,10 @@ RETRY_SECONDS: Final = 5.0
 
 PUBLISHED = Counter("chorus_relay_published_total", "Events confirmed by the broker.", ["exchange"])
 FAILED = Counter("chorus_relay_failed_total", "Events whose publish was not confirmed.", ["reason"])
-for _reason in (PublishError, DeliveryError, TimeoutError):
+ROW_MISSING: Final = "RowMissing"
+for _reason in (PublishError.__name__, DeliveryError.__name__, TimeoutError.__name__, ROW_MISSING):
     # Exported from the start, so that an alarm sees the first failure as a rise.
-    FAILED.labels(_reason.__name__)
+    FAILED.labels(_reason)
 UNROUTABLE = Gauge(
     "chorus_relay_unroutable",
     "Events of the last attempt that the broker could not route to a queue.",
@@ -166,20 +167,25 @@ WITH taken AS (
         SELECT id FROM outbox WHERE retry_at IS NULL OR retry_at <= now()
         ORDER BY id LIMIT $1 FOR UPDATE SKIP LOCKED))
     RETURNING id)
-SELECT {", ".join(Row._fields)} FROM taken JOIN event_log USING (id)
+SELECT {", ".join(Row._fields)} FROM taken LEFT JOIN event_log USING (id)
 """
 # An array is made once. `IN` may be planned as a join that runs the inner query again for each row, and each run locks
 # other rows: slow, and more than the limit. It is planned so once the table has been analysed while it was empty.
 
 
 async def take(tx: Transaction, limit: int) -> list[Row]:
-    """Delete up to `limit` references from the outbox and return their rows of the event log, oldest first.
+    """Delete up to `limit` ids from the outbox and return their rows of the event log, oldest first.
+
+    An id without a row, which only a partial restore can leave, is counted and logged: there is nothing to publish.
 
     The deletion is undone if the transaction rolls back. Rows that another relay has locked are skipped. The query
     selects what is unpublished, never "what follows the last id": rows do not commit in the order of their ids.
     """
     records = await tx.fetch(TAKE, limit)
-    return sorted(Row(*record.values()) for record in records)
+    if lost := [str(record["id"]) for record in records if record["events"] is None]:
+        FAILED.labels(ROW_MISSING).inc(len(lost))
+        log.critical("relay.row_missing", ids=lost)
+    return sorted(Row(*record.values()) for record in records if record["events"] is not None)
 
 
 def _reached(point: str, rows: Sequence[Row]) -> None:

@@ -82,7 +82,6 @@ async def purge_periodically(pool: Pool, event_log_days: int) -> None:
         pool, purge, name="retention.purge", on_commit=()
     )
     while True:
-        await keep_event_log(pool, event_log_days)
         for table in TABLES:
             total = 0
             while removed := await committer.submit(table):
@@ -92,3 +91,4 @@ async def purge_periodically(pool: Pool, event_log_days: int) -> None:
             if total:
                 log.info("retention.purged", table=table, rows=total)
         await asyncio.sleep(PURGE_SECONDS)
+        await keep_event_log(pool, event_log_days)

@@ -191,7 +191,7 @@ async def test_the_metrics_of_notifications_are_exported(notifications: RunningS
     for name in (
         'chorus_notifications_open{status="waiting"}',
         'chorus_notifications_oldest_seconds{status="pending"}',
-        "chorus_notifications_attempts_total",
+        'chorus_notifications_attempts_total{status="sent"}',
         "chorus_smtp_seconds_count",
         "chorus_smtp_away 0.0",
     ):

@@ -8,7 +8,7 @@ import pytest
 
 from apps.users import use_cases
 from apps.users.models import EmailTaken, User
-from events.users import UserRegistered
+from events.users import UserRegistered, UserState
 from tests.support.harness import RunningService
 from tests.support.registering import (
     PASSWORD,
@@ -35,13 +35,13 @@ async def test_a_registration_makes_a_user_and_is_published(users: RunningServic
     assert answer.headers["Location"] == f"/user/view/{user_id}"
     [event] = await users.publishes(1)
     assert isinstance(event, UserRegistered)
-    assert event.user.model_dump(exclude_none=True) == {
-        "id": user_id,
-        "email": "ada.l+1@example.org",
-        "name": "Ada Lovelace",
-        "locale": "ru",
-        "version": 1,
-    }
+    assert event.user == UserState(
+        id=user_id,
+        email="ada.l+1@example.org",
+        name="Ada Lovelace",
+        locale="ru",
+        version=1,
+    )
     [message] = users.tap.messages
     assert message.correlation_id == "story-1"
     assert message.headers["cloudEvents_subject"] == str(user_id)

@@ -75,6 +75,20 @@ async def test_a_published_event_stays_in_the_log(log: tuple[Database, Pool]) ->
     assert await owner.fetchrow("SELECT * FROM event_log") == before
 
 
+async def test_an_id_without_a_row_is_counted_and_delays_nothing(
+    log: tuple[Database, Pool],
+) -> None:
+    database, owner = log
+    async with transaction(database.pool) as tx:
+        id = tx.publish(OrderPlaced(order=an_order()), Causation("flow"))
+    await owner.execute("INSERT INTO outbox (id) VALUES ($1)", UUID(int=1))
+    before = relay.FAILED.labels(relay.ROW_MISSING)._value.get()
+    async with transaction(database.pool) as tx:
+        assert [row.id for row in await relay.take(tx, 10)] == [id]
+    assert relay.FAILED.labels(relay.ROW_MISSING)._value.get() == before + 1
+    assert await owner.fetchval("SELECT count(*) FROM outbox") == 0
+
+
 async def test_a_service_cannot_change_or_remove_what_it_has_published(
     log: tuple[Database, Pool],
 ) -> None:
