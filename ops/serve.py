@@ -1,6 +1,8 @@
 """Runs one service in uvicorn until SIGTERM."""
 
+import asyncio
 import contextlib
+import faulthandler
 import importlib
 import os
 import signal
@@ -22,9 +24,15 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than usual clients and proxies keep an idle connection: the client must close it first. Otherwise its next
 request may use a connection that the server is closing."""
 
-END_SECONDS = 2.0
+END_SECONDS = 1.0
 """How long the process may take to end once the service has stopped. An event loop ends with its last task, and a
 connection of aio-pika to a silent broker may ignore its cancellation for ever."""
+
+BLOCKED_SECONDS = 10.0
+"""After this time the process ends if its event loop does not run, or has not stopped the service."""
+
+BEAT_SECONDS = 1.0
+"""How often a running event loop defers that end."""
 
 
 class Server(uvicorn.Server):
@@ -39,13 +47,25 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop, and end long responses."""
+        _end_within(BLOCKED_SECONDS)
         super().handle_exit(sig, frame)
         if isinstance(app := self.config.app, FastAPI) and hasattr(app.state, "service"):
             app.state.service.ask_to_stop()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the service; from now on the process ends if its event loop is blocked."""
+        self._beating = asyncio.create_task(self._beat())
+        await super().startup(sockets)
+
+    async def _beat(self) -> None:
+        while not self.should_exit:
+            _end_within(BLOCKED_SECONDS)
+            await asyncio.sleep(BEAT_SECONDS)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the service; END_SECONDS later the process ends, whatever is left."""
         await super().shutdown(sockets)
+        _end_within(2 * END_SECONDS)  # should there be no memory for another thread
         ending = threading.Timer(END_SECONDS, os._exit, [0 if self.succeeded else 1])
         ending.daemon = True
         ending.start()
@@ -55,6 +75,17 @@ class Server(uvicorn.Server):
         """Whether the service started and no background task failed."""
         service = getattr(getattr(self.config.app, "state", None), "service", None)
         return self.started and service is not None and not service.supervisor.failed
+
+
+def _end_within(seconds: float) -> None:
+    """Have the process end with status 1, and its stacks in the log, unless this is called again before.
+
+    The thread that does it is written in C: it needs neither the interpreter's lock nor memory.
+    """
+    try:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    except (MemoryError, RuntimeError):  # no thread can be started
+        os._exit(1)
 
 
 def serve(service: str, host: str, port: int | None) -> bool:

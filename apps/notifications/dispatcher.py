@@ -5,6 +5,9 @@ notification is being sent. After a crash the notification is leased again once 
 server accepted just before is sent a second time, with the same id and content. Several dispatchers, in one process or
 many, share the work.
 
+A result that cannot be recorded, as the database is full or read-only, is kept in memory until it is: meanwhile nothing
+else is sent and nothing is leased, whatever leases have run out.
+
 A server's answer concerns its notification: deferred, it is tried again later; refused, it has failed. A server that
 is away concerns no notification: the workers wait, and no attempt is counted. Other channels have other dispatchers.
 """
@@ -15,6 +18,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
+from uuid import UUID
 
 import structlog
 from prometheus_client import Counter
@@ -43,6 +47,13 @@ RENEW_SECONDS: Final = LEASE_SECONDS / 3
 
 GATHER_SECONDS: Final = 0.03
 """How long a result waits for others to share its transaction."""
+
+RECORD_SECONDS: Final = 3.0
+"""How long leasing waits after an outage of the database, so that every dispatcher first records what it has sent: more
+than the delay between two attempts of a committer."""
+
+OUTAGE_SECONDS: Final = 1.0
+"""A transaction that takes longer has met an outage of the database."""
 
 STOP_SECONDS: Final = 3.0
 """How long a dispatcher that stops waits in each of three steps: leases, sending, recording."""
@@ -98,6 +109,11 @@ class Dispatcher:
         """What each worker is sending at this moment."""
         self._attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         """Attempts to be recorded."""
+        self._unfinished: set[UUID] = set()
+        """The notifications of workers and of attempts to be recorded."""
+        self._recorded = asyncio.Event()
+        """Not set while attempts cannot be recorded."""
+        self._recorded.set()
         self._stopping = False
 
     def committed(self, _tx: Transaction) -> None:
@@ -124,27 +140,43 @@ class Dispatcher:
     async def _keep_leasing(self) -> None:
         """Lease what is due, as long as at most half of what is leased at a time is in the queue."""
         while not self._stopping:
+            await self._recorded.wait()
             if self._queue.qsize() <= LEASE_LIMIT // 2:
-                until = self._loop.time() + LEASE_SECONDS
-                for notification in await self._leasing.submit(self._channel):
-                    self._queue.put_nowait(Lease(notification, until))
+                for lease in await self._lease():
+                    self._queue.put_nowait(lease)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._woken.wait()
             self._woken.clear()
+
+    async def _lease(self) -> list[Lease]:
+        """Lease notifications; after an outage only those that nobody has sent before or during it."""
+        begun = self._loop.time()
+        due = await self._leasing.submit(self._channel)
+        leases = [
+            Lease(one, begun + LEASE_SECONDS) for one in due if one.id not in self._unfinished
+        ]
+        if self._loop.time() - begun < OUTAGE_SECONDS:
+            return leases
+        await asyncio.sleep(RECORD_SECONDS)
+        return await self._extend_all(leases)
+
+    async def _extend_all(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Extend leases; returns those that had not run out, and whose notifications are still to be sent."""
+        until = self._loop.time() + LEASE_SECONDS
+        extended = await asyncio.gather(*(self._extend(lease, LEASE_SECONDS) for lease in leases))
+        held = [lease for lease, is_held in zip(leases, extended, strict=True) if is_held]
+        for lease in held:
+            lease.until = until
+        return held
 
     async def _keep_extending(self) -> None:
         """Extend the leases of notifications that take long to send."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             until = self._loop.time() + LEASE_SECONDS
-            slow = [
-                lease for lease in self._sending.values() if until - lease.until > RENEW_SECONDS
-            ]
-            extended = await asyncio.gather(*(self._extend(lease, LEASE_SECONDS) for lease in slow))
-            for lease, held in zip(slow, extended, strict=True):
-                if held:
-                    lease.until = until
+            sending = self._sending.values()
+            await self._extend_all([one for one in sending if until - one.until > RENEW_SECONDS])
 
     def _extend(self, lease: Lease, seconds: float) -> asyncio.Future[bool]:
         return self._extending.submit(ExtendLease(lease.notification.id, seconds))
@@ -155,9 +187,13 @@ class Dispatcher:
         try:
             while not self._stopping:
                 lease = await self._next(channel)
+                await self._recorded.wait()
+                self._unfinished.add(lease.notification.id)
                 if (result := await self._deliver(worker, lease, channel)) is not None:
                     jitter = random.random()  # noqa: S311 - no secret
                     self._attempts.put_nowait(Attempt(lease.notification.id, result, jitter))
+                else:
+                    self._unfinished.discard(lease.notification.id)
         finally:
             channel.close()
 
@@ -205,8 +241,15 @@ class Dispatcher:
                 await asyncio.sleep(GATHER_SECONDS)
             while not self._attempts.empty():
                 attempts.append(self._attempts.get_nowait())
-            for recording in [self._recording.submit(attempt) for attempt in attempts]:
-                _report(await recording)
+            recordings = [self._recording.submit(attempt) for attempt in attempts]
+            _, late = await asyncio.wait(recordings, timeout=OUTAGE_SECONDS)
+            if late:
+                self._recorded.clear()
+                await asyncio.wait(late)
+                self._recorded.set()
+            for recording in recordings:
+                _report(notification := recording.result())
+                self._unfinished.discard(notification.id)
                 self._attempts.task_done()
 
     async def _stop(

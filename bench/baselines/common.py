@@ -39,8 +39,8 @@ written: Final = asyncio.Event()
 CONNECTIONS: Final = 16
 """The connections of one process to the database."""
 
-Check = Callable[[], Awaitable[bool]]
-"""Whether a server that the service needs is available."""
+Check = Callable[[], Awaitable[str]]
+"""What is wrong with a server that the service needs; empty if it is available."""
 
 Part = Callable[["Service"], AbstractAsyncContextManager[None]]
 """A part of the service: entered before the first request, left after the last one."""
@@ -63,7 +63,7 @@ class Service:
     async def running(self, parts: Sequence[Part]) -> AsyncIterator[None]:
         """Connect, enter the parts in order, and leave them in reverse order, after the background tasks have ended."""
         await self.database.open()
-        self.checks["database"] = self.database.answers
+        self.checks["database"] = self.database.fault
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.database.close)
             for part in parts:

@@ -4,6 +4,8 @@ Only `chassis.database.transaction` begins and commits transactions that write.
 """
 
 import asyncio
+import contextlib
+import math
 
 import asyncpg
 import stamina
@@ -11,7 +13,13 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from chassis.database.transaction import Pool, TimedConnection, keep_session, measure_clock
+from chassis.database.transaction import (
+    Pool,
+    TimedConnection,
+    keep_session,
+    measure_clock,
+    transaction,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -42,11 +50,21 @@ BY_KEY = {
 """Forces plans that use indexes: use cases find sets of rows by key. PostgreSQL keeps the plan of a prepared statement
 until the table is analysed; a plan made for an empty table scans all of it, however large it has become."""
 
+PRIMARY = "primary"
+"""A standby is not connected to, whatever name leads to it: of several hosts in a URL, the primary is."""
+
 CONNECT_SECONDS = 5.0
 """How long connecting may take; a frozen server accepts the TCP connection and never responds."""
 
 CHECK_SECONDS = 2.0
 """Timeout of the readiness check."""
+
+WRITE_SECONDS = 5.0
+"""For how long a write of the readiness check stands for the next ones, which only read."""
+
+WRITE = "INSERT INTO write_check (filler) SELECT repeat(' ', 7000)"
+"""A row that fills a page of a table without free pages: a standby, a read-only server and a full disk refuse it. It is
+rolled back, which needs no sync of the disk; vacuum truncates the table."""
 
 START_SECONDS = 60
 """How long a service waits for its servers at start."""
@@ -54,6 +72,10 @@ START_SECONDS = 60
 
 class UnsafeDatabaseError(Exception):
     """The server is configured to lose committed transactions."""
+
+
+class _RollBack(Exception):
+    """The readiness check has written."""
 
 
 class Database:
@@ -71,7 +93,9 @@ class Database:
         self._service = service
         self._size = size
         self._allow_unsafe = allow_unsafe
-        self._check: asyncio.Task[bool] | None = None
+        self._check: asyncio.Task[str] | None = None
+        self._written = -math.inf
+        """When the readiness check has last written, in the event loop's time."""
 
     async def open(self) -> None:
         """Connect; waits up to START_SECONDS for the server, and for a connection if all are taken.
@@ -85,6 +109,7 @@ class Database:
                 asyncpg.PostgresConnectionError,
                 asyncpg.CannotConnectNowError,
                 asyncpg.TooManyConnectionsError,
+                asyncpg.TargetServerAttributeNotMatched,
             ),
             attempts=None,
             timeout=START_SECONDS,
@@ -97,6 +122,7 @@ class Database:
                     # A connection that is closed for its age when it is returned could fail after COMMIT.
                     max_queries=2**31,
                     timeout=CONNECT_SECONDS,
+                    target_session_attrs=PRIMARY,
                     connection_class=TimedConnection,
                     setup=measure_clock,
                     reset=keep_session,
@@ -110,6 +136,7 @@ class Database:
             pool_pre_ping=True,
             connect_args={
                 "timeout": CONNECT_SECONDS,
+                "target_session_attrs": PRIMARY,
                 "command_timeout": COMMAND_SECONDS,
                 "server_settings": {**server_settings, "default_transaction_read_only": "on"},
             },
@@ -128,21 +155,36 @@ class Database:
             )
         log.warning("database.unsafe", settings=unsafe)
 
-    async def answers(self) -> bool:
-        """Whether a connection is free and a round trip succeeds within CHECK_SECONDS.
+    async def fault(self) -> str:
+        """Why nothing can be written; empty if a connection is free and the database answers within CHECK_SECONDS.
+
+        It is asked to write if that was last done more than WRITE_SECONDS ago, else to read.
 
         If the server does not respond a check takes longer. There is at most one at a time; the next call waits for it.
         """
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._round_trip())
         await asyncio.wait([self._check], timeout=CHECK_SECONDS)
-        return self._check.done() and self._check.result()
+        return self._check.result() if self._check.done() else "no answer"
 
-    async def _round_trip(self) -> bool:
+    async def _round_trip(self) -> str:
+        loop = asyncio.get_running_loop()
         try:
-            return bool(await self.pool.fetchval("SELECT true", timeout=CHECK_SECONDS))
-        except Exception:
-            return False
+            if loop.time() - self._written < WRITE_SECONDS:
+                await self.pool.fetchval("SELECT true", timeout=CHECK_SECONDS)
+            else:
+                await self._write()
+                self._written = loop.time()
+        except Exception as error:
+            self._written = -math.inf
+            return type(error).__name__  # a message may name hosts and roles
+        return ""
+
+    async def _write(self) -> None:
+        with contextlib.suppress(_RollBack):
+            async with transaction(self.pool) as tx:
+                await tx.execute(WRITE)
+                raise _RollBack
 
     def abandon(self) -> None:
         """Close all connections without waiting for the server, which rolls back their transactions."""

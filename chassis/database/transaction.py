@@ -29,6 +29,13 @@ ACQUIRE_SECONDS: Final = 4.0
 """How long to wait for a connection of the pool; less than the timeout of a request."""
 
 
+_UNUSABLE: Final = (
+    CommitUnknownError,
+    asyncpg.InternalClientError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+"""Errors after which a connection is not used any more."""
+
 CLOCK_SECONDS: Final = 60.0
 """How long a connection may use its last measurement of the server's clock."""
 
@@ -208,10 +215,10 @@ class Transaction:
     async def rollback(self, error: BaseException) -> None:
         """Undo all changes after an error, and raise nothing: the error is what counts.
 
-        A connection that is lost or in an invalid state is closed: PostgreSQL then rolls back by itself, and the pool
-        does not lend it again.
+        A connection that is lost, in an invalid state or to a read-only server is closed: PostgreSQL then rolls back by
+        itself, and the pool connects anew, after a failover to another server.
         """
-        lost = isinstance(error, CommitUnknownError | asyncpg.InternalClientError)
+        lost = isinstance(error, _UNUSABLE)
         try:
             if not lost and self._connection.is_in_transaction():
                 await self._connection.execute("ROLLBACK")

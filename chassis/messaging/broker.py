@@ -99,16 +99,20 @@ class RabbitConsumer(RabbitBroker):
                 declared = await channel.get_queue(queue)
                 return declared.declaration_result.message_count or 0
 
-    async def answers(self) -> bool:
-        """Whether the broker answers now, and every queue has its consumer. FastStream's ping ignores a frozen one."""
+    async def fault(self) -> str:
+        """Why not all queues are consumed; empty if the broker answers now, and every queue has its consumer.
+
+        FastStream's ping ignores a frozen broker.
+        """
         try:
             with connection_may_be_lost():
                 async with asyncio.timeout(ANSWER_SECONDS):
                     channel = await self.latest_connection.channel()
                     await channel.close()
-                    return not await self._stopped()
-        except Exception:
-            return False
+                    stopped = ", ".join(await self._stopped())
+                    return f"not consumed: {stopped}" if stopped else ""
+        except Exception as error:
+            return type(error).__name__
 
     async def keep_consuming(self) -> None:
         """Restore consumers that have stopped, until cancelled; the others go on meanwhile.

@@ -15,6 +15,7 @@ from aio_pika.abc import HeadersType
 from prometheus_client import Counter
 
 from chassis import crash_points
+from chassis.messaging.errors import Failures
 from chassis.messaging.message import printable
 from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD
@@ -59,14 +60,17 @@ class DeadLetterQueue:
         self._service = service
         self._publisher = publisher
         self._one_at_a_time = asyncio.Lock()
+        self.failures = Failures()
 
     async def put(self, message: aio_pika.Message, queue: str) -> None:
         """Publish a message that came from `queue`; retries until the broker has confirmed it."""
         failures = 0
         while (error := await self._publish(message)) is not None:
             failures += 1
+            self.failures.add(error)
             log.warning("dead_letters.waiting", queue=queue, error=repr(error), failures=failures)
             await asyncio.sleep(min(0.1 * 2 ** min(failures, 6), 5.0))
+        self.failures.clear()
         if crash_points.ARMED:
             crash_points.reached("dead_letters.after_publish", [message.type or ""])
         DEAD_LETTERED.labels(queue).inc()

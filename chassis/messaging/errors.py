@@ -2,13 +2,47 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Iterator
+from typing import Final
 
 from aio_pika.exceptions import InvalidFrameError
 
 _BROKER_LOST = (RuntimeError, StopAsyncIteration, InvalidFrameError, asyncio.CancelledError)
 """What aio-pika raises for a lost connection, beside OSError. InvalidFrameError is what it makes of a refusal at a step
 where it expects consent, as of a virtual host that is not open yet."""
+
+
+LASTING_SECONDS: Final = 10.0
+"""How long work must fail before that is more than a short disturbance."""
+
+EXPIRY_SECONDS: Final = 30.0
+"""How long after its last failure work is believed to be done, as by another process; each attempt takes less."""
+
+
+class Failures:
+    """Failures of the same work, one after the other."""
+
+    def __init__(self) -> None:
+        self._first = self._last = -math.inf
+        self._error: BaseException | None = None
+
+    def add(self, error: BaseException) -> None:
+        """The work has failed, and will be tried again."""
+        now = asyncio.get_running_loop().time()
+        if now - self._last > EXPIRY_SECONDS:
+            self._first = now
+        self._last, self._error = now, error
+
+    def clear(self) -> None:
+        """The work has succeeded."""
+        self._first = self._last = -math.inf
+
+    async def fault(self) -> str:
+        """The last error, if the work has failed for longer than LASTING_SECONDS; else empty."""
+        lasting = self._last - self._first > LASTING_SECONDS
+        expired = asyncio.get_running_loop().time() - self._last > EXPIRY_SECONDS
+        return type(self._error).__name__ if lasting and not expired else ""
 
 
 @contextlib.contextmanager

@@ -19,10 +19,11 @@ from prometheus_client import Counter, Gauge
 from chassis import crash_points
 from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool, Transaction, transaction
-from chassis.messaging.errors import is_being_cancelled
+from chassis.messaging.errors import Failures, is_being_cancelled
 from chassis.messaging.message import MessageBatch, message_batches, to_message
 from chassis.messaging.outbox import Outbox, Row
 from chassis.messaging.publisher import Publisher
+from chassis.progress import expect_progress
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,9 @@ TAKE_LIMIT: Final = 256
 
 SWEEP_SECONDS: Final = 1.0
 """How often the relay polls the table without being woken; finds the rows that a crash left."""
+
+ROUND_SECONDS: Final = 90.0
+"""More than a round can take, with a timeout of each of its statements and of the broker, and the pause after it."""
 
 RETRY_SECONDS: Final = 5.0
 """Delay before the next attempt for a row that the broker returned or refused."""
@@ -59,6 +63,8 @@ class Relay:
         self._publisher = publisher
         self._woken = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
+        self.failures = Failures()
+        """Rounds in which rows waited and the broker confirmed none."""
 
     def committed(self, tx: Transaction) -> None:
         """Publish soon what a transaction has written, if it has written events."""
@@ -77,6 +83,7 @@ class Relay:
         failures = 0
         try:
             while True:
+                expect_progress(within=ROUND_SECONDS)
                 try:
                     taken = await self.move()
                     failures = 0
@@ -115,9 +122,7 @@ class Relay:
                 return 0
             _reached("before_publish", rows)
             batches = list(message_batches(rows))
-            results = await self._publisher.publish(
-                [(batch[0].exchange, batch[0].routing_key, to_message(batch)) for batch in batches]
-            )
+            results = await self._publish(batches)
             _reached("after_confirm", rows)
             UNROUTABLE.set(0)
             if any(error is not None for error in results):
@@ -128,6 +133,19 @@ class Relay:
             if error is None:
                 PUBLISHED.labels(batch[0].exchange).inc(_events(batch))
         return _events(rows)
+
+    async def _publish(self, batches: Sequence[MessageBatch]) -> list[BaseException | None]:
+        messages = [(b[0].exchange, b[0].routing_key, to_message(b)) for b in batches]
+        try:
+            results = await self._publisher.publish(messages)
+        except BaseException as error:
+            self.failures.add(error)
+            raise
+        if all(results) and results[0] is not None:
+            self.failures.add(results[0])
+        else:
+            self.failures.clear()
+        return results
 
 
 def _events(rows: Sequence[Row]) -> int:

@@ -11,10 +11,14 @@ from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool
 from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.topology import DEAD
+from chassis.progress import expect_progress
 
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS: Final = 10.0
+
+STUCK_SECONDS: Final = 90.0
+"""More than a measurement and the pause after it can take."""
 
 LIMIT: Final = 100_000
 """The most rows that are counted."""
@@ -49,6 +53,7 @@ async def measure_dead_letters(broker: RabbitConsumer, service: str) -> None:
 async def poll(measure: Callable[..., Awaitable[None]], *arguments: object) -> None:
     """Measure every POLL_SECONDS for as long as the process runs. Transient errors of the database are ignored."""
     while True:
+        expect_progress(within=STUCK_SECONDS)
         try:
             await measure(*arguments)
         except Exception as error:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import PlainTextResponse
@@ -14,6 +14,9 @@ from chassis.web.problems import Problem, documented
 from chassis.web.routing import StrictRoute
 from chassis.web.schemas import View
 
+CHECKS: Final = ("database", "broker", "publishing", "dead_lettering", "tasks")
+"""What a service can do: write, consume, publish events, dead-letter; and whether its background tasks run."""
+
 router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 
@@ -24,29 +27,31 @@ class LiveView(View):
 
 
 class ReadyView(View):
-    """The service is ready; `checks` are the servers that it needs."""
+    """The service is ready; `checks` are what it needs to work."""
 
     status: Literal["ready"] = "ready"
-    checks: dict[str, bool] = Field(examples=[{"database": True, "broker": True}])
+    checks: dict[str, bool] = Field(examples=[dict.fromkeys(CHECKS, True)])
 
 
 class NotReady(Problem, status=503, reason="not_ready"):
-    """A server that the service needs does not respond."""
+    """Something that the service needs does not work."""
 
     @classmethod
     def example(cls) -> "NotReady":
         """An instance for the documentation."""
-        return cls(checks={"database": True, "broker": False})
+        return cls(
+            "database: DiskFullError", checks=dict.fromkeys(CHECKS, True) | {"database": False}
+        )
 
 
 class Readiness:
-    """Checks whether the servers of a service respond; each check is a round trip with a timeout."""
+    """Checks whether a service can work. A check gives the fault, without secrets, or an empty text."""
 
-    def __init__(self, **checks: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, **checks: Callable[[], Awaitable[str]]) -> None:
         self._checks = checks
 
-    async def check(self) -> dict[str, bool]:
-        """Whether each server responds, by name."""
+    async def faults(self) -> dict[str, str]:
+        """The fault that each check finds, by its name."""
         results = await asyncio.gather(*(check() for check in self._checks.values()))
         return dict(zip(self._checks, results, strict=True))
 
@@ -62,10 +67,12 @@ async def live() -> LiveView:
 
 @router.get("/ready", responses=documented(NotReady))
 async def ready(readiness: ReadinessDep) -> ReadyView:
-    """The service can work: its database and its broker respond."""
-    checks = await readiness.check()
+    """The service can work: it can write, consume, publish and dead-letter, and its tasks run."""
+    faults = await readiness.faults()
+    checks = {name: not fault for name, fault in faults.items()}
     if not all(checks.values()):
-        raise NotReady(checks=checks)
+        found = [f"{name}: {fault}" for name, fault in faults.items() if fault]
+        raise NotReady("; ".join(found), checks=checks)
     return ReadyView(checks=checks)
 
 

@@ -103,7 +103,7 @@ class Service:
             await self._compose(self)
         self.supervisor.start(RELAY, self.relay.run())
         await self._consume(broker_url)
-        self.provide(Readiness(database=self.database.answers, broker=self.broker.answers))
+        self.provide(self._readiness())
         self.run(
             consumers=self.broker.keep_consuming,
             retention=partial(purge_periodically, pool, self.settings.event_log_days),
@@ -114,6 +114,15 @@ class Service:
             self.supervisor.start(name, task())
         _tune_garbage_collection()
         log.info("service.started")
+
+    def _readiness(self) -> Readiness:
+        return Readiness(
+            database=self.database.fault,
+            broker=self.broker.fault,
+            publishing=self.relay.failures.fault,
+            dead_lettering=self._dead_letters.failures.fault,
+            tasks=self.supervisor.fault,
+        )
 
     async def _consume(self, broker_url: str) -> None:
         self._dead_letter_publisher = Publisher(broker_url, f"{self.name} dead letters")
@@ -126,6 +135,7 @@ class Service:
             apply_types=False,
         )
         dead_letters = DeadLetterQueue(self.name, self._dead_letter_publisher)
+        self._dead_letters = dead_letters
         self._consumers = [
             Consumer(self.name, one, self.broker, self.database.pool, dead_letters, self.on_commit)
             for one in self._subscriptions

@@ -8,6 +8,8 @@ from typing import Any
 
 import structlog
 
+from chassis.progress import is_stuck
+
 log = structlog.get_logger(__name__)
 
 
@@ -25,10 +27,19 @@ class Supervisor:
         self._tasks.append(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        log.critical("supervisor.task_died", task=task.get_name(), exc_info=error)
         self.failed = True
-        os.kill(os.getpid(), signal.SIGTERM)  # the orderly stop of the server: drain, close, exit
+        try:  # first, as a log line takes memory, and a lack of it may be what the task died of
+            os.kill(
+                os.getpid(), signal.SIGTERM
+            )  # the orderly stop of the server: drain, close, exit
+        finally:
+            error = None if task.cancelled() else task.exception()
+            log.critical("supervisor.task_died", task=task.get_name(), exc_info=error)
+
+    async def fault(self) -> str:
+        """The names of tasks that have ended or are stuck; empty if there are none."""
+        idle = [task.get_name() for task in self._tasks if task.done() or is_stuck(task)]
+        return ", ".join(idle)
 
     async def stop(self, *, but: str | None = None) -> None:
         """Cancel all tasks except `but`, and wait for their end."""

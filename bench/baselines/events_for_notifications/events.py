@@ -46,14 +46,14 @@ async def connection(service: Service) -> AsyncIterator[AbstractRobustConnection
         with attempt, connection_may_be_lost():
             made = await aio_pika.connect_robust(url)
 
-    async def answers() -> bool:
-        return made.connected.is_set()
+    async def fault() -> str:
+        return "" if made.connected.is_set() else "not connected"
 
     try:
         channel = await made.channel()
         await _declare(channel)
         await channel.close()
-        service.checks["broker"] = answers
+        service.checks["broker"] = fault
         yield made
     finally:
         await made.close()

@@ -125,7 +125,11 @@ async def messaging(
         with attempt, connection_may_be_lost():
             await _declare(service.settings.broker_url(service.name))
             await broker.start()
-    service.checks["broker"] = lambda: broker.ping(timeout=2)
+
+    async def fault() -> str:
+        return "" if await broker.ping(timeout=2) else "no answer"
+
+    service.checks["broker"] = fault
     service.supervisor.start("relay", Relay(sessions, broker).run())
     try:
         yield

@@ -1,5 +1,7 @@
 """Revision 0001 of the tables that every service has: event log, outbox, inbox, idempotency keys, signing keys.
 
+In `write_check` nothing stays: the readiness check writes to it.
+
 The first migration of each service calls it. Like any migration it never changes once it has been applied.
 """
 
@@ -46,6 +48,8 @@ CREATE TABLE signing_keys (
     x varchar NOT NULL,
     valid_until timestamptz NOT NULL
 );
+CREATE UNLOGGED TABLE write_check (filler varchar NOT NULL);
+ALTER TABLE write_check ALTER filler SET STORAGE PLAIN;
 """
 
 FUNCTIONS = """
@@ -143,6 +147,7 @@ def upgrade() -> None:
     for statement in FUNCTIONS.split(";;\n"):
         op.execute(statement)
     grant("SELECT, INSERT", "event_log")
+    grant("INSERT", "write_check")
     for function in (
         "make_event_log_partitions",
         "drop_event_log_partitions",

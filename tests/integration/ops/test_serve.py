@@ -94,3 +94,58 @@ async def test_a_process_ends_although_a_task_ignores_its_cancellation(
             await process.wait()
     assert b"service.stopped" in output
     assert process.returncode == 0
+
+
+FAULTY = """
+import asyncio, resource, sys, time
+from pathlib import Path
+from chassis.runtime.service import Service
+from ops.main import main
+
+start = Service.start
+kept = []
+
+async def dies_of_a_lack_of_memory():
+    await asyncio.sleep(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for size in (1 << 20, 1 << 12, 1 << 6):
+        try:
+            while True:
+                kept.append(bytearray(size))
+        except MemoryError:
+            if size == 1 << 6:
+                raise
+
+async def blocks_the_event_loop():
+    time.sleep(3600)
+
+async def started(self):
+    self.run(faulty=globals()[fault])
+    await start(self)
+
+fault = sys.argv[1]
+Service.start = started
+sys.argv = ["chorus", "serve", "orders", "--port", "0"]
+main()
+"""
+"""A service with a background task that dies while there is no memory, or that does not return to the event loop."""
+
+
+@pytest.mark.parametrize("fault", ["dies_of_a_lack_of_memory", "blocks_the_event_loop"])
+async def test_a_process_ends_whatever_holds_its_event_loop(
+    install_chorus: Install, fault: str
+) -> None:
+    chorus = await install_chorus("held", "orders")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", FAULTY, fault, cwd=ROOT, env=dict(os.environ) | chorus.environment,
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):  # ten seconds, and a start on a busy machine
+            assert await process.wait() == 1
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
