@@ -87,8 +87,15 @@ def audit(
 @cli.command()
 def topology(
     write: Annotated[Path | None, typer.Option(help="The file to write to.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the broker's with it, and change nothing.")
+    ] = False,
 ) -> None:
-    """Show the topology as a mermaid flowchart."""
+    """Show the topology as a mermaid flowchart. With --check: 1 if the broker's differs, 2 if that is unknown."""
+    if check:
+        from ops.differences import check as run
+
+        raise typer.Exit(run(settings()))
     from chassis.messaging.topology import mermaid
     from ops.subscriptions import TOPOLOGY
 

@@ -28,7 +28,12 @@ MAY_MAKE_PUBLISHERS = {"chassis/runtime/service.py", "ops/republish.py"}
 MAY_DECLARE_PASSIVELY = {"chassis/messaging/broker.py", "ops/audit/broker.py"}
 """Who reads the number of messages in a queue: a passive declaration, which creates nothing."""
 
-MAY_CALL_OVER_HTTP = ("ops/management.py", "ops/audit/broker.py", "apps/notifications/channels/")
+MAY_CALL_OVER_HTTP = (
+    "ops/management.py",
+    "ops/differences.py",
+    "ops/audit/broker.py",
+    "apps/notifications/channels/",
+)
 """Clients of the management API of RabbitMQ, and channels, which may call providers."""
 
 Rule = Callable[[Iterable[Module]], list[str]]

@@ -33,7 +33,7 @@ FILES: Final = {
     "apps/notifications": f"{SERVICE} dispatcher gauges rendering",
     "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
-        "__init__ __main__ console dead dead_letters event_logs main management migrate republish serve"
+        "__init__ __main__ console dead dead_letters differences event_logs main management migrate republish serve"
         " subscriptions"
     ),
     "ops/audit": (
