@@ -12,7 +12,7 @@ from typing import Final
 
 import asyncpg
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from chassis.database.errors import CONNECTION_LOST
 from chassis.database.group_commit import GroupCommitter
@@ -35,6 +35,11 @@ PAUSE_SECONDS: Final = 0.25
 
 PURGED = Counter(
     "chorus_purged_total", "Rows removed when they expired; partitions of the event log.", ["table"]
+)
+
+POSTPONED = Gauge(
+    "chorus_event_log_postponed",
+    "1 if partitions of the event log could not be made or removed at the last attempt.",
 )
 
 _INBOX: Final = """
@@ -72,7 +77,9 @@ async def keep_event_log(pool: Pool, days: int) -> None:
         while rows := await pool.fetchval(purge_rest, days, BATCH_ROWS):
             PURGED.labels("event_log_rest").inc(rows)
             await asyncio.sleep(PAUSE_SECONDS)
+        POSTPONED.set(0)
     except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
+        POSTPONED.set(1)
         log.warning("retention.postponed", table="event_log", error=repr(error))
 
 

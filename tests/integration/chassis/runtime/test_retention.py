@@ -67,6 +67,20 @@ async def test_an_idempotency_key_is_kept_for_a_week(billing: RunningService) ->
     assert anew.json()["balance"] == "2.00"
 
 
+async def test_event_log_partitions_that_cannot_be_made_show_in_a_metric(
+    billing: RunningService,
+) -> None:
+    pool = billing.service.database.pool
+    await billing.database.execute("ALTER FUNCTION make_event_log_partitions RENAME TO renamed")
+    try:
+        await retention.keep_event_log(pool, 7)
+    finally:
+        await billing.database.execute("ALTER FUNCTION renamed RENAME TO make_event_log_partitions")
+    assert retention.POSTPONED._value.get() == 1
+    await retention.keep_event_log(pool, 7)
+    assert retention.POSTPONED._value.get() == 0
+
+
 def test_inbox_rows_outlive_every_possible_redelivery() -> None:
     assert retention.INBOX_AGE.total_seconds() > CONSUMER_TIMEOUT_MILLISECONDS / 1000
     assert retention.INBOX_AGE.days > int(JOURNAL_AGE.removesuffix("D"))
