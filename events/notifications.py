@@ -6,18 +6,27 @@ from uuid import UUID
 from pydantic import Field
 
 from events.base import Event, Moment, State
+from events.money import Money
+from events.users import Locale
 
 NotificationKind = Literal["joy", "sorrow", "refund", "message"]
 NotificationStatus = Literal["waiting", "pending", "sent", "failed"]
 
 
 class NotificationState(State):
-    """A notification. `to`, `subject` and `body` are None until its recipient is known."""
+    """A notification. `to`, `locale`, `subject` and `body` are None until its recipient is known.
+
+    `reason` is why the order was rejected, `amount` its total.
+    """
 
     id: UUID
     user_id: UUID
     order_id: UUID | None = None
     kind: NotificationKind
+    channel: str = "email"
+    reason: str | None = None
+    amount: Money | None = None
+    locale: Locale | None = None
     to: str | None = Field(default=None, max_length=254)
     subject: str | None = None
     body: str | None = None

@@ -81,7 +81,7 @@ async def _create_role(connection: asyncpg.Connection, url: str) -> tuple[str, s
     secret = unquote(parts.password or "").replace("'", "''")
     with contextlib.suppress(asyncpg.DuplicateObjectError):
         await connection.execute(f"CREATE ROLE {role} LOGIN")
-    await connection.execute(f"ALTER ROLE {role} PASSWORD '{secret}'")
+    await connection.execute(f"ALTER ROLE {role} LOGIN PASSWORD '{secret}'")
     return role, quoted(parts.path.lstrip("/"))
 
 

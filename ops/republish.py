@@ -1,7 +1,7 @@
 """`chorus republish`: publishes events of the event logs again."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 from uuid import UUID
@@ -54,6 +54,13 @@ def republish(
         bool,
         typer.Option("--missing", help="Only what a subscriber lacks, to its queue; no filters."),
     ] = False,
+    from_journal: Annotated[
+        bool,
+        typer.Option(
+            "--from-journal",
+            help="Give stopped services back what their logs lack and the journal has; with --service, --since.",
+        ),
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Everything that is kept.")] = False,
     after: Annotated[
         UUID | None, typer.Option(help="Go on after this row, with one --service.")
@@ -73,41 +80,90 @@ def republish(
     if "" in (aggregate, correlation, to):
         raise typer.BadParameter("an empty text is no filter")
     chosen = Chosen(since, until, event or None, kind or None, aggregate, correlation, to)
-    filtered = chosen != Chosen() or bool(service)
-    if missing + everything + filtered != 1:
-        raise typer.BadParameter("use filters, --missing or --all")
-    if after is not None and len(service or ()) != 1:
+    only_since = chosen == Chosen(since)
+    filtered = (chosen != Chosen() or bool(service)) and not (from_journal and only_since)
+    if missing + everything + from_journal + filtered != 1:
+        raise typer.BadParameter("use filters, --missing, --from-journal or --all")
+    if after is not None and (from_journal or len(service or ()) != 1):
         raise typer.BadParameter("--after goes with one --service")
     chosen.keys()  # an unknown event or queue is refused before anything is published
     services = service or SERVICES
-    raise typer.Exit(asyncio.run(_run(chosen, services, after, missing=missing, dry_run=dry_run)))
+
+    async def work(logs: "Databases", publisher: "Publisher") -> int:
+        if from_journal:
+            return await give_back(logs, publisher, services, since, dry_run=dry_run)
+        if missing:
+            await publish_missing_events(logs, None if dry_run else publisher)
+        for name in () if missing else services:
+            await _all(chosen, logs, name, after, None if dry_run else publisher)
+        return 0
+
+    raise typer.Exit(asyncio.run(connected("republish", work)))
 
 
-async def _run(
-    chosen: "Chosen", services: Sequence[str], after: UUID | None, *, missing: bool, dry_run: bool
-) -> int:
-    from aio_pika.exceptions import AMQPError
-
-    from chassis.messaging.publisher import Publisher
-    from ops.audit.databases import DatabaseUnavailableError, reading
-    from ops.management import administrator_address
+def database_urls() -> dict[str, str]:
+    """The databases of all services, with the administrator's login. Raises LookupError."""
     from ops.migrate import of_database
 
     admin_url, config = required("CHORUS_DATABASE_ADMIN_URL"), settings()
-    urls = {name: of_database(admin_url, config.database_url(name)) for name in SERVICES}
-    publisher = Publisher(administrator_address(), "chorus republish")
+    return {name: of_database(admin_url, config.database_url(name)) for name in SERVICES}
+
+
+async def connected(command: str, work: "Callable[[Databases, Publisher], Awaitable[int]]") -> int:
+    """Work with all databases and the broker, as administrator; the exit status is FAILED if one goes away."""
+    from aio_pika.exceptions import AMQPError
+
+    from chassis.database.errors import CONNECTION_LOST, CommitUnknownError
+    from chassis.messaging.publisher import Publisher
+    from ops.audit.databases import DatabaseUnavailableError, reading
+    from ops.management import administrator_address
+    from ops.recovery import ServiceRunsError
+
+    publisher = Publisher(administrator_address(), f"chorus {command}")
     try:
-        async with reading(urls) as logs:
-            if missing:
-                await _missing(logs, None if dry_run else publisher)
-            for name in () if missing else services:
-                await _all(chosen, logs, name, after, None if dry_run else publisher)
-    except (DatabaseUnavailableError, OSError, AMQPError) as error:
-        typer.echo(f"chorus republish: {error!r}", err=True)
+        async with reading(database_urls()) as logs:
+            return await work(logs, publisher)
+    except (ServiceRunsError, CommitUnknownError) as error:
+        typer.echo(f"chorus {command}: {error}", err=True)
+        return FAILED
+    except (DatabaseUnavailableError, AMQPError, OSError, *CONNECTION_LOST) as error:
+        typer.echo(f"chorus {command}: {error!r}", err=True)
         return FAILED
     finally:
         await publisher.close()
-    return 0
+
+
+async def give_back(
+    logs: "Databases",
+    publisher: "Publisher",
+    services: Sequence[str],
+    since: datetime | None,
+    *,
+    dry_run: bool,
+) -> int:
+    """Give services back what their logs lack and the journal has; FAILED if something stays lost.
+
+    Raises ServiceRunsError if one of them runs that lacks something.
+    """
+    from ops import recovery
+    from ops.management import administrator_address
+
+    kept = datetime.now(UTC) - timedelta(days=settings().event_log_days)
+    address, begin = administrator_address(), max(since or kept, kept)
+    lost = await recovery.lost(address, publisher, logs, services, begin)
+    for service, events in lost.items():
+        typer.echo(f"{service}: {len(events):,} events are not in its log")
+    if dry_run:
+        return 0
+    await recovery.require_stopped(logs, lost)
+    refused = False
+    for service, events in [one for one in lost.items() if one[1]]:
+        remarks = await recovery.recover(database_urls()[service], service, events)
+        names = {envelope.id: type(envelope.event).__name__ for envelope in events}
+        for remark in remarks:
+            typer.echo(f"{service}: {names[remark.event]} {remark.event} {remark.text}")
+            refused |= not remark.written
+    return FAILED if refused else 0
 
 
 async def _all(
@@ -136,7 +192,8 @@ async def _all(
     typer.echo(f"{service}: {count:,} events {'were' if publisher else 'would be'} published")
 
 
-async def _missing(logs: "Databases", publisher: "Publisher | None") -> None:
+async def publish_missing_events(logs: "Databases", publisher: "Publisher | None") -> None:
+    """Publish to each queue what its service lacks; without a publisher only count."""
     from ops.audit.auditor import IN_FLIGHT
     from ops.audit.rules import View
     from ops.event_logs import publish_missing

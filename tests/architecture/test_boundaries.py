@@ -11,20 +11,27 @@ from tests.architecture.code import Module, modules, services_code
 MAY_BEGIN = {
     "chassis/database/group_commit.py",
     "chassis/database/pool.py",
+    "chassis/messaging/recovery.py",
     "chassis/messaging/relay.py",
 }
-"""The group committer, the readiness check, and the relay for the rows that it publishes."""
+"""The group committer, the readiness check, the recovery of lost events, and the relay for what it publishes."""
 
 MAY_PUBLISH = {
     "chassis/messaging/relay.py": "self._publisher",
     "ops/dead_letters.py": "self._publisher",
     "ops/event_logs.py": "publisher",
+    "ops/journal.py": "publisher",
     "chassis/messaging/dead_letters.py": "self._publisher",
     "chassis/messaging/publisher.py": "target",
 }
 """Who publishes to the broker, and the expression that they call `publish` on."""
 
-MAY_MAKE_PUBLISHERS = {"chassis/runtime/service.py", "ops/republish.py"}
+MAY_MAKE_PUBLISHERS = {
+    "chassis/runtime/service.py",
+    "ops/recovery.py",
+    "ops/repair.py",
+    "ops/republish.py",
+}
 MAY_DECLARE_PASSIVELY = {"chassis/messaging/broker.py", "ops/audit/broker.py"}
 """Who reads the number of messages in a queue: a passive declaration, which creates nothing."""
 

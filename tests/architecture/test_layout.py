@@ -18,7 +18,7 @@ FILES: Final = {
     "chassis": "__init__ crash_points progress",
     "chassis/messaging": (
         "__init__ addresses broker consumer dead_letters errors message outbox private_names"
-        " publisher relay topology"
+        " publisher recovery relay topology"
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (
@@ -27,14 +27,14 @@ FILES: Final = {
     ),
     "chassis/runtime": ("__init__ backlog health logs retention service settings supervisor"),
     "apps": "__init__",
-    "apps/users": f"{SERVICE} keys limits operator passwords tokens",
-    "apps/billing": SERVICE,
-    "apps/orders": f"{SERVICE} admission late_orders updates",
-    "apps/notifications": f"{SERVICE} dispatcher gauges rendering",
+    "apps/users": f"{SERVICE} keys limits operator passwords recovery tokens",
+    "apps/billing": f"{SERVICE} recovery",
+    "apps/orders": f"{SERVICE} admission late_orders recovery updates",
+    "apps/notifications": f"{SERVICE} dispatcher gauges recovery rendering",
     "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
-        "__init__ __main__ console dead dead_letters differences event_logs main management migrate republish serve"
-        " subscriptions"
+        "__init__ __main__ console dead dead_letters differences event_logs journal main management migrate"
+        " recovery repair republish serve subscriptions"
     ),
     "ops/audit": (
         "__init__ access auditor broker command databases delivery digests findings ledger"

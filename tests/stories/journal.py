@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import aio_pika
@@ -13,11 +13,10 @@ from chassis.messaging import outbox
 from chassis.messaging.outbox import Row
 from chassis.messaging.topology import JOURNAL
 from events.base import Envelope, Event
+from ops.journal import MARK
 from tests.support.broker import opened
 
 E = TypeVar("E", bound=Event)
-
-_MARK: Final = "tests.mark"
 
 
 class Journal:
@@ -48,7 +47,7 @@ class Journal:
         await message.ack()
 
     def _take_down(self, message: AbstractIncomingMessage) -> None:
-        if message.type == _MARK:
+        if message.type == MARK:
             if message.message_id in self._marks:
                 self._marks[message.message_id].set()
             return
@@ -60,7 +59,7 @@ class Journal:
         assert self._channel is not None
         mark = secrets.token_hex(8)
         read = self._marks[mark] = asyncio.Event()
-        message = aio_pika.Message(b"", type=_MARK, message_id=mark)
+        message = aio_pika.Message(b"", type=MARK, message_id=mark)
         await self._channel.default_exchange.publish(message, self.queue)
         async with asyncio.timeout(within):
             await read.wait()

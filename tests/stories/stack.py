@@ -182,6 +182,18 @@ class Stack:
     async def value(self, service: str, sql: str, *values: Any) -> Any:
         return await self._databases[service].fetchval(sql, *values)
 
+    @contextlib.asynccontextmanager
+    async def away(self, service: str) -> AsyncIterator[asyncpg.Connection]:
+        """An administrator's connection to the server; nothing of the tests is connected to a service's database."""
+        await self._databases[service].close()
+        administrator = await asyncpg.connect(self.installation.servers.database_admin_url)
+        try:
+            yield administrator
+        finally:
+            await administrator.close()
+            url = self.installation.database_admin_url(service)
+            self._databases[service] = await asyncpg.create_pool(url, min_size=1, max_size=2)
+
     # Delivery.
 
     @contextlib.asynccontextmanager
