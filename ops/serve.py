@@ -5,6 +5,7 @@ import contextlib
 import faulthandler
 import importlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -16,6 +17,7 @@ from fastapi import FastAPI
 
 from apps import SERVICES
 from chassis.runtime.settings import settings
+from chassis.web.protocol import LimitedProtocol, Limits
 
 GRACEFUL_SECONDS = 4
 """How long uvicorn waits for open responses before the service stops. Part of its STOP_SECONDS."""
@@ -33,6 +35,10 @@ BLOCKED_SECONDS = 10.0
 
 BEAT_SECONDS = 1.0
 """How often a running event loop defers that end."""
+
+
+OPEN_FILES = 65_536
+"""How many open files a process may have, if its hard limit permits it."""
 
 
 class Server(uvicorn.Server):
@@ -88,6 +94,12 @@ def _end_within(seconds: float) -> None:
         os._exit(1)
 
 
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files, often 1024: the connections of one client must not use it up."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
+
+
 def serve(service: str, host: str, port: int | None) -> bool:
     """Run a service, on its default port if none is given. Returns whether it started and no background task failed.
 
@@ -95,6 +107,8 @@ def serve(service: str, host: str, port: int | None) -> bool:
     """
     settings().database_url(service)
     settings().broker_url(service)
+    LimitedProtocol.limits = Limits(connections=settings().connections_per_address)
+    _allow_open_files()
     app = importlib.import_module(f"apps.{service}.main").app
     server = Server(
         uvicorn.Config(
@@ -102,7 +116,7 @@ def serve(service: str, host: str, port: int | None) -> bool:
             host=host,
             port=port or 8001 + SERVICES.index(service),
             loop="uvloop",
-            http="httptools",
+            http=LimitedProtocol,
             ws="none",
             access_log=False,
             proxy_headers=False,

@@ -121,7 +121,7 @@ class Dispatcher:
         self._woken.set()
 
     async def run(self) -> None:
-        """Deliver until cancelled. A database or a channel's server that is away is waited for."""
+        """Deliver until cancelled. Waits while the database or a channel's server is unavailable."""
         workers = [asyncio.create_task(self._work(n), name=f"send {n}") for n in range(WORKERS)]
         leasing = asyncio.create_task(self._keep_leasing())
         extending = asyncio.create_task(self._keep_extending())

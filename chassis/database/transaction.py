@@ -45,6 +45,7 @@ class TimedConnection(asyncpg.Connection):  # type: ignore[misc]
 
     Times of rows are compared with `now()` by statements: both must be of one clock. Between measurements the
     monotonic clock counts: a step of the machine's clock has no effect, one of the server's for CLOCK_SECONDS at most.
+    The time is never ahead of the server's: what is due at once must not be in the future for the next statement.
     """
 
     _ahead = 0.0
@@ -61,7 +62,7 @@ class TimedConnection(asyncpg.Connection):  # type: ignore[misc]
         if sent - self._measured > CLOCK_SECONDS:
             moment = await self.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
             self._measured = time.monotonic()
-            self._ahead = moment - (sent + self._measured) / 2
+            self._ahead = moment - self._measured  # read before the reply arrived
 
 
 class Transaction:

@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         le=30,  # less than an inbox keeps: what is published again is recognised
         description="For how many days, 7 to 30, a service keeps the events that it has published.",
     )
+    connections_per_address: int = Field(
+        1000,
+        ge=1,
+        description="The most open HTTP connections of one address to a process; raise it behind a proxy.",
+    )
     operator_email: str | None = Field(
         None, description="The first operator, whom the users service creates at start."
     )

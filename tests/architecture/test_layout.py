@@ -23,7 +23,7 @@ FILES: Final = {
     "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (
         "__init__ app auth commands context dependencies documents pagination problems"
-        " routing schemas"
+        " protocol routing schemas"
     ),
     "chassis/runtime": ("__init__ backlog health logs retention service settings supervisor"),
     "apps": "__init__",

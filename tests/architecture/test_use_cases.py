@@ -12,6 +12,7 @@ from tests.architecture.code import Module, services_code
 CLOCK_READERS = {
     "chassis/web/auth.py": "whether a token is still valid",
     "chassis/web/context.py": "the correlation id, the trace and the duration of a request",
+    "chassis/web/protocol.py": "the correlation id of a request that is refused before it is read",
     "chassis/messaging/consumer.py": "two replicas that retry apart from each other",
     "chassis/messaging/dead_letters.py": "when a message was dead-lettered",
     "chassis/messaging/message.py": "the id of a message batch",

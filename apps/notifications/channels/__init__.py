@@ -10,7 +10,7 @@ from apps.notifications.models import DeliveryResult, Notification
 
 
 class ServerAwayError(Exception):
-    """A channel's server is away, or accepts nothing now. It has answered nothing to the notification."""
+    """A channel's server is unavailable, or accepts nothing now. It sent no reply about the notification."""
 
 
 class Channel(Protocol):

@@ -1,13 +1,15 @@
 """Times of rows are the database's: the clock of a service's machine decides nothing that is kept."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
 
 import pytest
 
 from chassis.database import transaction as transaction_module
 from chassis.database.pool import Database
-from chassis.database.transaction import Pool, transaction
+from chassis.database.transaction import Pool, TimedConnection, transaction
 from chassis.messaging import relay
 from chassis.runtime import retention
 from tests.support.builders import outbox_row
@@ -73,6 +75,27 @@ async def test_a_refused_row_rests_as_long_as_it_should(orders: tuple[Database, 
         await relay._put_back(tx, [[row], [row]], [ConnectionError(), None])
     rests = await owner.fetchval("SELECT retry_at - now() FROM outbox")
     assert abs(rests - timedelta(seconds=relay.RETRY_SECONDS)) < CLOSE
+
+
+async def test_a_transactions_time_is_not_ahead_of_the_servers(
+    orders: tuple[Database, Pool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late the reply arrives by which a connection measures the server's clock."""
+    database, owner = orders
+    fetchval = TimedConnection.fetchval
+
+    async def fetched_late(self: TimedConnection, sql: str) -> Any:
+        value = await fetchval(self, sql)
+        await asyncio.sleep(0.2)
+        return value
+
+    monkeypatch.setattr(TimedConnection, "fetchval", fetched_late)
+    monkeypatch.setattr(transaction_module, "CLOCK_SECONDS", 0.0)
+    async with transaction(database.pool) as tx:
+        pass
+    assert tx.now <= await owner.fetchval("SELECT clock_timestamp()")
+    async with transaction(database.pool) as tx:
+        assert tx.now <= await owner.fetchval("SELECT clock_timestamp()")
 
 
 async def test_a_step_of_the_machines_clock_does_not_move_the_time_of_a_connection(

@@ -160,7 +160,7 @@ async def test_a_malformed_target_causes_no_error(orders: ServiceProcess, target
     answer = await sent(
         orders, b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     )
-    assert answer.status in {200, 400, 401, 404, 422}, answer
+    assert answer.status in {200, 400, 401, 404, 414, 422}, answer
     assert answer.status != 200 or answer.body == b'{"status":"live"}'
 
 
@@ -187,10 +187,21 @@ async def test_a_malformed_target_causes_no_error(orders: ServiceProcess, target
 async def test_a_request_that_is_not_http_is_refused_or_disconnected(
     orders: ServiceProcess, request_: bytes
 ) -> None:
-    # What the server's own parser refuses never reaches the application: it answers 400 in plain text.
+    # What the parser refuses never reaches the application.
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
         answer = await sent(orders, request_, within=2)
         assert answer.status in {200, 400, 401, 404, 405, 415, 422, 431}, answer
+        if answer.status != 200:
+            is_problem(answer, answer.status)
+
+
+async def test_what_exceeds_a_limit_is_refused(orders: ServiceProcess) -> None:
+    for status, request in (
+        (414, b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"),
+        (431, b"GET /live HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 40_000 + b"\r\n\r\n"),
+        (431, b"GET /live HTTP/1.1\r\nHost: x\r\n" + b"X: x\r\n" * 100 + b"\r\n"),
+    ):
+        is_problem(await sent(orders, request), status)
 
 
 async def test_head_is_answered_with_the_headers_alone(orders: ServiceProcess) -> None:

@@ -1,0 +1,186 @@
+"""uvicorn's HTTP protocol with limits: what one client can take of memory, time and connections is bounded.
+
+Written against uvicorn 0.54, whose httptools protocol limits none of them. `chorus serve` uses it.
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from uuid_utils import uuid7
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+
+from chassis.web.problems import ContentTooLarge, Problem, render
+
+MESSAGE_BYTES: Final = 1024 * 1024
+"""Bytes of a request with everything that its body's encoding adds. Routes refuse much smaller bodies."""
+
+CHECK_SECONDS: Final = 2.0
+"""Interval between two checks of a connection's times."""
+
+UNREAD_SECONDS: Final = 60.0
+"""How long a client may leave a full buffer of its response unread."""
+
+
+class BadRequest(Problem, status=400, reason="bad_request"):
+    """This is not a valid HTTP request."""
+
+
+class RequestTimeout(Problem, status=408, reason="request_timeout"):
+    """The request was not complete in time."""
+
+
+class UriTooLong(Problem, status=414, reason="uri_too_long"):
+    """The URL is too long."""
+
+
+class TooManyConnections(
+    Problem, status=429, reason="too_many_connections", headers={"Retry-After": "1"}
+):
+    """There are too many connections from this address."""
+
+
+class HeadersTooLarge(Problem, status=431, reason="headers_too_large"):
+    """The headers are too large or too many."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of a server."""
+
+    url_bytes: int = 8 * 1024
+    header_bytes: int = 32 * 1024
+    headers: int = 100
+    head_seconds: float = 10.0
+    """From the first byte, or the connection, to the end of the headers."""
+    body_seconds: float = 30.0
+    """From the first byte to the end of the body. While the service itself does not read, it does not count."""
+    connections: int = 1000
+    """Open connections from one address."""
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. What exceeds a limit gets a problem document, if no response has begun, and is closed."""
+
+    limits: ClassVar = Limits()
+    _open: ClassVar[Counter[str]] = Counter()
+    """Connections by address."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._began: float | None = self.loop.time()
+        """When the request that is being received began; None between requests."""
+        self._in_head = True
+        self._received = 0
+        """Bytes of this request, without those of the read in which it began."""
+        self._silent = True
+        self._unread = 0.0
+        self._refusal: Problem | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; a connection too many from its address is refused."""
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._open[self._address] += 1
+        self._check = self.loop.call_later(CHECK_SECONDS, self._check_times)
+        if self.client and self._open[self._address] > self.limits.connections:
+            self._refuse(TooManyConnections())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._check.cancel()
+        self._open[self._address] -= 1
+        if not self._open[self._address]:
+            del self._open[self._address]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what was received, up to the limits."""
+        if self.transport.is_closing():
+            return
+        if self._began is None:
+            self._began = self.loop.time()
+        self._silent = False
+        self._received += len(data)
+        super().data_received(data)
+        if self._receiving():
+            if self._in_head and self._received > self.limits.url_bytes + self.limits.header_bytes:
+                self._refuse(HeadersTooLarge())
+            elif self._received > MESSAGE_BYTES:
+                self._refuse(ContentTooLarge())
+
+    def _receiving(self) -> bool:
+        return self._began is not None and not self.transport.is_closing()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._began, self._in_head, self._received = self.loop.time(), True, 0
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the URL."""
+        super().on_url(url)
+        if len(self.url) > self.limits.url_bytes:
+            self._stop_parsing(UriTooLong())
+
+    def on_headers_complete(self) -> None:
+        """The request's head is complete: the application is called."""
+        size = sum([len(name) + len(value) for name, value in self.headers])
+        if len(self.headers) > self.limits.headers or size > self.limits.header_bytes:
+            self._stop_parsing(HeadersTooLarge())
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request's body is complete."""
+        super().on_message_complete()
+        self._began, self._in_head = None, True
+
+    def _stop_parsing(self, refusal: Problem) -> None:
+        # The parser turns an exception of a callback into one of its own; `send_400_response` is called then.
+        self._refusal = refusal
+        raise ValueError(refusal.title)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+        """Refuse what the parser refused."""
+        self._refuse(self._refusal or BadRequest())
+
+    def _refuse(self, problem: Problem) -> None:
+        """Close; before it send a problem document, unless that would break into another response."""
+        cycle: RequestResponseCycle | None = self.cycle
+        previous_is_complete = cycle is None or cycle.response_complete
+        if previous_is_complete if cycle is None or self._in_head else not cycle.response_started:
+            response = render(problem, "/")
+            headers = [*response.raw_headers, (b"x-correlation-id", str(uuid7()).encode())]
+            lines = [b"%s: %s\r\n" % header for header in headers]
+            head = [STATUS_LINE[problem.status], *lines, b"connection: close\r\n\r\n"]
+            self.transport.write(b"".join([*head, bytes(response.body)]))
+        if cycle is not None and not self._in_head:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
+
+    def _check_times(self) -> None:
+        """Refuse a request that takes too long to arrive, drop a client that does not read its response."""
+        self._check = self.loop.call_later(CHECK_SECONDS, self._check_times)
+        now = self.loop.time()
+        self._unread = self._unread + CHECK_SECONDS if self.flow.write_paused else 0.0
+        if self._unread > UNREAD_SECONDS:
+            self.transport.abort()
+        elif self._began is not None and self.flow.read_paused:
+            self._began = now  # the service does not read: the client is not at fault
+        elif self._began is not None and self._receiving():
+            limit = self.limits.head_seconds if self._in_head else self.limits.body_seconds
+            if now - self._began > limit:
+                self._time_out()
+
+    def _time_out(self) -> None:
+        if self._silent:
+            self.transport.close()  # nothing was asked
+        else:
+            self._refuse(RequestTimeout())
