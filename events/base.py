@@ -64,11 +64,16 @@ class Event(State):
     """A URI for the schema of the body and its version."""
     subject_path: ClassVar[str]
     """The path to the aggregate's id in the body: "order.id"."""
+    subscribed: ClassVar[bool]
+    """Whether a service subscribes to it: then it is an error if no queue takes it."""
     _subject: ClassVar[Callable[[Any], Any]]
 
-    def __init_subclass__(cls, *, exchange: str, key: str, subject: str) -> None:
+    def __init_subclass__(
+        cls, *, exchange: str, key: str, subject: str, subscribed: bool = True
+    ) -> None:
         super().__init_subclass__()
         cls.exchange, cls.key, cls.subject_path = exchange, key, subject
+        cls.subscribed = subscribed
         cls.version = int(key.rpartition(".v")[2])
         cls.dataschema = f"urn:chorus:{exchange}:{key.replace('.', ':')}"
         cls._subject = operator.attrgetter(subject)

@@ -49,20 +49,26 @@ class RefundState(State):
     created_at: Moment
 
 
-class AccountOpened(Event, exchange="billing", key="account-opened.v1", subject="account.id"):
+class AccountOpened(
+    Event, exchange="billing", key="account-opened.v1", subject="account.id", subscribed=False
+):
     """A user has an account, and its balance is zero."""
 
     account: AccountState
 
 
-class FundsDeposited(Event, exchange="billing", key="funds-deposited.v1", subject="account.id"):
+class FundsDeposited(
+    Event, exchange="billing", key="funds-deposited.v1", subject="account.id", subscribed=False
+):
     """Money has been credited to the account."""
 
     account: AccountState
     transaction: TransactionState
 
 
-class FundsWithdrawn(Event, exchange="billing", key="funds-withdrawn.v1", subject="account.id"):
+class FundsWithdrawn(
+    Event, exchange="billing", key="funds-withdrawn.v1", subject="account.id", subscribed=False
+):
     """Money has been withdrawn from the account."""
 
     account: AccountState

@@ -36,7 +36,11 @@ class NotificationState(State):
 
 
 class NotificationSent(
-    Event, exchange="notifications", key="notification-sent.v1", subject="notification.id"
+    Event,
+    exchange="notifications",
+    key="notification-sent.v1",
+    subject="notification.id",
+    subscribed=False,
 ):
     """The channel's server has accepted the notification."""
 
@@ -44,7 +48,11 @@ class NotificationSent(
 
 
 class NotificationFailed(
-    Event, exchange="notifications", key="notification-failed.v1", subject="notification.id"
+    Event,
+    exchange="notifications",
+    key="notification-failed.v1",
+    subject="notification.id",
+    subscribed=False,
 ):
     """It will not be sent: refused, deferred for three days, or without a valid address, as `reason` says."""
 

@@ -28,13 +28,17 @@ class OrderPlaced(Event, exchange="orders", key="order-placed.v1", subject="orde
     order: OrderState
 
 
-class OrderPaid(Event, exchange="orders", key="order-paid.v1", subject="order.id"):
+class OrderPaid(
+    Event, exchange="orders", key="order-paid.v1", subject="order.id", subscribed=False
+):
     """The order's total has been debited from the customer's account."""
 
     order: OrderState
 
 
-class OrderRejected(Event, exchange="orders", key="order-rejected.v1", subject="order.id"):
+class OrderRejected(
+    Event, exchange="orders", key="order-rejected.v1", subject="order.id", subscribed=False
+):
     """The order will never be paid; nothing has been debited for it."""
 
     order: OrderState

@@ -18,7 +18,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.message import copied
-from chassis.messaging.publisher import Publisher
+from chassis.messaging.publisher import Publication, Publisher
 from chassis.messaging.topology import DEAD, queue_name
 from ops.subscriptions import SUBSCRIPTIONS
 
@@ -144,7 +144,7 @@ class DeadLetters:
                 foreign.append(f"{letter.id}: {letter.service} does not consume {queue}")
                 continue
             copy = _as_published(letter.message)
-            [error] = await self._publisher.publish([("", letter.queue, copy)])
+            [error] = await self._publisher.publish([Publication("", letter.queue, copy)])
             if error is not None:
                 raise NotReplayedError(f"{letter.id} to {letter.queue}: {error!r}") from error
             await self.drop([letter])

@@ -15,8 +15,8 @@ from uuid import UUID
 
 from chassis.messaging.message import message_batches, to_message
 from chassis.messaging.outbox import GROUP, Row
-from chassis.messaging.publisher import Publisher
-from chassis.messaging.topology import DEAD, queue_name
+from chassis.messaging.publisher import Publication, Publisher, publication
+from chassis.messaging.topology import DEAD, JOURNAL, queue_name
 from events.base import Event, least_id
 from ops.audit.databases import Databases
 from ops.audit.delivery import DELIVERIES
@@ -71,7 +71,7 @@ class Chosen:
             }
             if not bound:
                 raise LookupError(f"there is no queue {self.queue!r} that receives events")
-            keys &= keys if "#" in bound else bound
+            keys &= keys if self.queue == JOURNAL else bound
         return sorted(keys)
 
     async def rows(
@@ -105,10 +105,10 @@ async def publish_rows(
     Raises ConnectionError for the first message that is not confirmed, or what `Publisher.publish` raises.
     """
     batches = list(message_batches(rows)) if publisher else []
-    routes = [
-        ("", queue) if queue else (batch[0].exchange, batch[0].routing_key) for batch in batches
+    messages = [
+        Publication("", queue, to_message(batch)) if queue else publication(batch)
+        for batch in batches
     ]
-    messages = [(*route, to_message(batch)) for route, batch in zip(routes, batches, strict=True)]
     for batch, error in zip(
         batches, await publisher.publish(messages) if publisher else (), strict=True
     ):

@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.message import from_message
-from chassis.messaging.publisher import Publisher
+from chassis.messaging.publisher import Publication, Publisher
 from chassis.messaging.topology import JOURNAL
 from events.base import Envelope, Event
 
@@ -44,7 +44,7 @@ async def journal(
             queue = await channel.get_queue(JOURNAL, ensure=False)
             await queue.consume(received.put, arguments={"x-stream-offset": since or "first"})
             end = Message(type=MARK, message_id=mark, body=b"")
-            [error] = await publisher.publish([("", JOURNAL, end)])
+            [error] = await publisher.publish([Publication("", JOURNAL, end)])
             if error is not None:
                 raise ConnectionError(f"the stream {JOURNAL} does not confirm: {error!r}")
             while True:

@@ -36,7 +36,7 @@ class Administration(httpx.Client):
         )
 
     def apply(self, wanted: Topology, users: Mapping[str, str]) -> None:
-        """Create vhosts, exchanges, queues, bindings, users and permissions.
+        """Create vhosts, exchanges, queues, bindings, users and permissions; remove these queues' other bindings.
 
         `users` maps services to AMQP addresses, which name user, password and vhost. Raises TopologyConflictError,
         or httpx.HTTPError if the broker cannot be reached.
@@ -59,6 +59,11 @@ class Administration(httpx.Client):
             for exchange, key in queue.bindings:
                 path = f"bindings/{vhost}/e/{exchange}/q/{name}"
                 self._create("POST", path, {"routing_key": key})
+            for found in self.get(f"queues/{vhost}/{name}/bindings").raise_for_status().json():
+                exchange, key = found["source"], found["routing_key"]
+                if exchange and (exchange, key) not in queue.bindings:
+                    path = f"bindings/{vhost}/e/{_part(exchange)}/q/{name}"
+                    self.delete(f"{path}/{_part(found['properties_key'])}").raise_for_status()
 
     def _user(self, wanted: Topology, service: str, url: str) -> None:
         login = urlsplit(url)

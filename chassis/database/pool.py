@@ -118,7 +118,7 @@ class Database:
                 self.pool = await asyncpg.create_pool(
                     self._url,
                     min_size=1,
-                    max_size=self._size,
+                    max_size=self._size + 1,  # for the relay that may wait for the journal
                     # A connection that is closed for its age when it is returned could fail after COMMIT.
                     max_queries=2**31,
                     timeout=CONNECT_SECONDS,

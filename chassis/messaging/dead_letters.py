@@ -17,7 +17,7 @@ from prometheus_client import Counter
 from chassis import crash_points
 from chassis.messaging.errors import Failures
 from chassis.messaging.message import printable
-from chassis.messaging.publisher import Publisher
+from chassis.messaging.publisher import Publication, Publisher
 from chassis.messaging.topology import DEAD
 from events.base import rfc3339
 
@@ -84,9 +84,8 @@ class DeadLetterQueue:
     async def _publish(self, message: aio_pika.Message) -> BaseException | None:
         async with self._one_at_a_time:
             try:
-                [error] = await self._publisher.publish([(DEAD, self._service, message)])
+                publication = Publication(DEAD, self._service, message)
+                [error] = await self._publisher.publish([publication])
             except (OSError, aio_pika.exceptions.AMQPError) as failure:
-                error = failure
-            if error is not None:
-                await self._publisher.close()
+                return failure
             return error

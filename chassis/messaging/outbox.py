@@ -82,6 +82,14 @@ class Outbox(Table, table=True):
     """The relay skips the row until this moment; set if the broker returned or refused the message."""
 
 
+class JournalOutbox(Table, table=True):
+    """A row of the event log that is published, and that the stream `journal` does not have yet."""
+
+    __tablename__ = "journal_outbox"
+
+    id: UUID = Field(primary_key=True)
+
+
 def bits(ids: Iterable[UUID]) -> dict[int, int]:
     """By group, in order, a bit for each id: at the number in its last six bits, as in PostgreSQL's bigint."""
     found: dict[int, int] = {}

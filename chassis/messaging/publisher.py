@@ -1,32 +1,65 @@
 """A publisher's own connection to the broker.
 
 It is not the consumers' connection: under a memory or disk alarm RabbitMQ blocks connections that publish, and a shared
-one would stop consuming as well. It does not restore itself; its owner opens a new one after a failure.
+one would stop consuming as well. It does not restore itself; after a failure it is replaced as far as that helps.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import DeliveryError
+from aio_pika.exceptions import DeliveryError, PublishError
 from pamqp.commands import Basic
 
 from chassis import crash_points
 from chassis.messaging.addresses import BrokerAddresses
 from chassis.messaging.errors import connection_may_be_lost
+from chassis.messaging.message import MessageBatch, to_message
+from events.base import Event
 
 CONFIRM_SECONDS: Final = 5.0
 """Timeout for a confirm; a broker that is frozen or blocked is treated like one that is away."""
 
-Publication = tuple[str, str, aio_pika.Message]
-"""Exchange, routing key, message."""
+CLOSE_SECONDS: Final = 1.0
+"""Timeout for the broker's answer to the end of a channel or connection."""
+
+RETURNED, REFUSED, TIMEOUT, LOST = REASONS = ("returned", "refused", "timeout", "lost")
+"""Why a publish was not confirmed: no queue takes the message, the broker refuses it, it does not answer in time, or
+the connection was lost."""
+
+
+class Publication(NamedTuple):
+    """A message and its way. If `mandatory`, the broker returns it where no queue takes it."""
+
+    exchange: str
+    routing_key: str
+    message: aio_pika.Message
+    mandatory: bool = True
+
+
+def publication(batch: MessageBatch, prefix: str = "") -> Publication:
+    """A message batch on its way to the queues that are bound to its routing key, after a prefix.
+
+    Without a prefix an event to which no service subscribes is not mandatory.
+    """
+    first = batch[0]
+    kind = Event.by_key.get(first.routing_key)
+    mandatory = bool(prefix) or kind is None or kind.subscribed
+    return Publication(first.exchange, prefix + first.routing_key, to_message(batch), mandatory)
+
+
+def reason(error: BaseException) -> str:
+    """Which of REASONS an error of `Publisher.publish` is."""
+    if isinstance(error, DeliveryError):
+        return RETURNED if isinstance(error, PublishError) else REFUSED
+    return TIMEOUT if isinstance(error, TimeoutError) else LOST
 
 
 class Publisher:
-    """Publishes with confirms, the `mandatory` flag and a timeout."""
+    """Publishes with confirms and a timeout."""
 
     def __init__(self, address: str, name: str) -> None:
         self._addresses = BrokerAddresses(address, name)
@@ -34,50 +67,61 @@ class Publisher:
         self._channel: AbstractChannel | None = None
 
     async def publish(self, publications: Sequence[Publication]) -> list[BaseException | None]:
-        """Publish all, pipelined; returns for each None if the broker confirmed it, else the error.
+        """Publish all, pipelined; returns for each None if the broker confirmed it, else the error (see `reason`).
 
-        `aio_pika.exceptions.PublishError` means that the message could not be routed to a queue, `DeliveryError` that
-        the broker refused it. For a lost connection it is a ConnectionError, asyncio.CancelledError or TimeoutError.
-        Raises OSError or an AMQP error if no connection can be opened.
+        After a timeout or a loss the next `publish` opens a connection to the next node, after a refusal a channel.
+        Raises OSError or an AMQP error if none can be opened.
         """
         async with asyncio.timeout(CONFIRM_SECONDS):
             channel = await self._open()
         # gather would cancel the rest at the first failure; and a connection lost by heartbeat makes a pending
         # publish raise CancelledError, which must count as a failed publish and not as a shutdown.
         results = await asyncio.gather(
-            *(self._publish(channel, *publication) for publication in publications),
+            *(self._publish(channel, one) for one in publications),
             return_exceptions=True,
         )
-        if any(type(result) is DeliveryError for result in results):
-            # Refused. After a queue's leader has died, RabbitMQ 3.10 may refuse everything on a channel that knew the
-            # old leader, for as long as that channel is open, though the queue has a new leader and accepts messages.
+        reasons = {reason(error) for error in results if error is not None}
+        if reasons & {TIMEOUT, LOST}:
             await self.close()
+        elif REFUSED in reasons:
+            # After a queue's leader has died, RabbitMQ 3.10 may refuse everything on a channel that knew the old
+            # leader, for as long as that channel is open, though the queue has a new leader and accepts messages.
+            self._channel = None
+            await _closed(channel)
         return results
 
-    async def _publish(
-        self, channel: AbstractChannel, exchange: str, routing_key: str, message: aio_pika.Message
-    ) -> None:
+    async def _publish(self, channel: AbstractChannel, publication: Publication) -> None:
+        exchange, routing_key, message, mandatory = publication
         target = await channel.get_exchange(exchange, ensure=False)
         async with asyncio.timeout(CONFIRM_SECONDS):
-            result = await target.publish(message, routing_key, mandatory=True)
+            result = await target.publish(message, routing_key, mandatory=mandatory)
         if crash_points.ARMED:
             crash_points.reached("publisher.after_publish", [message.type or ""])
         if not isinstance(result, Basic.Ack):
             raise ConnectionError(f"no confirm: {result!r}")
 
     async def _open(self) -> AbstractChannel:
-        if self._channel is None or self._channel.is_closed:
-            await self.close()
+        if self._channel is not None and not self._channel.is_closed:
+            return self._channel
+        try:
             with connection_may_be_lost():
-                self._connection = await aio_pika.connect(
-                    self._addresses.next(), timeout=CONFIRM_SECONDS
-                )
+                if self._connection is None or self._connection.is_closed:
+                    self._connection = await aio_pika.connect(
+                        self._addresses.next(), timeout=CONFIRM_SECONDS
+                    )
                 self._channel = await self._connection.channel(on_return_raises=True)
+        except BaseException:
+            await self.close()
+            raise
         return self._channel
 
     async def close(self) -> None:
         """Close the connection, if one is open; the next `publish` opens one to the next node."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
-            with contextlib.suppress(Exception), connection_may_be_lost():
-                await asyncio.wait_for(connection.close(), CONFIRM_SECONDS)
+            await _closed(connection)
+
+
+async def _closed(opened: AbstractConnection | AbstractChannel) -> None:
+    with contextlib.suppress(Exception), connection_may_be_lost():
+        await asyncio.wait_for(opened.close(), CLOSE_SECONDS)

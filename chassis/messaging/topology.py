@@ -2,7 +2,8 @@
 
 An exchange is named after its publisher. A queue belongs to one consumer and one event, and is named after both:
 `billing.order-placed`. Messages that cannot be processed are kept in `<service>.dead`. The stream `journal` keeps a
-copy of everything that is published. Each service connects as its own user, which can declare nothing.
+copy of every event, published apart under `journal.<key>`: nothing else waits for a stream. Each service connects as
+its own user, which can declare nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from events.base import Event
 
 DEAD: Final = "dead"
 JOURNAL: Final = "journal"
+JOURNAL_PREFIX: Final = f"{JOURNAL}."
+"""Precedes the event's own routing key in what is published for the journal."""
 
 DELIVERY_LIMIT: Final = 100
 """Deliveries after which the broker itself dead-letters a message. High, since a message that was only prefetched
@@ -84,7 +87,7 @@ def topology(subscriptions: Mapping[str, Sequence[type[Event]]]) -> Topology:
             "x-max-length-bytes": JOURNAL_BYTES,
             "x-stream-max-segment-size-bytes": JOURNAL_SEGMENT_BYTES,
         },
-        tuple((exchange, "#") for exchange in exchanges),
+        tuple((exchange, f"{JOURNAL_PREFIX}#") for exchange in exchanges),
     )
     return Topology((*exchanges, DEAD), (*received, *dead, journal))
 

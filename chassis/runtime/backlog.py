@@ -1,4 +1,4 @@
-"""Gauges of a service's backlog: the rows and age of its outbox, and the messages in its dead-letter queue."""
+"""Gauges of a service's backlog: the rows and age of its outboxes, and the messages in its dead-letter queue."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,22 +23,28 @@ STUCK_SECONDS: Final = 90.0
 LIMIT: Final = 100_000
 """The most rows that are counted."""
 
-ROWS = Gauge("chorus_outbox_rows", "Rows in the outbox, of up to 64 events each; 100,000 at most.")
-OLDEST = Gauge("chorus_outbox_oldest_seconds", "Age of the oldest event in the outbox.")
+ROWS = Gauge(
+    "chorus_outbox_rows",
+    "Rows in the outbox, of up to 64 events each; 100,000 at most.",
+    ["outbox"],
+)
+OLDEST = Gauge("chorus_outbox_oldest_seconds", "Age of the oldest event in the outbox.", ["outbox"])
 MESSAGES = Gauge("chorus_queue_messages", "Messages in the dead-letter queue.", ["queue"])
 
 COUNT: Final = """
-SELECT (SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS waiting) AS rows,
-    coalesce((SELECT extract(epoch FROM clock_timestamp() - occurred_at) FROM outbox JOIN event_log USING (id)
+SELECT (SELECT count(*) FROM (SELECT FROM {outbox} LIMIT $1) AS waiting) AS rows,
+    coalesce((SELECT extract(epoch FROM clock_timestamp() - occurred_at) FROM {outbox} JOIN event_log USING (id)
               ORDER BY id LIMIT 1), 0)::float8 AS age
 """
+COUNTS: Final = {outbox: COUNT.format(outbox=outbox) for outbox in ("outbox", "journal_outbox")}
 
 
-async def measure_outbox(pool: Pool) -> None:
-    """Set the gauges of the outbox."""
-    rows, age = await pool.fetchrow(COUNT, LIMIT)
-    ROWS.set(rows)
-    OLDEST.set(max(age, 0.0))
+async def measure_outboxes(pool: Pool) -> None:
+    """Set the gauges of both outboxes."""
+    for outbox, count in COUNTS.items():
+        rows, age = await pool.fetchrow(count, LIMIT)
+        ROWS.labels(outbox).set(rows)
+        OLDEST.labels(outbox).set(max(age, 0.0))
 
 
 async def measure_dead_letters(broker: RabbitConsumer, service: str) -> None:

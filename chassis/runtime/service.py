@@ -21,9 +21,9 @@ from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.consumer import Consumer, Subscriptions
 from chassis.messaging.dead_letters import DeadLetterQueue
 from chassis.messaging.publisher import Publisher
-from chassis.messaging.relay import Relay
+from chassis.messaging.relay import TO_JOURNAL, TO_SUBSCRIBERS, Relay
 from chassis.runtime import health
-from chassis.runtime.backlog import measure_dead_letters, measure_outbox, poll
+from chassis.runtime.backlog import measure_dead_letters, measure_outboxes, poll
 from chassis.runtime.health import Readiness
 from chassis.runtime.logs import configure_logging
 from chassis.runtime.retention import keep_event_log, purge_periodically
@@ -43,8 +43,11 @@ STOP_SECONDS: Final = 9.0
 CLOSE_SECONDS: Final = 2.0
 """The part of STOP_SECONDS that is left for publishing the last events and closing connections."""
 
-RELAY: Final = "relay"
-"""The task that stops last: the others may write events until they end."""
+JOURNAL_SECONDS: Final = 0.5
+"""The part of CLOSE_SECONDS for the journal, which the next start may complete."""
+
+RELAYS: Final = ("relay", "journal relay")
+"""The tasks that stop last: the others may write events until they end."""
 
 Task = Callable[[], Coroutine[Any, Any, None]]
 """Makes the coroutine of a background task."""
@@ -95,19 +98,27 @@ class Service:
             pool, self.settings.event_log_days
         )  # before an event needs its partition
         broker_url = self.settings.broker_url(self.name)
-        self.relay = Relay(pool, Publisher(broker_url, f"{self.name} relay"))
+        to_journal = Publisher(broker_url, f"{self.name} journal")
+        self.journal_relay = Relay(pool, to_journal, TO_JOURNAL)
+        self.relay = Relay(
+            pool,
+            Publisher(broker_url, f"{self.name} relay"),
+            TO_SUBSCRIBERS,
+            self.journal_relay.wake,
+        )
         self.on_commit.append(self.relay.committed)
         self.committers = Committers(self.name, pool, self.on_commit)
         self.provide(self, self.database, self.committers, Verifier(pool))
         if self._compose:
             await self._compose(self)
-        self.supervisor.start(RELAY, self.relay.run())
+        for name, relay in zip(RELAYS, (self.relay, self.journal_relay), strict=True):
+            self.supervisor.start(name, relay.run())
         await self._consume(broker_url)
         self.provide(self._readiness())
         self.run(
             consumers=self.broker.keep_consuming,
             retention=partial(purge_periodically, pool, self.settings.event_log_days),
-            outbox_gauges=partial(poll, measure_outbox, pool),
+            outbox_gauges=partial(poll, measure_outboxes, pool),
             dead_letter_gauge=partial(poll, measure_dead_letters, self.broker, self.name),
         )
         for name, task in self._background.items():
@@ -170,7 +181,7 @@ class Service:
     async def _finish(self) -> None:
         await asyncio.gather(
             self.broker.stop(),
-            self.supervisor.stop(but=RELAY),
+            self.supervisor.stop(but=RELAYS),
             self.committers.drain(),
             *(consumer.committer.drain() for consumer in self._consumers),
             return_exceptions=True,
@@ -180,6 +191,8 @@ class Service:
         with contextlib.suppress(Exception):
             # The events of the last transactions; any others are published after the next start.
             await self.relay.move()
+            async with asyncio.timeout(JOURNAL_SECONDS):
+                await self.journal_relay.move()
         await self.supervisor.stop()
         await self._dead_letter_publisher.close()
         await self.database.close()

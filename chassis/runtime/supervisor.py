@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 import structlog
@@ -41,13 +41,13 @@ class Supervisor:
         idle = [task.get_name() for task in self._tasks if task.done() or is_stuck(task)]
         return ", ".join(idle)
 
-    async def stop(self, *, but: str | None = None) -> None:
-        """Cancel all tasks except `but`, and wait for their end."""
+    async def stop(self, *, but: Collection[str] = ()) -> None:
+        """Cancel all tasks except those in `but`, and wait for their end."""
         await asyncio.gather(*self.cancel(but=but), return_exceptions=True)
 
-    def cancel(self, *, but: str | None = None) -> list[asyncio.Task[None]]:
+    def cancel(self, *, but: Collection[str] = ()) -> list[asyncio.Task[None]]:
         """The same without waiting."""
-        tasks = [task for task in self._tasks if task.get_name() != but]
+        tasks = [task for task in self._tasks if task.get_name() not in but]
         for task in tasks:
             task.remove_done_callback(self._ended)
             task.cancel()

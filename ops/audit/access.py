@@ -19,6 +19,7 @@ EVERYWHERE: Final = {
     "inbox": "",
     "processed_events": "",
     "outbox": "",
+    "journal_outbox": "",
     "event_log": "(id, exchange, routing_key, occurred_at, events)",
     "signing_keys": "",
 }

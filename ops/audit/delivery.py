@@ -12,17 +12,21 @@ from ops.audit.findings import Finding
 from ops.audit.rules import Comparison, View
 from ops.subscriptions import SUBSCRIPTIONS
 
-OUTBOX: Final = """
-SELECT coalesce(sum(coalesce(events, 1)), 0) AS events,
+OUTBOXES: Final = """
+SELECT name, coalesce(sum(coalesce(events, 1)), 0) AS events,
     coalesce(sum(coalesce(events, 1)) FILTER
         (WHERE $1::interval = '0' OR coalesce(occurred_at, '-infinity') <= now() - $1), 0) AS overdue
-FROM outbox LEFT JOIN event_log USING (id)
+FROM (SELECT 'outbox' AS name, id FROM outbox UNION ALL SELECT 'journal_outbox', id FROM journal_outbox) AS waiting
+    LEFT JOIN event_log USING (id)
+GROUP BY name ORDER BY name DESC
 """
 UNSENT: Final = "SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending')"
 
 
 class Leftovers:
-    """Nothing stays in an outbox, nothing is dead-lettered. At rest all queues are empty and nothing is unsent.
+    """Nothing stays in an outbox, the journal's included, nothing is dead-lettered.
+
+    At rest all queues are empty and nothing is unsent.
 
     The figures are those of the last time it was evaluated.
     """
@@ -44,10 +48,11 @@ class Leftovers:
             if messages and (resting or queue.endswith(f".{DEAD}")):
                 found.append(f"{messages} messages lie in {queue}")
         for service, database in view.databases.items():
-            [[events, overdue]] = await database.rows(OUTBOX, view.grace)
-            self.outboxes[service] = events
-            if overdue:
-                found.append(f"{overdue} events stay in the outbox of {service}")
+            self.outboxes[service] = 0
+            for outbox, events, overdue in await database.rows(OUTBOXES, view.grace):
+                self.outboxes[service] += events
+                if overdue:
+                    found.append(f"{overdue} events stay in the {outbox} of {service}")
         self.unsent = await view.databases["notifications"].value(UNSENT)
         if resting and self.unsent:
             found.append(f"{self.unsent} notifications are not sent")

@@ -43,7 +43,7 @@ class TestAlarmRules:
         "metric",
         [
             "chorus_outbox_oldest_seconds",
-            "chorus_relay_unroutable",
+            "chorus_relay_failed_total",
             "chorus_dead_lettered_total",
             "chorus_queue_messages",
             "chorus_notifications_oldest_seconds",

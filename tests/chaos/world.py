@@ -16,7 +16,7 @@ from aio_pika.exceptions import AMQPError
 from apps import SERVICES
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.topology import DEAD
-from ops.subscriptions import TOPOLOGY
+from events.contracts import language
 from tests.chaos.schedule import REPLICAS
 from tests.stories.journal import Journal
 from tests.stories.stack import Stack
@@ -68,9 +68,8 @@ class Witness(Journal):
             channel = await connection.channel()
             arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}
             queue = await channel.declare_queue(self.queue, durable=True, arguments=arguments)
-            for exchange in TOPOLOGY.exchanges:
-                if exchange != DEAD:
-                    await queue.bind(exchange, "#")
+            for kind in language().values():
+                await queue.bind(kind.exchange, kind.key)
 
     async def _follow(self) -> None:
         while True:
@@ -210,9 +209,9 @@ class World(Stack):
         await self.broker.open()
 
     async def outboxes(self) -> int:
-        """Events that wait in all outboxes."""
-        counts = [await self.value(service, "SELECT count(*) FROM outbox") for service in SERVICES]
-        return sum(counts)
+        """Rows that wait in all outboxes, those of the journal included."""
+        waiting = "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM journal_outbox)"
+        return sum([await self.value(service, waiting) for service in SERVICES])
 
     async def unexplained_dead_letters(self) -> list[str]:
         """Empty the dead-letter queues. Return what was dead-lettered without being malformed, and the reverse."""

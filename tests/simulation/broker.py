@@ -21,7 +21,7 @@ from pamqp.header import ContentHeader
 from chassis.messaging import message as wire
 from chassis.messaging.consumer import PREFETCH_MESSAGES
 from chassis.messaging.publisher import CONFIRM_SECONDS
-from chassis.messaging.topology import DEAD
+from chassis.messaging.topology import DEAD, JOURNAL_PREFIX
 from events.base import Envelope, Event
 from ops.subscriptions import TOPOLOGY
 from tests.simulation.loop import SimulatedLoop, resolve
@@ -121,13 +121,15 @@ class Broker:
         self.late = 0
         """Confirmations that arrived after the publisher had stopped waiting."""
         self.published: dict[Any, Envelope[Event]] = {}
-        """Every event that was ever in a queue, by id."""
+        """Every event that was ever published, by id."""
+        self.journal: dict[Any, Envelope[Event]] = {}
+        """Those that the stream has."""
         self.queues: dict[str, list[Message]] = {}
         self._consumers: dict[str, list[Consumer]] = defaultdict(list)
         self._bound: dict[tuple[str, str], list[str]] = defaultdict(list)
         self._sent: list[tuple[str, str, aio_pika.Message]] = []
         for queue in TOPOLOGY.queues:
-            if queue.service is not None:  # the journal is the attribute `published`
+            if queue.service is not None:  # the journal is an attribute
                 self.queues[queue.name] = []
                 for binding in queue.bindings:
                     self._bound[binding].append(queue.name)
@@ -147,10 +149,12 @@ class Broker:
         key: str,
         message: aio_pika.Message,
         confirm: "asyncio.Future[object]",
+        *,
+        mandatory: bool,
     ) -> None:
         """A publish has come over its connection."""
         trouble = self.troubles.popleft() if self.troubles else ""
-        if trouble == "returned":
+        if trouble == "returned" and mandatory:
             answer: object = PublishError(_returned(message), Basic.Return())
         elif trouble == "refused":
             answer = DeliveryError(None, Basic.Nack())
@@ -178,10 +182,15 @@ class Broker:
     def enqueue(self, exchange: str, key: str, message: aio_pika.Message) -> None:
         """Into all queues that are bound to the key."""
         if exchange != DEAD:
-            self._sent.append((exchange, key, message))
-            for received in wire.from_message(message, Event.by_key[key]):
+            to_journal = key.startswith(JOURNAL_PREFIX)
+            if not to_journal:
+                self._sent.append((exchange, key, message))
+            for received in wire.from_message(
+                message, Event.by_key[key.removeprefix(JOURNAL_PREFIX)]
+            ):
                 assert isinstance(received, Envelope), received
-                self.published.setdefault(received.id, received)
+                kept = self.journal if to_journal else self.published
+                kept.setdefault(received.id, received)
         for queue in self._bound[exchange, key]:
             self._offer(queue, Message(message))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aio_pika
@@ -42,18 +43,12 @@ class Exchange:
         self._broker = broker
 
     async def publish(self, message: aio_pika.Message, key: str, *, mandatory: bool) -> object:
-        assert mandatory
         self._process.check()
         loop = self._broker.loop
         confirm: asyncio.Future[object] = loop.create_future()
-        loop.outside(
-            f"{self._process.name}: publish {key}",
-            self._broker.arrived,
-            self._name,
-            key,
-            message,
-            confirm,
-        )
+        arrived = partial(self._broker.arrived, mandatory=mandatory)
+        what = f"{self._process.name}: publish {key}"
+        loop.outside(what, arrived, self._name, key, message, confirm)
         return await confirm
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
 
 NEW_LINE: Final = "\n"
-SIZE: Final = 8
+SIZE: Final = 9
 """As that of a service."""
 
 

@@ -18,7 +18,7 @@ from chassis.database.group_commit import Work
 from chassis.database.transaction import Transaction
 from chassis.messaging.consumer import Consumer
 from chassis.messaging.dead_letters import DeadLetterQueue
-from chassis.messaging.relay import Relay
+from chassis.messaging.relay import TO_JOURNAL, TO_SUBSCRIBERS, Relay
 from chassis.web.commands import Committers, IdempotentRequest
 from tests.simulation.channel import SimulatedPublisher, Subscriptions
 from tests.simulation.loop import OWNER
@@ -68,8 +68,10 @@ class Process:
 
     def _start(self) -> None:
         broker, pool = self._world.broker, cast(Any, self.pool)
-        self.relay = Relay(pool, SimulatedPublisher(self, broker))
+        journal = Relay(pool, SimulatedPublisher(self, broker), TO_JOURNAL)
+        self.relay = Relay(pool, SimulatedPublisher(self, broker), TO_SUBSCRIBERS, journal.wake)
         self.begin(self.relay.run(), "relay", for_ever=True)
+        self.begin(journal.run(), "journal relay", for_ever=True)
         if self.service == "users":  # subscribes to keys only, and there are none
             return
         dead_letters = DeadLetterQueue(self.service, SimulatedPublisher(self, broker))

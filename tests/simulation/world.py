@@ -43,12 +43,13 @@ LOOK_STEPS: Final = 50
 MOST_LOOKS: Final = 4_000
 """So often is looked: work that makes work lets no time pass."""
 
+_WAITING: Final = "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM journal_outbox)"
 RESTLESS: Final = {
-    "users": "SELECT count(*) FROM outbox",
-    "billing": "SELECT count(*) FROM outbox",
-    "orders": "SELECT count(*) FROM outbox",
-    "notifications": "SELECT (SELECT count(*) FROM outbox)"
-    " + (SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending'))",
+    "users": _WAITING,
+    "billing": _WAITING,
+    "orders": _WAITING,
+    "notifications": _WAITING
+    + " + (SELECT count(*) FROM notifications WHERE status IN ('waiting', 'pending'))",
 }
 PAID_IN: Final = """
 SELECT a.user_id, sum(CASE t.kind WHEN 'deposit' THEN amount ELSE -amount END)::bigint FROM transfers t
@@ -167,7 +168,12 @@ class World:
         self.postgres.set_clock(EPOCH + timedelta(seconds=self.loop.time()))
         audited, snapshot, paid_in = self.postgres.run(self._audit())
         deceived = self.customers.deceived(snapshot, paid_in)
-        return [*self.loop.faults, *self.findings, *deceived, *audited, *violations(snapshot)]
+        gaps = [
+            f"the journal lacks {id}" for id in self.broker.published.keys() ^ self.broker.journal
+        ]
+        return [
+            *self.loop.faults, *self.findings, *deceived, *audited, *gaps, *violations(snapshot)
+        ]  # fmt: skip
 
     async def _audit(self) -> tuple[list[str], Snapshot, dict[UUID, int]]:
         connections = self.postgres.administrators

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 from uuid import UUID
 
@@ -24,8 +24,10 @@ class Journal:
 
     queue = JOURNAL
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, copied: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`copied` waits until the services have copied to the stream what they have published by now."""
         self._url = url
+        self._copied = copied
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._marks: dict[str, asyncio.Event] = {}
@@ -57,6 +59,8 @@ class Journal:
     async def up_to_now(self, *, within: float = 20) -> None:
         """Return once everything has been read that the broker had confirmed before. Raises TimeoutError."""
         assert self._channel is not None
+        if self._copied is not None:
+            await self._copied()
         mark = secrets.token_hex(8)
         read = self._marks[mark] = asyncio.Event()
         message = aio_pika.Message(b"", type=MARK, message_id=mark)
@@ -65,7 +69,7 @@ class Journal:
             await read.wait()
 
     def events(self, *kinds: type[Event]) -> list[Envelope[Event]]:
-        """Every event once, in the order of publishing; only some kinds if any are named."""
+        """Every event once, those of each service in the order of publishing; only some kinds if any are named."""
         return [e for e in self._events.values() if not kinds or isinstance(e.event, kinds)]
 
     def flow(self, *correlations: str) -> list[Envelope[Event]]:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -51,7 +52,7 @@ class Stack:
     def __init__(self, installation: Installation, processes: Processes) -> None:
         self.mail = MailServer()
         self.broker = Broker(installation.amqp_admin_url)
-        self.journal = Journal(installation.amqp_admin_url)
+        self.journal = Journal(installation.amqp_admin_url, self.is_copied)
         self.attempts: list[Attempt] = []
         self.refused_for_good: set[str] = set()
         """Addresses whose e-mails a story had refused with 5xx."""
@@ -261,8 +262,25 @@ class Stack:
         open_notifications = await self.value("notifications", _OPEN_NOTIFICATIONS)
         assert open_notifications == 0, f"{open_notifications} notifications are not sent"
         for service in SERVICES:
-            waiting = await self.value(service, "SELECT count(*) FROM outbox")
-            assert waiting == 0, f"{waiting} events wait in the outbox of {service}"
+            for outbox in ("outbox", "journal_outbox"):
+                waiting = await self.value(service, f"SELECT count(*) FROM {outbox}")
+                assert waiting == 0, f"{waiting} events wait in the {outbox} of {service}"
+
+    async def is_copied(self) -> None:
+        """Wait until the journal has everything that is published by now."""
+        for service in SERVICES:
+            rows = await self.rows(service, "SELECT id FROM journal_outbox")
+            await eventually(partial(self._has_copied, service, [row["id"] for row in rows]))
+
+    async def _has_copied(self, service: str, ids: list[UUID]) -> bool:
+        waiting = "SELECT count(*) FROM journal_outbox WHERE id = ANY($1)"
+        return bool(await self.value(service, waiting, ids) == 0)
+
+    async def logged(self) -> set[UUID]:
+        """The ids of all events that services have written to their logs."""
+        sql = "SELECT id, events FROM event_log"
+        rows = [row for service in SERVICES for row in await self.rows(service, sql)]
+        return {UUID(int=row["id"].int + n) for row in rows for n in range(row["events"])}
 
     def subscribed(self, service: str) -> set[UUID]:
         """The ids of all published events to which a service subscribes."""

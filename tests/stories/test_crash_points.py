@@ -33,7 +33,9 @@ SUBSCRIBERS: Final = {
     for kind in language().values()
     if any(kind in kinds for kinds in SUBSCRIPTIONS.values())
 }
-PUBLISHING: Final = [point for point in POINTS if point.startswith(("relay.", "publisher."))]
+PUBLISHING: Final = [
+    point for point in POINTS if point.startswith(("relay.", "journal_relay.", "publisher."))
+]
 CONSUMING: Final = [point for point in POINTS if point.startswith("inbox.")]
 DECIDING: Final = ["committer.before_commit", "committer.after_commit"]
 MAILING: Final = [point for point in POINTS if point.startswith("dispatcher.")]
@@ -74,6 +76,8 @@ async def test_a_crash_at_any_point_loses_and_doubles_nothing(
 
     await asyncio.gather(*(die_for_each(service) for service in SERVICES))
     await asyncio.gather(*stories)
+    await crashable.is_quiet()
+    assert await crashable.logged() <= {event.id for event in crashable.journal.events()}
 
 
 @pytest.mark.parametrize("point", MAILING)

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 
 from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import DEAD
+from chassis.messaging.topology import DEAD, JOURNAL_PREFIX
 from events.base import Envelope, Event
 from tests.support.builders import outbox_row
 from tests.support.eventually import eventually
@@ -41,15 +41,16 @@ class Broker:
         return self._channel
 
     async def publish(self, *rows: Event | Row, as_batch: bool = False) -> list[Row]:
-        """Publish events to their own exchanges as the relay does, each alone or in message batches."""
+        """Publish events as the relays do, to queues and journal, each alone or in message batches."""
         identified = [row if isinstance(row, Row) else outbox_row(row) for row in rows]
         message_batches = (
             list(wire.message_batches(identified)) if as_batch else [[row] for row in identified]
         )
         await asyncio.gather(
             *(
-                self.send(wire.to_message(batch), batch[0].exchange, batch[0].routing_key)
+                self.send(wire.to_message(batch), batch[0].exchange, prefix + batch[0].routing_key)
                 for batch in message_batches
+                for prefix in ("", JOURNAL_PREFIX)
             )
         )
         return identified
@@ -61,7 +62,7 @@ class Broker:
             if exchange
             else self.channel.default_exchange
         )
-        await target.publish(message, key)
+        await target.publish(message, key, mandatory=not exchange)  # not every event has a queue
 
     async def waiting(self, queue: str) -> int:
         """How many messages are ready in a queue."""
@@ -91,7 +92,7 @@ class Broker:
 
     @contextlib.asynccontextmanager
     async def tap(self, exchange: str, key: str = "#") -> AsyncIterator["Tap"]:
-        """Collect every message that an exchange receives from now on."""
+        """Collect every message that an exchange receives from now on, but for those to the journal."""
         assert self._connection is not None
         channel = await self._connection.channel()
         queue = await channel.declare_queue(exclusive=True)
@@ -118,7 +119,7 @@ class Tap:
     async def collect(self, message: AbstractIncomingMessage) -> None:
         if message.type == _MARK:
             self._marks[message.message_id or ""].set()
-        else:
+        elif not (message.routing_key or "").startswith(JOURNAL_PREFIX):
             self.messages.append(message)
 
     async def flush(self) -> None:
@@ -141,7 +142,8 @@ class Tap:
 
 def opened(message: AbstractIncomingMessage) -> Sequence[Envelope[Event]]:
     """The events in a message; a message that carries anything else is an error."""
-    found = wire.from_message(message, Event.by_key[message.routing_key or ""])
+    key = (message.routing_key or "").removeprefix(JOURNAL_PREFIX)
+    found = wire.from_message(message, Event.by_key[key])
     events = [event for event in found if isinstance(event, Envelope)]
     assert len(events) == len(found), found
     return events

@@ -56,11 +56,13 @@ def relay_by_last_id() -> None:
     """The relay keeps the last id instead of looking at what is there."""
     last: dict[object, UUID] = {}
 
-    async def take(tx: Transaction, limit: int) -> list[outbox.Row]:
+    async def take(
+        tx: Transaction, limit: int, route: relay.Route = relay.TO_SUBSCRIBERS
+    ) -> list[outbox.Row]:
         task = asyncio.current_task()
         records = await tx.fetch(
-            "WITH taken AS (DELETE FROM outbox WHERE id = ANY(ARRAY("
-            "SELECT id FROM outbox WHERE id > $1 ORDER BY id LIMIT $2)) RETURNING id)"
+            f"WITH taken AS (DELETE FROM {route.outbox} WHERE id = ANY(ARRAY("
+            f"SELECT id FROM {route.outbox} WHERE id > $1 ORDER BY id LIMIT $2)) RETURNING id)"
             f" SELECT {', '.join(outbox.Row._fields)} FROM taken JOIN event_log USING (id)",
             last.get(task, UUID(int=0)),
             limit,
@@ -93,8 +95,8 @@ def unconfirmed_publish() -> None:
         self: Publisher, publications: Sequence[Publication]
     ) -> list[BaseException | None]:
         channel = await self._open()
-        for exchange, key, message in publications:
-            task = asyncio.ensure_future(self._publish(channel, exchange, key, message))
+        for publication in publications:
+            task = asyncio.ensure_future(self._publish(channel, publication))
             on_their_way.add(task)
             task.add_done_callback(on_their_way.discard)
         return [None] * len(publications)

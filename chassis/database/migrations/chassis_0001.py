@@ -1,4 +1,4 @@
-"""Revision 0001 of the tables that every service has: event log, outbox, inbox, idempotency keys, signing keys.
+"""Revision 0001 of the tables that every service has: event log, outboxes, inbox, idempotency keys, signing keys.
 
 In `write_check` nothing stays: the readiness check writes to it.
 
@@ -23,6 +23,9 @@ CREATE TABLE event_log_rest PARTITION OF event_log DEFAULT;
 CREATE TABLE outbox (
     id uuid PRIMARY KEY,
     retry_at timestamptz
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+CREATE TABLE journal_outbox (
+    id uuid PRIMARY KEY
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE TABLE inbox (
     id uuid,
@@ -105,7 +108,10 @@ BEGIN
             AND relname < 'event_log_' || to_char(oldest AT TIME ZONE 'UTC', 'YYYYMMDD')
     LOOP
         LOCK TABLE event_log IN ACCESS EXCLUSIVE MODE;  -- then nobody commits to it unseen
-        IF NOT EXISTS (SELECT FROM outbox WHERE id < least_id(oldest)) THEN
+        IF NOT EXISTS (
+            SELECT FROM outbox WHERE id < least_id(oldest)
+            UNION ALL SELECT FROM journal_outbox WHERE id < least_id(oldest)
+        ) THEN
             EXECUTE pg_catalog.format('DROP TABLE public.%I', part);
             dropped := dropped + 1;
         END IF;
@@ -125,6 +131,7 @@ BEGIN
         SELECT id FROM event_log_rest r
         WHERE occurred_at < now() - make_interval(days => days)
             AND NOT EXISTS (SELECT FROM outbox WHERE outbox.id = r.id)
+            AND NOT EXISTS (SELECT FROM journal_outbox WHERE journal_outbox.id = r.id)
         LIMIT most));
     GET DIAGNOSTICS purged = ROW_COUNT;
     RETURN purged;
@@ -154,5 +161,5 @@ def upgrade() -> None:
         "purge_event_log_rest",
     ):
         grant("EXECUTE", f"FUNCTION {function}")
-    grant("SELECT, INSERT, UPDATE, DELETE", "outbox", "inbox", "idempotency_keys")
+    grant("SELECT, INSERT, UPDATE, DELETE", "outbox", "journal_outbox", "inbox", "idempotency_keys")
     grant("SELECT, INSERT, DELETE", "signing_keys")

@@ -11,6 +11,7 @@ from chassis.database import transaction as transaction_module
 from chassis.database.pool import Database
 from chassis.database.transaction import Pool, TimedConnection, transaction
 from chassis.messaging import relay
+from chassis.messaging.publisher import Publisher
 from chassis.runtime import retention
 from tests.support.builders import outbox_row
 from tests.support.fixtures import Install
@@ -72,7 +73,8 @@ async def test_a_refused_row_rests_as_long_as_it_should(orders: tuple[Database, 
         tx.outbox.append(outbox_row(placed(1)[0]))
     async with transaction(database.pool) as tx:
         [row] = await relay.take(tx, 1)
-        await relay._put_back(tx, [[row], [row]], [ConnectionError(), None])
+        here = relay.Relay(database.pool, Publisher("amqp://nowhere", "tests"))
+        await here._put_back(tx, [([row], ConnectionError())], of=2)
     rests = await owner.fetchval("SELECT retry_at - now() FROM outbox")
     assert abs(rests - timedelta(seconds=relay.RETRY_SECONDS)) < CLOSE
 

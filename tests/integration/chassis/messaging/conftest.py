@@ -28,4 +28,4 @@ async def open_harness(install_chorus: Install) -> AsyncIterator[RelayHarness]:
 async def harness(open_harness: RelayHarness) -> AsyncIterator[RelayHarness]:
     async with open_harness.broker.tap("orders") as open_harness.tap:
         yield open_harness
-    await open_harness.pool.execute("DELETE FROM outbox")
+    await open_harness.pool.execute("DELETE FROM outbox; DELETE FROM journal_outbox")

@@ -71,7 +71,7 @@ async def test_orders_are_accepted_under_an_alarm_and_published_after_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(publisher, "CONFIRM_SECONDS", 0.5)
-    failed = FAILED.labels("TimeoutError")._value
+    failed = FAILED.labels("outbox", "timeout")._value
     before = failed.get()
     async with alarm(rabbitmq, kind):
         async with orders_here.http(a_user()) as ada:

@@ -31,7 +31,7 @@ async def log(install_chorus: Install) -> AsyncIterator[tuple[Database, Pool]]:
     chorus = await install_chorus("event_log", "orders")
     async with opened(chorus, "orders") as (database, owner):
         yield database, owner
-        await owner.execute("DELETE FROM outbox; DELETE FROM event_log")
+        await owner.execute("DELETE FROM outbox; DELETE FROM journal_outbox; DELETE FROM event_log")
 
 
 def partition(days_ago: int) -> str:
@@ -82,10 +82,10 @@ async def test_an_id_without_a_row_is_counted_and_delays_nothing(
     async with transaction(database.pool) as tx:
         id = tx.publish(OrderPlaced(order=an_order()), Causation("flow"))
     await owner.execute("INSERT INTO outbox (id) VALUES ($1)", UUID(int=1))
-    before = relay.FAILED.labels(relay.ROW_MISSING)._value.get()
+    before = relay.FAILED.labels("outbox", relay.ROW_MISSING)._value.get()
     async with transaction(database.pool) as tx:
         assert [row.id for row in await relay.take(tx, 10)] == [id]
-    assert relay.FAILED.labels(relay.ROW_MISSING)._value.get() == before + 1
+    assert relay.FAILED.labels("outbox", relay.ROW_MISSING)._value.get() == before + 1
     assert await owner.fetchval("SELECT count(*) FROM outbox") == 0
 
 
@@ -131,10 +131,13 @@ async def test_days_beyond_the_retention_are_dropped_unless_they_are_unpublished
         await owner.execute(INSERT, id, now())
     long_ago = now() - timedelta(days=90)
     await owner.execute(INSERT, least_id(long_ago), long_ago)  # in no day's partition
-    await owner.execute("INSERT INTO outbox (id) VALUES ($1)", ids[30])
-    await keep_event_log(database.pool, 7)
-    assert await exists(owner, partition(8)), "an older event waits to be published"
-    await owner.execute("DELETE FROM outbox")
+    for outbox in ("outbox", "journal_outbox"):
+        for id in (ids[30], least_id(long_ago)):
+            await owner.execute(f"INSERT INTO {outbox} (id) VALUES ($1)", id)
+        await keep_event_log(database.pool, 7)
+        assert await exists(owner, partition(8)), "an older event waits to be published"
+        assert await owner.fetchval("SELECT count(*) FROM event_log_rest") == 1
+        await owner.execute(f"DELETE FROM {outbox}")
     await keep_event_log(database.pool, 7)
     assert [await exists(owner, partition(days_ago)) for days_ago in (7, 8, 30)] == [
         True, False, False,

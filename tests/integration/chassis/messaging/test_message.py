@@ -139,6 +139,7 @@ async def test_the_journal_keeps_all_published_events(billing: RunningService) -
             m.type: m for m in kept if m.correlation_id == registered.attributes["correlationid"]
         }
         assert set(types) == {UserRegistered.__name__, AccountOpened.__name__}
+        assert types[AccountOpened.__name__].routing_key == f"journal.{AccountOpened.key}"
 
     await eventually(found)
     await journal.cancel(tag)

@@ -1,8 +1,5 @@
 """The relay: what is committed is published, whatever fails on the way."""
 
-import contextlib
-from collections.abc import AsyncIterator
-
 import asyncpg
 import pytest
 from aio_pika.exceptions import DeliveryError
@@ -10,10 +7,10 @@ from aio_pika.exceptions import DeliveryError
 from chassis.database.transaction import transaction
 from chassis.messaging import outbox
 from chassis.messaging import relay as relay_module
-from chassis.messaging.message import BATCH, to_message
-from chassis.messaging.publisher import Publisher
-from chassis.messaging.relay import UNROUTABLE
-from chassis.messaging.topology import JOURNAL
+from chassis.messaging.message import BATCH
+from chassis.messaging.publisher import RETURNED, Publisher, publication, reason
+from chassis.messaging.relay import FAILED
+from chassis.messaging.topology import queue_name
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced
 from tests.support.broker import Tap
 from tests.support.builders import an_order, outbox_row
@@ -23,17 +20,6 @@ from tests.support.relay_harness import RelayHarness, placed
 @pytest.fixture
 def no_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_module, "SWEEP_SECONDS", 3600.0)
-
-
-@contextlib.asynccontextmanager
-async def without_the_journal(harness: RelayHarness, exchange: str) -> AsyncIterator[None]:
-    """Without the journal, events without a subscriber are unroutable."""
-    journal = await harness.broker.channel.get_queue(JOURNAL, ensure=False)
-    await journal.unbind(exchange, "#")
-    try:
-        yield
-    finally:
-        await journal.bind(exchange, "#")
 
 
 async def unbind(tap: Tap) -> None:
@@ -123,27 +109,33 @@ class TestRelay:
         self,
         harness: RelayHarness,
     ) -> None:
-        stopped = OrderPaid(order=an_order(status="paid", version=2))
-        await harness.commits(stopped, *placed(2))
-        async with (
-            without_the_journal(harness, "orders"),
-            harness.broker.tap("orders", OrderPlaced.key) as tap,
-        ):
-            # The tap of this test is bound to everything.
-            await unbind(harness.tap)
-            assert await harness.relays_once() == 3
-            await tap.flush()
-            assert len(tap.events) == 2
+        stopped = OrderCancelled(order=an_order(status="cancelled"))
+        unsubscribed = OrderPaid(order=an_order(status="paid", version=2))
+        returned = FAILED.labels("outbox", RETURNED)._value
+        before = returned.get()
+        await harness.commits(stopped, unsubscribed, *placed(2))
+        await unbind(harness.tap)  # it is bound to everything
+        cancellations = await harness.broker.channel.get_queue(
+            queue_name("billing", OrderCancelled), ensure=False
+        )
+        await cancellations.unbind("orders", OrderCancelled.key)
+        try:
+            async with harness.broker.tap("orders", OrderPlaced.key) as tap:
+                assert await harness.relays_once() == 4
+                await tap.flush()
+                assert len(tap.events) == 2
             [row] = await harness.pool.fetch(
                 "SELECT routing_key FROM outbox JOIN event_log USING (id)"
             )
-            assert row["routing_key"] == OrderPaid.key
-            assert UNROUTABLE._value.get() == 1
+            assert row["routing_key"] == OrderCancelled.key
+            assert returned.get() == before + 1
             assert await harness.relays_once() == 0, "its retry is delayed"
+        finally:
+            await cancellations.bind("orders", OrderCancelled.key)
         await harness.pool.execute("UPDATE outbox SET retry_at = now()")
         assert await harness.relays_once() == 1
         assert await harness.waiting() == 0
-        assert UNROUTABLE._value.get() == 0
+        assert returned.get() == before + 1
 
     async def test_rows_for_a_full_queue_stay_in_the_outbox_and_others_are_published(
         self, harness: RelayHarness
@@ -227,7 +219,7 @@ class TestRelay:
 class TestPublisher:
     """The relay's connection."""
 
-    async def test_a_refusal_is_followed_by_a_new_connection(self, harness: RelayHarness) -> None:
+    async def test_a_refusal_is_followed_by_a_new_channel(self, harness: RelayHarness) -> None:
         """A channel that knew the queue's former leader may refuse every publish that the queue would accept."""
         channel = await harness.broker._connection.channel()  # type: ignore[union-attr]
         full = await channel.declare_queue(
@@ -239,11 +231,27 @@ class TestPublisher:
         try:
             for event, refused in ((placed_now, False), (cancelled, True), (placed_now, False)):
                 row = outbox_row(event)
-                publication = (row.exchange, row.routing_key, to_message([row]))
-                [error] = await publisher.publish([publication])
+                [error] = await publisher.publish([publication([row])])
                 assert isinstance(error, DeliveryError) == refused
-                assert (publisher._connection is None) == refused
+                assert (publisher._channel is None) == refused
+                assert publisher._connection is not None
         finally:
             await publisher.close()
             await channel.queue_delete(full.name)
             await channel.close()
+
+    async def test_a_returned_message_leaves_the_channel_open(self, harness: RelayHarness) -> None:
+        publisher = Publisher(harness.installation.amqp_url("orders"), "tests")
+        [row] = [outbox_row(placed(1)[0])]
+        await unbind(harness.tap)
+        try:
+            assert await publisher.publish([publication([row])]) == [None]
+            channel = publisher._channel
+            message = publication([row])._replace(routing_key="nobody.is.bound")
+            [error] = await publisher.publish([message])
+            assert error is not None
+            assert reason(error) == RETURNED
+            assert publisher._channel is channel
+            assert await publisher.publish([message._replace(mandatory=False)]) == [None]
+        finally:
+            await publisher.close()

@@ -19,6 +19,7 @@ from ops.audit.access import broker_auditor, urls_of
 from ops.management import Administration, TopologyConflictError
 from ops.migrate import apply_topology, create_database, upgrade_database
 from ops.subscriptions import TOPOLOGY
+from tests.support.broker import Broker
 from tests.support.fixtures import Install
 from tests.support.installation import Installation, environment
 
@@ -33,6 +34,20 @@ def live(installation: Installation) -> dict[str, Any]:
     with Administration(installation.servers.rabbitmq_api_url) as broker:
         definitions = broker.get(f"definitions/{installation.name}").raise_for_status()
     found: dict[str, Any] = definitions.json()
+    return found
+
+
+def _apply(installation: Installation) -> None:
+    with Administration(installation.servers.rabbitmq_api_url) as broker:
+        users = {service: installation.amqp_url(service) for service in installation.services}
+        broker.apply(TOPOLOGY, users)
+
+
+def _bindings(installation: Installation, queue: str) -> list[dict[str, Any]]:
+    with Administration(installation.servers.rabbitmq_api_url) as broker:
+        found: list[dict[str, Any]] = broker.get(
+            f"queues/{installation.name}/{queue}/bindings"
+        ).json()
     return found
 
 
@@ -160,8 +175,7 @@ class TestTopology:
 
     async def test_applying_the_topology_again_changes_nothing(self, chorus: Installation) -> None:
         before = live(chorus), _rights(chorus)
-        with Administration(chorus.servers.rabbitmq_api_url) as broker:
-            broker.apply(TOPOLOGY, {service: chorus.amqp_url(service) for service in SERVICES})
+        _apply(chorus)
         assert (live(chorus), _rights(chorus)) == before
         for service in SERVICES:
             await create_database(chorus.servers.database_admin_url, chorus.database_url(service))
@@ -171,6 +185,24 @@ class TestTopology:
                 service,
                 chorus.database_url(service),
             )
+
+    async def test_bindings_that_are_not_declared_are_removed(self, chorus: Installation) -> None:
+        """An earlier release bound the journal to everything. Queues that others have made stay as they are."""
+        before = live(chorus)["bindings"]
+        broker = Broker(chorus.amqp_admin_url)
+        await broker.open()
+        try:
+            trace = await broker.channel.declare_queue("trace", exclusive=True)
+            await trace.bind("orders", "#")
+            journal = await broker.channel.get_queue(JOURNAL, ensure=False)
+            for exchange, key in (("orders", "#"), ("users", "a key/with %")):
+                await journal.bind(exchange, key)
+            await asyncio.to_thread(_apply, chorus)
+            assert [b for b in live(chorus)["bindings"] if b["destination"] != "trace"] == before
+            [bound] = [b for b in _bindings(chorus, "trace") if b["source"]]
+            assert bound["routing_key"] == "#"
+        finally:
+            await broker.close()
 
     def test_a_queue_with_other_arguments_is_refused_by_name(self, chorus: Installation) -> None:
         other = Queue("billing.order-placed", "billing", {"x-queue-type": "quorum"}, ())

@@ -2,47 +2,45 @@
 
 from datetime import timedelta
 
+import pytest
 from aio_pika import Message
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, Gauge
+from uuid_utils.compat import uuid7
 
 from apps.orders import late_orders
 from chassis.messaging.topology import DEAD
 from chassis.runtime import backlog as gauges
 from tests.support.builders import a_user, now, payment_succeeded
 from tests.support.eventually import eventually
+from tests.support.fixtures import Install
 from tests.support.harness import RunningService
+from tests.support.opened import opened
 from tests.support.shopping import place
 
 TWO_MINUTES_LATE = "UPDATE orders SET placed_at = placed_at - interval '2 minutes' WHERE id = $1"
-RESTING = """
-WITH logged AS (
-    INSERT INTO event_log VALUES (gen_random_uuid(), 'orders', 'order-paid.v1', $1, 1, '{}') RETURNING id
-)
-INSERT INTO outbox SELECT id, $2 FROM logged
-"""
+LOGGED = "INSERT INTO event_log VALUES ($1, 'orders', 'order-paid.v1', $2, 1, '{}')"
 
 
-def figure(gauge: object) -> float:
-    value: float = gauge._value.get()  # type: ignore[attr-defined]
+def figure(gauge: Gauge) -> float:
+    value: float = gauge._value.get()
     return value
 
 
-async def test_the_outbox_is_counted_with_the_age_of_its_oldest_event(
-    orders: RunningService,
+@pytest.mark.parametrize("outbox", gauges.COUNTS)
+async def test_an_outbox_is_counted_with_the_age_of_its_oldest_event(
+    install_chorus: Install, outbox: str
 ) -> None:
-    pool = orders.service.database.pool
-    await gauges.measure_outbox(pool)
-    assert (figure(gauges.ROWS), figure(gauges.OLDEST)) == (0, 0)
-    moment = now()
-    try:
-        await orders.database.execute(
-            RESTING, moment - timedelta(hours=1), moment + timedelta(hours=1)
-        )
-        await gauges.measure_outbox(pool)
-        assert figure(gauges.ROWS) == 1
-        assert 3600 <= figure(gauges.OLDEST) < 7200
-    finally:
-        await orders.database.execute("DELETE FROM outbox WHERE retry_at IS NOT NULL")
+    rows, oldest = gauges.ROWS.labels(outbox), gauges.OLDEST.labels(outbox)
+    async with opened(await install_chorus("backlog", "orders"), "orders") as (database, owner):
+        await gauges.measure_outboxes(database.pool)
+        assert (figure(rows), figure(oldest)) == (0, 0)
+        id = uuid7()
+        await owner.execute(LOGGED, id, now() - timedelta(hours=1))
+        await owner.execute(f"INSERT INTO {outbox} (id) VALUES ($1)", id)
+        await gauges.measure_outboxes(database.pool)
+        assert figure(rows) == 1
+        assert 3600 <= figure(oldest) < 7200
+        await owner.execute(f"DELETE FROM {outbox}")
 
 
 async def test_dead_letters_are_counted_with_the_services_own_login(

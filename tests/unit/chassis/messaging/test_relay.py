@@ -9,6 +9,7 @@ import pytest
 
 from chassis.database.transaction import Transaction
 from chassis.messaging import relay as relay_module
+from chassis.messaging.outbox import Row
 from chassis.messaging.relay import Relay
 from events.base import Causation
 from events.users import UserRegistered
@@ -42,16 +43,16 @@ class TestRelay:
         monkeypatch.setattr(relay_module, "SWEEP_SECONDS", 3600.0)
         relay, moves, again = Relay(cast(Any, None), AsyncMock()), 0, asyncio.Event()
 
-        async def move() -> int:
+        async def move(_limit: int) -> list[Row]:
             nonlocal moves
             moves += 1
             if moves == 1:
                 relay.wake()
             else:
                 again.set()
-            return 0
+            return []
 
-        monkeypatch.setattr(relay, "move", move)
+        monkeypatch.setattr(relay, "_move", move)
         running = asyncio.create_task(relay.run())
         async with asyncio.timeout(5):
             await again.wait()

@@ -35,6 +35,10 @@ class TestTopology:
             ("billing", "payment-succeeded.v1"),
         )
 
+    def test_events_declare_whether_a_service_subscribes_to_them(self) -> None:
+        subscribed = {kind for kinds in SUBSCRIPTIONS.values() for kind in kinds}
+        assert {kind for kind in language().values() if kind.subscribed} == subscribed
+
     def test_versions_of_an_event_have_queues_of_their_own(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -68,7 +72,7 @@ class TestTopology:
 
     def test_the_journal_is_a_bounded_stream_of_all_exchanges(self) -> None:
         journal = QUEUES["journal"]
-        assert journal.bindings == tuple((name, "#") for name in sorted(SERVICES))
+        assert journal.bindings == tuple((name, "journal.#") for name in sorted(SERVICES))
         assert journal.arguments["x-queue-type"] == "stream"
         assert journal.arguments.keys() >= {"x-max-age", "x-max-length-bytes"}
         assert journal.service is None
@@ -100,7 +104,7 @@ class TestTopology:
         )
         assert "  billing_order_placed --> billing_service([billing])" in picture
         assert "  dead{{dead}} -->|orders| orders_dead[orders.dead]" in picture
-        assert "  users{{users}} -->|#| journal[(journal)]" in picture
+        assert "  users{{users}} -->|journal.#| journal[(journal)]" in picture
         assert len(picture.splitlines()) == 1 + sum(
             len(queue.bindings) + (queue in CONSUMED) for queue in TOPOLOGY.queues
         )
