@@ -13,6 +13,7 @@ from apps import SERVICES
 from chassis.runtime.settings import settings
 from ops import dead
 from ops.console import service_name
+from ops.rebuild import rebuild
 from ops.repair import repair
 from ops.republish import republish
 
@@ -26,6 +27,7 @@ cli = typer.Typer(
 
 cli.add_typer(dead.app, name="dead")
 cli.command()(republish)
+cli.command()(rebuild)
 cli.command()(repair)
 
 TOPOLOGY_PAGE = """# Topology

@@ -15,7 +15,7 @@ import apps
 import chassis.database
 from apps import SERVICES
 from chassis.runtime.settings import Settings, required
-from ops.audit.access import EVERYWHERE, READABLE, auditor_url, broker_auditor
+from ops.audit.access import auditor_url, broker_auditor, readable
 from ops.management import Administration, vhost_of
 from ops.subscriptions import TOPOLOGY
 
@@ -59,7 +59,7 @@ async def grant_auditor(admin_url: str, service: str, service_url: str, password
         role, database = await _create_role(connection, auditor_url(service_url, password))
         await connection.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
         await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {role}")
-        for table, columns in {**EVERYWHERE, **READABLE.get(service, {})}.items():
+        for table, columns in readable(service).items():
             await connection.execute(f"GRANT SELECT {columns} ON {table} TO {role}")
 
 

@@ -57,9 +57,16 @@ async def open_accounts(
     tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
 ) -> None:
     """Open an account for each user, unless its first use has opened it."""
+    await store_holders(tx, received)
+    await _opened(tx, {e.event.user.id: e.causation() for e in received})
+
+
+async def store_holders(
+    tx: Transaction, received: Sequence[Envelope[UserRegistered] | Envelope[UserUpdated]]
+) -> None:
+    """Store users as holders of accounts."""
     users = [e.event.user for e in received]
     await tx.upsert_newer([Holder(id=user.id, version=user.version) for user in users])
-    await _opened(tx, {e.event.user.id: e.causation() for e in received})
 
 
 async def view_accounts(

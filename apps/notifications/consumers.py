@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from apps.notifications.models import Recipient
 from apps.notifications.use_cases import (
     notify_of_payments,
     notify_of_refunds,
@@ -9,14 +10,14 @@ from apps.notifications.use_cases import (
     save_recipients,
 )
 from chassis.messaging.consumer import Subscription, Subscriptions
-from chassis.web.auth import store_signing_keys
+from chassis.web.auth import SigningKey, store_signing_keys
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.users import SigningKeyPublished, UserRegistered, UserUpdated
 
 SUBSCRIPTIONS: Final[Subscriptions] = (
-    Subscription(UserRegistered, save_recipients),
-    Subscription(UserUpdated, save_recipients),
-    Subscription(SigningKeyPublished, store_signing_keys),
+    Subscription(UserRegistered, save_recipients, Recipient),
+    Subscription(UserUpdated, save_recipients, Recipient),
+    Subscription(SigningKeyPublished, store_signing_keys, SigningKey),
     Subscription(PaymentSucceeded, notify_of_payments),
     Subscription(PaymentRejected, notify_of_rejections),
     Subscription(PaymentRefunded, notify_of_refunds),

@@ -1,15 +1,23 @@
 """Orders, with their rules and refusals. Amounts are minor units."""
 
 from datetime import datetime
-from typing import Self
+from typing import Final, Self
 from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
 from chassis.database.tables import Table
+from chassis.messaging.snapshot import Snapshot
 from chassis.web.problems import Problem
 from events.money import CURRENCY
-from events.orders import OrderState, OrderStatus
+from events.orders import (
+    OrderCancelled,
+    OrderPaid,
+    OrderPlaced,
+    OrderRejected,
+    OrderState,
+    OrderStatus,
+)
 
 
 class OrderAlreadyRejected(Problem, status=409, reason="order_rejected"):
@@ -84,3 +92,29 @@ class Order(Table, table=True):
     def state(self) -> OrderState:
         """The order for events."""
         return OrderState(**vars(self))
+
+    def history(self) -> list[OrderPlaced | OrderPaid | OrderRejected | OrderCancelled]:
+        """What has been published about the order, in order, each event with the state of its time."""
+        state = self.state()
+        placed = {"status": "pending", "reason": None, "version": 1}
+        history: list[OrderPlaced | OrderPaid | OrderRejected | OrderCancelled] = [
+            OrderPlaced(order=state.model_copy(update=placed))
+        ]
+        if self.status == "paid" or self.version == 3:  # paid, and perhaps cancelled later
+            paid = {"status": "paid", "version": 2}
+            history.append(OrderPaid(order=state.model_copy(update=paid)))
+        if self.status == "rejected":
+            history.append(OrderRejected(order=state))
+        if self.status == "cancelled":
+            history.append(OrderCancelled(order=state))
+        return history
+
+
+SNAPSHOTS: Final = (
+    Snapshot(
+        Order,
+        Order.history,
+        (OrderPlaced, OrderPaid, OrderRejected, OrderCancelled),
+        changed_at="greatest(placed_at, settled_at, refunded_at)",
+    ),
+)

@@ -3,7 +3,9 @@
 from typing import Final
 
 from chassis.messaging.consumer import Subscription, Subscriptions
-from chassis.web.auth import store_signing_keys
+from chassis.web.auth import SigningKey, store_signing_keys
 from events.users import SigningKeyPublished
 
-SUBSCRIPTIONS: Final[Subscriptions] = (Subscription(SigningKeyPublished, store_signing_keys),)
+SUBSCRIPTIONS: Final[Subscriptions] = (
+    Subscription(SigningKeyPublished, store_signing_keys, SigningKey),
+)

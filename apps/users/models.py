@@ -10,9 +10,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlmodel import Field, String
 
 from chassis.database.tables import Table
+from chassis.messaging.snapshot import Snapshot
 from chassis.web.auth import Role, SigningKey
 from chassis.web.problems import Problem, Unauthorized
-from events.users import Locale, PublicKey, SigningKeyPublished, UserState
+from events.users import (
+    Locale,
+    PublicKey,
+    SigningKeyPublished,
+    UserRegistered,
+    UserState,
+    UserUpdated,
+)
 
 KEY_LIFETIME: Final = timedelta(days=30)
 
@@ -83,6 +91,12 @@ class User(Table, table=True):
         """The user for events."""
         return UserState(**vars(self))
 
+    def history(self) -> list[UserRegistered | UserUpdated]:
+        """What has been published about the user, with the state of now: former ones are in no table."""
+        state = self.state()
+        updated = [UserUpdated(user=state)] if self.version > 1 else []
+        return [UserRegistered(user=state), *updated]
+
 
 class KeyPair(Table, table=True):
     """A key pair with which this service signs tokens. The private key never leaves this service."""
@@ -128,3 +142,13 @@ class KeyPair(Table, table=True):
     def known(self) -> SigningKey:
         """The row with which this service verifies tokens, as every service does."""
         return SigningKey(key_id=self.key_id, x=self.public_key().x, valid_until=self.valid_until)
+
+    def history(self) -> list[SigningKeyPublished]:
+        """What has been published about the pair."""
+        return [self.published()]
+
+
+SNAPSHOTS: Final = (
+    Snapshot(User, User.history, (UserRegistered, UserUpdated), changed_at="updated_at"),
+    Snapshot(KeyPair, KeyPair.history, (SigningKeyPublished,), changed_at="published_at"),
+)

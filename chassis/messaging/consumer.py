@@ -71,6 +71,12 @@ class Subscription(Generic[E]):
 
     event: type[E]
     handler: Handler[E]
+    projection: type[Table] | None = None
+    """The table in which the service copies what the event is about, if it does. The first column of its primary key
+    is the owner's key. `chorus rebuild` makes the table again."""
+    projector: Handler[E] | None = None
+    """The part of the handler that writes the projection; by default it does nothing else. It publishes nothing, uses
+    nothing of an envelope but its event, and ignores what the projection already has, or a newer version of it."""
 
 
 Subscriptions = tuple[Subscription[Any], ...]

@@ -14,6 +14,7 @@ from apps import SERVICES
 from chassis.runtime.settings import Settings
 from events.users import UserState
 from ops.management import vhost_of, with_login
+from ops.projections import PROJECTIONS
 
 EVERYWHERE: Final = {
     "inbox": "",
@@ -21,7 +22,6 @@ EVERYWHERE: Final = {
     "outbox": "",
     "journal_outbox": "",
     "event_log": "(id, exchange, routing_key, occurred_at, events)",
-    "signing_keys": "",
 }
 
 NOTIFICATION: Final = (
@@ -31,11 +31,17 @@ NOTIFICATION: Final = (
 
 READABLE: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {"users": f"({', '.join(UserState.model_fields)}, created_at, updated_at)"},
-    "billing": dict.fromkeys(("accounts", "transfers", "ledger_entries", "charges", "holders"), ""),
-    "orders": {"orders": "", "customers": ""},
-    "notifications": {"notifications": NOTIFICATION, "recipients": ""},
+    "billing": dict.fromkeys(("accounts", "transfers", "ledger_entries", "charges"), ""),
+    "orders": {"orders": ""},
+    "notifications": {"notifications": NOTIFICATION},
 }
 """Tables by service, with the columns if not all: no password hash, private key or notification body."""
+
+
+def readable(service: str) -> dict[str, str]:
+    """All tables that the audit reads in a service's database, its copies of others' data included."""
+    copies = {one.name: "" for one in PROJECTIONS if one.service == service}
+    return {**EVERYWHERE, **copies, **READABLE.get(service, {})}
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Urls:
     """The PostgreSQL of each service; of the broker what is given."""
 
     databases: Mapping[str, str]
-    """By service. Any role that may read the tables of `READABLE` will do."""
+    """By service. Any role that may read the tables of `readable` will do."""
     amqp: Mapping[str, str] = field(default_factory=dict)
     """By service, with a login that may read its queues."""
     rabbitmq_api: str | None = None

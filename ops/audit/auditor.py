@@ -96,12 +96,7 @@ async def audit(
             asyncio.sleep(delay),
         )
         first |= await evaluate(view, [leftovers])
-        found: Found = {s: [one for one in f if not one.in_flight] for s, f in first.items()}
-        pause, rounds = FIRST_PAUSE_SECONDS, 1
-        while any(found.values()) and time.monotonic() + pause - begun < timeout_seconds:
-            await asyncio.sleep(pause)
-            pause, rounds = min(2 * pause, LONGEST_PAUSE_SECONDS), rounds + 1
-            found = await _still_found(await view.refreshed(), found)
+        found, rounds = await lasting(view, first, begun + timeout_seconds)
     return Report(
         seconds=time.monotonic() - begun,
         rounds=rounds,
@@ -132,6 +127,17 @@ async def evaluate(view: View, sources: Sequence[Source]) -> dict[Source, list[F
     """What each of these finds once, candidates in flight included."""
     found = await asyncio.gather(*(source.find(view) for source in sources))
     return dict(zip(sources, found, strict=True))
+
+
+async def lasting(view: View, first: Found, deadline: float) -> tuple[Found, int]:
+    """What of this is found every time until a deadline of the monotonic clock, and in how many rounds."""
+    found: Found = {s: [one for one in f if not one.in_flight] for s, f in first.items()}
+    pause, rounds = FIRST_PAUSE_SECONDS, 1
+    while any(found.values()) and time.monotonic() + pause < deadline:
+        await asyncio.sleep(pause)
+        pause, rounds = min(2 * pause, LONGEST_PAUSE_SECONDS), rounds + 1
+        found = await _still_found(await view.refreshed(), found)
+    return found, rounds
 
 
 async def _still_found(view: View, before: Found) -> Found:

@@ -1,12 +1,16 @@
 """Rules on what services have in common: orders and charges, notifications of outcomes, copies of users and keys."""
 
-from typing import Final
+from collections.abc import Sequence
+from functools import partial
+from typing import Final, cast
 
 from apps import SERVICES
 from apps.notifications.models import ADDRESSES
-from events.users import UserState
+from chassis.web.auth import SigningKey
 from ops.audit.digests import Lines
+from ops.audit.findings import Kind
 from ops.audit.rules import Check, Comparison, Rule, Source, View, WholeCheck
+from ops.projections import PROJECTIONS, Projection
 
 OUTCOMES: Final = Check(
     "order",
@@ -98,36 +102,45 @@ OUTCOMES_NOTIFIED: Final = Comparison(
 KEYS: Final = "SELECT key_id, x FROM signing_keys WHERE valid_until > now()"
 
 
-STATE: Final = ", ".join(name for name in UserState.model_fields if name != "id")
-
-
-def _users(service: str, table: str, columns: str, at: str = "NULL::timestamptz") -> Lines:
-    return Lines(service, f"SELECT id, ROW({columns})::text AS line, {at} AS at FROM {table}")
-
-
-USERS: Final = tuple(
-    Comparison(
-        7, "user", _users(service, table, columns), _users("users", "users", columns, "updated_at")
+def _equal(projection: Projection) -> Comparison:
+    line = f"ROW({', '.join(projection.shared)})::text AS line"
+    mine = f"SELECT {projection.key} AS id, {line}, NULL::timestamptz AS at FROM {projection.name}"
+    owners = (
+        f"SELECT {projection.original_key} AS id, {line}, {projection.snapshot.changed_at} AS at"
+        f" FROM {projection.originals.table}"
     )
-    for service, table, columns in (
-        ("billing", "holders", "version"),
-        ("orders", "customers", "version"),
-        ("notifications", "recipients", STATE),
+    return Comparison(
+        7,
+        cast("Kind", projection.snapshot.table.__name__.lower()),
+        Lines(projection.service, mine),
+        Lines(projection.owner, owners),
     )
-)
-"""Every copy of a user equals the owner's row, in the columns that it has."""
 
 
-async def _differing_keys(view: View) -> list[str]:
-    keys = {service: {*await view.databases[service].rows(KEYS)} for service in SERVICES}
+COPIES: Final = {one: _equal(one) for one in PROJECTIONS if one.is_copy}
+"""Every copy equals the owner's row, in the columns that it has."""
+
+
+async def _differing_keys(services: Sequence[str], view: View) -> list[str]:
+    keys = {
+        service: {*await view.databases[service].rows(KEYS)} for service in {*services, "users"}
+    }
     return [
         f"{service} knows other signing keys than users does"
-        for service in SERVICES
+        for service in services
         if keys[service] != keys["users"]
     ]
 
 
-SIGNING_KEYS: Final = WholeCheck(7, _differing_keys)
+SIGNING_KEYS: Final = WholeCheck(7, partial(_differing_keys, SERVICES))
+
+
+def equality(projection: Projection) -> Source | None:
+    """What compares a projection with its owner's state; None if it keeps more than that."""
+    if projection.table is SigningKey:
+        return WholeCheck(7, partial(_differing_keys, (projection.service,)))
+    return COPIES.get(projection)
+
 
 CHECKS: Final[tuple[Source, ...]] = (
     OUTCOMES,
@@ -136,6 +149,6 @@ CHECKS: Final[tuple[Source, ...]] = (
     CANCELLED_REFUSALS,
     NOTIFICATIONS,
     OUTCOMES_NOTIFIED,
-    *USERS,
+    *COPIES.values(),
     SIGNING_KEYS,
 )

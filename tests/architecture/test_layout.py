@@ -18,7 +18,7 @@ FILES: Final = {
     "chassis": "__init__ crash_points progress",
     "chassis/messaging": (
         "__init__ addresses broker consumer dead_letters errors failure_log inbox message outbox"
-        " private_names publisher recovery relay topology"
+        " private_names publisher recovery relay snapshot topology"
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (
@@ -34,7 +34,7 @@ FILES: Final = {
     "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
         "__init__ __main__ console dead dead_letters differences event_logs journal main management migrate"
-        " recovery repair republish serve subscriptions"
+        " projections rebuild rebuilder recovery repair republish serve subscriptions"
     ),
     "ops/audit": (
         "__init__ access auditor broker command databases delivery digests findings ledger"

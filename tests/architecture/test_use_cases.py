@@ -85,7 +85,7 @@ def more_than_declared(code: Iterable[Module]) -> list[str]:
 
 
 def _is_declaration(node: ast.stmt) -> bool:
-    """`SUBSCRIPTIONS: ... = (Subscription(Event, use_case), ...)`."""
+    """`SUBSCRIPTIONS: ... = (Subscription(Event, use_case), ...)`; a projection and its projector may follow."""
     return (
         isinstance(node, ast.AnnAssign)
         and ast.unparse(node.target) == "SUBSCRIPTIONS"
@@ -93,7 +93,8 @@ def _is_declaration(node: ast.stmt) -> bool:
         and all(
             isinstance(one, ast.Call)
             and ast.unparse(one.func) == "Subscription"
-            and [type(argument) for argument in one.args] == [ast.Name, ast.Name]
+            and 2 <= len(one.args) <= 4
+            and all(isinstance(argument, ast.Name) for argument in one.args)
             for one in node.value.elts
         )
     )
@@ -126,8 +127,9 @@ class TestServices:
     def test_events_are_handled_by_use_cases(self, service: str) -> None:
         """Or by what the chassis does for every service; a handler's docstring is what AsyncAPI shows."""
         for one in importlib.import_module(f"apps.{service}.consumers").SUBSCRIPTIONS:
-            assert one.handler.__module__ in {f"apps.{service}.use_cases", "chassis.web.auth"}
-            assert one.handler.__doc__
+            for use_case in (one.handler, one.projector or one.handler):
+                assert use_case.__module__ in {f"apps.{service}.use_cases", "chassis.web.auth"}
+                assert use_case.__doc__
 
     def test_routers_are_strict(self) -> None:
         """They refuse what their routes do not document."""

@@ -83,6 +83,11 @@ def test_every_invariant_is_violated_here() -> None:
     assert {invariant for invariant, _ in SPOILED.values()} == set(range(1, 10))
 
 
+def _copies(table: str) -> Source:
+    [comparison] = [one for projection, one in services.COPIES.items() if projection.name == table]
+    return comparison
+
+
 ONLY_BY: Final[dict[str, tuple[Source, int | None]]] = {
     "wallets do not add up": (ledger.WALLETS, 0),
     "a balance is negative": (ledger.WALLETS, 1),
@@ -103,9 +108,9 @@ ONLY_BY: Final[dict[str, tuple[Source, int | None]]] = {
     "a notification has the address of another user": (services.NOTIFICATIONS, 0),
     "a notification's cause was never received": (services.NOTIFICATIONS, 1),
     "a notification is missing": (services.OUTCOMES_NOTIFIED, None),
-    "a copy is of another version": (services.USERS[0], None),
-    "a copy has no owner": (services.USERS[1], None),
-    "a copy is old": (services.USERS[2], None),
+    "a copy is of another version": (_copies("holders"), None),
+    "a copy has no owner": (_copies("customers"), None),
+    "a copy is old": (_copies("recipients"), None),
     "a key is missing": (services.SIGNING_KEYS, None),
     **{
         f"{one.other.service} has received what {one.one.service} has not published": (one, None)
