@@ -104,7 +104,7 @@ async def _prove(databases: "Databases", chosen: "Sequence[Projection]") -> int:
     deadline = time.monotonic() + auditor.TIMEOUT_SECONDS
     found, _ = await auditor.lasting(view, await auditor.evaluate(view, sources), deadline)
     for one, source in equal.items():
-        differences = found[source] if source else []
+        differences = found.get(source, []) if source else []
         for difference in differences[:EXAMPLES]:
             typer.echo(difference.text)
         if source is None:
