@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
+from chassis.database.tables import Table
 from chassis.database.transaction import Pool, Transaction
 from chassis.messaging.dead_letters import (
     DEAD_LETTERED,
