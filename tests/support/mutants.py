@@ -60,9 +60,11 @@ def relay_by_last_id() -> None:
         tx: Transaction, limit: int, route: relay.Route = relay.TO_SUBSCRIBERS
     ) -> list[outbox.Row]:
         task = asyncio.current_task()
+        to_journal = "INSERT INTO journal_outbox SELECT id FROM taken ON CONFLICT DO NOTHING"
         records = await tx.fetch(
             f"WITH taken AS (DELETE FROM {route.outbox} WHERE id = ANY(ARRAY("
             f"SELECT id FROM {route.outbox} WHERE id > $1 ORDER BY id LIMIT $2)) RETURNING id)"
+            f"{f', published AS ({to_journal})' if route is relay.TO_SUBSCRIBERS else ''}"
             f" SELECT {', '.join(outbox.Row._fields)} FROM taken JOIN event_log USING (id)",
             last.get(task, UUID(int=0)),
             limit,
