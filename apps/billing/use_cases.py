@@ -1,6 +1,6 @@
 """The use cases of billing. Each takes a transaction and a list, and returns the results in the same order."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
@@ -31,6 +31,10 @@ from events.users import UserRegistered, UserUpdated
 NO_SUCH_USER: Final = "There is no such user."
 
 Refusal = TypeVar("Refusal", BalanceLimit, InsufficientFunds)
+
+
+class ContradictionError(Exception):
+    """An event names another user or amount than billing's own record of the order: it is dead-lettered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,7 @@ async def charge_orders(tx: Transaction, placed: Sequence[Envelope[OrderPlaced]]
     for received in placed:
         order = received.event.order
         account = accounts[order.user_id]
-        charge = decided.get(order.id)
+        charge = _decided(decided, order)
         if charge is None:
             charge, transfer = account.charge(order, tx.new_id(), tx.now)
             decided[order.id] = charge
@@ -126,7 +130,7 @@ async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCance
     for received in cancelled:
         order = received.event.order
         account = accounts[order.user_id]
-        charge = decided.get(order.id)
+        charge = _decided(decided, order)
         if charge is None:
             charge = Charge.of(order, account, "cancelled", tx.new_id(), tx.now)
             decided[order.id] = charge
@@ -155,6 +159,14 @@ async def _accounts_and_charges(
     """
     accounts = await _opened(tx, {e.event.order.user_id: e.causation() for e in received})
     return accounts, await tx.load(Charge, [e.event.order.id for e in received])
+
+
+def _decided(charges: Mapping[UUID, Charge], order: OrderState) -> Charge | None:
+    """The charge of an order, if it has one. Raises ContradictionError if that is of another user or amount."""
+    charge = charges.get(order.id)
+    if charge is not None and (charge.user_id, charge.amount) != (order.user_id, order.total):
+        raise ContradictionError(f"order {order.id} is of user {charge.user_id}, {charge.amount}")
+    return charge
 
 
 def _outcome(

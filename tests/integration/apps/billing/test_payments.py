@@ -3,6 +3,8 @@
 import random
 from uuid import UUID
 
+import pytest
+
 from events.billing import (
     PaymentRefunded,
     PaymentRejected,
@@ -68,6 +70,31 @@ async def test_an_order_of_exactly_the_balance_is_paid(billing: RunningService) 
     await open_with(billing, user, "30.00")
     await billing.processes(OrderPlaced(order=an_order(total="30.00", user=user)))
     assert await balance(billing, user) == "0.00"
+
+
+# Events that contradict billing's own records.
+
+
+@pytest.mark.parametrize("change", ["user", "total"])
+@pytest.mark.parametrize("event", [OrderPlaced, OrderCancelled])
+async def test_an_event_that_contradicts_the_charge_of_its_order_is_dead_lettered(
+    billing: RunningService, event: type[OrderPlaced | OrderCancelled], change: str
+) -> None:
+    """Whoever may publish for orders can have neither another's money nor another amount."""
+    ada, eve = a_user(), a_user()
+    for user in (ada, eve):
+        await open_with(billing, user, "100.00")
+    order = an_order(total="30.00", user=ada)
+    await billing.processes(OrderPlaced(order=order))
+    forged = {"user_id": eve.id} if change == "user" else {"total": 90_00}
+    state = cancelled(order) if event is OrderCancelled else order
+    await billing.receives(event(order=state.model_copy(update=forged)))
+    [dead_letter] = await billing.dead_letters()
+    assert "ContradictionError" in str(dead_letter.headers["dead_letter_error"])
+    assert (await balance(billing, ada), await balance(billing, eve)) == ("70.00", "100.00")
+    assert billing.published_of(PaymentRefunded) == []
+    await billing.processes(OrderCancelled(order=cancelled(order)))
+    assert (await balance(billing, ada), await balance(billing, eve)) == ("100.00", "100.00")
 
 
 # Cancellations.

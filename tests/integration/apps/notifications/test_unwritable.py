@@ -1,10 +1,9 @@
-"""Notifications while its database cannot be written: read-only, or on a full disk."""
+"""Notifications while its database is read-only."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -23,39 +22,27 @@ from tests.support.harness import RunningService
 from tests.support.installation import install
 from tests.support.mail import MailSink
 from tests.support.servers import Servers
-from tests.support.unwritable import full_disk, move_to, read_only, small_disk
+from tests.support.unwritable import read_only
 from tools.servers import PrivatePostgres, private_server
 
 LEASE: Final = 3.0
 COUNT: Final = 300
-FAULTS: Final = {
-    "ReadOnlySQLTransactionError": read_only,
-    "DiskFullError": full_disk,
-}
-faults = pytest.mark.parametrize("fault", FAULTS)
 
 
 @pytest.fixture(scope="module")
-def disk() -> Iterator[Path]:
-    with small_disk() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def server(disk: Path) -> Iterator[PrivatePostgres]:
+def server() -> Iterator[PrivatePostgres]:
     with private_server(PrivatePostgres) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 async def replicas(
-    servers: Servers, worker: str, server: PrivatePostgres, disk: Path, mail: MailSink
+    servers: Servers, worker: str, server: PrivatePostgres, mail: MailSink
 ) -> AsyncIterator[list[RunningService]]:
-    """Two dispatchers with short leases, and a database on the small disk."""
+    """Two dispatchers with short leases."""
     installation = await install(
         replace(servers, database_admin_url=server.url), f"unwritable_{worker}", ("notifications",)
     )
-    await move_to(server, disk, installation.login("notifications"))
     with pytest.MonkeyPatch.context() as patch:
         for module in (use_cases, dispatcher):
             patch.setattr(module, "LEASE_SECONDS", LEASE)
@@ -82,9 +69,8 @@ async def status_of(service: RunningService, *users: UserState) -> dict[str, int
     return dict(await service.rows(sql, [user.id for user in users]))
 
 
-@faults
 async def test_no_e_mail_is_sent_twice(
-    replicas: list[RunningService], server: PrivatePostgres, disk: Path, mail: MailSink, fault: str
+    replicas: list[RunningService], server: PrivatePostgres, mail: MailSink
 ) -> None:
     notifications, ada = replicas[0], a_user()
     await notifications.processes(UserRegistered(user=ada))
@@ -103,7 +89,7 @@ async def test_no_e_mail_is_sent_twice(
     with mail.slow(0.02):
         await notifications.processes(*events, as_batch=True)
         await eventually(some_arrived)
-        async with FAULTS[fault](server, disk):
+        async with read_only(server):
             await eventually(no_lease_is_left)
         await eventually(lambda: all_are({"sent": COUNT}), within=60)
     ids = [e_mail.message["Message-ID"] for e_mail in mail.to(ada.email)]
@@ -111,19 +97,18 @@ async def test_no_e_mail_is_sent_twice(
     assert len(set(ids)) == COUNT
 
 
-@faults
 async def test_the_service_is_not_ready_and_says_why(
-    replicas: list[RunningService], server: PrivatePostgres, disk: Path, fault: str
+    replicas: list[RunningService], server: PrivatePostgres
 ) -> None:
     notifications, ada = replicas[0], a_user()
     await notifications.processes(UserRegistered(user=ada))
     await notifications.is_ready(200)
-    async with FAULTS[fault](server, disk):
+    async with read_only(server):
         await notifications.is_ready(503)
         async with notifications.as_operator() as operator:
             answer = (await operator.get("/ready")).json()
             assert not answer["checks"]["database"]
-            assert f"database: {fault}" in answer["detail"]
+            assert "database: ReadOnlySQLTransactionError" in answer["detail"]
             answers = [await _send_message(operator, ada) for _ in range(12)]
             # Some may find room in a page; none fails otherwise than by the database.
             assert {one.status_code for one in answers} <= {201, 202, 503}
@@ -141,11 +126,11 @@ async def _send_message(operator: Any, user: UserState) -> Any:
 
 
 async def test_a_connection_to_a_read_only_server_is_not_used_again(
-    replicas: list[RunningService], server: PrivatePostgres, disk: Path
+    replicas: list[RunningService], server: PrivatePostgres
 ) -> None:
     pool = replicas[0].service.database.pool
     pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'chorus-notifications'"
-    async with read_only(server, disk):
+    async with read_only(server):
         before = {row["pid"] for row in await replicas[0].rows(pids)}
         await replicas[0].is_ready(503)
 

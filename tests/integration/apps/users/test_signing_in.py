@@ -166,7 +166,9 @@ async def test_an_expiring_key_gets_a_successor_that_signs_later(
         assert await signs() == announced.key_id
         assert (await ada.get(f"/user/view/{id_of(ada)}")).status_code == 200
 
-        await users.rows("UPDATE key_pairs SET valid_until = now() WHERE key_id = $1", old)
+        await users.rows(
+            "UPDATE key_pairs SET valid_until = now() - interval '1 second' WHERE key_id = $1", old
+        )
         await keep_keys(users)
         assert await users.value("SELECT count(*) FROM key_pairs WHERE key_id = $1", old) == 0
     x = await users.value("SELECT x FROM signing_keys WHERE key_id = $1", announced.key_id)
