@@ -80,7 +80,7 @@ async def test_an_order_of_exactly_the_balance_is_paid(billing: RunningService) 
 async def test_an_event_that_contradicts_the_charge_of_its_order_is_dead_lettered(
     billing: RunningService, event: type[OrderPlaced | OrderCancelled], change: str
 ) -> None:
-    """Whoever may publish for orders can have neither another's money nor another amount."""
+    """With the right to publish for orders one can have neither another's money nor another amount."""
     ada, eve = a_user(), a_user()
     for user in (ada, eve):
         await open_with(billing, user, "100.00")
