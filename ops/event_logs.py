@@ -13,10 +13,10 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Final
 from uuid import UUID
 
-from chassis.messaging.message import message_batches, to_message
+from chassis.messaging.message import MessageBatch, message_batches, to_message
 from chassis.messaging.outbox import GROUP, Row
 from chassis.messaging.publisher import Publication, Publisher, publication
-from chassis.messaging.topology import DEAD, JOURNAL, queue_name
+from chassis.messaging.topology import DEAD, JOURNAL, JOURNAL_PREFIX, queue_name
 from events.base import Event, least_id
 from ops.audit.databases import Databases
 from ops.audit.delivery import DELIVERIES
@@ -105,16 +105,20 @@ async def publish_rows(
     Raises ConnectionError for the first message that is not confirmed, or what `Publisher.publish` raises.
     """
     batches = list(message_batches(rows)) if publisher else []
-    messages = [
-        Publication("", queue, to_message(batch)) if queue else publication(batch)
-        for batch in batches
-    ]
+    messages = [_on_its_way(batch, queue) for batch in batches]
     for batch, error in zip(
         batches, await publisher.publish(messages) if publisher else (), strict=True
     ):
         if error is not None:
             raise ConnectionError(f"{batch[0].routing_key} of {batch[0].id}: {error!r}")
     return sum(row.events for row in rows)
+
+
+def _on_its_way(batch: MessageBatch, queue: str | None) -> Publication:
+    # Recovery believes what came to the journal by the exchange of its publisher.
+    if queue is None or queue == JOURNAL:
+        return publication(batch, JOURNAL_PREFIX if queue else "")
+    return Publication("", queue, to_message(batch))
 
 
 async def publish_missing(publisher: Publisher | None, logs: Databases, view: View) -> Counter[str]:

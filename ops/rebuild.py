@@ -10,8 +10,9 @@ import asyncpg
 import typer
 
 from apps import SERVICES
-from chassis.runtime.settings import required, settings
+from chassis.runtime.settings import settings
 from ops.console import service_name
+from ops.republish import database_urls
 
 if TYPE_CHECKING:
     from ops.audit.databases import Databases
@@ -60,12 +61,10 @@ def rebuild(
 async def _run(service: str, chosen: "Sequence[Projection]", *, dry_run: bool) -> int:
     from chassis.database.pool import Database
     from ops.audit.databases import DatabaseUnavailableError, reading
-    from ops.migrate import of_database
     from ops.rebuilder import Rebuilder
 
-    admin_url, config = required("CHORUS_DATABASE_ADMIN_URL"), settings()
-    urls = {name: of_database(admin_url, config.database_url(name)) for name in SERVICES}
-    database = Database(urls[service], "rebuild", size=1, allow_unsafe=config.allow_unsafe_database)
+    urls, unsafe = database_urls(), settings().allow_unsafe_database
+    database = Database(urls[service], "rebuild", size=1, allow_unsafe=unsafe)
     await database.open()
     try:
         async with reading(urls) as databases:

@@ -21,6 +21,9 @@ _LONGEST = (
     "stories/test_mutants.py",
     "stories/test_cluster.py",
     "stories/test_replicas.py",
+    "stories/test_rebuild.py",
+    "stories/test_restored.py",
+    "integration/ops/test_new_subscriber.py",
     "integration/apps/notifications/test_replicas.py",
     "integration/apps/test_openapi_requests.py",
 )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import cast
 from uuid import UUID
 
-from apps.billing.models import Account, Charge, Transfer
+from apps.billing.models import Account, Charge, ContradictionError, Transfer
 from chassis.database.transaction import Transaction
 from chassis.messaging.recovery import Remark
 from chassis.web.problems import Problem
@@ -26,10 +26,6 @@ from events.billing import (
 Moved = FundsDeposited | FundsWithdrawn
 Decided = PaymentSucceeded | PaymentRejected | PaymentRefunded
 Published = AccountOpened | Moved | Decided
-
-
-class ContradictionError(Exception):
-    """A lost change contradicts what is true now."""
 
 
 async def recover(tx: Transaction, lost: Sequence[Envelope[Event]]) -> list[Remark]:

@@ -10,6 +10,7 @@ from apps.billing.models import (
     Account,
     BalanceLimit,
     Charge,
+    ContradictionError,
     Holder,
     InsufficientFunds,
     Transfer,
@@ -31,10 +32,6 @@ from events.users import UserRegistered, UserUpdated
 NO_SUCH_USER: Final = "There is no such user."
 
 Refusal = TypeVar("Refusal", BalanceLimit, InsufficientFunds)
-
-
-class ContradictionError(Exception):
-    """An event names another user or amount than billing's own record of the order: it is dead-lettered."""
 
 
 @dataclass(frozen=True, slots=True)

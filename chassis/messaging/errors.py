@@ -25,24 +25,26 @@ class Failures:
 
     def __init__(self) -> None:
         self._first = self._last = -math.inf
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
+        """The last one, until the work has succeeded."""
 
     def add(self, error: BaseException) -> None:
         """The work has failed, and will be tried again."""
         now = asyncio.get_running_loop().time()
         if now - self._last > EXPIRY_SECONDS:
             self._first = now
-        self._last, self._error = now, error
+        self._last, self.error = now, error
 
     def clear(self) -> None:
         """The work has succeeded."""
         self._first = self._last = -math.inf
+        self.error = None
 
     async def fault(self) -> str:
         """The last error, if the work has failed for longer than LASTING_SECONDS; else empty."""
         lasting = self._last - self._first > LASTING_SECONDS
         expired = asyncio.get_running_loop().time() - self._last > EXPIRY_SECONDS
-        return type(self._error).__name__ if lasting and not expired else ""
+        return type(self.error).__name__ if lasting and not expired else ""
 
 
 @contextlib.contextmanager

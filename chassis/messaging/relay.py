@@ -11,6 +11,7 @@ next relay. So every event is published at least once; the inbox of a consumer s
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,7 +37,6 @@ from chassis.messaging.publisher import (
     reason,
 )
 from chassis.messaging.topology import JOURNAL_PREFIX
-from chassis.progress import expect_progress
 
 log = structlog.get_logger(__name__)
 
@@ -130,6 +130,8 @@ class Relay:
         self._one_at_a_time = asyncio.Lock()
         self.failures = Failures()
         """Rounds in which rows waited and the broker confirmed none."""
+        self._round_ends = math.inf
+        """When the present round must have ended, in the event loop's time."""
 
     def committed(self, tx: Transaction) -> None:
         """Publish soon what a transaction has written, if it has written events."""
@@ -140,6 +142,11 @@ class Relay:
         """Read the outbox at once."""
         self._woken.set()
 
+    async def fault(self) -> str:
+        """Why nothing is published: a lasting error, or a round that does not end; else empty."""
+        stuck = asyncio.get_running_loop().time() > self._round_ends
+        return "stuck" if stuck else await self.failures.fault()
+
     async def run(self) -> None:
         """Relay until cancelled; retries with backoff while the database or the broker is away.
 
@@ -148,10 +155,10 @@ class Relay:
         failures = 0
         try:
             while True:
-                expect_progress(within=ROUND_SECONDS)
+                self._round_ends = asyncio.get_running_loop().time() + ROUND_SECONDS
                 try:
                     limit = 1 if failures and self._route.one_queue else TAKE_LIMIT
-                    taken = len(await self._move(limit))
+                    taken = await self.move(limit)
                     failures = 0
                 except (Exception, asyncio.CancelledError) as error:
                     failures += 1
@@ -182,20 +189,17 @@ class Relay:
         )
         await asyncio.sleep(delay)
 
-    async def move(self) -> int:
-        """Publish up to TAKE_LIMIT waiting rows in one transaction; returns how many events were taken.
+    async def move(self, limit: int | None = None) -> int:
+        """Publish up to `limit` waiting rows (TAKE_LIMIT) in one transaction; returns how many events were taken.
 
         Waits until a transaction of this relay that is in progress has ended. Raises BrokerAwayError, what
         `Publisher.publish` raises, or what the database raises. The rows then stay in the outbox, except perhaps after
         CommitUnknownError; at worst their events are published twice.
         """
-        return _events(await self._move(TAKE_LIMIT))
-
-    async def _move(self, limit: int) -> Sequence[Row]:
         async with self._one_at_a_time, transaction(self._pool) as tx:
-            rows = await take(tx, limit, self._route)
+            rows = await take(tx, limit or TAKE_LIMIT, self._route)
             if not rows:
-                return rows
+                return 0
             self._reached("before_publish", rows)
             batches = list(message_batches(rows))
             results = await self._publish(batches)
@@ -208,7 +212,7 @@ class Relay:
             if error is None:
                 PUBLISHED.labels(self._route.outbox, batch[0].exchange).inc(_events(batch))
         self._on_published()
-        return rows
+        return _events(rows)
 
     async def _put_back(
         self, tx: Transaction, failed: Sequence[tuple[MessageBatch, BaseException]], of: int
@@ -251,7 +255,7 @@ class Relay:
             raise
         if all(results) and results[0] is not None:
             self.failures.add(results[0])
-        else:
+        elif self.failures.error is not None:
             self.failures.clear()
         return results
 

@@ -11,7 +11,7 @@ from chassis.database.errors import is_transient
 from chassis.database.transaction import Pool
 from chassis.messaging.broker import RabbitConsumer
 from chassis.messaging.topology import DEAD
-from chassis.progress import expect_progress
+from chassis.runtime.supervisor import expect_progress
 
 log = structlog.get_logger(__name__)
 

@@ -130,7 +130,7 @@ class Service:
         return Readiness(
             database=self.database.fault,
             broker=self.broker.fault,
-            publishing=self.relay.failures.fault,
+            publishing=self.relay.fault,
             dead_lettering=self._dead_letters.failures.fault,
             tasks=self.supervisor.fault,
         )
@@ -145,8 +145,7 @@ class Service:
             logger=None,
             apply_types=False,
         )
-        dead_letters = DeadLetterQueue(self.name, self._dead_letter_publisher)
-        self._dead_letters = dead_letters
+        self._dead_letters = dead_letters = DeadLetterQueue(self.name, self._dead_letter_publisher)
         self._consumers = [
             Consumer(self.name, one, self.broker, self.database.pool, dead_letters, self.on_commit)
             for one in self._subscriptions

@@ -4,13 +4,27 @@ import asyncio
 import os
 import signal
 from collections.abc import Collection, Coroutine
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import structlog
 
-from chassis.progress import is_stuck
-
 log = structlog.get_logger(__name__)
+
+
+_due: Final[WeakKeyDictionary[asyncio.Task[Any], float]] = WeakKeyDictionary()
+"""When a task will have made progress, in the event loop's time."""
+
+
+def expect_progress(*, within: float) -> None:
+    """Note that the current task makes progress, and will call this again within so many seconds."""
+    if (task := asyncio.current_task()) is not None:
+        _due[task] = task.get_loop().time() + within
+
+
+def _is_stuck(task: asyncio.Task[Any]) -> bool:
+    """Whether a task has not made the progress that it expected. One that expects none is never stuck."""
+    return task in _due and task.get_loop().time() > _due[task]
 
 
 class Supervisor:
@@ -38,7 +52,7 @@ class Supervisor:
 
     async def fault(self) -> str:
         """The names of tasks that have ended or are stuck; empty if there are none."""
-        idle = [task.get_name() for task in self._tasks if task.done() or is_stuck(task)]
+        idle = [task.get_name() for task in self._tasks if task.done() or _is_stuck(task)]
         return ", ".join(idle)
 
     async def stop(self, *, but: Collection[str] = ()) -> None:

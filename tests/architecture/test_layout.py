@@ -15,7 +15,7 @@ SERVICE: Final = "__init__ api consumers main models schemas use_cases"
 
 FILES: Final = {
     "events": "__init__ base billing contracts money notifications orders users",
-    "chassis": "__init__ crash_points progress",
+    "chassis": "__init__ crash_points",
     "chassis/messaging": (
         "__init__ addresses broker consumer dead_letters errors message outbox private_names"
         " publisher recovery relay snapshot topology"

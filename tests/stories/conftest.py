@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ops.audit import auditor
 from tests.stories.stack import Stack
 from tests.support.fixtures import *  # noqa: F403
 from tests.support.fixtures import Install
@@ -96,3 +97,25 @@ async def crashable(crashable_stacks: Stacks) -> AsyncIterator[Stack]:
     """A stack whose services get crash points. Duplicates that a crash explains are allowed in no other story."""
     async with crashable_stacks.audited() as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+async def commanded_stacks(
+    install_chorus: Install, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Stacks]:
+    made = Stacks(install_chorus, tmp_path_factory, "commanded")
+    yield made
+    await made.drop()
+
+
+@pytest.fixture
+async def commanded(commanded_stacks: Stacks) -> AsyncIterator[Stack]:
+    """A stack for operators' commands: on the others, tests publish copies of events that only their audit knows."""
+    async with commanded_stacks.audited() as stack:
+        yield stack
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing counts as in flight, however young."""
+    monkeypatch.setattr(auditor, "IN_FLIGHT", auditor.IN_FLIGHT * 0)

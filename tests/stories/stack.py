@@ -63,7 +63,7 @@ class Stack:
         self.installation = installation
         self._processes = processes
         self._services: dict[str, ServiceProcess] = {}
-        self._databases: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
+        self.databases: dict[str, asyncpg.Pool[asyncpg.Record]] = {}
         self._clients: dict[tuple[str, int], httpx.AsyncClient] = {}
         self._turns = itertools.cycle(range(POOLS))
 
@@ -96,14 +96,17 @@ class Stack:
 
     async def _open_databases(self) -> None:
         for service in SERVICES:
-            url = self.installation.database_admin_url(service)
-            self._databases[service] = await asyncpg.create_pool(url, min_size=1, max_size=2)
+            await self.open_database(service)
+
+    async def open_database(self, service: str) -> None:
+        url = self.installation.database_admin_url(service)
+        self.databases[service] = await asyncpg.create_pool(url, min_size=1, max_size=2)
 
     async def stop(self) -> None:
         for client in self._clients.values():
             await client.aclose()
         await self._processes.stop()
-        await asyncio.gather(*(pool.close() for pool in self._databases.values()))
+        await asyncio.gather(*(pool.close() for pool in self.databases.values()))
         await asyncio.gather(self.journal.close(), self.broker.close(), self.mail.close())
 
     def _process(
@@ -178,22 +181,10 @@ class Stack:
 
     async def rows(self, service: str, sql: str, *values: Any) -> list[dict[str, Any]]:
         """What stands in a service's database."""
-        return [dict(record) for record in await self._databases[service].fetch(sql, *values)]
+        return [dict(record) for record in await self.databases[service].fetch(sql, *values)]
 
     async def value(self, service: str, sql: str, *values: Any) -> Any:
-        return await self._databases[service].fetchval(sql, *values)
-
-    @contextlib.asynccontextmanager
-    async def away(self, service: str) -> AsyncIterator[asyncpg.Connection]:
-        """An administrator's connection to the server; nothing of the tests is connected to a service's database."""
-        await self._databases[service].close()
-        administrator = await asyncpg.connect(self.installation.servers.database_admin_url)
-        try:
-            yield administrator
-        finally:
-            await administrator.close()
-            url = self.installation.database_admin_url(service)
-            self._databases[service] = await asyncpg.create_pool(url, min_size=1, max_size=2)
+        return await self.databases[service].fetchval(sql, *values)
 
     # Delivery.
 
@@ -275,12 +266,6 @@ class Stack:
     async def _has_copied(self, service: str, ids: list[UUID]) -> bool:
         waiting = "SELECT count(*) FROM journal_outbox WHERE id = ANY($1)"
         return bool(await self.value(service, waiting, ids) == 0)
-
-    async def logged(self) -> set[UUID]:
-        """The ids of all events that services have written to their logs."""
-        sql = "SELECT id, events FROM event_log"
-        rows = [row for service in SERVICES for row in await self.rows(service, sql)]
-        return {UUID(int=row["id"].int + n) for row in rows for n in range(row["events"])}
 
     def subscribed(self, service: str) -> set[UUID]:
         """The ids of all published events to which a service subscribes."""

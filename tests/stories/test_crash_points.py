@@ -19,6 +19,7 @@ from events.contracts import language
 from events.notifications import NotificationKind
 from events.users import SigningKeyPublished
 from ops.subscriptions import SUBSCRIPTIONS
+from tests.stories.event_logs import logged
 from tests.stories.journal import outbox_row_of
 from tests.stories.lanes import Lane
 from tests.stories.stack import Stack
@@ -77,7 +78,7 @@ async def test_a_crash_at_any_point_loses_and_doubles_nothing(
     await asyncio.gather(*(die_for_each(service) for service in SERVICES))
     await asyncio.gather(*stories)
     await crashable.is_quiet()
-    assert await crashable.logged() <= {event.id for event in crashable.journal.events()}
+    assert await logged(crashable) <= {event.id for event in crashable.journal.events()}
 
 
 @pytest.mark.parametrize("point", MAILING)

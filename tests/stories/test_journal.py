@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Final
 
@@ -11,14 +10,14 @@ import pytest
 
 from apps import SERVICES
 from chassis.messaging.topology import JOURNAL
+from tests.stories.event_logs import logged
 from tests.stories.stack import Stack
 from tests.support.eventually import eventually
 from tests.support.forked import ForkedService
 from tests.support.installation import install
 from tests.support.processes import Processes
 from tests.support.servers import Servers
-from tools.children import CannotRun
-from tools.servers import PrivateRabbitMQ, private_server
+from tools.servers import PrivateRabbitMQ
 
 VHOST: Final = "journal"
 SUSPENDED: Final = {
@@ -30,24 +29,11 @@ SUSPENDED: Final = {
 
 
 @pytest.fixture(scope="module")
-def rabbitmq() -> Iterator[PrivateRabbitMQ]:
-    """A private broker, whose processes can be suspended."""
-    try:
-        with private_server(PrivateRabbitMQ) as made:
-            yield made
-    except CannotRun as missing:
-        pytest.skip(f"RabbitMQ as a process is needed: {missing}")
-
-
-@pytest.fixture(scope="module")
 async def chorus(
-    servers: Servers, rabbitmq: PrivateRabbitMQ, tmp_path_factory: pytest.TempPathFactory
+    own_broker: Servers, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Stack]:
-    own = replace(
-        servers, rabbitmq_api_url=rabbitmq.api_url, amqp_host="127.0.0.1", amqp_port=rabbitmq.port
-    )
     stack = Stack(
-        await install(own, VHOST), Processes(tmp_path_factory.mktemp(VHOST), ForkedService)
+        await install(own_broker, VHOST), Processes(tmp_path_factory.mktemp(VHOST), ForkedService)
     )
     try:
         await stack.start()
@@ -89,4 +75,4 @@ async def test_orders_are_settled_while_the_journal_does_not_answer(
         await eventually(partial(everything_is_published, chorus))
     findings = await chorus.audit()
     assert not findings, "\n".join(findings)
-    assert {event.id for event in chorus.journal.events()} == await chorus.logged()
+    assert {event.id for event in chorus.journal.events()} == await logged(chorus)

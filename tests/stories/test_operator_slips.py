@@ -8,12 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from apps import SERVICES
+from chassis.messaging.publisher import Publisher
 from chassis.messaging.topology import DEAD, JOURNAL, Queue
 from events.base import Event
 from events.contracts import language
 from events.orders import OrderPlaced
 from events.users import SigningKeyPublished
-from ops.audit import audit, auditor
+from ops.audit import audit
+from ops.journal import journal
 from ops.main import cli
 from ops.management import Administration
 from ops.subscriptions import TOPOLOGY
@@ -110,12 +112,6 @@ def counts(printed: str) -> dict[str, int]:
     return {name.rstrip(":"): int(count.replace(",", "")) for name, count, *_ in lines}
 
 
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing counts as in flight, however young."""
-    monkeypatch.setattr(auditor, "IN_FLIGHT", auditor.IN_FLIGHT * 0)
-
-
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("slip", [unbound, purged, deleted])
 async def test_what_subscribers_lack_is_found_and_published_to_them(
@@ -204,6 +200,27 @@ async def test_filters_choose_what_is_published(chorus: Stack) -> None:
     assert (await published("--since", "1h"))["orders"] >= 4
     all_of_orders = await published("--service", "orders")
     assert set(all_of_orders) == {"orders"}
+
+
+async def test_what_is_published_to_the_journal_again_serves_a_recovery(chorus: Stack) -> None:
+    """A journal that has lost its data is filled from the event logs."""
+    ada = await chorus.customer(deposit="9.00")
+    order = await ada.order("1.00")
+    await chorus.is_quiet()
+
+    async def copies() -> int:
+        url = chorus.installation.amqp_admin_url
+        publisher = Publisher(url, "test")
+        try:
+            read = [event async for some in journal(url, publisher) for event in some]
+        finally:
+            await publisher.close()
+        return len([event for event in read if event.event.subject == str(order)])
+
+    await chorus.journal.up_to_now()
+    before = await copies()
+    await republish(chorus, "--aggregate", str(order), "--service", "orders", "--to", "journal")
+    assert await copies() == before + 2  # placed and paid
 
 
 async def test_a_row_for_another_services_exchange_is_not_published(chorus: Stack) -> None:

@@ -14,7 +14,7 @@ from apps.users.models import User
 from events.base import Event
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
-from ops.audit import audit, auditor
+from ops.audit import audit
 from ops.main import cli
 from ops.projections import PROJECTIONS
 from tests.stories.customers import Customer
@@ -55,10 +55,12 @@ SPOILED: Final = {
 """What is done to the copies of each service: rows go, are older, newer, other ones, or nobody's."""
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing counts as in flight, however young."""
-    monkeypatch.setattr(auditor, "IN_FLIGHT", auditor.IN_FLIGHT * 0)
+pytestmark = pytest.mark.usefixtures("at_once")
+
+
+@pytest.fixture
+def chorus(commanded: Stack) -> Stack:
+    return commanded
 
 
 @pytest.fixture

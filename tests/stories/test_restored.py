@@ -1,16 +1,18 @@
 """A database is restored to a moment before the others: after the runbook's procedure nothing answered is lost."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import asyncpg
 import pytest
 from pwdlib.hashers.argon2 import Argon2Hasher
 from typer.testing import CliRunner
 
 from apps import SERVICES
-from ops.audit import audit, auditor
+from ops.audit import audit
 from ops.main import cli
 from tests.stories.customers import PASSWORD, Customer
 from tests.stories.stack import Stack
@@ -29,9 +31,8 @@ pytestmark = pytest.mark.usefixtures("at_once")
 
 
 @pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing counts as in flight, however young."""
-    monkeypatch.setattr(auditor, "IN_FLIGHT", auditor.IN_FLIGHT * 0)
+def chorus(commanded: Stack) -> Stack:
+    return commanded
 
 
 async def command(chorus: Stack, *arguments: str, status: int = 0) -> str:
@@ -49,11 +50,23 @@ async def seen(customers: Sequence[Customer]) -> list[Any]:
     ]
 
 
+@asynccontextmanager
+async def away(chorus: Stack, service: str) -> AsyncIterator[asyncpg.Connection]:
+    """An administrator's connection to the server; nothing of the tests is connected to the service's database."""
+    await chorus.databases[service].close()
+    administrator = await asyncpg.connect(chorus.installation.servers.database_admin_url)
+    try:
+        yield administrator
+    finally:
+        await administrator.close()
+        await chorus.open_database(service)
+
+
 async def restore(chorus: Stack, service: str) -> None:
     """The service ends as if its machine had gone, and the backup takes the place of its database."""
     chorus[service].kill()
     login = chorus.installation.login(service)
-    async with chorus.away(service) as administrator:
+    async with away(chorus, service) as administrator:
         await administrator.execute(f"ALTER ROLE {login} NOLOGIN")
         await administrator.execute(f"DROP DATABASE {login} WITH (FORCE)")
         await administrator.execute(f"ALTER DATABASE {login}_backup RENAME TO {login}")
@@ -62,7 +75,7 @@ async def restore(chorus: Stack, service: str) -> None:
 async def back_up(chorus: Stack, service: str) -> None:
     assert await chorus[service].stop() == 0
     login = chorus.installation.login(service)
-    async with chorus.away(service) as administrator:
+    async with away(chorus, service) as administrator:
         await administrator.execute(f"CREATE DATABASE {login}_backup TEMPLATE {login}")
     await chorus.heal()
 

@@ -1,8 +1,9 @@
 """Fixtures of everything that needs servers; the conftest of each such folder imports them by name."""
 
 import importlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.support.installation import Installation, install
 from tests.support.mail import MailSink
 from tests.support.processes import Processes
 from tests.support.servers import Servers
+from tools.children import CannotRun
+from tools.servers import PrivateRabbitMQ, private_server
 
 __all__ = [
     "Install",
@@ -24,7 +27,9 @@ __all__ = [
     "module_processes",
     "notifications",
     "orders",
+    "own_broker",
     "processes",
+    "rabbitmq",
     "running_service",
     "users",
     "worker",
@@ -42,6 +47,24 @@ def worker(request: pytest.FixtureRequest) -> str:
     """The name of this process among those that pytest-xdist runs."""
     given: dict[str, str] = getattr(request.config, "workerinput", {"workerid": "main"})
     return given["workerid"]
+
+
+@pytest.fixture(scope="module")
+def rabbitmq() -> Iterator[PrivateRabbitMQ]:
+    """A module's own broker, for what affects all connections."""
+    try:
+        with private_server(PrivateRabbitMQ) as made:
+            yield made
+    except CannotRun as missing:
+        pytest.skip(f"RabbitMQ as a process is needed: {missing}")
+
+
+@pytest.fixture(scope="module")
+def own_broker(servers: Servers, rabbitmq: PrivateRabbitMQ) -> Servers:
+    """The tests' servers with that broker."""
+    return replace(
+        servers, rabbitmq_api_url=rabbitmq.api_url, amqp_host="127.0.0.1", amqp_port=rabbitmq.port
+    )
 
 
 @pytest.fixture(scope="session")

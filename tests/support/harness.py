@@ -140,7 +140,10 @@ class RunningService:
         """Wait until the outbox is empty and every published event is collected."""
 
         async def empty() -> None:
-            waiting = "SELECT count(*) FROM outbox WHERE retry_at IS NULL"
+            waiting = (
+                "SELECT (SELECT count(*) FROM outbox WHERE retry_at IS NULL)"
+                " + (SELECT count(*) FROM journal_outbox)"
+            )
             assert await self.value(waiting) == 0, f"{self.name} has unpublished events"
 
         await eventually(empty)

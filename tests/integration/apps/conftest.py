@@ -13,6 +13,7 @@ async def endpoint(request: pytest.FixtureRequest, running_service: Run) -> Asyn
     operation: Operation = request.param
     service = await running_service(operation.service)
     made = Endpoint(operation, service)
+    await service.is_quiet()
     before = await made.written()
     yield made
     assert await made.written() == before, "the request changed a table"

@@ -47,7 +47,7 @@ async def replicas(
         for module in (use_cases, dispatcher):
             patch.setattr(module, "LEASE_SECONDS", LEASE)
         patch.setattr(dispatcher, "RENEW_SECONDS", LEASE / 3)
-        patch.setattr(pool, "WRITE_SECONDS", 0.1, raising=False)
+        patch.setattr(pool, "WRITE_SECONDS", 0.1)
         async with AsyncExitStack() as stack:
             running = []
             for _ in range(2):

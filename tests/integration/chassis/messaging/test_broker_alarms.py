@@ -1,7 +1,6 @@
 """The broker has a memory or disk alarm: orders are accepted and published later, and queues are consumed."""
 
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from uuid import UUID
 
 import asyncpg
@@ -22,8 +21,7 @@ from tests.support.harness import RunningService
 from tests.support.installation import Installation, install
 from tests.support.processes import Processes
 from tests.support.servers import Servers
-from tools.children import CannotRun
-from tools.servers import PrivateRabbitMQ, private_server
+from tools.servers import PrivateRabbitMQ
 
 ORDERS = 3
 MANY = 100
@@ -31,21 +29,8 @@ MANY = 100
 
 
 @pytest.fixture(scope="module")
-def rabbitmq() -> Iterator[PrivateRabbitMQ]:
-    """A private broker: an alarm affects all its connections."""
-    try:
-        with private_server(PrivateRabbitMQ) as made:
-            yield made
-    except CannotRun as missing:
-        pytest.skip(f"RabbitMQ as a process is needed: {missing}")
-
-
-@pytest.fixture(scope="module")
-async def installation(servers: Servers, rabbitmq: PrivateRabbitMQ, worker: str) -> Installation:
-    own = replace(
-        servers, rabbitmq_api_url=rabbitmq.api_url, amqp_host="127.0.0.1", amqp_port=rabbitmq.port
-    )
-    return await install(own, f"alarms_{worker}", ("orders", "billing"))
+async def installation(own_broker: Servers, worker: str) -> Installation:
+    return await install(own_broker, f"alarms_{worker}", ("orders", "billing"))
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,11 @@ from aio_pika import DeliveryMode
 from aio_pika.abc import AbstractIncomingMessage
 
 from chassis.messaging.message import BATCH
+from chassis.messaging.topology import JOURNAL_PREFIX
 from events.billing import AccountOpened
 from events.orders import OrderPlaced
 from events.users import UserRegistered
+from tests.support.broker import opened
 from tests.support.builders import a_user, an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
@@ -135,11 +137,16 @@ async def test_the_journal_keeps_all_published_events(billing: RunningService) -
     tag = await journal.consume(keep, arguments={"x-stream-offset": "first"})
 
     async def found() -> None:
-        types = {
-            m.type: m for m in kept if m.correlation_id == registered.attributes["correlationid"]
+        flow = registered.attributes["correlationid"]
+        keys = {
+            type(received.event): message.routing_key
+            for message in kept
+            for received in opened(message)
+            if received.cause.correlation_id == flow
         }
-        assert set(types) == {UserRegistered.__name__, AccountOpened.__name__}
-        assert types[AccountOpened.__name__].routing_key == f"journal.{AccountOpened.key}"
+        assert keys == {
+            kind: f"{JOURNAL_PREFIX}{kind.key}" for kind in (UserRegistered, AccountOpened)
+        }
 
     await eventually(found)
     await journal.cancel(tag)

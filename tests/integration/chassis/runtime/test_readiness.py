@@ -11,9 +11,8 @@ from apps.billing.api import router
 from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.messaging import errors
 from chassis.messaging.topology import DEAD, Topology
-from chassis.progress import expect_progress
 from chassis.runtime.service import create_app
-from chassis.runtime.supervisor import Supervisor
+from chassis.runtime.supervisor import Supervisor, expect_progress
 from events.orders import OrderPlaced
 from ops.management import Administration
 from ops.subscriptions import TOPOLOGY
