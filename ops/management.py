@@ -84,7 +84,7 @@ class Administration(httpx.Client):
         self._create("PUT", f"permissions/{_part(vhost)}/{user}", nothing)
 
     def depths(self, vhost: str) -> dict[str, int]:
-        """How many messages are in each queue, ready or unacknowledged. Up to five seconds old."""
+        """How many messages are in each queue, ready or unacknowledged. Up to ten seconds old."""
         response = self.get(f"queues/{_part(vhost)}?columns=name,messages").raise_for_status()
         return {queue["name"]: queue.get("messages", 0) for queue in response.json()}
 

@@ -39,8 +39,9 @@ IN_FLIGHT: Final = timedelta(minutes=1)
 TIMEOUT_SECONDS: Final = 10.0
 """How long what was found is checked again."""
 
-API_AGE_SECONDS: Final = 6.0
-"""How old figures of RabbitMQ's management API may be: it collects them every five seconds."""
+API_AGE_SECONDS: Final = 11.0
+"""How old figures of RabbitMQ's management API may be: a quorum queue gives them, and the API collects them, every five
+seconds."""
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 2.0
@@ -96,7 +97,7 @@ async def audit(
             asyncio.sleep(delay),
         )
         first |= await evaluate(view, [leftovers])
-        found, rounds = await lasting(view, first, begun + timeout_seconds)
+        found, rounds = await lasting(view, first, begun + delay + timeout_seconds)
     return Report(
         seconds=time.monotonic() - begun,
         rounds=rounds,

@@ -24,7 +24,7 @@ async def queue_depths(urls: Urls) -> dict[str, int] | None:
     """Messages that are ready in each queue, by its name; None if the broker is not available.
 
     By AMQP, with the login of the service that consumes the queue, the number is of this moment. The management API's
-    may be five seconds old, and includes messages that are delivered and not acknowledged.
+    may be ten seconds old, and includes messages that are delivered and not acknowledged.
     """
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
