@@ -16,9 +16,8 @@ from uuid_utils.compat import uuid7
 
 from apps import SERVICES
 from bench.answers import Answers, Attempt, History
-from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import JOURNAL, queue_name
+from chassis.messaging.topology import JOURNAL
 from events.base import Envelope, Event
 from events.users import Locale
 from ops.audit import Urls, audit
@@ -40,7 +39,6 @@ POOLS: Final = 10
 
 QUIET_SECONDS: Final = 45.0
 """How long what was begun may take; longer than the lease on notifications that a killed dispatcher leaves behind."""
-
 
 LOOKS_SECONDS: Final = 5.0
 """How long an audit looks again at what is wrong at rest: by then an operator's page is up to date."""
@@ -187,26 +185,6 @@ class Stack:
         return await self.databases[service].fetchval(sql, *values)
 
     # Delivery.
-
-    @contextlib.asynccontextmanager
-    async def withheld(self, kind: type[Event], *services: str) -> AsyncIterator[None]:
-        """Events of a kind that are published in this block reach the services only at its end."""
-        queues = [
-            await self.broker.channel.get_queue(queue_name(service, kind), ensure=False)
-            for service in services
-        ]
-        async with self.broker.tap(kind.exchange, kind.key) as tap:
-            for queue in queues:
-                await queue.unbind(kind.exchange, kind.key)
-            try:
-                yield
-            finally:
-                for queue in queues:
-                    await queue.bind(kind.exchange, kind.key)
-                await tap.flush()
-                for message in tap.messages:
-                    for queue in queues:
-                        await self.broker.send(wire.copied(message), "", queue.name)
 
     async def publish_again(self, events: Iterable[Envelope[Event]]) -> list[Row]:
         """Publish events under new ids, so that no inbox deduplicates them."""

@@ -67,7 +67,7 @@ async def test_an_order_whose_cancellation_billing_processed_first_is_not_debite
     chorus: Stack,
 ) -> None:
     ada = await chorus.customer(deposit="100.00")
-    async with chorus.withheld(OrderPlaced, "billing"):
+    async with chorus.broker.withheld(OrderPlaced, "billing"):
         order_id = await ada.order("30.00")
         assert (await ada.cancel(order_id)).status_code == 200
         await chorus.has_processed("billing", OrderCancelled, order_id)

@@ -149,7 +149,7 @@ async def test_a_batch_interrupted_by_a_crash_is_atomic(
     crashable: Stack, ada: Customer, point: str, done: bool
 ) -> None:
     lane = Lane(crashable, "billing", point)
-    async with crashable.withheld(OrderPlaced, "billing"):
+    async with crashable.broker.withheld(OrderPlaced, "billing"):
         orders = [await ada.order("1.00") for _ in range(20)]
 
         async def published() -> bool:

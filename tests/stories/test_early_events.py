@@ -5,7 +5,7 @@ from tests.stories.stack import Stack
 
 
 async def test_a_notification_that_waited_for_its_user_is_sent_once(chorus: Stack) -> None:
-    async with chorus.withheld(UserRegistered, "notifications"):
+    async with chorus.broker.withheld(UserRegistered, "notifications"):
         ada = await chorus.customer(deposit="100.00")
         order_id = await ada.order("30.00")
         assert (await ada.settled(order_id))["status"] == "paid"
@@ -24,7 +24,7 @@ async def test_a_notification_that_waited_for_its_user_is_sent_once(chorus: Stac
 
 
 async def test_several_notifications_that_waited_are_all_sent(chorus: Stack) -> None:
-    async with chorus.withheld(UserRegistered, "notifications"):
+    async with chorus.broker.withheld(UserRegistered, "notifications"):
         ada = await chorus.customer(deposit="100.00")
         paid, refused = await ada.order("30.00"), await ada.order("1000.00")
         await ada.notified(paid, "joy", "waiting")
@@ -41,7 +41,7 @@ async def test_several_notifications_that_waited_are_all_sent(chorus: Stack) -> 
 async def test_an_order_that_reaches_billing_before_its_user_is_decided_correctly(
     chorus: Stack,
 ) -> None:
-    async with chorus.withheld(UserRegistered, "billing", "orders"):
+    async with chorus.broker.withheld(UserRegistered, "billing", "orders"):
         ada = await chorus.customer()
         refused = await ada.settled(await ada.order("30.00"))
         assert (refused["status"], refused["reason"]) == ("rejected", "insufficient_funds")

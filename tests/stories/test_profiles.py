@@ -47,7 +47,7 @@ async def test_an_older_profile_that_arrives_late_is_ignored(chorus: Stack) -> N
 
 async def test_a_change_that_overtakes_the_registration_is_kept(chorus: Stack) -> None:
     everywhere = ("billing", "orders", "notifications")
-    async with chorus.withheld(UserRegistered, *everywhere):
+    async with chorus.broker.withheld(UserRegistered, *everywhere):
         ada = await chorus.customer("Ada", deposit="100.00")
         await ada.change(name="Ada Lovelace")
         for service in everywhere:

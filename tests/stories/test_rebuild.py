@@ -166,7 +166,7 @@ async def test_an_event_that_opens_accounts_is_left_to_be_delivered(
     chorus: Stack, ada: Customer
 ) -> None:
     """Billing does more with it than to copy: a rebuild must not count it as received."""
-    async with chorus.withheld(UserRegistered, "billing"):
+    async with chorus.broker.withheld(UserRegistered, "billing"):
         bea = await chorus.customer()
         await chorus.journal.up_to_now()
         await rebuild(chorus, "billing")

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 
 from chassis.messaging import message as wire
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import DEAD, JOURNAL_PREFIX
+from chassis.messaging.topology import DEAD, JOURNAL_PREFIX, queue_name
 from events.base import Envelope, Event
 from tests.support.builders import outbox_row
 from tests.support.eventually import eventually
@@ -89,6 +89,26 @@ class Broker:
 
     async def purge(self, queue: str) -> None:
         await (await self.channel.get_queue(queue, ensure=False)).purge()
+
+    @contextlib.asynccontextmanager
+    async def withheld(self, kind: type[Event], *services: str) -> AsyncIterator[None]:
+        """Events of a kind that are published in this block reach the services only at its end."""
+        queues = [
+            await self.channel.get_queue(queue_name(service, kind), ensure=False)
+            for service in services
+        ]
+        async with self.tap(kind.exchange, kind.key) as tap:
+            for queue in queues:
+                await queue.unbind(kind.exchange, kind.key)
+            try:
+                yield
+            finally:
+                for queue in queues:
+                    await queue.bind(kind.exchange, kind.key)
+                await tap.flush()
+                for message in tap.messages:
+                    for queue in queues:
+                        await self.send(wire.copied(message), "", queue.name)
 
     @contextlib.asynccontextmanager
     async def tap(self, exchange: str, key: str = "#") -> AsyncIterator["Tap"]:

@@ -91,15 +91,15 @@ class Cluster:
     async def whole(self, vhost: str) -> None:
         """Wait until every node sees all the others, and every quorum queue has all its members again.
 
-        Before that a further fault would be a second one at a time. A node that was frozen for longer than
-        `net_ticktime` and then sees the others at once does not notice that it was in the minority: it stays
-        partitioned until it is restarted, which the runbook says. A stream's member is not waited for: after a
+        Before that a further fault would be a second one at a time. A stream's member is not waited for: after a
         partition RabbitMQ 3.10 may be minutes late to start it, and nothing that is promised depends on the journal.
         """
 
         async def all_online() -> None:
             try:
-                away = [one for name in self.nodes for one in await self._not_seen_by(name)]
+                away = [
+                    f"{one} from {name}" for name in self.nodes for one in await self._away(name)
+                ]
                 queues = await self.queues(vhost)
             except httpx.HTTPError as error:
                 raise AssertionError(repr(error)) from None
@@ -111,9 +111,14 @@ class Cluster:
 
         await eventually(all_online, within=HEAL_SECONDS)
 
-    async def _not_seen_by(self, name: str) -> list[str]:
+    async def _away(self, name: str) -> list[str]:
+        """The nodes that a node does not see; one that is partitioned from the majority is restarted.
+
+        A node that was frozen for longer than `net_ticktime`, and then sees the others at once, does not notice that it
+        was in the minority. It stays partitioned until it is restarted, as the runbook says.
+        """
         nodes = {node["name"]: node for node in await self._get(name, "nodes")}
-        if nodes[name].get("partitions"):
+        if len(nodes[name].get("partitions", ())) > NODES // 2:
             self.nodes[name].kill()
             await asyncio.to_thread(self.nodes[name].start)
         return [other for other, node in nodes.items() if not node["running"]]
