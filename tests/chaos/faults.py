@@ -12,6 +12,7 @@ from typing import Any, Final
 import asyncpg
 from aio_pika.exceptions import AMQPError
 
+from apps.notifications.dispatcher import UNRECORDED_LIMIT
 from chassis.messaging.errors import connection_may_be_lost
 from events.orders import OrderPlaced
 from tests.chaos.malformed import QUEUE, malformed_message
@@ -25,9 +26,6 @@ from tools.children import Child, ChildFailed
 COPIES_IN_FLIGHT: Final = 16
 """E-mails that may be sent a second time when a dispatcher's server or database fails: 8 connections, and as many
 responses again that are not recorded yet."""
-
-COPIES_IN_HAND: Final = 200
-"""The same when a dispatcher dies: while a database is frozen it sends what it has taken, and records nothing."""
 
 REACHED_SECONDS: Final = 30.0
 """How long a process that is to die at a crash point may live on before it is killed anyhow."""
@@ -63,7 +61,7 @@ class Faults:
     async def do(self, fault: Fault) -> None:
         """Do a fault and undo it again. Raises NothingToDoError."""
         if "notifications" in fault.target:
-            self._world.extra_copies += COPIES_IN_HAND
+            self._world.extra_copies += UNRECORDED_LIMIT
         elif fault.kind in {"mail", "kill database", "freeze database", "network", "connections"}:
             self._world.extra_copies += COPIES_IN_FLIGHT
         async with self._locks[_subject(fault)]:

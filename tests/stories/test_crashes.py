@@ -2,6 +2,7 @@
 
 import pytest
 
+from apps.notifications.dispatcher import UNRECORDED_LIMIT
 from tests.stories.load import Load
 from tests.stories.stack import Stack
 from tests.support.eventually import eventually
@@ -48,7 +49,7 @@ async def test_a_killed_dispatcher_sends_the_remaining_e_mails_later(chorus: Sta
             await load.goes_on()
             chorus["notifications"].kill()
             # What the server had accepted and nobody could record any more goes out again: the same bytes.
-            chorus.extra_copies += 16
+            chorus.extra_copies += UNRECORDED_LIMIT
             await chorus["notifications"].start()
         await load.goes_on()
     await chorus.is_quiet()
