@@ -49,8 +49,8 @@ GATHER_SECONDS: Final = 0.03
 """How long a result waits for others to share its transaction."""
 
 UNRECORDED_LIMIT: Final = 96
-"""Notifications that a dispatcher has begun to send and not recorded, at most: a crash sends no more of them again. Twice
-what 1,700 e-mails a second need while results gather, so that it delays none."""
+"""Notifications that a dispatcher has begun to send and not recorded, at most: what a crash may send again. Twice what
+1,700 e-mails a second need while results gather, so that it delays none."""
 
 RECORD_SECONDS: Final = 3.0
 """How long leasing waits after an outage of the database, so that every dispatcher first records what it has sent: more
