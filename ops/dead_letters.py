@@ -6,6 +6,7 @@ from, not to its exchange, so no other service receives it again. The original i
 confirmed: a crash in between leaves two, which the inbox deduplicates, and never none.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,13 +15,22 @@ from typing import Any, Final, Self
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
+from pydantic import ValidationError
 
 from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
-from chassis.messaging.message import copied
+from chassis.messaging.message import copied, from_message
 from chassis.messaging.publisher import Publication, Publisher
 from chassis.messaging.topology import DEAD, queue_name
 from ops.subscriptions import SUBSCRIPTIONS
+
+PREFETCH: Final = 65_535
+"""The most messages of a queue that are held; more than a dead-letter queue takes."""
+
+IDLE_SECONDS: Final = 2.0
+"""How long a message may take to come, while its queue has some."""
+
+REPLAYED_AT_ONCE: Final = 256
 
 NOT_PUBLISHED: Final = (
     "dead_letter_", "x-death", "x-first-death-", "x-delivery-count", "x-last-death-"
@@ -60,13 +70,18 @@ class DeadLetter:
             case [dict(death), *_]:
                 pass
         attempts = headers.get("dead_letter_attempts")
+        queue = str(headers.get("dead_letter_queue") or death.get("queue", ""))
         return cls(
             service,
             message,
             message.message_id or "",
             message.type or "",
-            str(headers.get("dead_letter_queue") or death.get("queue", "")),
-            str(headers.get("dead_letter_error") or death.get("reason", "unknown")),
+            queue,
+            str(
+                headers.get("dead_letter_error")
+                or _malformed(message, queue)
+                or death.get("reason", "unknown")
+            ),
             attempts if isinstance(attempts, int) else None,
             _moment(headers.get("dead_letter_at") or death.get("time")),
         )
@@ -83,6 +98,19 @@ class DeadLetter:
             "since": self.since.isoformat() if self.since else None,
             "correlationId": self.message.correlation_id,
         }
+
+
+KINDS: Final = {
+    queue_name(service, kind): kind for service, kinds in SUBSCRIPTIONS.items() for kind in kinds
+}
+
+
+def _malformed(message: AbstractIncomingMessage, queue: str) -> str | None:
+    """Why the consumer of a queue cannot read a message, if so: one that the broker dead-lettered has no reason."""
+    for found in from_message(message, KINDS[queue]) if queue in KINDS else ():
+        if isinstance(found, ValidationError):
+            return f"ValidationError: {found}"[:1000]
+    return None
 
 
 def _moment(value: object) -> datetime | None:
@@ -122,32 +150,47 @@ class DeadLetters:
         """All messages that are in the dead-letter queues of these services now, in the order of the queues."""
         found: list[DeadLetter] = []
         with connection_may_be_lost():
+            await self._channel.set_qos(prefetch_count=PREFETCH)
             for service in services:
                 queue = await self._channel.get_queue(f"{service}.{DEAD}", ensure=False)
-                while (message := await queue.get(fail=False)) is not None:
+                first = await queue.get(fail=False)
+                if first is None:
+                    continue
+                found.append(DeadLetter.of(service, first))
+                held: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+                consumer = await queue.consume(held.put)
+                for _ in range(first.message_count or 0):
+                    try:
+                        message = await asyncio.wait_for(held.get(), IDLE_SECONDS)
+                    except TimeoutError:  # somebody else holds the rest
+                        break
                     found.append(DeadLetter.of(service, message))
+                await queue.cancel(consumer)
         return found
 
     async def replay(self, letters: Sequence[DeadLetter]) -> None:
-        """Publish messages to the queues they were consumed from, one after another.
+        """Publish messages to the queues they were consumed from, REPLAYED_AT_ONCE at a time.
 
         Only a queue of the service that dead-lettered a message is accepted, so that a forged header cannot route it to
-        another service. Raises NotReplayedError at the first copy that is not confirmed, and after all others were
-        replayed for messages without such a queue.
+        another service. Raises NotReplayedError if a copy is not confirmed, and after all others were replayed for
+        messages without such a queue.
         """
-        foreign = []
-        for letter in letters:
-            if letter.queue not in {
-                queue_name(letter.service, kind) for kind in SUBSCRIPTIONS[letter.service]
-            }:
-                queue = letter.queue or "an unknown queue"
-                foreign.append(f"{letter.id}: {letter.service} does not consume {queue}")
-                continue
-            copy = _as_published(letter.message)
-            [error] = await self._publisher.publish([Publication("", letter.queue, copy)])
-            if error is not None:
-                raise NotReplayedError(f"{letter.id} to {letter.queue}: {error!r}") from error
-            await self.drop([letter])
+        own = [letter for letter in letters if _is_own(letter)]
+        for start in range(0, len(own), REPLAYED_AT_ONCE):
+            batch = own[start : start + REPLAYED_AT_ONCE]
+            errors = await self._publisher.publish(
+                [Publication("", letter.queue, _as_published(letter.message)) for letter in batch]
+            )
+            replayed = list(zip(batch, errors, strict=True))
+            await self.drop([letter for letter, error in replayed if error is None])
+            for letter, error in replayed:
+                if error is not None:
+                    raise NotReplayedError(f"{letter.id} to {letter.queue}: {error!r}") from error
+        foreign = [
+            f"{letter.id}: {letter.service} does not consume {letter.queue or 'an unknown queue'}"
+            for letter in letters
+            if not _is_own(letter)
+        ]
         if foreign:
             raise NotReplayedError("; ".join(foreign))
 
@@ -156,6 +199,12 @@ class DeadLetters:
         with connection_may_be_lost():
             for letter in letters:
                 await letter.message.ack()
+
+
+def _is_own(letter: DeadLetter) -> bool:
+    return letter.queue in {
+        queue_name(letter.service, kind) for kind in SUBSCRIPTIONS[letter.service]
+    }
 
 
 def _as_published(message: AbstractIncomingMessage) -> aio_pika.Message:

@@ -107,7 +107,7 @@ class _Identity(BaseModel):
 @cache
 def _list_of(kind: type[E]) -> TypeAdapter[list[_BatchItem[E]]]:
     item = _BatchItem[kind]  # type: ignore[valid-type]
-    return TypeAdapter(Annotated[list[item], Field(min_length=1)])
+    return TypeAdapter(Annotated[list[item], Field(min_length=1, max_length=MESSAGE_BATCH_LIMIT)])
 
 
 def from_message(message: AbstractMessage, kind: type[E]) -> list[Envelope[E] | ValidationError]:
@@ -138,11 +138,12 @@ def _from_batch(body: bytes, kind: type[E]) -> list[Envelope[E] | ValidationErro
 
 
 def _items(body: bytes) -> list[Any]:
+    """The items of a batch; none if it has more than there may be: a megabyte can hold half a million bad ones."""
     try:
         items = json.loads(body)
     except (ValueError, RecursionError):
         return []
-    return items if isinstance(items, list) else []
+    return items if isinstance(items, list) and len(items) <= MESSAGE_BATCH_LIMIT else []
 
 
 def copied(message: AbstractMessage) -> Message:

@@ -65,12 +65,14 @@ class Publisher:
         self._addresses = BrokerAddresses(address, name)
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
 
     async def publish(self, publications: Sequence[Publication]) -> list[BaseException | None]:
         """Publish all, pipelined; returns for each None if the broker confirmed it, else the error (see `reason`).
 
         After a timeout or a loss the next `publish` opens a connection to the next node, after a refusal a channel.
-        Raises OSError or an AMQP error if none can be opened.
+        Concurrent calls share the channel, and wait for each other only while one is opened. Raises OSError or an AMQP
+        error if none can be opened.
         """
         async with asyncio.timeout(CONFIRM_SECONDS):
             channel = await self._open()
@@ -82,11 +84,12 @@ class Publisher:
         )
         reasons = {reason(error) for error in results if error is not None}
         if reasons & {TIMEOUT, LOST}:
-            await self.close()
+            await self._discard(channel)
         elif REFUSED in reasons:
             # After a queue's leader has died, RabbitMQ 3.10 may refuse everything on a channel that knew the old
             # leader, for as long as that channel is open, though the queue has a new leader and accepts messages.
-            self._channel = None
+            if channel is self._channel:
+                self._channel = None
             await _closed(channel)
         return results
 
@@ -101,19 +104,25 @@ class Publisher:
             raise ConnectionError(f"no confirm: {result!r}")
 
     async def _open(self) -> AbstractChannel:
-        if self._channel is not None and not self._channel.is_closed:
+        async with self._opening:
+            if self._channel is not None and not self._channel.is_closed:
+                return self._channel
+            try:
+                with connection_may_be_lost():
+                    if self._connection is None or self._connection.is_closed:
+                        self._connection = await aio_pika.connect(
+                            self._addresses.next(), timeout=CONFIRM_SECONDS
+                        )
+                    self._channel = await self._connection.channel(on_return_raises=True)
+            except BaseException:
+                await self.close()
+                raise
             return self._channel
-        try:
-            with connection_may_be_lost():
-                if self._connection is None or self._connection.is_closed:
-                    self._connection = await aio_pika.connect(
-                        self._addresses.next(), timeout=CONFIRM_SECONDS
-                    )
-                self._channel = await self._connection.channel(on_return_raises=True)
-        except BaseException:
+
+    async def _discard(self, channel: AbstractChannel) -> None:
+        """Close the connection of a channel, unless a concurrent call has done so."""
+        if channel is self._channel:
             await self.close()
-            raise
-        return self._channel
 
     async def close(self) -> None:
         """Close the connection, if one is open; the next `publish` opens one to the next node."""

@@ -29,6 +29,11 @@ delivery, and a message without a dead-letter exchange is dropped at the limit, 
 QUEUE_LIMIT: Final = 1_000_000
 """Messages per queue. A full queue refuses more, and the publisher's outbox keeps the rest."""
 
+DEAD_LIMIT: Final = 50_000
+DEAD_BYTES: Final = 500_000_000
+"""Messages and bytes of a dead-letter queue, as many as `chorus dead` can hold in memory. A full one refuses more: the
+broker keeps them in the queues they came from, and counts them there."""
+
 CONSUMER_TIMEOUT_MILLISECONDS: Final = 30 * 24 * 3600 * 1000
 """How long a consumer may keep a message unacknowledged: 30 days. Consumers keep messages while their database is away;
 by default RabbitMQ would requeue them and close the channel after 30 minutes."""
@@ -107,7 +112,13 @@ def _event_queue(service: str, kind: type[Event]) -> Queue:
 
 
 def _dead_queue(service: str) -> Queue:
-    arguments = {"x-queue-type": "quorum", "x-delivery-limit": DEAD_DELIVERY_LIMIT}
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DEAD_DELIVERY_LIMIT,
+        "x-max-length": DEAD_LIMIT,
+        "x-max-length-bytes": DEAD_BYTES,
+        "x-overflow": "reject-publish",
+    }
     return Queue(f"{service}.{DEAD}", service, arguments, ((DEAD, service),))
 
 
