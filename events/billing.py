@@ -76,7 +76,7 @@ class FundsWithdrawn(
 
 
 class PaymentSucceeded(Event, exchange="billing", key="payment-succeeded.v1", subject="order.id"):
-    """The order's total has been debited from the account."""
+    """The order's total has been debited from the account. `order` is as it was placed: pending, of version 1."""
 
     payment: PaymentState
     order: OrderState
@@ -84,7 +84,10 @@ class PaymentSucceeded(Event, exchange="billing", key="payment-succeeded.v1", su
 
 
 class PaymentRejected(Event, exchange="billing", key="payment-rejected.v1", subject="order.id"):
-    """Nothing has been debited for this order, and nothing will be. `account` is its state at that moment."""
+    """Nothing has been debited for this order, and nothing will be.
+
+    `account` is its state at that moment; `order` is as it was placed.
+    """
 
     reason: RejectionReason
     order: OrderState

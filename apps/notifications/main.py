@@ -1,4 +1,4 @@
-"""What notifications is made of."""
+"""The composition root of notifications."""
 
 from functools import partial
 

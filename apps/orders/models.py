@@ -19,6 +19,9 @@ from events.orders import (
     OrderStatus,
 )
 
+AS_PLACED: Final = {"status": "pending", "reason": None, "version": 1}
+"""What is not as it was placed in a later state of an order."""
+
 
 class OrderAlreadyRejected(Problem, status=409, reason="order_rejected"):
     """A rejected order cannot be cancelled."""
@@ -96,9 +99,8 @@ class Order(Table, table=True):
     def history(self) -> list[OrderPlaced | OrderPaid | OrderRejected | OrderCancelled]:
         """What has been published about the order, in order, each event with the state of its time."""
         state = self.state()
-        placed = {"status": "pending", "reason": None, "version": 1}
         history: list[OrderPlaced | OrderPaid | OrderRejected | OrderCancelled] = [
-            OrderPlaced(order=state.model_copy(update=placed))
+            OrderPlaced(order=state.model_copy(update=AS_PLACED))
         ]
         if self.status == "paid" or self.version == 3:  # paid, and perhaps cancelled later
             paid = {"status": "paid", "version": 2}

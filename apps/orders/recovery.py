@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeAlias, cast
 
-from apps.orders.models import Order
+from apps.orders.models import AS_PLACED, Order
 from chassis.database.transaction import Transaction
 from chassis.messaging.recovery import Remark
 from events.base import Envelope, Event
@@ -17,9 +17,7 @@ async def recover(tx: Transaction, lost: Sequence[Envelope[Event]]) -> list[Rema
     own = cast("Sequence[Envelope[Published]]", lost)
     own = sorted(own, key=lambda e: (e.event.order.version, e.time))
     first = {e.event.order.id: e.event.order for e in reversed(own)}
-    await tx.insert_new(
-        [Order.place(o.id, o.user_id, o.total, o.placed_at) for o in first.values()]
-    )
+    await tx.insert_new([Order(**vars(o) | AS_PLACED) for o in first.values()])
     orders = await tx.lock(Order, first)
     remarks = []
     for envelope in own:

@@ -29,7 +29,7 @@ ROWS = Gauge(
     ["outbox"],
 )
 OLDEST = Gauge("chorus_outbox_oldest_seconds", "Age of the oldest event in the outbox.", ["outbox"])
-MESSAGES = Gauge("chorus_queue_messages", "Messages in the dead-letter queue.", ["queue"])
+MESSAGES = Gauge("chorus_dead_letter_messages", "Messages in the dead-letter queue.", ["queue"])
 
 COUNT: Final = """
 SELECT (SELECT count(*) FROM (SELECT FROM {outbox} LIMIT $1) AS waiting) AS rows,

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 LONGEST_PAUSE: Final = 10.0
 """Seconds between two attempts to connect to a server that is away."""
 
-AWAY = Gauge("chorus_smtp_away", "1 while the mail server accepts no e-mails.")
+AWAY = Gauge("chorus_smtp_unavailable", "1 while the mail server accepts no e-mails.")
 
 
 class MailSettings(BaseSettings):

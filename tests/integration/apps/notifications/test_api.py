@@ -193,6 +193,6 @@ async def test_the_metrics_of_notifications_are_exported(notifications: RunningS
         'chorus_notifications_oldest_seconds{status="pending"}',
         'chorus_notifications_attempts_total{status="sent"}',
         "chorus_smtp_seconds_count",
-        "chorus_smtp_away 0.0",
+        "chorus_smtp_unavailable 0.0",
     ):
         assert name in metrics

@@ -162,7 +162,7 @@ async def test_a_server_that_is_gone_counts_no_attempt(
         async with notifications.http() as http:
 
             async def seen() -> None:
-                assert "chorus_smtp_away 1.0" in (await http.get("/metrics")).text
+                assert "chorus_smtp_unavailable 1.0" in (await http.get("/metrics")).text
 
             await eventually(seen)
         await asyncio.sleep(2)

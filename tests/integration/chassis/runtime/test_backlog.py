@@ -47,7 +47,7 @@ async def test_dead_letters_are_counted_with_the_services_own_login(
     orders: RunningService,
 ) -> None:
     def measured() -> float | None:
-        return REGISTRY.get_sample_value("chorus_queue_messages", {"queue": "orders.dead"})
+        return REGISTRY.get_sample_value("chorus_dead_letter_messages", {"queue": "orders.dead"})
 
     async def measured_by_the_service() -> None:
         assert measured() == 0
