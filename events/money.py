@@ -8,12 +8,14 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, PlainSerializer, Strict, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, Strict, ValidationInfo, WithJsonSchema
 
 CURRENCY: Final = "EUR"
 PLACES: Final = 2
 MAX_AMOUNT: Final = 10 ** (12 + PLACES)
 """The largest amount that one request may carry, in minor units: 10^12 in major units."""
+MAX_MONEY: Final = 10 ** (16 + PLACES) - 1
+"""The largest amount that every reader of a published event takes, in minor units. None can be written above it."""
 
 _TEXT = re.compile(r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?", re.ASCII)
 _PATTERN = r"^(0\.0[1-9]|0\.[1-9][0-9]?|[1-9][0-9]{0,11}(\.[0-9]{1,2})?|1000000000000(\.0{1,2})?)$"
@@ -67,6 +69,7 @@ def _plain(number: Decimal) -> str:
 Money = Annotated[
     int,
     Strict(),
+    Field(ge=-MAX_MONEY, le=MAX_MONEY),
     BeforeValidator(_read_state),
     PlainSerializer(to_text, return_type=str, when_used="json"),
     WithJsonSchema({"type": "string", "pattern": _SIGNED_PATTERN, "examples": ["150.00"]}),

@@ -26,7 +26,7 @@ REVENUE: Final = UUID(int=2)
 """The ledger account for revenue from orders."""
 
 MAX_BALANCE: Final = 10**17
-"""The highest balance of an account, in minor units; far below the limit of a BIGINT."""
+"""The highest balance of an account, in minor units: a tenth of what an event can carry."""
 
 ChargeStatus = Literal["paid", "rejected", "refunded", "cancelled"]
 
@@ -84,7 +84,10 @@ class Transfer(Table, table=True):
 
 
 class Account(Table, table=True):
-    """A user's account. Its balance is never negative; every change is a transfer and a new version."""
+    """A user's account. Every change of its balance is a transfer and a new version.
+
+    Refunds are never refused: 0 <= balance <= net_deposits <= MAX_BALANCE.
+    """
 
     __tablename__ = "accounts"
     currency: ClassVar[str] = CURRENCY
@@ -94,17 +97,21 @@ class Account(Table, table=True):
     balance: int = Field(default=0, sa_type=BigInteger)
     version: int = 1
     opened_at: datetime
+    net_deposits: int = Field(default=0, sa_type=BigInteger)
+    """Deposits less withdrawals: the balance and all payments that may still be refunded."""
 
     def deposit(self, amount: int, id: UUID, now: datetime) -> Transfer | BalanceLimit:
-        """Credit an amount, unless the balance would exceed MAX_BALANCE."""
-        if self.balance + amount > MAX_BALANCE:
+        """Credit an amount, unless the balance could then exceed MAX_BALANCE, even after all refunds."""
+        if self.net_deposits + amount > MAX_BALANCE:
             return BalanceLimit()
+        self.net_deposits += amount
         return self._change("deposit", amount, CASH, id, now)
 
     def withdraw(self, amount: int, id: UUID, now: datetime) -> Transfer | InsufficientFunds:
         """Debit an amount, if the balance covers it."""
         if amount > self.balance:
             return InsufficientFunds.of(self.balance)
+        self.net_deposits -= amount
         return self._change("withdrawal", -amount, CASH, id, now)
 
     def charge(

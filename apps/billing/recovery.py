@@ -38,7 +38,7 @@ async def recover(tx: Transaction, lost: Sequence[Envelope[Event]]) -> list[Rema
     known = await tx.load(Transfer, [id for e in own if (id := _transfer_id(e.event))])
     repeating = _Repeating(accounts, charges, set(known))
     remarks = [remark for e in own if (remark := repeating.remark(tx, e))]
-    await tx.update(list(accounts.values()), "balance", "version")
+    await tx.update(list(accounts.values()), "balance", "version", "net_deposits")
     await tx.insert(repeating.transfers)
     await tx.insert([charge for id, charge in repeating.decided.items() if id not in stored])
     columns = [name for name in Charge.model_fields if name != "order_id"]

@@ -190,7 +190,8 @@ async def _move(
         if isinstance(result, Transfer):
             tx.publish(_moved(account, result), command.cause)
         results.append(result)
-    await _save(tx, accounts.values(), [r for r in results if isinstance(r, Transfer)])
+    transfers = [r for r in results if isinstance(r, Transfer)]
+    await _save(tx, accounts.values(), transfers, "net_deposits")
     return results
 
 
@@ -236,8 +237,8 @@ async def _open_missing(tx: Transaction, users: dict[UUID, Causation]) -> None:
 
 
 async def _save(
-    tx: Transaction, accounts: Iterable[Account], transfers: Sequence[Transfer]
+    tx: Transaction, accounts: Iterable[Account], transfers: Sequence[Transfer], *more: str
 ) -> None:
     moved = {transfer.account_id for transfer in transfers}
-    await tx.update([a for a in accounts if a.id in moved], "balance", "version")
+    await tx.update([a for a in accounts if a.id in moved], "balance", "version", *more)
     await tx.insert(transfers)

@@ -9,11 +9,12 @@ WALLETS: Final = Check(
     "account",
     "billing",
     """
-    SELECT id, balance, version, coalesce(entries, 0) AS entries, coalesce(moved, 0) AS moved,
-        coalesce(transfers, 0) AS transfers
+    SELECT id, balance, version, net_deposits, coalesce(entries, 0) AS entries, coalesce(moved, 0) AS moved,
+        coalesce(transfers, 0) AS transfers, coalesce(net, 0) AS net
     FROM accounts FULL JOIN (
         SELECT account_id AS id, count(*) AS transfers,
-            sum(CASE WHEN kind IN ('deposit', 'refund') THEN amount ELSE -amount END) AS moved
+            sum(CASE WHEN kind IN ('deposit', 'refund') THEN amount ELSE -amount END) AS moved,
+            sum(CASE kind WHEN 'deposit' THEN amount WHEN 'withdrawal' THEN -amount END) AS net
         FROM transfers GROUP BY 1
     ) AS by_wallet USING (id)
     LEFT JOIN (SELECT account_id AS id, sum(amount) AS entries FROM ledger_entries GROUP BY 1) AS by_side USING (id)
@@ -23,6 +24,7 @@ WALLETS: Final = Check(
              "has {balance}, its entries sum to {entries}, its transfers to {moved}"),
         Rule(2, "balance < 0", "has {balance}"),
         Rule(2, "version <> transfers + 1", "is in version {version} after {transfers} transfers"),
+        Rule(1, "net_deposits <> net", "has net deposits of {net_deposits}, by its transfers {net}"),
     ),
 )  # fmt: skip
 """Every balance is the sum of the wallet's entries and of its transfers, so all wallets add up. None is missing."""

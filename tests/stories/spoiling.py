@@ -19,6 +19,7 @@ DELIVERIES: Final = (
 
 SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "a balance differs": (1, {"billing": "UPDATE accounts SET balance = 7"}),
+    "net deposits differ": (1, {"billing": "UPDATE accounts SET net_deposits = 7"}),
     "the view omits an entry": (
         1,
         {

@@ -92,6 +92,7 @@ ONLY_BY: Final[dict[str, tuple[Source, int | None]]] = {
     "wallets do not add up": (ledger.WALLETS, 0),
     "a balance is negative": (ledger.WALLETS, 1),
     "an account is in another version": (ledger.WALLETS, 2),
+    "net deposits differ": (ledger.WALLETS, 3),
     "a transfer goes elsewhere": (ledger.TRANSFERS, 0),
     "a deposit is about an order": (ledger.TRANSFERS, 1),
     "a balance was negative": (ledger.TRANSFERS, 2),

@@ -13,9 +13,10 @@ CREATE TABLE holders (
 CREATE TABLE accounts (
     id uuid PRIMARY KEY,
     user_id uuid NOT NULL UNIQUE,
-    balance bigint NOT NULL CHECK (balance >= 0),
+    balance bigint NOT NULL CHECK (balance BETWEEN 0 AND 1e17),
     version integer NOT NULL,
-    opened_at timestamptz NOT NULL
+    opened_at timestamptz NOT NULL,
+    net_deposits bigint NOT NULL DEFAULT 0 CHECK (net_deposits BETWEEN 0 AND 1e17)
 ) WITH (fillfactor = 70);
 CREATE TABLE transfers (
     id uuid PRIMARY KEY,
@@ -25,7 +26,7 @@ CREATE TABLE transfers (
     amount bigint NOT NULL CHECK (amount > 0),
     account_id uuid NOT NULL REFERENCES accounts,
     account_version integer NOT NULL,
-    balance bigint NOT NULL CHECK (balance >= 0),
+    balance bigint NOT NULL CHECK (balance BETWEEN 0 AND 1e17),
     order_id uuid,
     created_at timestamptz NOT NULL,
     CHECK (account_id IN (debit_account, credit_account)),

@@ -13,7 +13,7 @@ CREATE TABLE customers (
 CREATE TABLE orders (
     id uuid PRIMARY KEY,
     user_id uuid NOT NULL,
-    total bigint NOT NULL CHECK (total > 0),
+    total bigint NOT NULL CHECK (total BETWEEN 1 AND 1e14),
     currency varchar NOT NULL,
     status varchar NOT NULL CHECK (status IN ('pending', 'paid', 'rejected', 'cancelled')),
     reason varchar,

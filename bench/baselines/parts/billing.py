@@ -32,7 +32,7 @@ from events.money import CURRENCY
 from events.orders import OrderState
 
 LOCK: Final = statements(Account).where("user_id = $1 FOR NO KEY UPDATE")
-SAVE: Final = "UPDATE accounts SET balance = $2, version = $3 WHERE id = $1"
+SAVE: Final = "UPDATE accounts SET balance = $2, version = $3, net_deposits = $4 WHERE id = $1"
 
 CHARGE: Final = """
 WITH account AS (
@@ -107,7 +107,8 @@ async def _moved(
         move = account.deposit if what == "deposit" else account.withdraw
         result = move(amount, uuid7(), datetime.now(UTC))
         if isinstance(result, Transfer):
-            await connection.execute(SAVE, account.id, account.balance, account.version)
+            changed = (account.balance, account.version, account.net_deposits)
+            await connection.execute(SAVE, account.id, *changed)
             await connection.execute(sql.insert(Transfer), *sql.values(result))
         return rendering(ReceiptView.model_validate, 201, None)(request.scope["path"], result)
 

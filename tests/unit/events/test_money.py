@@ -1,6 +1,7 @@
 """Money: an integer of minor units in Python, a decimal in JSON, converted without loss."""
 
 import json
+import re
 from decimal import Decimal
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from events.money import MAX_AMOUNT, Amount, Money, to_minor, to_text
+from events.money import MAX_AMOUNT, MAX_MONEY, Amount, Money, to_minor, to_text
 
 AMOUNT: TypeAdapter[int] = TypeAdapter(Amount)
 MONEY: TypeAdapter[int] = TypeAdapter(Money)
@@ -24,6 +25,20 @@ class TestMoney:
         text = MONEY.dump_python(minor, mode="json")
         assert text == str(Decimal(minor).scaleb(-2).quantize(Decimal("0.01")))
         assert to_minor(text) == MONEY.validate_json(json.dumps(text)) == minor
+
+    @given(st.integers())
+    @example(MAX_MONEY)
+    @example(MAX_MONEY + 1)
+    @example(-MAX_MONEY - 1)
+    def test_what_can_be_written_can_be_read(self, minor: int) -> None:
+        try:
+            MONEY.validate_python(minor)
+        except ValidationError:
+            assert abs(minor) > MAX_MONEY
+        else:
+            text = to_text(minor)
+            assert MONEY.validate_json(json.dumps(text)) == minor
+            assert re.fullmatch(MONEY.json_schema()["pattern"], text)
 
     @given(st.text("0123456789.-+eE_ ", max_size=24))
     @example("１.00")

@@ -12,9 +12,9 @@ from events.billing import (
     FundsWithdrawn,
     PaymentRejected,
 )
-from events.orders import OrderPlaced
+from events.orders import OrderCancelled, OrderPlaced
 from events.users import UserRegistered, UserUpdated
-from tests.support.builders import a_user, an_order
+from tests.support.builders import a_user, an_order, cancelled
 from tests.support.harness import RunningService
 from tests.support.purse import balance, got, move, open_with
 
@@ -111,15 +111,19 @@ async def test_a_deposit_beyond_the_balance_limit_is_refused(billing: RunningSer
         await got(ada, f"/account/{user.id}")
         nearly_full = """
             WITH full_account AS (
-                UPDATE accounts SET balance = 1e17::bigint - 1, version = 2 WHERE user_id = $1
-                RETURNING *)
+                UPDATE accounts SET balance = 1e17::bigint - 1, net_deposits = 1e17::bigint - 1, version = 2
+                WHERE user_id = $1 RETURNING *)
             INSERT INTO transfers SELECT id, 'deposit', $2, id, balance, id, version, balance,
                 NULL, opened_at FROM full_account"""
         await billing.rows(nearly_full, user.id, CASH)
         await move(ada, user, "deposit", "0.01")
+        order = an_order(total="1000000000000.00", user=user)
+        await billing.processes(OrderPlaced(order=order))  # it may be refunded
         refused = await ada.post(path, json={"amount": "0.01"})
     assert refused.status_code == 403
     assert refused.json()["reason"] == "balance_limit"
+    await billing.processes(OrderCancelled(order=cancelled(order)))
+    assert await balance(billing, user) == "1000000000000000.00"
 
 
 async def test_a_statement_is_paged_newest_first(billing: RunningService) -> None:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from apps.billing import use_cases
-from apps.billing.models import CASH, REVENUE, Account, Charge, InsufficientFunds, Transfer
+from apps.billing.models import (
+    CASH,
+    MAX_BALANCE,
+    REVENUE,
+    Account,
+    BalanceLimit,
+    Charge,
+    InsufficientFunds,
+    Transfer,
+)
 from apps.billing.use_cases import MoveFunds, ViewAccount
 from events.base import Causation, Envelope, Event
 from events.billing import (
@@ -25,7 +34,7 @@ from events.billing import (
     PaymentRejected,
     PaymentSucceeded,
 )
-from events.money import to_text
+from events.money import MAX_AMOUNT, to_text
 from events.orders import OrderCancelled, OrderPlaced, OrderState
 from events.users import UserRegistered
 from tests.support.builders import a_user, an_order, cancelled, now
@@ -35,9 +44,10 @@ CAUSE = Causation("flow")
 USERS = [UUID(int=n) for n in (1, 2, 3)]
 
 users = st.sampled_from(USERS)
-amounts = st.one_of(st.integers(1, 50), st.integers(1, 10**14))
+FULL = st.sampled_from((MAX_BALANCE // 2, MAX_BALANCE))
+amounts = st.one_of(st.integers(1, 50), st.integers(1, MAX_AMOUNT), FULL)
 moves = st.lists(st.tuples(users, amounts), min_size=1, max_size=6)
-totals = st.one_of(st.integers(1, 60), st.integers(1, 10**14))
+totals = st.one_of(st.integers(1, 60), st.integers(1, MAX_AMOUNT), FULL)
 ORDERS = 12
 numbers = st.lists(st.integers(0, ORDERS - 1), min_size=1, max_size=8)
 
@@ -47,6 +57,7 @@ class SimpleLedger:
     """The model: balances, and the outcome of each order."""
 
     balances: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
+    refundable: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     outcomes: dict[UUID, str] = field(default_factory=dict)
 
     def place(self, order: OrderState) -> str | None:
@@ -61,6 +72,7 @@ class SimpleLedger:
         else:
             outcome = "paid"
             self.balances[order.user_id] -= order.total
+            self.refundable[order.user_id] += order.total
         self.outcomes[order.id] = outcome
         return outcome
 
@@ -68,6 +80,7 @@ class SimpleLedger:
         before = self.outcomes.get(order.id)
         if before == "paid":
             self.balances[order.user_id] += order.total
+            self.refundable[order.user_id] -= order.total
             self.outcomes[order.id] = "refunded"
             return "refunded"
         self.outcomes.setdefault(order.id, "cancelled")
@@ -93,6 +106,9 @@ class Ledger(RuleBasedStateMachine):
     def deposit(self, wanted: list[tuple[UUID, int]]) -> None:
         results = self.memory.run(use_cases.deposit, _commands(wanted))
         for (user, amount), result in zip(wanted, results, strict=True):
+            if self.expected.balances[user] + self.expected.refundable[user] + amount > MAX_BALANCE:
+                assert isinstance(result, BalanceLimit)
+                continue
             self.expected.balances[user] += amount
             assert isinstance(result, Transfer)
             assert (result.amount, result.balance) == (amount, self.expected.balances[user])
@@ -141,6 +157,11 @@ class Ledger(RuleBasedStateMachine):
         found = {account.user_id: account.balance for account in self.memory.rows(Account)}
         assert found == {user: self.expected.balances[user] for user in found}
         assert not any(b for user, b in self.expected.balances.items() if user not in found)
+
+    @invariant()
+    def every_balance_is_within_its_bound(self) -> None:
+        for account in self.memory.rows(Account):
+            assert 0 <= account.balance <= account.net_deposits <= MAX_BALANCE
 
     @invariant()
     def every_account_is_the_sum_of_its_transfers(self) -> None:

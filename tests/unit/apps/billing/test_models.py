@@ -17,6 +17,7 @@ from apps.billing.models import (
     Transfer,
 )
 from events.billing import AccountState
+from events.money import to_text
 from events.orders import OrderState
 from tests.support.builders import an_order
 
@@ -27,7 +28,12 @@ ID, OTHER_ID = UUID(int=10), UUID(int=11)
 
 def an_account(balance: int = 0, version: int = 1) -> Account:
     return Account(
-        id=UUID(int=1000), user_id=UUID(int=2000), balance=balance, version=version, opened_at=NOW
+        id=UUID(int=1000),
+        user_id=UUID(int=2000),
+        balance=balance,
+        version=version,
+        opened_at=NOW,
+        net_deposits=balance,
     )
 
 
@@ -54,6 +60,21 @@ class TestDeposit:
         assert (account.balance, account.version) == (MAX_BALANCE - 1, 1)
         moved(account.deposit(1, ID, NOW))
         assert account.balance == MAX_BALANCE
+
+    def test_a_deposit_leaves_room_for_the_refund_of_every_payment(self) -> None:
+        account = an_account(balance=MAX_BALANCE)
+        order = an_order(total=to_text(MAX_BALANCE), user=account.user_id)
+        charge, _ = account.charge(order, ID, NOW)
+
+        assert isinstance(account.deposit(1, OTHER_ID, NOW), BalanceLimit)
+        account.refund(charge, OTHER_ID, LATER)
+        assert account.balance == MAX_BALANCE
+
+    def test_a_withdrawal_makes_room_for_a_deposit(self) -> None:
+        account = an_account(balance=MAX_BALANCE)
+        moved(account.withdraw(5, ID, NOW))
+        assert isinstance(account.deposit(6, ID, NOW), BalanceLimit)
+        moved(account.deposit(5, ID, NOW))
 
 
 class TestWithdraw:
