@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import signal
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
@@ -17,7 +18,8 @@ from chassis.messaging.errors import connection_may_be_lost
 from events.orders import OrderPlaced
 from tests.chaos.malformed import QUEUE, malformed_message
 from tests.chaos.schedule import REPLICAS, Fault
-from tests.chaos.world import World
+from tests.chaos.slips import SLIPS, Slips
+from tests.chaos.world import NothingToDoError, World
 from tests.stories.journal import outbox_row_of
 from tests.support.alarms import ALARMS
 from tests.support.processes import ServiceProcess
@@ -30,9 +32,9 @@ responses again that are not recorded yet."""
 REACHED_SECONDS: Final = 30.0
 """How long a process that is to die at a crash point may live on before it is killed anyhow."""
 
-
-class NothingToDoError(Exception):
-    """A fault came at a moment at which it could not be done."""
+OF_BROKER: Final = {
+    "kill broker", "freeze broker", "alarm", "again", "malformed message", *SLIPS
+}  # fmt: skip
 
 
 class Faults:
@@ -58,9 +60,11 @@ class Faults:
             "malformed message": self.malformed_message,
         }
 
+        self._do |= Slips(world).kinds
+
     async def do(self, fault: Fault) -> None:
         """Do a fault and undo it again. Raises NothingToDoError."""
-        if "notifications" in fault.target:
+        if fault.target.startswith("notifications") and fault.kind not in SLIPS:
             self._world.extra_copies += UNRECORDED_LIMIT
         elif fault.kind in {"mail", "kill database", "freeze database", "network", "connections"}:
             self._world.extra_copies += COPIES_IN_FLIGHT
@@ -225,7 +229,7 @@ class Faults:
         )
         await self._speaking(self._world.broker.send, message, "", QUEUE)
         if id is not None:
-            self._world.malformed.add(id)
+            self._world.malformed[id] = time.monotonic()
 
     async def _speaking(self, say: Callable[..., Coroutine[Any, Any, Any]], *words: Any) -> None:
         try:
@@ -240,7 +244,7 @@ class Faults:
 
 def _subject(fault: Fault) -> str:
     """What may suffer only one fault at a time."""
-    if fault.kind in {"kill broker", "freeze broker", "alarm", "again", "malformed message"}:
+    if fault.kind in OF_BROKER:
         return "broker"
     if fault.kind == "connections":
         return fault.target

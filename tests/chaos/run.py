@@ -4,18 +4,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-import asyncpg
-
 from bench.answers import Answers
-from ops.audit import DatabaseUnavailableError, audit
-from tests.chaos.faults import Faults, NothingToDoError
+from ops.audit import audit
+from tests.chaos.faults import Faults
 from tests.chaos.schedule import CALM_SECONDS, Fault, schedule
 from tests.chaos.shoppers import Shoppers
+from tests.chaos.slips import DISTURBED, mend
 from tests.chaos.verdict import Report
-from tests.chaos.world import QUIET_SECONDS, World, running_world
+from tests.chaos.world import QUIET_SECONDS, NothingToDoError, World, running_world
 from tests.stories.journal import Journal
 from tests.stories.snapshot import snapshot_of
 from tests.stories.snapshot_rules import violations
@@ -32,6 +32,9 @@ TRIES: Final = 4
 """How often a fault is tried that finds nothing to do: what it is about may be down, or at rest, for another fault."""
 
 AGAIN_SECONDS: Final = 3.0
+
+MEND_PAUSE_SECONDS: Final = 1.0
+"""Between publishing what is lacking and looking again: what waits in a queue counts as lacking."""
 
 Say = Callable[[str], None]
 
@@ -64,7 +67,7 @@ async def _suffer(
         for _ in range(TRIES):
             try:
                 await doing.do(fault)
-            except (NothingToDoError, OSError, TimeoutError, ChildFailed) as nothing:
+            except (NothingToDoError, AssertionError, ChildFailed, *DISTURBED) as nothing:
                 say(f"{_clock(begun)} not done, {name}: {nothing!r}")
                 await asyncio.sleep(AGAIN_SECONDS)
             else:
@@ -92,12 +95,7 @@ async def _look(world: World, report: Report, say: Say) -> None:
         try:
             async with asyncio.timeout(LOOK_SECONDS):
                 seen = await audit(world.urls, numbers=IN_THE_RUN, timeout_seconds=2)
-        except (
-            DatabaseUnavailableError,
-            OSError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-        ) as error:
+        except DISTURBED as error:
             say(f"not looked, for the database suffers: {error!r}")
             continue
         report.looks += 1
@@ -108,7 +106,10 @@ async def _recover(world: World, report: Report, say: Say) -> None:
     begun = time.monotonic()
 
     async def empty() -> None:
-        assert await world.outboxes() == 0
+        try:
+            assert await world.outboxes() == 0
+        except DISTURBED as error:
+            raise AssertionError(repr(error)) from error
 
     try:
         await eventually(empty, within=QUIET_SECONDS)
@@ -120,6 +121,26 @@ async def _recover(world: World, report: Report, say: Say) -> None:
         await world.is_healed()
     except AssertionError as unwell:  # the audit may report more
         report.violations.append(f"not healed: {unwell}")
+    await _mend(world, report, say)
+
+
+async def _mend(world: World, report: Report, say: Say) -> None:
+    """What operators' slips have lost is published again, until no subscriber lacks anything."""
+
+    async def mended() -> None:
+        try:
+            lacking = await mend(world, timedelta(0))
+        except DISTURBED as error:
+            raise AssertionError(repr(error)) from error
+        if lacking:
+            say(f"{lacking:,} events were lacking, and are published again")
+            await asyncio.sleep(MEND_PAUSE_SECONDS)
+            raise AssertionError(f"{lacking} events are lacking")
+
+    try:
+        await eventually(mended, within=QUIET_SECONDS)
+    except AssertionError as error:
+        report.violations.append(f"not mended: {error}")
 
 
 async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> None:

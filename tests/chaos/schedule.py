@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from apps import SERVICES
+from chassis.messaging.topology import DEAD, JOURNAL
+from ops.subscriptions import TOPOLOGY
 
 REPLICAS: Final = ("a", "b")
 
@@ -24,11 +26,16 @@ KINDS: Final = (
     "mail",
     "again",
     "malformed message",
+    "delete queue",
+    "purge queue",
+    "unbind queue",
+    "policy",
+    "permissions",
 )
 """The main kinds. Each comes as often as every other one."""
 
-PER_MINUTE: Final = 22 / 30
-"""How often each kind comes: 22 times in half an hour, so that 20 remain if a few find nothing to do."""
+PER_MINUTE: Final = 12 / 30
+"""How often each kind comes: 12 times in half an hour, so that 10 remain if a few find nothing to do."""
 
 CALM_SECONDS: Final = 5.0
 """Before the first fault and after the last one there is nothing but load."""
@@ -37,6 +44,15 @@ NETWORK: Final = ("cut", "half-open", "delay")
 ALARMS: Final = ("memory", "disk")
 MAIL: Final = ("gone", "slow", "later")
 MALFORMED: Final = ("truncated", "unknown version", "unknown fields", "a megabyte", "another type")
+POLICIES: Final = ("message-ttl", "max-length")
+QUEUES: Final = tuple(
+    queue.name
+    for queue in TOPOLOGY.queues
+    if queue.name != JOURNAL and not queue.name.endswith(f".{DEAD}")
+    if queue.bindings[0][0] != "users"
+)
+"""Those that events pass through under load: nobody registers meanwhile."""
+
 POINTS: Final = (
     ("relay.before_publish", SERVICES),
     ("relay.after_confirm", SERVICES),
@@ -61,8 +77,16 @@ TARGETS: Final = {
     "alarm": ALARMS,
     "mail": MAIL,
     "malformed message": MALFORMED,
+    "delete queue": QUEUES,
+    "purge queue": QUEUES,
+    "unbind queue": QUEUES,
+    "policy": QUEUES,
+    "permissions": SERVICES,
 }
 """The targets or varieties of a kind. Faults of services choose a process; else a name ends with its target."""
+
+VARIETIES: Final = {"network": NETWORK, "policy": POLICIES}
+"""How it is done, where there are several ways."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +101,7 @@ class Fault:
     seconds: float
     """How long it lasts, where it lasts."""
     how: str = ""
-    """A crash point, or the variety of a network fault."""
+    """A crash point, or the variety of a network fault or of a policy."""
 
 
 def schedule(seed: int, minutes: float) -> list[Fault]:
@@ -102,6 +126,6 @@ def _fault(kind: str, at: float, dice: random.Random) -> Fault:
         target = f"{dice.choice(services)} {dice.choice(REPLICAS)}"
     else:
         target = dice.choice(TARGETS.get(kind) or (kind.rpartition(" ")[2],))
-    if kind == "network":
-        how = dice.choice(NETWORK)
+    if kind in VARIETIES:
+        how = dice.choice(VARIETIES[kind])
     return Fault(at, kind, target, seconds, how)

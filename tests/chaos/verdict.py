@@ -11,7 +11,7 @@ GREEN, RED, INVALID = 0, 1, 3
 """Exit statuses. Invalid: too little happened for a verdict. (2 is a wrong command line.)"""
 
 FAULTS_PER_MINUTE: Final = 200 / 30
-EACH_KIND_PER_MINUTE: Final = 20 / 30
+EACH_KIND_PER_MINUTE: Final = 10 / 30
 ORDERS_PER_MINUTE: Final = 100_000 / 30
 """The least that makes a run valid, from what half an hour must show. Where a machine has much else to do, fewer
 orders may be asked for; the faults stay."""

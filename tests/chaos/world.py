@@ -38,6 +38,10 @@ HEAL_SECONDS: Final = 90.0
 QUIET_SECONDS: Final = 180.0
 
 
+class NothingToDoError(Exception):
+    """A fault came at a moment at which it could not be done."""
+
+
 class Witness(Journal):
     """Everything that is published, through a queue of its own; goes on where it was when the broker comes back.
 
@@ -113,8 +117,10 @@ class World(Stack):
         self.replicas: dict[str, ServiceProcess] = {}
         self.held: set[str] = set()
         """Replicas that the supervisor does not restart: a fault will do it."""
-        self.malformed: set[UUID] = set()
-        """Ids under which malformed messages must be dead-lettered."""
+        self.malformed: dict[UUID, float] = {}
+        """Ids under which malformed messages must be dead-lettered, and when they were sent (monotonic seconds)."""
+        self.perhaps_lost: set[UUID] = set()
+        """Those of them that may have been lost with their queue."""
         self.dice = random.Random()
         self._supervising: asyncio.Task[None] | None = None
         self._http: dict[str, httpx.AsyncClient] = {}
@@ -215,7 +221,7 @@ class World(Stack):
 
     async def unexplained_dead_letters(self) -> list[str]:
         """Empty the dead-letter queues. Return what was dead-lettered without being malformed, and the reverse."""
-        missing, found = set(self.malformed), []
+        missing, found = self.malformed.keys() - self.perhaps_lost, []
         for service in SERVICES:
             while (message := await self.broker.take(f"{service}.{DEAD}")) is not None:
                 id = UUID(message.message_id or "00000000-0000-0000-0000-000000000000")
