@@ -14,15 +14,16 @@ import asyncpg
 from aio_pika.exceptions import AMQPError
 
 from apps.notifications.dispatcher import UNRECORDED_LIMIT
+from chassis.database.errors import CONNECTION_LOST
 from chassis.messaging.errors import connection_may_be_lost
 from events.orders import OrderPlaced
 from tests.chaos.malformed import QUEUE, malformed_message
 from tests.chaos.schedule import REPLICAS, Fault
+from tests.chaos.shortages import Shortages
 from tests.chaos.slips import SLIPS, Slips
 from tests.chaos.world import NothingToDoError, World
 from tests.stories.journal import outbox_row_of
 from tests.support.alarms import ALARMS
-from tests.support.processes import ServiceProcess
 from tools.children import Child, ChildFailed
 
 COPIES_IN_FLIGHT: Final = 16
@@ -35,6 +36,8 @@ REACHED_SECONDS: Final = 30.0
 OF_BROKER: Final = {
     "kill broker", "freeze broker", "alarm", "again", "malformed message", *SLIPS
 }  # fmt: skip
+
+OF_DATABASE: Final = {"kill database", "freeze database", "read only", "connections taken"}
 
 
 class Faults:
@@ -60,13 +63,13 @@ class Faults:
             "malformed message": self.malformed_message,
         }
 
-        self._do |= Slips(world).kinds
+        self._do |= Slips(world).kinds | Shortages(world).kinds
 
     async def do(self, fault: Fault) -> None:
         """Do a fault and undo it again. Raises NothingToDoError."""
         if fault.target.startswith("notifications") and fault.kind not in SLIPS:
             self._world.extra_copies += UNRECORDED_LIMIT
-        elif fault.kind in {"mail", "kill database", "freeze database", "network", "connections"}:
+        elif fault.kind in {"mail", "network", "connections", *OF_DATABASE}:
             self._world.extra_copies += COPIES_IN_FLIGHT
         async with self._locks[_subject(fault)]:
             await self._do[fault.kind](fault)
@@ -74,16 +77,16 @@ class Faults:
     # Services.
 
     async def kill_service(self, fault: Fault) -> None:
-        process = self._running(fault.target)
+        process = self._world.running(fault.target)
         process.kill()
 
     async def freeze_service(self, fault: Fault) -> None:
-        process = self._running(fault.target)
+        process = self._world.running(fault.target)
         async with _frozen(process.child):
             await asyncio.sleep(fault.seconds)
 
     async def crash_point(self, fault: Fault) -> None:
-        process = self._running(fault.target)
+        process = self._world.running(fault.target)
         async with self._in_our_hands(fault.target):
             process.kill()
             process.child.start({"CHORUS_CRASH_AT": fault.how})
@@ -112,12 +115,6 @@ class Faults:
             # Another fault may keep it from being ready.
             with contextlib.suppress(AssertionError, TimeoutError, ChildFailed):
                 await asyncio.wait_for(process.ready(), 10)
-
-    def _running(self, name: str) -> ServiceProcess:
-        process = self._world.replicas[name]
-        if not process.child.running:
-            raise NothingToDoError(f"{name} does not run")
-        return process
 
     @contextlib.asynccontextmanager
     async def _in_our_hands(self, name: str) -> AsyncIterator[None]:
@@ -175,7 +172,7 @@ class Faults:
                 await connection.execute(_TERMINATE)
             finally:
                 await connection.close(timeout=2)
-        except (OSError, asyncpg.PostgresError) as error:
+        except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
             raise NothingToDoError(repr(error)) from None
 
     async def alarm(self, fault: Fault) -> None:
@@ -248,7 +245,7 @@ def _subject(fault: Fault) -> str:
         return "broker"
     if fault.kind == "connections":
         return fault.target
-    if fault.kind in {"kill database", "freeze database"}:
+    if fault.kind in OF_DATABASE:
         return "database"
     if fault.kind == "network":
         return f"network {fault.target}"

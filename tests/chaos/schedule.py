@@ -2,14 +2,18 @@
 
 import math
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from apps import SERVICES
 from chassis.messaging.topology import DEAD, JOURNAL
 from ops.subscriptions import TOPOLOGY
 
+T = TypeVar("T")
+
 REPLICAS: Final = ("a", "b")
+PROCESSES: Final = tuple(f"{service} {replica}" for service in SERVICES for replica in REPLICAS)
 
 KINDS: Final = (
     "kill service",
@@ -31,6 +35,11 @@ KINDS: Final = (
     "unbind queue",
     "policy",
     "permissions",
+    "read only",
+    "connections taken",
+    "clock",
+    "file handles",
+    "memory",
 )
 """The main kinds. Each comes as often as every other one."""
 
@@ -44,6 +53,9 @@ NETWORK: Final = ("cut", "half-open", "delay")
 ALARMS: Final = ("memory", "disk")
 MAIL: Final = ("gone", "slow", "later")
 MALFORMED: Final = ("truncated", "unknown version", "unknown fields", "a megabyte", "another type")
+JUMPS: Final = ("+1", "-1", "+90", "-90", "+1h", "-1h", "+30d", "-30d")
+"""By how much a process's clock is wrong for a while: in seconds, hours or days."""
+
 POLICIES: Final = ("message-ttl", "max-length")
 QUEUES: Final = tuple(
     queue.name
@@ -70,7 +82,7 @@ POINTS: Final = (
 """Crash points, and the services that come past them under load."""
 
 
-TARGETS: Final = {
+TARGETS: Final[Mapping[str, Sequence[str]]] = {
     "rolling restart": SERVICES,
     "network": ("broker", "database", "mail"),
     "connections": ("broker", "database"),
@@ -82,10 +94,13 @@ TARGETS: Final = {
     "unbind queue": QUEUES,
     "policy": QUEUES,
     "permissions": SERVICES,
+    "connections taken": SERVICES,
 }
-"""The targets or varieties of a kind. Faults of services choose a process; else a name ends with its target."""
+"""The targets or varieties of a kind, if they are no processes; without either a name ends with its target."""
 
-VARIETIES: Final = {"network": NETWORK, "policy": POLICIES}
+OF_PROCESSES: Final = {"kill service", "freeze service", "clock", "file handles", "memory"}
+
+VARIETIES: Final = {"network": NETWORK, "policy": POLICIES, "clock": JUMPS}
 """How it is done, where there are several ways."""
 
 
@@ -101,31 +116,44 @@ class Fault:
     seconds: float
     """How long it lasts, where it lasts."""
     how: str = ""
-    """A crash point, or the variety of a network fault or of a policy."""
+    """A crash point, or the variety of the kind."""
+
+
+class _Dealer:
+    """Deals the options of a kind in random order, and each again once all have been dealt."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self._dice = dice
+        self._decks: dict[object, list[Any]] = {}
+
+    def next(self, options: Sequence[T]) -> T:
+        if not (deck := self._decks.setdefault(options, [])):
+            deck += self._dice.sample(options, len(options))
+        option: T = deck.pop()
+        return option
 
 
 def schedule(seed: int, minutes: float) -> list[Fault]:
     """All faults of a run, in the order of time."""
     dice = random.Random(seed)
+    dealers = {kind: _Dealer(dice) for kind in KINDS}
     kinds = [kind for kind in KINDS for _ in range(max(1, math.ceil(minutes * PER_MINUTE)))]
     dice.shuffle(kinds)
     room = (minutes * 60 - 2 * CALM_SECONDS) / len(kinds)
     return [
-        _fault(kind, CALM_SECONDS + (place + dice.random() * 0.9) * room, dice)
+        _fault(kind, CALM_SECONDS + (place + dice.random() * 0.9) * room, dice, dealers[kind])
         for place, kind in enumerate(kinds)
     ]
 
 
-def _fault(kind: str, at: float, dice: random.Random) -> Fault:
+def _fault(kind: str, at: float, dice: random.Random, dealer: _Dealer) -> Fault:
     seconds = round(dice.uniform(1.0, 4.0), 1)
-    how = ""
-    if kind in {"kill service", "freeze service"}:
-        target = f"{dice.choice(SERVICES)} {dice.choice(REPLICAS)}"
+    how = dealer.next(VARIETIES[kind]) if kind in VARIETIES else ""
+    if kind in OF_PROCESSES:
+        target = dealer.next(PROCESSES)
     elif kind == "crash point":
-        how, services = dice.choice(POINTS)
+        how, services = dealer.next(POINTS)
         target = f"{dice.choice(services)} {dice.choice(REPLICAS)}"
     else:
-        target = dice.choice(TARGETS.get(kind) or (kind.rpartition(" ")[2],))
-    if kind in VARIETIES:
-        how = dice.choice(VARIETIES[kind])
+        target = dealer.next(TARGETS.get(kind) or (kind.rpartition(" ")[2],))
     return Fault(at, kind, target, seconds, how)

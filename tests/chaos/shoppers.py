@@ -170,7 +170,7 @@ class Shoppers:
         path, body = f"/account/{customer.id}/deposit", {"amount": to_text(amount)}
         for _ in range(TRIES):
             answer = await self._ask(customer, "billing", "POST", path, body, Idempotency_Key=key)
-            if answer is not None and (answer.is_success or answer.status_code < 500):
+            if answer is not None and answer.status_code < 500 and answer.status_code != 401:
                 sure, perhaps = self.paid_in[customer.id]
                 paid = amount if answer.is_success else 0
                 self.paid_in[customer.id] = (sure + paid, perhaps - amount)

@@ -20,7 +20,7 @@ ORDERS_PER_MINUTE = 300
 @pytest.mark.timeout(600)  # seconds: three minutes, starts, and rest
 async def test_nothing_is_lost_and_nothing_doubled_while_everything_fails() -> None:
     try:
-        install_missing("postgresql", "rabbitmq")
+        install_missing("postgresql", "rabbitmq", "faketime")
     except CannotRun as missing:
         pytest.skip(f"servers as processes are needed, to be killed and frozen: {missing}")
     arguments = ["--minutes", str(MINUTES), "--orders", str(ORDERS_PER_MINUTE)]

@@ -11,9 +11,11 @@ from uuid import UUID
 
 import aio_pika
 import httpx
+import stamina
 from aio_pika.exceptions import AMQPError
 
 from apps import SERVICES
+from chassis.database.errors import CONNECTION_LOST
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.topology import DEAD
 from events.contracts import language
@@ -27,6 +29,7 @@ from tests.support.processes import Processes, ServiceProcess
 from tests.support.proxy import Proxy
 from tests.support.servers import Servers
 from tools.servers import PrivateServers, private_servers
+from tools.servers.install import faketime_library, install_missing
 
 RESTART_SECONDS: Final = 1.0
 """How long a supervisor waits before it starts again what has died."""
@@ -150,9 +153,17 @@ class World(Stack):
         await super().stop()
 
     def _replica(self, service: str, replica: str) -> ServiceProcess:
+        name = f"{service} {replica}"
+        self.set_clock(name, "+0")
         settings = {
             "CHORUS_OPERATOR_EMAIL": "operator@chorus.test",
             "CHORUS_OPERATOR_PASSWORD": "not a secret",
+            # Its clock is what a file says, which is read again every second. Intervals stay as they are.
+            "LD_PRELOAD": str(faketime_library()),
+            "FAKETIME_TIMESTAMP_FILE": str(self._clock(name)),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
             "CHORUS_SMTP_PORT": str(
                 self.proxies["mail"].port if replica == "b" else self.mail.port
             ),
@@ -162,14 +173,28 @@ class World(Stack):
                 "database": self.installation.database_url(service),
                 "broker": self.installation.amqp_url(service),
             }.items():
-                name = "DATABASE" if what == "database" else "AMQP"
-                settings[f"CHORUS_{name}_URL_{service.upper()}"] = self.proxies[what].url(url)
-        made = self._processes.of(
-            service, self.installation, settings=settings, name=f"{service} {replica}"
-        )
+                setting = "DATABASE" if what == "database" else "AMQP"
+                settings[f"CHORUS_{setting}_URL_{service.upper()}"] = self.proxies[what].url(url)
+        made = self._processes.of(service, self.installation, settings=settings, name=name)
         if replica == "a":
             self._services[service] = made
         return made
+
+    def running(self, name: str) -> ServiceProcess:
+        """A replica that runs. Raises NothingToDoError."""
+        process = self.replicas[name]
+        if not process.child.running:
+            raise NothingToDoError(f"{name} does not run")
+        return process
+
+    def set_clock(self, name: str, offset: str) -> None:
+        """Make a replica's clock wrong by an offset such as "-90" (seconds), "+1h", "+30d"; "+0" makes it right."""
+        new = self._clock(name).with_suffix(".new")
+        new.write_text(offset)
+        new.rename(self._clock(name))
+
+    def _clock(self, name: str) -> Path:
+        return self.private.folder / f"{name}.clock"
 
     async def _supervise(self) -> None:
         while True:
@@ -207,6 +232,18 @@ class World(Stack):
             raise AssertionError(f"{name} does not answer: {error!r}") from None
         assert answer.status_code == 200, f"{name} is not ready: {answer.text}"
 
+    async def rows(self, service: str, sql: str, *values: Any) -> list[dict[str, Any]]:
+        """What stands in a service's database; read again if a fault has left the connection unusable."""
+        async for attempt in stamina.retry_context(on=CONNECTION_LOST, timeout=HEAL_SECONDS):
+            with attempt:
+                return await super().rows(service, sql, *values)
+        raise AssertionError("unreachable")
+
+    async def value(self, service: str, sql: str, *values: Any) -> Any:
+        [row] = await self.rows(service, sql, *values)
+        [value] = row.values()
+        return value
+
     async def fresh_broker(self) -> None:
         """An administrator's new connection, after faults that the old one may not have survived."""
         with contextlib.suppress(AMQPError, OSError), connection_may_be_lost():
@@ -236,6 +273,7 @@ class World(Stack):
 @contextlib.asynccontextmanager
 async def running_world() -> AsyncIterator[World]:
     """Everything from nothing on private servers, and gone at the end."""
+    install_missing("faketime")
     with private_servers() as private:
         rabbitmq = private.rabbitmq
         servers = Servers(

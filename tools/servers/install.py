@@ -6,13 +6,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from tools.children import CannotRun
 
-Package = Literal["postgresql", "rabbitmq"]
-_DEBIAN: dict[Package, str] = {"postgresql": "postgresql", "rabbitmq": "rabbitmq-server"}
+Package = Literal["postgresql", "rabbitmq", "faketime"]
+_DEBIAN: dict[Package, str] = {
+    "postgresql": "postgresql",
+    "rabbitmq": "rabbitmq-server",
+    "faketime": "libfaketime",
+}
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _NO_STARTS = "#!/bin/sh\n# Written by chorus while it installs packages.\nexit 101\n"
 
@@ -31,10 +36,20 @@ def rabbitmq_server() -> Path:
     return _find("rabbitmq") or _missing("rabbitmq")
 
 
+def faketime_library() -> Path:
+    """The library that moves the clock of a process that preloads it. Raises ServersMissing."""
+    return _find("faketime") or _missing("faketime")
+
+
 def _find(package: Package) -> Path | None:
     if package == "rabbitmq":
         # Debian's command requires the system's account and folders. The program that it calls does not.
         return _which("rabbitmq-server", "/usr/lib/rabbitmq/bin") or _which("rabbitmq-server")
+    if package == "faketime":
+        library = "faketime/libfaketimeMT.so.1"
+        return next(
+            chain(*(Path("/usr").glob(f"{lib}/{library}") for lib in ("lib/*", "lib*"))), None
+        )
     installed = [*Path("/usr/lib/postgresql").glob("*/bin"), *Path("/usr").glob("pgsql-*/bin")]
     installed.sort(key=lambda folder: -int(re.sub(r"\D", "", folder.parent.name) or 0))
     if initdb := _which("initdb"):
