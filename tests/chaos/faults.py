@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -24,7 +22,8 @@ from tests.chaos.slips import SLIPS, Slips
 from tests.chaos.world import NothingToDoError, World
 from tests.stories.journal import outbox_row_of
 from tests.support.alarms import ALARMS
-from tools.children import Child, ChildFailed
+from tests.support.processes import frozen
+from tools.children import ChildFailed
 
 COPIES_IN_FLIGHT: Final = 16
 """E-mails that may be sent a second time when a dispatcher's server or database fails: 8 connections, and as many
@@ -82,7 +81,7 @@ class Faults:
 
     async def freeze_service(self, fault: Fault) -> None:
         process = self._world.running(fault.target)
-        async with _frozen(process.child):
+        async with frozen(process.child):
             await asyncio.sleep(fault.seconds)
 
     async def crash_point(self, fault: Fault) -> None:
@@ -134,7 +133,7 @@ class Faults:
         await asyncio.to_thread(rabbitmq.wait)
 
     async def freeze_broker(self, fault: Fault) -> None:
-        async with _frozen(self._world.private.rabbitmq.process):
+        async with frozen(self._world.private.rabbitmq.process):
             await asyncio.sleep(fault.seconds)
 
     async def kill_database(self, fault: Fault) -> None:
@@ -145,7 +144,7 @@ class Faults:
         await asyncio.to_thread(postgres.wait)
 
     async def freeze_database(self, fault: Fault) -> None:
-        async with _frozen(self._world.private.postgres.process):
+        async with frozen(self._world.private.postgres.process):
             await asyncio.sleep(fault.seconds)
 
     async def network(self, fault: Fault) -> None:
@@ -252,23 +251,6 @@ def _subject(fault: Fault) -> str:
     if fault.kind == "rolling restart":
         return f"rolling {fault.target}"
     return "mail" if fault.kind == "mail" else fault.target
-
-
-@contextlib.asynccontextmanager
-async def _frozen(child: Child) -> AsyncIterator[None]:
-    """A process and everything below it stand still in this block."""
-    if not child.running:
-        raise NothingToDoError(f"{child.name} does not run")
-    pids = child.family()
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 _TERMINATE: Final = """

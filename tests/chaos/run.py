@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
+
+import stamina
 
 from bench.answers import Answers
 from ops.audit import audit
@@ -56,6 +58,25 @@ async def run(report: Report, rate: float, say: Say) -> None:
         await _audit(world, shoppers, report, say)
 
 
+async def done(
+    do: Callable[[Fault], Awaitable[None]],
+    fault: Fault,
+    say: Say,
+    *,
+    pause_seconds: float = AGAIN_SECONDS,
+) -> bool:
+    """Do a fault, several times if it finds nothing to do or another fault disturbs it. Returns whether it was done."""
+    for _ in range(TRIES):
+        try:
+            await do(fault)
+        except (NothingToDoError, AssertionError, ChildFailed, *DISTURBED) as nothing:
+            say(f"not done, {fault}: {nothing!r}")
+            await asyncio.sleep(pause_seconds)
+        else:
+            return True
+    return False
+
+
 async def _suffer(
     world: World, report: Report, faults: list[Fault], seconds: float, say: Say
 ) -> None:
@@ -63,18 +84,10 @@ async def _suffer(
     doing = Faults(world)
 
     async def suffer(fault: Fault) -> None:
-        name = f"{fault.kind}: {fault.target} {fault.how}".strip()
-        for _ in range(TRIES):
-            try:
-                await doing.do(fault)
-            except (NothingToDoError, AssertionError, ChildFailed, *DISTURBED) as nothing:
-                say(f"{_clock(begun)} not done, {name}: {nothing!r}")
-                await asyncio.sleep(AGAIN_SECONDS)
-            else:
-                report.faults[fault.kind] += 1
-                report.varieties[name] += 1
-                say(f"{_clock(begun)} {name} ({fault.seconds} s); {report.accepted:,} orders")
-                return
+        if await done(doing.do, fault, lambda text: say(f"{_clock(begun)} {text}")):
+            say(f"{_clock(begun)} {fault} ({fault.seconds} s); {report.accepted:,} orders")
+            report.faults[fault.kind] += 1
+            report.varieties[str(fault)] += 1
 
     async with asyncio.TaskGroup() as together:
         for fault in faults:
@@ -152,10 +165,14 @@ async def _audit(world: World, shoppers: Shoppers, report: Report, say: Say) -> 
     report.violations += await world.unexplained_dead_letters()
     say("at rest; the audit begins")
     begun = time.monotonic()
-    seen = await audit(world.urls, [Answers(world.history)], at_rest=True, timeout_seconds=5)
+    async for attempt in stamina.retry_context(on=DISTURBED):
+        with attempt:
+            seen = await audit(
+                world.urls, [Answers(world.history)], at_rest=True, timeout_seconds=5
+            )
+            snapshot = await snapshot_of(world)
     say(f"`chorus audit` took {time.monotonic() - begun:.1f} s")
     report.sort_out(seen.lines())
-    snapshot = await snapshot_of(world)
     report.sort_out(violations(snapshot))
     report.sort_out(await shoppers.money_that_is_wrong())
     report.events, report.emails = len(snapshot.events), len(world.mail.emails)

@@ -94,6 +94,7 @@ TARGETS: Final[Mapping[str, Sequence[str]]] = {
     "unbind queue": QUEUES,
     "policy": QUEUES,
     "permissions": SERVICES,
+    "read only": ("database",),
     "connections taken": SERVICES,
 }
 """The targets or varieties of a kind, if they are no processes; without either a name ends with its target."""
@@ -117,6 +118,9 @@ class Fault:
     """How long it lasts, where it lasts."""
     how: str = ""
     """A crash point, or the variety of the kind."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.target} {self.how}".strip()
 
 
 class _Dealer:

@@ -12,13 +12,11 @@ import asyncpg
 from chassis.database.errors import CONNECTION_LOST
 from tests.chaos.schedule import Fault
 from tests.chaos.world import NothingToDoError, World
+from tests.support.processes import frozen
 from tests.support.unwritable import read_only
 
 CLOCK_SECONDS: Final = 2.0
 """A jump lasts so much longer than other faults: a process may notice it a second late."""
-
-ROOM_BYTES: Final = 1 << 20
-"""What a process may still allocate, on top of what it has."""
 
 
 class Shortages:
@@ -41,17 +39,11 @@ class Shortages:
     async def connections_taken(self, fault: Fault) -> None:
         """A service's connections are lost, and the server grants it no other one."""
         login = self._world.installation.login(fault.target)
-        try:
-            connection = await asyncpg.connect(self._world.private.postgres.url, timeout=5)
-        except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
-            raise NothingToDoError(repr(error)) from None
-        try:
-            await connection.execute(f"ALTER ROLE {login} CONNECTION LIMIT 0")
-            await connection.execute(_TERMINATE, login)
+        async with self._administrator() as administrator:
+            await administrator.execute(f"ALTER ROLE {login} CONNECTION LIMIT 0")
+            await administrator.execute(_TERMINATE, login)
             await asyncio.sleep(fault.seconds)
-            await connection.execute(f"ALTER ROLE {login} CONNECTION LIMIT -1")
-        finally:
-            await connection.close()
+            await administrator.execute(f"ALTER ROLE {login} CONNECTION LIMIT -1")
 
     async def clock(self, fault: Fault) -> None:
         self._world.running(fault.target)
@@ -60,14 +52,39 @@ class Shortages:
         self._world.set_clock(fault.target, "+0")
 
     async def file_handles(self, fault: Fault) -> None:
+        """Connections to PostgreSQL are lost, and the process can open no other one."""
         pid = self._world.running(fault.target).child.pid
         async with _limited(pid, resource.RLIMIT_NOFILE, _open_files(pid)):
+            await self._disconnect(fault.target)
             await asyncio.sleep(fault.seconds)
 
     async def memory(self, fault: Fault) -> None:
-        pid = self._world.running(fault.target).child.pid
-        async with _limited(pid, resource.RLIMIT_AS, _memory(pid) + ROOM_BYTES):
+        """After a pause a process has more to do at once than before, and no more memory for it."""
+        child = self._world.running(fault.target).child
+        async with contextlib.AsyncExitStack() as limits:
+            async with frozen(child):
+                await asyncio.sleep(fault.seconds / 2)
+                await self._disconnect(fault.target)
+                limit = _limited(child.pid, resource.RLIMIT_AS, _memory(child.pid))
+                await limits.enter_async_context(limit)
             await asyncio.sleep(fault.seconds)
+
+    async def _disconnect(self, process: str) -> None:
+        """End the connections to PostgreSQL of a process's service. Raises NothingToDoError."""
+        login = self._world.installation.login(process.partition(" ")[0])
+        async with self._administrator() as administrator:
+            await administrator.execute(_TERMINATE, login)
+
+    @contextlib.asynccontextmanager
+    async def _administrator(self) -> AsyncIterator[asyncpg.Connection]:
+        try:
+            connection = await asyncpg.connect(self._world.private.postgres.url, timeout=5)
+        except (asyncpg.PostgresError, *CONNECTION_LOST) as error:
+            raise NothingToDoError(repr(error)) from None
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=5)
 
 
 def _open_files(pid: int) -> int:

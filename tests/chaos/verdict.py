@@ -12,9 +12,8 @@ GREEN, RED, INVALID = 0, 1, 3
 
 FAULTS_PER_MINUTE: Final = 200 / 30
 EACH_KIND_PER_MINUTE: Final = 10 / 30
-ORDERS_PER_MINUTE: Final = 100_000 / 30
-"""The least that makes a run valid, from what half an hour must show. Where a machine has much else to do, fewer
-orders may be asked for; the faults stay."""
+"""The least that makes a run valid, from what half an hour must show. How many orders were accepted depends on what
+else the machine has to do: it is reported, and only a run without any is invalid."""
 
 LOST: Final = ("is lost", "never received", "has nothing")
 DUPLICATES: Final = ("same command", "transfers of kind", " times (", "extra copies", "gave order")
@@ -30,8 +29,6 @@ class Report:
 
     seed: int
     minutes: float
-    orders_per_minute: float = ORDERS_PER_MINUTE
-    """How many must be accepted at least."""
     faults: Counter[str] = field(default_factory=Counter)
     """Faults that were done, by kind."""
     varieties: Counter[str] = field(default_factory=Counter)
@@ -64,8 +61,8 @@ class Report:
     def shortfalls(self) -> list[str]:
         """Why the run allows no verdict."""
         found = []
-        if self.accepted < self.orders_per_minute * self.minutes:
-            found.append(f"only {self.accepted:,} orders were accepted")
+        if not self.accepted:
+            found.append("no order was accepted")
         if self.faults.total() < FAULTS_PER_MINUTE * self.minutes:
             found.append(f"only {self.faults.total()} faults were done")
         found += [
@@ -113,7 +110,8 @@ class Report:
             f"seed {self.seed}, {self.minutes:g} minutes",
             f"faults: {self.faults.total()} ({kinds})",
             f"requests: ok {self.ok:,}, refused {self.failed:,}, unknown {self.unknown:,}",
-            f"orders accepted {self.accepted:,}, paid {self.paid:,}; events {self.events:,}; e-mails {self.emails:,}",
+            f"orders accepted {self.accepted:,}, {self.accepted / self.minutes:,.0f} a minute; paid {self.paid:,}",
+            f"events {self.events:,}; e-mails {self.emails:,}",
             f"the ledger was audited {self.looks} times during the run",
             f"lost {len(self.lost)}, doubled {len(self.doubled)}, violations {len(self.violations)}",
             f"extra copies of e-mails {self.extra_copies}; events that the journal misses {self.journal_gaps}",

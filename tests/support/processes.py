@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,19 @@ class Processes:
             finally:
                 process.kill()
                 sys.stderr.write(f"--- log of {process.name} ---\n{process.log[-8000:]}\n")
+
+
+@asynccontextmanager
+async def frozen(child: Child) -> AsyncIterator[None]:
+    """A process and everything below it stand still in this block. Raises ChildFailed if it does not run."""
+    child.check()
+    pids = child.family()
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

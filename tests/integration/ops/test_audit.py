@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from apps import SERVICES
 from chassis.messaging.topology import DEAD
+from ops.audit.databases import Database, DatabaseUnavailableError
 from tests.support.broker import Broker
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
@@ -109,6 +110,30 @@ async def test_an_unavailable_database_ends_with_2(chorus: Installation) -> None
     status, out, err = await run(away, "--json")
     assert (status, out) == (2, "")
     assert "orders: " in json.loads(err)["error"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        asyncpg.InternalClientError("cannot switch to state 15"),
+        asyncpg.InterfaceError("the connection is closed"),
+        asyncpg.AdminShutdownError("terminated"),
+        ConnectionResetError(),
+        TimeoutError(),
+    ],
+    ids=lambda fault: type(fault).__name__,
+)
+async def test_a_fault_of_the_driver_means_that_the_database_is_unavailable(
+    fault: Exception,
+) -> None:
+    """Watching goes on after it: it waits for nothing else."""
+
+    class Cut:
+        async def fetch(self, *_: Any, **__: Any) -> list[asyncpg.Record]:
+            raise fault
+
+    with pytest.raises(DatabaseUnavailableError, match="orders"):
+        await Database("orders", Cut()).rows("SELECT 1")
 
 
 async def test_a_missing_setting_ends_with_2(chorus: Installation) -> None:
