@@ -84,14 +84,10 @@ Amount = Annotated[
         {
             "anyOf": [
                 {"type": "string", "pattern": _PATTERN, "maxLength": 16},
-                {
-                    "type": "number",
-                    "exclusiveMinimum": 0,
-                    "maximum": 10**12,
-                    "multipleOf": 0.01,
-                },
+                # Without `multipleOf`: 0.07 / 0.01 is 7.000000000000001 for validators that divide floats.
+                {"type": "number", "minimum": 0.01, "maximum": 10**12},
             ],
-            "description": "More than 0, at most 10^12, at most two decimal places.",
+            "description": "At least 0.01, at most 10^12. More than two decimal places are refused, in a number too.",
             "examples": ["150.00"],
         }
     ),
