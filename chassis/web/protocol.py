@@ -1,6 +1,7 @@
 """uvicorn's HTTP protocol with limits: what one client can take of memory, time and connections is bounded.
 
-Written against uvicorn 0.54, whose httptools protocol limits none of them. `chorus serve` uses it.
+It also ignores upgrades, sends no chunks to HTTP/1.0 clients, and requires one Host. Written against uvicorn 0.54,
+whose httptools protocol does none of this. `chorus serve` uses it.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uuid_utils import uuid7
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -64,6 +66,50 @@ class Limits:
     """Open connections from one address."""
 
 
+class Parser(HttpRequestParser):
+    """A parser that ignores upgrades (RFC 9110, 7.8), which make httptools' stop after the headers, without the body.
+
+    Clients offer HTTP/2 like this; the JDK's does by default.
+    """
+
+    def __init__(self, protocol: "LimitedProtocol") -> None:
+        super().__init__(protocol)
+        self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._protocol = protocol
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        """Parse; a head with an upgrade is parsed a second time, without it, by the protocol's next parser."""
+        parser, rest = self, memoryview(data)
+        while rest:
+            try:
+                HttpRequestParser.feed_data(parser, rest)
+                return
+            except HttpParserUpgrade as upgrade:
+                if not parser.upgrades():
+                    raise
+                rest = rest[upgrade.args[0] :]
+                head = self._protocol.head_without_upgrade()
+                parser = self._protocol.parser = Parser(self._protocol)
+                HttpRequestParser.feed_data(parser, head)
+
+    def upgrades(self) -> bool:
+        """Whether the request offers an upgrade. CONNECT is another reason to stop."""
+        return self.should_upgrade() and self.get_method() != b"CONNECT"
+
+
+class UntilClose(RequestResponseCycle):
+    """A response to an HTTP/1.0 client: without a length its body ends with the connection (RFC 9112, 6.3)."""
+
+    async def send(self, message: Any) -> None:
+        """Send a part of the response."""
+        if message["type"] == "http.response.start":
+            self.has_length = any(n.lower() == b"content-length" for n, _ in message["headers"])
+            self.chunked_encoding = None if self.has_length else False
+        elif not self.has_length:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. What exceeds a limit gets a problem document, if no response has begun, and is closed."""
 
@@ -73,6 +119,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.parser: Parser = Parser(self)
         self._began: float | None = self.loop.time()
         """When the request that is being received began; None between requests."""
         self._in_head = True
@@ -133,11 +180,33 @@ class LimitedProtocol(HttpToolsProtocol):
         size = sum([len(name) + len(value) for name, value in self.headers])
         if len(self.headers) > self.limits.headers or size > self.limits.header_bytes:
             self._stop_parsing(HeadersTooLarge())
+        if self.parser.upgrades():
+            return
+        old = self.parser.get_http_version() == "1.0"
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or not (hosts or old):
+            self._stop_parsing(BadRequest("An HTTP/1.1 request has one Host header."))
         self._in_head = False
         super().on_headers_complete()
+        if old:
+            self.cycle.__class__ = UntilClose  # uvicorn has made it, and has not run it yet
+
+    def head_without_upgrade(self) -> bytes:
+        """The head that was parsed, without its upgrade."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip() for token in value.split(b",")]
+                value = b", ".join([t for t in tokens if t.lower() != b"upgrade"])  # noqa: PLW2901
+            if name != b"upgrade":
+                lines.append(b"%s: %s" % (name, value))
+        return b"\r\n".join([*lines, b"", b""])
 
     def on_message_complete(self) -> None:
         """The request's body is complete."""
+        if self.parser.upgrades():
+            return
         super().on_message_complete()
         self._began, self._in_head = None, True
 

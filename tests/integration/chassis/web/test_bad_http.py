@@ -222,6 +222,22 @@ async def test_options_names_the_methods(orders: ServiceProcess) -> None:
     assert answer.headers["allow"] == "get, head"
 
 
+async def test_a_request_without_a_host_is_refused(orders: ServiceProcess) -> None:
+    is_problem(await sent(orders, b"GET /live HTTP/1.1\r\n\r\n"), 400)
+
+
+async def test_an_offer_of_http_2_leaves_the_body(orders: ServiceProcess) -> None:
+    """As the JDK's client sends it: a body that was lost would be no reason for 413."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAA\r\n"
+    body = b"x" * 70_000
+    parts = [
+        POST + upgrade + b"Transfer-Encoding: chunked\r\n\r\n11170\r\n",
+        body,
+        b"\r\n0\r\n\r\n",
+    ]
+    is_problem(await sent(orders, *parts), 413)
+
+
 async def test_an_upgrade_is_not_made(orders: ServiceProcess) -> None:
     upgrade = (
         b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
