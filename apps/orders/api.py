@@ -48,12 +48,14 @@ STREAM: Final[dict[int | str, dict[str, Any]]] = {
         "content": {
             "text/event-stream": {"example": 'event: paid\nid: 2\ndata: {"orderId": "..."}\n\n'}
         },
-    }
+    },
+    204: {"description": "The client has received the outcome, and need not come back."},
 }
 
 WAIT_LIMIT_SECONDS: Final = 30
 
 _PREFERENCES = re.compile(r'(?:[^,"]|"[^"]*")+')
+_VERSION = re.compile(r"[0-9]{1,9}", re.ASCII)
 _WAIT = re.compile(r'\s*wait\s*=\s*("?)([0-9]{1,9})\1\s*(?:;.*)?', re.IGNORECASE)
 
 OrderUpdatesDep = Annotated[OrderUpdates, Depends(provided(OrderUpdates))]
@@ -65,6 +67,14 @@ Prefer = Annotated[
         max_length=100,
         description="RFC 7240: `wait=N` waits up to N (at most 30) seconds for the outcome.",
         examples=["wait=10"],
+    ),
+]
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        description="The `id` of the last event that was received; anything else is ignored.",
+        examples=["1"],
     ),
 ]
 
@@ -203,14 +213,37 @@ async def _visible(order_id: OrderId, user: CurrentUser, database: ReadDatabase)
     return order
 
 
+async def _unseen(
+    order: Annotated[Order, Depends(_visible)], response: Response, last: LastEventId = None
+) -> tuple[UUID, int] | None:
+    """An order and the version of it that the client has; None if that is the last one, which 204 responds to.
+
+    An EventSource reconnects whenever a stream has ended, until it gets 204 (HTML standard, 9.2.3).
+    """
+    version = int(last) if last and _VERSION.fullmatch(last) else 0
+    if order.pending or order.version > version:
+        return order.id, version
+    response.status_code = 204
+    return None
+
+
 @router.get("/{orderId}/events", response_class=EventSourceResponse, responses=READING | STREAM)
 async def follow_order(
-    visible: Annotated[Order, Depends(_visible)], database: ReadDatabase, updates: OrderUpdatesDep
+    unseen: Annotated[tuple[UUID, int] | None, Depends(_unseen)],
+    database: ReadDatabase,
+    updates: OrderUpdatesDep,
 ) -> AsyncIterator[ServerSentEvent]:
-    """The current state of an order, then each change, as server-sent events; ends when it is no longer pending."""
-    async with updates.of(visible.id) as changes:
-        order = await _read(database, visible.id)
-        yield _sent(order)
+    """The current state of an order, then each change, as server-sent events; ends when it is no longer pending.
+
+    With `Last-Event-ID` what was received before is left out.
+    """
+    if unseen is None:
+        return
+    order_id, seen = unseen
+    async with updates.of(order_id) as changes:
+        order = await _read(database, order_id)
+        if order.version > seen:
+            yield _sent(order)
         while order.pending and (change := await changes.get()):
             if change.version > order.version:
                 order = change

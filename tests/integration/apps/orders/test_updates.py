@@ -154,6 +154,48 @@ async def test_the_stream_of_a_settled_order_ends_at_once(orders: RunningService
     assert [name for name, _, _ in sent(answer.text)] == ["rejected"]
 
 
+@pytest.mark.parametrize("seen", ["2", "3"])
+async def test_a_client_that_has_received_the_outcome_is_told_not_to_come_back(
+    orders: RunningService, seen: str
+) -> None:
+    """204 ends the reconnecting of an EventSource, which would else receive the outcome every few seconds."""
+    order = await place(orders, a_user())
+    await orders.processes(payment_succeeded(order))
+    async with orders.http(order.user_id) as ada:
+        answer = await ada.get(f"/order/{order.id}/events", headers={"Last-Event-ID": seen})
+    assert (answer.status_code, answer.content) == (204, b"")
+
+
+@pytest.mark.parametrize("seen", ["1", "0", "", "x", "-1", "9" * 50, "²"])
+async def test_a_client_that_comes_back_receives_what_it_has_not(
+    orders: RunningService, seen: str
+) -> None:
+    order = await place(orders, a_user())
+    await orders.processes(payment_succeeded(order))
+    headers = {b"Last-Event-ID": seen.encode()}
+    async with orders.http(order.user_id) as ada:
+        answer = await ada.get(f"/order/{order.id}/events", headers=headers)
+    assert answer.status_code == 200
+    assert [(name, id) for name, id, _ in sent(answer.text)] == [("paid", "2")]
+
+
+async def test_a_client_that_comes_back_to_a_pending_order_receives_the_change_only(
+    orders: RunningService,
+) -> None:
+    order = await place(orders, a_user())
+    async with orders.http(order.user_id) as ada:
+        headers = {"Last-Event-ID": "1"}
+        following = asyncio.create_task(ada.get(f"/order/{order.id}/events", headers=headers))
+
+        async def subscribed() -> bool:
+            return order.id in orders.provided(OrderUpdates)._waiting.values()
+
+        await eventually(subscribed)
+        await orders.processes(payment_succeeded(order))
+        answer = await following
+    assert [(name, id) for name, id, _ in sent(answer.text)] == [("paid", "2")]
+
+
 async def test_another_users_order_cannot_be_followed(orders: RunningService) -> None:
     order = await place(orders, a_user())
     async with orders.http(a_user()) as bob:
