@@ -155,7 +155,7 @@ async def test_the_stream_of_a_settled_order_ends_at_once(orders: RunningService
 
 
 @pytest.mark.parametrize("seen", ["2", "3"])
-async def test_a_client_that_has_received_the_outcome_is_told_not_to_come_back(
+async def test_a_client_that_has_received_the_outcome_gets_204(
     orders: RunningService, seen: str
 ) -> None:
     """204 ends the reconnecting of an EventSource, which would else receive the outcome every few seconds."""
