@@ -3,11 +3,24 @@
 from typing import Final
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from apps import SERVICES
 
 console: Final = Console(highlight=False, soft_wrap=True)
+
+UNLIMITED: Final = 10_000
+"""Columns of a pipe or a file."""
+
+
+def show(what: RenderableType) -> None:
+    """Print a table or a tree: as wide as the terminal, or as its lines if it goes to a program."""
+    Console(highlight=False, width=None if console.is_terminal else UNLIMITED).print(what)
+
+
+def printable(text: str) -> str:
+    """A text of a server or a client, which must not control the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def service_name(name: str) -> str:

@@ -16,6 +16,7 @@ from ops.console import service_name
 from ops.rebuild import rebuild
 from ops.repair import repair
 from ops.republish import republish
+from ops.trace.command import trace
 
 cli = typer.Typer(
     name="chorus",
@@ -29,6 +30,7 @@ cli.add_typer(dead.app, name="dead")
 cli.command()(republish)
 cli.command()(rebuild)
 cli.command()(repair)
+cli.command()(trace)
 
 TOPOLOGY_PAGE = """# Topology
 
@@ -86,6 +88,24 @@ def audit(
     if watch is None:
         raise typer.Exit(asyncio.run(command.once(timeout, at_rest=at_rest, as_json=json)))
     asyncio.run(command.watch(watch, timeout, at_rest=at_rest, address=(host, port)))
+
+
+@cli.command()
+def status(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds for which what is unfinished is in flight.")
+    ] = 60.0,
+) -> None:
+    """Show services, backlogs with their ages, the last failures, and what is wrong.
+
+    Exit status: 0 nothing is wrong, 1 something is, 2 a database or the broker does not answer.
+
+    Examples: chorus status; watch -n 5 chorus status; chorus status --json | jq .wrong
+    """
+    from ops.status import run
+
+    raise typer.Exit(run(grace, as_json=json))
 
 
 @cli.command()

@@ -83,10 +83,23 @@ class Administration(httpx.Client):
         nothing = {"configure": "^$", "write": "^$", "read": "^$"}
         self._create("PUT", f"permissions/{_part(vhost)}/{user}", nothing)
 
-    def depths(self, vhost: str) -> dict[str, int]:
-        """How many messages are in each queue, ready or unacknowledged. Up to ten seconds old."""
-        response = self.get(f"queues/{_part(vhost)}?columns=name,messages").raise_for_status()
-        return {queue["name"]: queue.get("messages", 0) for queue in response.json()}
+    def queues(self, vhost: str) -> dict[str, tuple[int, int, int]]:
+        """Of each queue: messages that are ready, those not acknowledged, consumers. Up to ten seconds old."""
+        columns = "name,messages_ready,messages_unacknowledged,consumers"
+        found = self.get(f"queues/{_part(vhost)}?columns={columns}").raise_for_status().json()
+        return {
+            one["name"]: (
+                one.get("messages_ready", 0),
+                one.get("messages_unacknowledged", 0),
+                one.get("consumers", 0),
+            )
+            for one in found
+        }
+
+    def bindings(self, vhost: str) -> set[tuple[str, str, str]]:
+        """Exchange, routing key and queue of each binding, as of this moment."""
+        found = self.get(f"bindings/{_part(vhost)}").raise_for_status().json()
+        return {(one["source"], one["routing_key"], one["destination"]) for one in found}
 
     def _create(self, method: str, path: str, body: Mapping[str, object]) -> None:
         response = self.request(method, path, json=body)

@@ -23,7 +23,7 @@ class Settings(BaseSettings):
     )
     auditor_password: SecretStr | None = Field(
         None,
-        description="The password of the logins of `chorus audit`; `chorus migrate` creates them.",
+        description="The password of the logins of `chorus audit`, `trace`, `status`; `chorus migrate` creates them.",
     )
     allow_unsafe_database: bool = Field(
         False,

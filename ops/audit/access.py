@@ -13,8 +13,12 @@ from urllib.parse import unquote, urlsplit
 from apps import SERVICES
 from chassis.runtime.settings import Settings
 from events.users import UserState
+from ops.audit.databases import PROGRAM
 from ops.management import vhost_of, with_login
 from ops.projections import PROJECTIONS
+
+AUDITOR: Final = "_auditor"
+"""What a service's role is followed by in the name of its auditor's."""
 
 EVERYWHERE: Final = {
     "inbox": "",
@@ -25,8 +29,8 @@ EVERYWHERE: Final = {
 }
 
 NOTIFICATION: Final = (
-    "(id, user_id, order_id, kind, channel, amount, address, subject, status, created_at, correlation_id,"
-    " causation_id)"
+    "(id, user_id, order_id, kind, channel, amount, address, subject, status, attempts, due_at, answer, created_at,"
+    " sent_at, correlation_id, causation_id)"
 )
 
 READABLE: Final[Mapping[str, Mapping[str, str]]] = {
@@ -36,6 +40,12 @@ READABLE: Final[Mapping[str, Mapping[str, str]]] = {
     "notifications": {"notifications": NOTIFICATION},
 }
 """Tables by service, with the columns if not all: no password hash, private key or notification body."""
+
+SESSIONS: Final = f"""
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+    AND usename = regexp_replace(session_user, '{AUDITOR}$', '') AND application_name IS DISTINCT FROM '{PROGRAM}'
+"""  # noqa: S608 - of names in the code
+"""How many connections the processes of a service have, as the auditor or the service itself sees them."""
 
 
 def readable(service: str) -> dict[str, str]:
@@ -87,9 +97,9 @@ def urls_of(config: Settings) -> Urls:
 
 def auditor_url(url: str, password: str) -> str:
     """The URL of a service's database, with the auditor's login instead of the service's."""
-    return with_login(url, f"{unquote(urlsplit(url).username or '')}_auditor", password)
+    return with_login(url, f"{unquote(urlsplit(url).username or '')}{AUDITOR}", password)
 
 
 def broker_auditor(vhost: str) -> str:
     """The RabbitMQ user that may read how many messages are in the queues of a vhost."""
-    return f"{vhost}_auditor"
+    return f"{vhost}{AUDITOR}"

@@ -7,8 +7,11 @@ from typing import Any, Final
 
 import asyncpg
 
+PROGRAM: Final = "chorus-audit"
+"""The name of these connections in `pg_stat_activity`."""
+
 SERVER_SETTINGS: Final = {
-    "application_name": "chorus-audit",
+    "application_name": PROGRAM,
     "default_transaction_read_only": "on",
     "statement_timeout": "600000",
     "lock_timeout": "10000",

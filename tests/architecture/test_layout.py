@@ -34,12 +34,13 @@ FILES: Final = {
     "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
         "__init__ __main__ console dead dead_letters differences event_logs journal main management migrate"
-        " projections rebuild rebuilder recovery repair republish serve subscriptions"
+        " projections rebuild rebuilder recovery repair republish serve status subscriptions"
     ),
     "ops/audit": (
         "__init__ access auditor broker command databases delivery digests findings ledger"
         " report rules services"
     ),
+    "ops/trace": "__init__ anchors asking command facts pages reading reasons story",
     "tools": ("__init__ children commands console docker local mail_catcher story system up"),
     "tools/documents": "__init__ __main__ asyncapi messages openapi schemas",
     "tools/servers": "__init__ folders install ports postgres rabbitmq server",
@@ -54,7 +55,7 @@ FOLDERS: Final = {
     "apps/billing": "documents migrations",
     "apps/orders": "documents migrations",
     "apps/notifications": "channels documents migrations templates",
-    "ops": "audit",
+    "ops": "audit trace",
     "tools": "documents pages servers",
 }
 """The folders inside; none where a room is not named."""

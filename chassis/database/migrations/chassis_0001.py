@@ -137,6 +137,18 @@ BEGIN
     RETURN purged;
 END
 $$;;
+CREATE FUNCTION published_events(
+    about varchar, keys varchar[], low uuid, high uuid, since timestamptz, until timestamptz)
+RETURNS TABLE (id uuid, type varchar, subject varchar, correlation_id varchar, causation_id uuid,
+    committed_at timestamptz, batch smallint, row_id uuid)
+STABLE LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+    SELECT e.id, e.type, e.subject, e.correlationid, e.causationid, l.occurred_at, l.events, l.id
+    FROM event_log l, json_to_recordset(('[' || l.cloudevents || ']')::json)
+        AS e (id uuid, type varchar, subject varchar, correlationid varchar, causationid uuid)
+    WHERE l.id >= low AND l.id < high AND l.occurred_at BETWEEN since AND until
+        AND (keys IS NULL OR l.routing_key = ANY(keys))
+        AND strpos(l.cloudevents, about) > 0 AND about IN (e.id::text, e.subject, e.correlationid)
+$$;;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;;
 REVOKE ALL ON FUNCTION make_event_log_partitions, drop_event_log_partitions, purge_event_log_rest FROM PUBLIC;;
 SELECT make_event_log_partitions()
@@ -145,7 +157,9 @@ SELECT make_event_log_partitions()
 `least_id`: the least UUIDv7 of a moment. `make_event_log_partitions`: those of today and
 the next two days. `drop_event_log_partitions`: those older than `days`, unless events of that time are unpublished;
 returns how many. `purge_event_log_rest`: the same for up to `most` rows of the default partition, by the server's time.
-The three are separate transactions: together they would wait for a relay that waits for them."""
+The three are separate transactions: together they would wait for a relay that waits for them.
+`published_events`: events by id, subject or flow, whose row has an id and a time in a range; everybody who may connect
+may call it, as it returns no body. The text is searched last, in rows that meet everything else."""
 
 
 def upgrade() -> None:
