@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
@@ -23,6 +24,8 @@ from tests.support.eventually import eventually
 from tests.support.installation import environment
 
 Document = dict[str, Any]
+
+ORDERS = 50
 
 
 async def run(chorus: Stack, *arguments: str, command: str = "trace") -> Result:
@@ -159,6 +162,17 @@ class TestComplete:
         assert {event["type"] for event in registration["events"]} == {
             "UserRegistered", "AccountOpened"
         }  # fmt: skip
+
+    async def test_orders_that_shared_transactions(self, commanded: Stack) -> None:
+        ada = await commanded.customer(deposit="100.00")
+        orders = await asyncio.gather(*(ada.order("1.00") for _ in range(ORDERS)))
+        for order in orders:
+            await ada.notified(order, "joy")
+        document = await completed(commanded, ada.id, "--limit", str(ORDERS))
+        types = Counter(event["type"] for event in document["events"])
+        outcome = ("OrderPlaced", "PaymentSucceeded", "OrderPaid", "NotificationSent")
+        assert {name: types[name] for name in outcome} == dict.fromkeys(outcome, ORDERS)
+        assert any(event["batch"] > 1 for event in document["events"])
 
 
 class TestEventLog:
