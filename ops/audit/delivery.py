@@ -81,12 +81,19 @@ def _received(service: str, source: str) -> Lines:
     return Lines(service, sql)
 
 
+SLOW_CLOCKS: Final = (
+    "l.id < least_id(now() - interval '7 days') AND occurred_at > now() - interval '7 days'"
+)
+"""What was published lately by the database's clock, and has an id of a machine's clock that was days slow."""
+
+
 def _deliveries() -> Iterator[Comparison]:
     for service, publisher in product(SERVICES, SERVICES):
         if events := [event for event in SUBSCRIPTIONS[service] if event.exchange == publisher]:
-            yield Comparison(
-                9, "event", _published(publisher, events), _received(service, publisher)
-            )
+            published, received = _published(publisher, events), _received(service, publisher)
+            yield Comparison(9, "event", published, received)
+            slow = Lines(publisher, f"{published.sql} AND {SLOW_CLOCKS}")
+            yield Comparison(9, "event", slow, received, subset=True, of_any_time=True)
 
 
 DELIVERIES: Final = tuple(_deliveries())

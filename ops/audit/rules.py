@@ -117,6 +117,8 @@ Sides = tuple[Mapping[UUID, list[Line]], Mapping[UUID, list[Line]]]
 class Comparison:
     """Two databases have the same lines about each id. With `subset`, the second one has every id of the first one.
 
+    Low ids that the view leaves out are judged with `of_any_time`.
+
     The databases are read at different moments. A difference counts once the last of its lines is older than the grace.
     """
 
@@ -125,6 +127,7 @@ class Comparison:
     one: Lines
     other: Lines
     subset: bool = False
+    of_any_time: bool = False
 
     async def find(self, view: View, ids: Ids = None) -> list[Finding]:
         found: list[Finding] = []
@@ -136,7 +139,7 @@ class Comparison:
         return found
 
     async def _read(self, view: View, ids: Ids) -> AsyncIterator[Sides]:
-        low = view.lowest(self.kind)
+        low = LOWEST if self.of_any_time else view.lowest(self.kind)
         if self.subset or ids is not None:
             one = await read(view.databases, self.one, ids, low)
             # The second is read later: what it must hold was there before the first one's lines.

@@ -14,6 +14,9 @@ from tests.chaos.schedule import Fault
 from tests.chaos.world import NothingToDoError, World
 from tests.support.processes import frozen
 from tests.support.unwritable import read_only
+from tools.children import ChildFailed
+
+READY_SECONDS: Final = 20.0
 
 CLOCK_SECONDS: Final = 2.0
 """A jump lasts so much longer than other faults: a process may notice it a second late."""
@@ -46,8 +49,15 @@ class Shortages:
             await administrator.execute(f"ALTER ROLE {login} CONNECTION LIMIT -1")
 
     async def clock(self, fault: Fault) -> None:
-        self._world.running(fault.target)
+        """A clock that is slow is that of a new process: ids of one that runs never go back."""
+        process = self._world.running(fault.target)
         self._world.set_clock(fault.target, fault.how)
+        if fault.how.startswith("-"):
+            process.kill()
+            process.launch()
+            # Another fault may keep it from being ready.
+            with contextlib.suppress(AssertionError, ChildFailed, TimeoutError):
+                await asyncio.wait_for(process.ready(), READY_SECONDS)
         await asyncio.sleep(fault.seconds + CLOCK_SECONDS)
         self._world.set_clock(fault.target, "+0")
 

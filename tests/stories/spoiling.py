@@ -17,6 +17,30 @@ DELIVERIES: Final = (
 )
 """Publishers and those that subscribe to them."""
 
+SLOW: Final = "01700000-0000-7000-8000-000000000000"
+"""An id that a machine gives whose clock is years slow."""
+
+KEYS: Final = {
+    "users": "signing-key-published.v1",
+    "orders": "order-placed.v1",
+    "billing": "payment-succeeded.v1",
+}
+"""By publisher an event that all have received who subscribe to the publisher."""
+
+
+def _slow(source: str, service: str) -> dict[str, str]:
+    """All but one subscriber have received an event with a slow id."""
+    key = KEYS[source]
+    spoiling = {
+        source: f"INSERT INTO event_log VALUES ('{SLOW}', '{source}', '{key}', now(), 1, '');"
+    }
+    for publisher, other in DELIVERIES:
+        if publisher == source and other != service:
+            received = f"INSERT INTO inbox VALUES ('{SLOW}', '{source}', 1, now())"
+            spoiling[other] = spoiling.get(other, "") + received
+    return spoiling
+
+
 SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
     "a balance differs": (1, {"billing": "UPDATE accounts SET balance = 7"}),
     "net deposits differ": (1, {"billing": "UPDATE accounts SET net_deposits = 7"}),
@@ -232,6 +256,13 @@ SPOILED: Final[dict[str, tuple[int, dict[str, str]]]] = {
         f"{service} has received what {source} has not published": (
             9,
             {service: INVENTED.format(source=source)},
+        )
+        for source, service in DELIVERIES
+    },
+    **{
+        f"{service} has not received what {source} published by a slow clock": (
+            9,
+            _slow(source, service),
         )
         for source, service in DELIVERIES
     },

@@ -116,6 +116,15 @@ ONLY_BY: Final[dict[str, tuple[Source, int | None]]] = {
     **{
         f"{one.other.service} has received what {one.one.service} has not published": (one, None)
         for one in DELIVERIES
+        if not one.of_any_time
+    },
+    **{
+        f"{one.other.service} has not received what {one.one.service} published by a slow clock": (
+            one,
+            None,
+        )
+        for one in DELIVERIES
+        if one.of_any_time
     },
 }
 """What each rule finds that no other one of its invariant does; of a check, by the rule's place in it."""

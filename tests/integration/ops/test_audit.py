@@ -26,6 +26,7 @@ from tests.support.installation import Installation
 from tools.servers.ports import private_port
 
 INVENTED = UUID("0f000000-0000-7000-8000-000000000001")
+SLOW = UUID("01700000-0000-7000-8000-000000000000")
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +111,24 @@ async def test_an_unavailable_database_ends_with_2(chorus: Installation) -> None
     status, out, err = await run(away, "--json")
     assert (status, out) == (2, "")
     assert "orders: " in json.loads(err)["error"]
+
+
+async def test_an_event_with_an_id_of_a_slow_clock_is_found_if_it_is_not_received(
+    chorus: Installation,
+) -> None:
+    """Its id is older than all that logs keep; when it was published is known by the database's clock."""
+    url = chorus.database_admin_url("orders")
+    await execute(
+        url,
+        "INSERT INTO event_log VALUES ($1, 'orders', 'order-placed.v1', now() - interval '5 minutes', 1, '')",
+        SLOW,
+    )
+    try:
+        status, out, _ = await run(environment(chorus))
+        assert status == 1, out
+        assert f"event {SLOW} differs: orders has events 1, billing has nothing" in out
+    finally:
+        await execute(url, "DELETE FROM event_log WHERE id = $1", SLOW)
 
 
 @pytest.mark.parametrize(
