@@ -47,7 +47,7 @@ async def deposit(
     """Deposit an amount."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
     return await commands.execute(
-        use_cases.deposit, command, ReceiptView.model_validate, status=201
+        use_cases.deposit, command, ReceiptView.model_validate, body=body, status=201
     )
 
 
@@ -63,7 +63,7 @@ async def withdraw(
     """Withdraw an amount, if the balance covers it."""
     command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
     return await commands.execute(
-        use_cases.withdraw, command, ReceiptView.model_validate, status=201
+        use_cases.withdraw, command, ReceiptView.model_validate, body=body, status=201
     )
 
 

@@ -51,6 +51,7 @@ async def send_message(body: MessageBody, commands: UserCommands) -> Response:
         use_cases.send_messages,
         command,
         AcceptedView.model_validate,
+        body=body,
         status=202,
         location=lambda notification: f"/notification/{notification.id}",
     )

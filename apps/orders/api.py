@@ -98,6 +98,7 @@ async def create_order(request: Request, provided: Provided) -> Response:
         use_cases.place_orders,
         PlaceOrder(user.id, body.total_price, commands.cause),
         OrderView.model_validate,
+        body=body,
         status=201,
         location=lambda order: f"/order/{order.id}",
     )

@@ -8,6 +8,7 @@ https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from fastapi import Depends, Header, Request, Response
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 from sqlmodel import Field
 
 from chassis.database.group_commit import GroupCommitter, OnCommit, Work
@@ -34,6 +35,18 @@ respond is detected after COMMAND_SECONDS of `chassis.database.pool`."""
 
 REPLAYED: Final = {"Idempotent-Replayed": "true"}
 
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
+
+
+def _unquoted(key: str | None) -> str | None:
+    """A key without the quotes of the draft's syntax (RFC 9651, 3.3.3), which many clients leave out."""
+    if key is not None and (quoted := _QUOTED.fullmatch(key)):
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+        if not key:
+            raise ValueError("must not be empty")
+    return key
+
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -41,9 +54,11 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Any text of your choice. The same key and body give the same response again.",
+        description="Any text of your choice, in double quotes or without. The same key and body give the first"
+        " response again, whatever has happened since.",
         examples=["5f2c7c1e-order-1"],
     ),
+    AfterValidator(_unquoted),
 ]
 
 Command = TypeVar("Command")
@@ -214,21 +229,29 @@ class Commands:
         command: Command,
         view: Callable[[Result], BaseModel],
         *,
+        body: BaseModel | None = None,
         status: int = 200,
         location: Callable[[Result], str] | None = None,
     ) -> Response:
-        """Execute a command; returns its response once its transaction is durable."""
+        """Execute a command; returns its response once its transaction is durable.
+
+        `body` is the request's body as it was validated: with other values an Idempotency-Key is refused. Without it
+        the JSON that was sent is compared.
+        """
         key = (self.user.id, self.key) if self.user and self.key else None
-        fingerprint = await _fingerprint(self.request) if key else ""
+        fingerprint = await _fingerprint(self.request, body) if key else ""
         path = self.request.scope["path"]
         request = IdempotentRequest(command, path, view, status, location, key, fingerprint)
         return await self.committers[use_case].submit(request)
 
 
-async def _fingerprint(request: Request) -> str:
-    """A digest of method, path and body; the body's white space and order of fields make no difference."""
-    body = await request.body()
-    canonical = json.dumps(await request.json(), sort_keys=True, default=str) if body else ""
+async def _fingerprint(request: Request, body: BaseModel | None) -> str:
+    """A digest of method, path and the body's values. How they are written makes no difference: `10.0` is `"10.00"`."""
+    if body is not None:
+        values = body.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    else:
+        values = await request.json() if await request.body() else {}
+    canonical = json.dumps(values, sort_keys=True, default=str) if values else ""
     text = f"{request.method} {request.scope['path']} {canonical}"
     return hashlib.sha256(text.encode()).hexdigest()
 

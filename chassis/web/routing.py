@@ -132,6 +132,8 @@ async def read_request(request: Request, known: AbstractSet[str] = frozenset()) 
     if request.scope["query_string"]:
         _check_query(request.query_params.multi_items(), known)
     headers, body = context_of(request).headers, b""
+    if len(headers) < len(request.scope["headers"]):
+        _check_repeated(request.scope["headers"])
     if int(headers.get(b"content-length", b"0")) > BODY_LIMIT:
         raise ContentTooLarge  # before the client sends it; the server accepts digits only
     try:
@@ -144,6 +146,14 @@ async def read_request(request: Request, known: AbstractSet[str] = frozenset()) 
     if body and not _JSON_TYPE.fullmatch(headers.get(b"content-type", b"")):
         raise UnsupportedMediaType("Send the body as `Content-Type: application/json`.")
     return ReadRequest(request, body)
+
+
+def _check_repeated(headers: Sequence[tuple[bytes, bytes]]) -> None:
+    """Raise Invalid for a repeated header that has one value: which of them counts would be a guess."""
+    names = [name for name, _ in headers]
+    for name in ("Authorization", "Content-Type", "Idempotency-Key"):
+        if names.count(name.lower().encode()) > 1:
+            raise Invalid.at(name, "is repeated")
 
 
 def _check_query(parameters: Sequence[tuple[str, str]], known: AbstractSet[str]) -> None:

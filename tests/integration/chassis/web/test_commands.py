@@ -183,7 +183,7 @@ async def test_a_repeated_waiting_order_is_placed_once_and_gets_its_outcome(
     assert [replayed(answer) for answer in answers].count(False) == 1
 
 
-@pytest.mark.parametrize("bad", ["", " ", "a b", "ключ", "x" * 256, "a\tb"], ids=repr)
+@pytest.mark.parametrize("bad", ["", " ", "a b", '""', "ключ", "x" * 256, "a\tb"], ids=repr)
 async def test_a_key_that_is_not_plain_text_is_refused(billing: RunningService, bad: str) -> None:
     user = a_user()
     async with billing.http(user) as ada:
