@@ -6,12 +6,12 @@ other arguments it is an error: RabbitMQ cannot change a queue.
 
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 
 from apps import SERVICES
-from chassis.messaging.addresses import node_urls
+from chassis.messaging.addresses import login_of, management_api, node_urls, vhost_of, with_login
 from chassis.messaging.topology import Topology
 from chassis.runtime.settings import required, settings
 
@@ -26,14 +26,7 @@ class Administration(httpx.Client):
     """The management API, with the login that its URL names."""
 
     def __init__(self, api_url: str) -> None:
-        url = urlsplit(api_url)
-        host = f"{url.hostname}:{url.port or 15672}"
-        super().__init__(
-            base_url=urlunsplit((url.scheme, host, url.path.rstrip("/") + "/api/", "", "")),
-            auth=(unquote(url.username or "guest"), unquote(url.password or "guest")),
-            timeout=TIMEOUT_SECONDS,
-            trust_env=False,
-        )
+        super().__init__(**management_api(api_url), timeout=TIMEOUT_SECONDS)
 
     def apply(self, wanted: Topology, users: Mapping[str, str]) -> None:
         """Create vhosts, exchanges, queues, bindings, users and permissions; remove these queues' other bindings.
@@ -66,12 +59,12 @@ class Administration(httpx.Client):
                     self.delete(f"{path}/{_part(found['properties_key'])}").raise_for_status()
 
     def _user(self, wanted: Topology, service: str, url: str) -> None:
-        login = urlsplit(url)
-        name = _part(unquote(login.username or "guest"))
+        name = _part(login_of(url)[0])
         existing = self.get(f"users/{name}")
         if existing.is_success and "administrator" in existing.json()["tags"]:
             return  # one login for all services, given from outside: its permissions are not changed
-        body = {"password": unquote(login.password or ""), "tags": ""}
+        # It may read what stands in its vhost, to watch the topology.
+        body = {"password": unquote(urlsplit(url).password or ""), "tags": "management"}
         self._create("PUT", f"users/{name}", body)
         path = f"permissions/{_part(vhost_of(url))}/{name}"
         self._create("PUT", path, wanted.permissions(service))
@@ -113,21 +106,8 @@ def _part(name: str) -> str:
     return quote(name, safe="")
 
 
-def vhost_of(address: str) -> str:
-    """The vhost in an AMQP address, "/" if it names none. All nodes of a cluster have the same."""
-    return unquote(urlsplit(node_urls(address)[0]).path[1:]) or "/"
-
-
 def administrator_address() -> str:
     """The address of the broker's nodes, with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError."""
-    login = urlsplit(required("CHORUS_RABBITMQ_API_URL"))
-    user, password = (unquote(part or "guest") for part in (login.username, login.password))
+    user, password = login_of(required("CHORUS_RABBITMQ_API_URL"))
     nodes = node_urls(settings().broker_url(SERVICES[0]))
     return ",".join(with_login(url, user, password) for url in nodes)
-
-
-def with_login(url: str, user: str, password: str) -> str:
-    """A URL with another login."""
-    parts = urlsplit(url)
-    login = f"{_part(user)}:{_part(password)}"
-    return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))

@@ -14,9 +14,10 @@ from alembic.config import Config
 import apps
 import chassis.database
 from apps import SERVICES
+from chassis.messaging.addresses import vhost_of
 from chassis.runtime.settings import Settings, required
 from ops.audit.access import auditor_url, broker_auditor, readable
-from ops.management import Administration, vhost_of
+from ops.management import Administration
 from ops.subscriptions import TOPOLOGY
 
 APPS = Path(apps.__file__).parent

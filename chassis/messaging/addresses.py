@@ -1,4 +1,4 @@
-"""The addresses of the broker's nodes, and a plain connection to one of them.
+"""The addresses of the broker's nodes and of its management API, and a plain connection to one of the nodes.
 
 An address is a URL, or several separated by commas, one for each node of a cluster: with the same virtual host and the
 same login. Each attempt to connect goes to the next node, round-robin.
@@ -6,7 +6,8 @@ same login. Each attempt to connect goes to the next node, round-robin.
 
 import contextlib
 import itertools
-from typing import Final
+from typing import Final, TypedDict
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -28,6 +29,43 @@ def node_urls(address: str) -> list[str]:
     if not urls:
         raise ValueError("an AMQP address without a URL")
     return urls
+
+
+def vhost_of(address: str) -> str:
+    """The vhost in an AMQP address, "/" if it names none. All nodes of a cluster have the same."""
+    return unquote(urlsplit(node_urls(address)[0]).path[1:]) or "/"
+
+
+def login_of(url: str) -> tuple[str, str]:
+    """User and password that a URL names, each "guest" if it does not."""
+    login = urlsplit(url)
+    return unquote(login.username or "guest"), unquote(login.password or "guest")
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """A URL with another login."""
+    parts = urlsplit(url)
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    return urlunsplit(parts._replace(netloc=f"{login}@{parts.netloc.rpartition('@')[2]}"))
+
+
+class ManagementApi(TypedDict):
+    """Arguments of an httpx client."""
+
+    base_url: str
+    auth: tuple[str, str]
+    trust_env: bool
+
+
+def management_api(url: str) -> ManagementApi:
+    """A client's arguments for RabbitMQ's management API, with the login that its URL names.
+
+    https://www.rabbitmq.com/docs/management#http-api. Raises ValueError if the URL's port is not a number.
+    """
+    parts = urlsplit(url)
+    host = f"{parts.hostname}:{parts.port or 15672}"
+    base_url = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/api/", "", ""))
+    return ManagementApi(base_url=base_url, auth=login_of(url), trust_env=False)
 
 
 class BrokerAddresses:

@@ -56,8 +56,10 @@ async def measure_dead_letters(broker: RabbitConsumer, service: str) -> None:
         log.warning("gauges.queue_not_counted", queue=queue, error=repr(error))
 
 
-async def poll(measure: Callable[..., Awaitable[None]], *arguments: object) -> None:
-    """Measure every POLL_SECONDS for as long as the process runs. Transient errors of the database are ignored."""
+async def poll(
+    measure: Callable[..., Awaitable[None]], *arguments: object, every: float = POLL_SECONDS
+) -> None:
+    """Measure every so many seconds for as long as the process runs. Transient errors of the database are ignored."""
     while True:
         expect_progress(within=STUCK_SECONDS)
         try:
@@ -65,4 +67,4 @@ async def poll(measure: Callable[..., Awaitable[None]], *arguments: object) -> N
         except Exception as error:
             if not is_transient(error):
                 raise
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(every)

@@ -31,6 +31,11 @@ class ReadyView(View):
 
     status: Literal["ready"] = "ready"
     checks: dict[str, bool] = Field(examples=[dict.fromkeys(CHECKS, True)])
+    detail: str = Field(
+        "",
+        description="What an operator should mend although the service works.",
+        examples=["topology: queue orders.payment-succeeded: missing"],
+    )
 
 
 class NotReady(Problem, status=503, reason="not_ready"):
@@ -45,9 +50,15 @@ class NotReady(Problem, status=503, reason="not_ready"):
 
 
 class Readiness:
-    """Checks whether a service can work. A check gives the fault, without secrets, or an empty text."""
+    """Checks whether a service can work. A check gives the fault, without secrets, or an empty text.
 
-    def __init__(self, **checks: Callable[[], Awaitable[str]]) -> None:
+    `remarks` gives what an operator should know beside, which makes no service unready.
+    """
+
+    def __init__(
+        self, remarks: Callable[[], str] = str, /, **checks: Callable[[], Awaitable[str]]
+    ) -> None:
+        self.remarks = remarks
         self._checks = checks
 
     async def faults(self) -> dict[str, str]:
@@ -70,10 +81,11 @@ async def ready(readiness: ReadinessDep) -> ReadyView:
     """The service can work: it can write, consume, publish and dead-letter, and its tasks run."""
     faults = await readiness.faults()
     checks = {name: not fault for name, fault in faults.items()}
+    found = [f"{name}: {fault}" for name, fault in faults.items() if fault]
+    found += filter(None, [readiness.remarks()])
     if not all(checks.values()):
-        found = [f"{name}: {fault}" for name, fault in faults.items() if fault]
         raise NotReady("; ".join(found), checks=checks)
-    return ReadyView(checks=checks)
+    return ReadyView(checks=checks, detail="; ".join(found))
 
 
 @router.get(

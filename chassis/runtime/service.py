@@ -29,6 +29,7 @@ from chassis.runtime.logs import configure_logging
 from chassis.runtime.retention import keep_event_log, purge_periodically
 from chassis.runtime.settings import Settings, settings
 from chassis.runtime.supervisor import Supervisor
+from chassis.runtime.topology_watch import TopologyWatch
 from chassis.web import documents
 from chassis.web.app import build_application
 from chassis.web.auth import Verifier
@@ -114,7 +115,7 @@ class Service:
         for name, relay in zip(RELAYS, (self.relay, self.journal_relay), strict=True):
             self.supervisor.start(name, relay.run())
         await self._consume(broker_url)
-        self.provide(self._readiness())
+        self.provide(self._readiness(self._watch_topology(broker_url)))
         self.run(
             consumers=self.broker.keep_consuming,
             retention=partial(purge_periodically, pool, self.settings.event_log_days),
@@ -126,8 +127,20 @@ class Service:
         _tune_garbage_collection()
         log.info("service.started")
 
-    def _readiness(self) -> Readiness:
+    def _watch_topology(self, broker_url: str) -> Callable[[], str]:
+        """Add the task that watches the topology, if the management API is known. Returns what it remarks."""
+        if not self.settings.rabbitmq_api_url:
+            log.info("topology.not_watched")
+            return str
+        consumed = (one.event for one in self._subscriptions)
+        api_url = self.settings.rabbitmq_api_url.get_secret_value()
+        watch = TopologyWatch(self.name, consumed, api_url, broker_url)
+        self.run(topology_watch=watch.run)
+        return watch.remarks
+
+    def _readiness(self, remarks: Callable[[], str]) -> Readiness:
         return Readiness(
+            remarks,
             database=self.database.fault,
             broker=self.broker.fault,
             publishing=self.relay.fault,

@@ -19,7 +19,10 @@ class Settings(BaseSettings):
     )
     rabbitmq_api_url: SecretStr | None = Field(
         None,
-        description="RabbitMQ's management API with an administrator's login; `chorus migrate` applies the topology.",
+        description=(
+            "RabbitMQ's management API. For `chorus migrate`, with an administrator's login; services need none, and"
+            " watch the topology there with their own logins."
+        ),
     )
     auditor_password: SecretStr | None = Field(
         None,

@@ -11,10 +11,10 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from apps import SERVICES
+from chassis.messaging.addresses import vhost_of, with_login
 from chassis.runtime.settings import Settings
 from events.users import UserState
 from ops.audit.databases import PROGRAM
-from ops.management import vhost_of, with_login
 from ops.projections import PROJECTIONS
 
 AUDITOR: Final = "_auditor"

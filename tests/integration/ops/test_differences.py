@@ -1,142 +1,25 @@
 """`chorus topology --check` finds every way in which a broker's topology may differ from the declared one."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import pytest
 
 from apps import SERVICES
-from chassis.messaging.topology import Queue
 from chassis.runtime.settings import settings
 from ops.differences import check
-from ops.management import Administration
 from ops.subscriptions import TOPOLOGY
 from tests.support.fixtures import Install
 from tests.support.installation import Installation, environment
+from tests.support.topology_changes import kinds, repaired, revoke
 
-POLICIES: Final = {
-    "ttl": {"message-ttl": 1000},
-    "max-length": {"max-length": 1},
-    "drop-head": {"overflow": "drop-head"},
-}
-Change = Callable[["Broker"], str]
-"""Makes a difference, and returns how it is named."""
-
-
-class Broker:
-    """The management API of one installation."""
-
-    def __init__(self, chorus: Installation, api: Administration) -> None:
-        self.chorus = chorus
-        self._api = api
-
-    def send(self, method: str, path: str, body: Any = None) -> None:
-        path = path.replace("VHOST", self.chorus.name)
-        self._api.request(method, path, json=body).raise_for_status()
-
-
-def delete_queue(queue: Queue) -> Change:
-    def change(broker: Broker) -> str:
-        broker.send("DELETE", f"queues/VHOST/{queue.name}")
-        return f"queue {queue.name}: missing"
-
-    return change
-
-
-def other_arguments(queue: Queue) -> Change:
-    def change(broker: Broker) -> str:
-        broker.send("DELETE", f"queues/VHOST/{queue.name}")
-        arguments = {"x-queue-type": queue.arguments["x-queue-type"]}
-        broker.send("PUT", f"queues/VHOST/{queue.name}", {"durable": True, "arguments": arguments})
-        return f"queue {queue.name}: "
-
-    return change
-
-
-def delete_binding(queue: Queue) -> Change:
-    def change(broker: Broker) -> str:
-        exchange, key = queue.bindings[0]
-        properties = key.replace("#", "%23")
-        broker.send("DELETE", f"bindings/VHOST/e/{exchange}/q/{queue.name}/{properties}")
-        return f"binding {exchange} -> {queue.name} ({key}): missing"
-
-    return change
-
-
-def extra_binding(queue: Queue) -> Change:
-    def change(broker: Broker) -> str:
-        broker.send("POST", f"bindings/VHOST/e/users/q/{queue.name}", {"routing_key": "other"})
-        return f"binding users -> {queue.name} (other): not declared"
-
-    return change
-
-
-def policy(queue: Queue, path: str, definition: dict[str, Any]) -> Change:
-    def change(broker: Broker) -> str:
-        name, pattern = f"bent-{queue.name}", f"^{queue.name.replace('.', '[.]')}$"
-        body = {"pattern": pattern, "definition": definition, "apply-to": "queues"}
-        broker.send("PUT", f"{path}/VHOST/{name}", body)
-        return f"policy {name}: applies to {queue.name}: "
-
-    return change
-
-
-def delete_exchange(exchange: str) -> Change:
-    def change(broker: Broker) -> str:
-        broker.send("DELETE", f"exchanges/VHOST/{exchange}")
-        return f"exchange {exchange}: missing"
-
-    return change
-
-
-def revoke(service: str) -> Change:
-    def change(broker: Broker) -> str:
-        login = broker.chorus.login(service)
-        rights = TOPOLOGY.permissions(service) | {"read": "^$"}
-        broker.send("PUT", f"permissions/VHOST/{login}", rights)
-        return f"permissions of {login}: "
-
-    return change
-
-
-def of_queues(change: Callable[..., Change], *arguments: Any) -> list[Change]:
-    return [change(queue, *arguments) for queue in TOPOLOGY.queues]
-
-
-KINDS: Final[dict[str, list[Change]]] = {
-    "deleted queue": of_queues(delete_queue),
-    "other arguments": of_queues(other_arguments),
-    "deleted binding": of_queues(delete_binding),
-    "extra binding": of_queues(extra_binding),
-    **{name: of_queues(policy, "policies", bent) for name, bent in POLICIES.items()},
-    "operator policy": of_queues(policy, "operator-policies", POLICIES["max-length"]),
-    "deleted exchange": [delete_exchange(exchange) for exchange in TOPOLOGY.exchanges],
-    "revoked permission": [revoke(service) for service in SERVICES],
-}
-"""Every kind of difference, for each queue, exchange or service."""
+KINDS: Final = kinds(TOPOLOGY) | {"revoked permission": [revoke(service) for service in SERVICES]}
 
 
 @pytest.fixture(scope="module")
 async def chorus(install_chorus: Install) -> Installation:
     return await install_chorus("differences")
-
-
-@contextmanager
-def repaired(chorus: Installation) -> Iterator[Broker]:
-    """The broker; afterwards it has the declared topology again."""
-    with Administration(chorus.servers.rabbitmq_api_url) as api:
-        broker = Broker(chorus, api)
-        try:
-            yield broker
-        finally:
-            for queue in TOPOLOGY.queues:
-                api.delete(f"policies/{chorus.name}/bent-{queue.name}")
-                api.delete(f"operator-policies/{chorus.name}/bent-{queue.name}")
-                api.delete(f"queues/{chorus.name}/{queue.name}")
-            api.apply(TOPOLOGY, {service: chorus.amqp_url(service) for service in SERVICES})
 
 
 def checked(chorus: Installation, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
