@@ -22,6 +22,7 @@ from tools.servers.server import PrivateServer
 from tools.system import PORTS, Login, System, new_password
 
 _DATABASES = {service: f"CHORUS_DATABASE_URL_{service.upper()}" for service in SERVICES}
+_ADMINISTRATORS = ("CHORUS_DATABASE_ADMIN_URL", "CHORUS_RABBITMQ_API_URL")
 _BROKERS = {service: f"CHORUS_AMQP_URL_{service.upper()}" for service in SERVICES}
 
 
@@ -33,29 +34,30 @@ class LocalSystem(System):
         smtp_port = private_port()
         mail = {"CHORUS_SMTP_HOST": "127.0.0.1", "CHORUS_SMTP_PORT": str(smtp_port)}
         self._environment = {**environment, **mail, **self._operator}
-        self._parts = {
-            name: self._child(name, "serve", name, f"--port={self._ports[name]}")
-            for name in SERVICES
-        }
-        self._parts["mail"] = self._child(
-            "mail", "mailbox", f"--smtp-port={smtp_port}", f"--http-port={self._ports['mail']}"
-        )
+        # No service has an administrator's login; each reads the management API with its own.
+        own = {k: v for k, v in self._environment.items() if k not in _ADMINISTRATORS}
         api = urlsplit(environment.get("CHORUS_RABBITMQ_API_URL", ""))
         if api.hostname:
             login = Login(api.username, api.password or "") if api.username else None
-            url = f"{api.scheme}://{api.hostname}:{api.port}"
+            url = own["CHORUS_RABBITMQ_API_URL"] = f"{api.scheme}://{api.hostname}:{api.port}"
             self.addresses = replace(self.addresses, rabbitmq=url, rabbitmq_login=login)
+        self._parts = {
+            name: self._child(own, name, "serve", name, f"--port={self._ports[name]}")
+            for name in SERVICES
+        }
+        mailbox = (f"--smtp-port={smtp_port}", f"--http-port={self._ports['mail']}")
+        self._parts["mail"] = self._child(own, "mail", "mailbox", *mailbox)
 
-    def _child(self, name: str, *arguments: str) -> Child:
+    def _child(self, environment: Mapping[str, str], name: str, *arguments: str) -> Child:
         return Child(
             name,
             [sys.executable, "-m", "ops", *arguments],
             log=self._folder / f"{name}.log",
-            environment=self._environment,
+            environment=environment,
         )
 
     def migrate(self) -> None:
-        self._child("migrate", "migrate").run(within=120)
+        self._child(self._environment, "migrate", "migrate").run(within=120)
 
     def start(self) -> None:
         for part in self._parts.values():
@@ -124,8 +126,7 @@ def _given(names: Collection[str], fallback: str = "") -> bool:
 
 def _may_migrate(environment: Mapping[str, str]) -> bool:
     """Whether databases and queues can be created. With given servers, that may have been done before."""
-    needed = ("CHORUS_DATABASE_ADMIN_URL", "CHORUS_RABBITMQ_API_URL")
-    missing = [name for name in needed if not environment.get(name)]
+    missing = [name for name in _ADMINISTRATORS if not environment.get(name)]
     if len(missing) == 1:
         raise CannotRun(f"{missing[0]} is not set: it is needed to prepare that server")
     return not missing

@@ -48,6 +48,8 @@ class TestAlarmRules:
             "chorus_dead_letter_messages",
             "chorus_notifications_oldest_seconds",
             "chorus_orders_late",
+            "chorus_topology_differences",
+            "chorus_topology_unknown",
         ],
     )
     def test_what_an_operator_must_notice_has_a_rule(self, metric: str) -> None:

@@ -39,6 +39,7 @@ MAY_CALL_OVER_HTTP = (
     "ops/management.py",
     "ops/differences.py",
     "ops/audit/broker.py",
+    "chassis/runtime/topology_watch.py",
     "apps/notifications/channels/",
 )
 """Clients of the management API of RabbitMQ, and channels, which may call providers."""
@@ -139,6 +140,12 @@ class TestServices:
     def test_no_service_calls_another(self) -> None:
         assert calls_over_http(services_code()) == []
 
+    def test_the_topology_is_watched_by_get_only(self) -> None:
+        [watch] = [m for m in modules("chassis") if m.path == "chassis/runtime/topology_watch.py"]
+        others = ("delete", "patch", "post", "put", "request", "send", "stream")
+        assert len(list(watch.calls("get"))) == 1
+        assert list(watch.calls(*others)) == []
+
     def test_no_service_changes_the_topology(self) -> None:
         assert changes_topology(services_code()) == []
 
@@ -198,5 +205,6 @@ def test_what_is_allowed_is_found_in_its_place() -> None:
         "ops/dead_letters.py": publishes_elsewhere,
         "ops/event_logs.py": publishes_elsewhere,
         "ops/management.py": calls_over_http,
+        "chassis/runtime/topology_watch.py": calls_over_http,
     }.items():
         assert rule([Module("apps/orders/elsewhere.py", code[path].tree)]), path

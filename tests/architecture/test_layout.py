@@ -17,7 +17,7 @@ FILES: Final = {
     "events": "__init__ base billing contracts money notifications orders users",
     "chassis": "__init__ crash_points",
     "chassis/messaging": (
-        "__init__ addresses broker consumer dead_letters errors failure_log inbox message outbox"
+        "__init__ addresses broker consumer dead_letters differences errors failure_log inbox message outbox"
         " private_names publisher recovery relay snapshot topology"
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",
@@ -25,7 +25,9 @@ FILES: Final = {
         "__init__ app auth commands context dependencies documents pagination problems"
         " protocol routing schemas"
     ),
-    "chassis/runtime": ("__init__ backlog health logs retention service settings supervisor"),
+    "chassis/runtime": (
+        "__init__ backlog health logs retention service settings supervisor topology_watch"
+    ),
     "apps": "__init__",
     "apps/users": f"{SERVICE} keys limits operator passwords recovery tokens",
     "apps/billing": f"{SERVICE} recovery",
