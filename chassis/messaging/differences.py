@@ -62,5 +62,13 @@ def _policies(kind: str, wanted: Topology, found: Sequence[Mapping[str, Any]]) -
     for policy in found:
         names = {"exchanges": wanted.exchanges, "all": (*queues, *wanted.exchanges)}
         for name in names.get(policy["apply-to"], queues):
-            if re.search(policy["pattern"], name):
+            if _matches(policy["pattern"], name):
                 yield f"{kind} {policy['name']}: applies to {name}: {policy['definition']}"
+
+
+def _matches(pattern: str, name: str) -> bool:
+    """Whether RabbitMQ's regular expression matches. It may if it is none of Python's."""
+    try:
+        return re.search(pattern, name) is not None
+    except re.error:
+        return True

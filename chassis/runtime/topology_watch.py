@@ -72,9 +72,8 @@ class TopologyWatch:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 lists = {name: await self._read(name) for name in LISTS}
             found = sorted(topology_differences(self._wanted, lists))
-        except (
-            Exception
-        ) as error:  # no answer, or none that was expected: the service works without
+        except Exception as error:
+            # No answer, or none that was expected. The service works without.
             UNKNOWN.labels(self._service).set(1)
             self._note("topology.unknown", [f"unknown ({_reason(error)})"])
         else:
@@ -86,9 +85,8 @@ class TopologyWatch:
         answer = await self._api.get(f"{name}/{self._vhost}")
         found: list[dict[str, Any]] = answer.raise_for_status().json()
         if name == "bindings":  # the journal has one of each service, which watches its own
-            found = [
-                b for b in found if b["destination"] != JOURNAL or b["source"] == self._service
-            ]
+            own = self._service
+            found = [b for b in found if b["destination"] != JOURNAL or b["source"] == own]
         return found
 
     def _note(self, event: str, found: list[str]) -> None:
