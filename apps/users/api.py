@@ -74,7 +74,7 @@ async def login(
     if user is None or not matches:
         raise InvalidCredentials
     response.headers["Cache-Control"] = "no-store"
-    return TokenView(access_token=key_ring.token(user, datetime.now(UTC)))
+    return TokenView(access_token=key_ring.token(user, datetime.now(UTC)), user_id=user.id)
 
 
 @router.get("/view/{userId}", responses=documented(Unauthorized, NotFound, Invalid))

@@ -127,6 +127,7 @@ class TokenView(View):
     expires_in: int = Field(
         int(TOKEN_LIFETIME.total_seconds()), description="Seconds.", examples=[3600]
     )
+    user_id: UUID = Field(description="Whose token it is.")
 
 
 class UserView(View):

@@ -40,6 +40,10 @@ RELOAD_SECONDS: Final = 0.5
 Role = Literal["user", "operator"]
 
 
+class InvalidToken(Unauthorized, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}):
+    """A valid access token is needed."""
+
+
 class SigningKey(Table, table=True):
     """The public key of a pair that tokens may be signed with, from SigningKeyPublished."""
 
@@ -91,7 +95,7 @@ class Verifier:
 
     async def _verified(self, token: str) -> User:
         if len(token) > TOKEN_LIMIT:
-            raise Unauthorized("The token is too long.")
+            raise InvalidToken("The token is too long.")
         try:
             key = await self._key(str(jwt.get_unverified_header(token).get("kid")))
             claims = jwt.decode(
@@ -105,7 +109,7 @@ class Verifier:
             )
             user = _user(claims)
         except (jwt.PyJWTError, ValueError) as error:
-            raise Unauthorized(f"The token is not valid: {error}") from None
+            raise InvalidToken(f"The token is not valid: {error}") from None
         while len(self._cached) >= CACHED_TOKENS:
             del self._cached[next(iter(self._cached))]
         self._cached[token] = (user, float(claims["exp"]) + LEEWAY_SECONDS)

@@ -5,7 +5,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
@@ -88,6 +88,8 @@ class Telemetry:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], correlation]
+                if b"authorization" in context.headers:
+                    message["headers"] += _private(message["headers"])
             await send(message)
 
         try:
@@ -102,6 +104,12 @@ class Telemetry:
             requests, seconds = _series(scope["method"], route, status or CLIENT_CLOSED)
             requests.inc()
             seconds.observe(time.perf_counter() - started)
+
+
+def _private(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """What keeps caches, also the client's own, from storing the response to a request with a token."""
+    known = any(name == b"cache-control" for name, _ in headers)
+    return [] if known else [(b"cache-control", b"no-store")]
 
 
 @lru_cache(maxsize=1024)

@@ -38,6 +38,7 @@ async def test_a_token_is_valid_for_its_user_for_an_hour(users: RunningService) 
     assert answer.headers["Cache-Control"] == "no-store"
     body = answer.json()
     assert (body["tokenType"], body["expiresIn"]) == ("Bearer", 3600)
+    assert body["userId"] == registered.json()["userId"]
     kid = jwt.get_unverified_header(body["accessToken"])["kid"]
     x = await users.value("SELECT x FROM signing_keys WHERE key_id = $1", kid)
     key = jwt.PyJWK(PublicKey(x=x).model_dump(), algorithm=ALGORITHM)

@@ -95,9 +95,12 @@ async def test_a_token_is_refused_that_is(
     billing: RunningService, forged: Callable[[Signer, UUID], str]
 ) -> None:
     user = a_user()
-    answer = await asks(billing, user.id, f"Bearer {forged(billing.signer, user.id)}")
+    token = forged(billing.signer, user.id)
+    answer = await asks(billing, user.id, f"Bearer {token}")
     assert answer.status_code == 401, answer.text
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    challenge = 'Bearer error="invalid_token"' if token else "Bearer"  # RFC 6750, 3.1
+    assert answer.headers["WWW-Authenticate"] == challenge
+    assert answer.headers["Cache-Control"] == "no-store"
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["reason"] == "unauthorized"
     assert await billing.rows("SELECT 1 FROM accounts WHERE user_id = $1", user.id) == []

@@ -135,7 +135,7 @@ FORGED = {
 async def test_a_forged_token_is_refused(signer: Signer, verifier: Verifier, forge: Any) -> None:
     with pytest.raises(Unauthorized) as refused:
         await verifier.user(forge(signer))
-    assert refused.value.headers == {"WWW-Authenticate": "Bearer"}
+    assert refused.value.headers == {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 async def test_tokens_are_cached_and_keys_read_once(
