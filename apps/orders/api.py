@@ -127,7 +127,10 @@ router.routes.append(
         responses=WRITING
         | documented(PaymentRefused)
         | located(201)
-        | {202: {"model": OrderView, "description": "Accepted; the outcome is not known in time."}},
+        | {
+            202: located(202)[202]
+            | {"model": OrderView, "description": "Accepted; the outcome is not known in time."}
+        },
     )
 )
 

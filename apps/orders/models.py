@@ -30,6 +30,11 @@ class OrderAlreadyRejected(Problem, status=409, reason="order_rejected"):
 class PaymentRefused(Problem, status=403, reason="insufficient_funds"):
     """The order was not paid."""
 
+    @classmethod
+    def example(cls) -> Self:
+        """An instance for the documentation."""
+        return cls(orderId="019aab0f-7c40-7000-8000-000000000001")
+
 
 class Customer(Table, table=True):
     """A user who may place orders."""

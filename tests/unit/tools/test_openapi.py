@@ -121,7 +121,15 @@ def test_headers_are_documented(document: Document) -> None:
 
 
 def answer_with_location(operation: Document) -> set[str]:
-    return {"202"} if operation["operationId"] == "send_message" else {"201"}
+    by_operation = {"send_message": {"202"}, "create_order": {"201", "202"}}
+    return by_operation.get(operation["operationId"], {"201"})
+
+
+def test_the_refusal_of_a_payment_names_the_order() -> None:
+    document = committed("orders", "openapi.json")
+    refused = document["paths"]["/order/create"]["post"]["responses"]["403"]["content"]
+    [example] = refused["application/problem+json"]["examples"].values()
+    assert example["value"]["orderId"]
 
 
 def test_every_authenticated_post_accepts_an_idempotency_key(document: Document) -> None:
