@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         ge=1,
         description="The most open HTTP connections of one address to a process; raise it behind a proxy.",
     )
+    cors_origins: str = Field(
+        "",
+        description="Origins of web pages that may call the services from a browser, separated by commas.",
+    )
     operator_email: str | None = Field(
         None, description="The first operator, whom the users service creates at start."
     )

@@ -1,19 +1,31 @@
 """The ASGI application of a service: its routes behind one layer of middleware."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
 from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Lifespan
 
+from chassis.runtime.settings import settings
 from chassis.web.context import Telemetry
 from chassis.web.dependencies import Provided
 from chassis.web.routing import StrictRoute
 
+EXPOSED: Final = (
+    "Idempotent-Replayed",
+    "Location",
+    "Preference-Applied",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Correlation-Id",
+)
+"""The headers of responses that scripts of other origins may read."""
+
 
 class Application(FastAPI):
-    """FastAPI without middleware but Telemetry, and without its own telemetry."""
+    """FastAPI without middleware but Telemetry and, if origins are set, CORS; and without its own telemetry."""
 
     __call__ = Starlette.__call__
 
@@ -23,7 +35,20 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """What handles a connection."""
-        return Telemetry(self.router)
+        app = Telemetry(self.router)
+        origins = [
+            origin.strip() for origin in settings().cors_origins.split(",") if origin.strip()
+        ]
+        if not origins:
+            return app
+        return CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "PATCH"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+            max_age=600,
+        )
 
 
 def build_application(
