@@ -20,7 +20,7 @@ from apps.users.schemas import (
 )
 from apps.users.tokens import KeyRing
 from apps.users.use_cases import ChangeUser, RegisterUser
-from chassis.web.auth import OwnerId
+from chassis.web.auth import CurrentUser, OwnerId
 from chassis.web.commands import KeylessCommands, located
 from chassis.web.dependencies import ReadDatabase, provided
 from chassis.web.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
@@ -85,6 +85,12 @@ async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
     if user is None:
         raise NotFound("There is no such user.")
     return UserView.model_validate(user)
+
+
+@router.get("/me", responses=documented(Unauthorized, NotFound, Invalid))
+async def view_me(user: CurrentUser, database: ReadDatabase) -> UserView:
+    """The current profile of the user whose token it is."""
+    return await view_user(user.id, database)
 
 
 @router.patch(

@@ -3,6 +3,7 @@
 import asyncio
 import statistics
 import time
+from uuid import UUID
 
 import jwt
 import pytest
@@ -47,6 +48,18 @@ async def test_a_token_is_valid_for_its_user_for_an_hour(users: RunningService) 
     assert claims["role"] == "user"
     assert claims["exp"] - claims["iat"] == 3600
     assert abs(claims["iat"] - time.time()) < 60
+
+
+async def test_users_view_themselves_without_their_id(users: RunningService) -> None:
+    async with users.http() as http:
+        id = (await http.post("/user/register", json=a_registration())).json()["userId"]
+        anonymous = await http.get("/user/me")
+    async with users.http(UUID(id)) as ada:
+        me = await ada.get("/user/me")
+        by_id = await ada.get(f"/user/view/{id}")
+    assert (me.status_code, me.json()) == (200, by_id.json())
+    assert me.json()["userId"] == id
+    assert anonymous.status_code == 401
 
 
 async def test_sign_in_does_not_disclose_whether_the_address_is_known(
