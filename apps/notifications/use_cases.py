@@ -1,17 +1,13 @@
 """Use cases of notifications. Each takes a transaction and a list, and returns results in the order of the list."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
 from apps.notifications.models import ADDRESSES, DeliveryResult, Notification, Recipient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
-from chassis.messaging.contradictions import report
 from events.base import Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.notifications import NotificationKind
@@ -30,9 +26,7 @@ WAITING: Final = statements(Notification).where("user_id = ANY($1::uuid[]) AND s
 
 LEASE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
-    SELECT id FROM notifications n WHERE status = 'pending' AND due_at <= now() AND channel = $3
-        AND (correction = 0 OR NOT EXISTS (SELECT FROM notifications WHERE order_id = n.order_id
-            AND correction < n.correction AND channel = $3 AND status IN ('waiting', 'pending')))
+    SELECT id FROM notifications WHERE status = 'pending' AND due_at <= now() AND channel = $3
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
 RETURNING {", ".join(statements(Notification).columns)}
 """  # noqa: S608 - made of our own names
@@ -90,19 +84,19 @@ async def notify_of_payments(
     tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
 ) -> None:
     """Create notifications of joy: these orders are paid."""
-    await _notify(tx, [_about(tx, "joy", e, e.event.payment.created_at) for e in received])
+    await _create(tx, [_about(tx, "joy", e) for e in received])
 
 
 async def notify_of_rejections(
     tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
 ) -> None:
     """Create notifications of sorrow: these orders will not be paid."""
-    await _notify(tx, [_about(tx, "sorrow", e, e.time, e.event.reason) for e in received])
+    await _create(tx, [_about(tx, "sorrow", e, e.event.reason) for e in received])
 
 
 async def notify_of_refunds(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
     """Create notifications of refunds: the money for these orders is back on its account."""
-    await _notify(tx, [_about(tx, "refund", e, e.event.payment.created_at) for e in received])
+    await _create(tx, [_about(tx, "refund", e) for e in received])
 
 
 async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> list[Notification]:
@@ -155,7 +149,6 @@ def _about(
     tx: Transaction,
     kind: NotificationKind,
     received: Envelope[PaymentSucceeded | PaymentRejected | PaymentRefunded],
-    decided_at: datetime,
     reason: str | None = None,
 ) -> Notification:
     """A notification about the outcome of an order."""
@@ -170,38 +163,15 @@ def _about(
         balance=account.balance,
         currency=account.currency,
         created_at=tx.now,
-        decided_at=decided_at,
         **received.causation()._asdict(),
     )
 
 
-async def _notify(tx: Transaction, news: Sequence[Notification]) -> None:
-    """Create notifications about orders, each with its place after those that there are.
-
-    If a concurrent transaction creates one for the same place, this one fails, and is repeated after it.
-    """
-    found = await tx.load_all(Notification, [n.order_id for n in news], key="order_id")
-    known = defaultdict(list)
-    stored = await tx.lock(Notification, [n.id for n in found])
-    for one in stored.values():
-        known[one.order_id].append(one)
-    new = []
-    for one in news:
-        novelty = one.follow(known[one.order_id])
-        if novelty in ("correction", "outdated"):
-            report(tx, "notifications", order_id=one.order_id, received=one.kind, taken_as=novelty)
-        if novelty in ("new", "correction"):
-            known[one.order_id].append(one)
-            new.append(one)
-    await tx.update(list(stored.values()), "decided_at")
-    await _create(tx, sorted(new, key=attrgetter("order_id")))
-
-
 async def _create(tx: Transaction, notifications: Sequence[Notification]) -> None:
-    """Insert notifications; those whose recipient is unknown wait."""
+    """Insert notifications, one per order, kind and channel; those whose recipient is unknown wait."""
     recipients = await _recipients(tx, {n.user_id for n in notifications})
     copies = _render(tx, notifications, recipients)
-    await tx.insert([*notifications, *copies])
+    await tx.insert_missing([*notifications, *copies], key="order_id")
 
 
 def _render(

@@ -24,12 +24,8 @@ async def recover(tx: Transaction, lost: Sequence[Envelope[Event]]) -> list[Rema
         now, order = envelope.event.order, orders[envelope.event.order.id]
         if now.version > order.version:
             order.status, order.reason, order.version = now.status, now.reason, now.version
-            cancelled = now.status == "cancelled"
-            order.settled_at = (order.settled_at if cancelled else None) or envelope.time
-            order.corrections = max(0, now.version - 2 - cancelled)
+            order.settled_at = order.settled_at or envelope.time
         elif now.version == order.version and now.status != order.status:
             remarks.append(Remark(envelope.id, f"of order {now.id}: it is {order.status} now"))
-    await tx.update(
-        list(orders.values()), "status", "reason", "settled_at", "version", "corrections"
-    )
+    await tx.update(list(orders.values()), "status", "reason", "settled_at", "version")
     return remarks

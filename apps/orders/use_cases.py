@@ -5,22 +5,15 @@ An order that an event of billing is about exists: OrderPlaced is published afte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
-from apps.orders.models import Customer, Order, OrderAlreadyRejected, Outcome
+from apps.orders.models import Customer, Order, OrderAlreadyRejected
 from chassis.database.transaction import Transaction
-from chassis.messaging.contradictions import report
 from chassis.web.problems import NotFound
 from events.base import Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
-
-CHANGING: Final = (
-    "status", "reason", "settled_at", "refunded_at", "version", "decided_at", "corrections"
-)  # fmt: skip
-"""The columns of an order that change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +58,7 @@ async def mark_paid(tx: Transaction, received: Sequence[Envelope[PaymentSucceede
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
         order = orders[one.event.order.id]
-        order.require(one.event.order)
-        if _settle(tx, order, Outcome("paid", one.event.payment.created_at)):
+        if order.pay(tx.now):
             tx.publish(OrderPaid(order=order.state()), one.causation())
     await _save(tx, orders)
 
@@ -75,9 +67,8 @@ async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentReje
     """Mark orders as rejected. A cancelled order stays cancelled."""
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
-        order, reason = orders[one.event.order.id], one.event.reason
-        order.require(one.event.order, cancelled=reason == "order_cancelled")
-        if _settle(tx, order, Outcome("rejected", one.time, reason)):
+        order = orders[one.event.order.id]
+        if order.reject(one.event.reason, tx.now):
             tx.publish(OrderRejected(order=order.state()), one.causation())
     await _save(tx, orders)
 
@@ -86,11 +77,8 @@ async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefu
     """Mark the payments of cancelled orders as refunded."""
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
-        order, event = orders[one.event.order.id], one.event
-        order.require(event.order, cancelled=True)
-        if not order.refund(event.refund.created_at, event.payment.created_at):
-            _report(tx, order, order.status, "refunded")
-    await _save(tx, orders)
+        orders[one.event.order.id].refunded_at = one.event.refund.created_at
+    await tx.update(list(orders.values()), "refunded_at")
 
 
 async def cancel_orders(
@@ -112,18 +100,5 @@ async def cancel_orders(
     return results
 
 
-def _settle(tx: Transaction, order: Order, outcome: Outcome) -> bool:
-    """Follow a decision of billing's; report one that contradicts another."""
-    was, contradicts = order.status, order.contradicts(outcome)
-    changed = order.settle(outcome, tx.now)
-    if contradicts:
-        _report(tx, order, was, outcome.status)
-    return changed
-
-
-def _report(tx: Transaction, order: Order, was: str, received: str) -> None:
-    report(tx, "orders", order_id=order.id, recorded=was, received=received, followed=order.status)
-
-
 async def _save(tx: Transaction, orders: dict[UUID, Order]) -> None:
-    await tx.update(list(orders.values()), *CHANGING)
+    await tx.update(list(orders.values()), "status", "reason", "settled_at", "version")

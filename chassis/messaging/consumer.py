@@ -24,7 +24,6 @@ from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
 from chassis.database.tables import Table
 from chassis.database.transaction import Pool, Transaction
-from chassis.messaging.contradictions import CONTRADICTIONS, ContradictionError
 from chassis.messaging.dead_letters import (
     DEAD_LETTERED,
     LEFT_TO_BROKER,
@@ -116,7 +115,6 @@ class Consumer(Generic[E]):
         self._processed_total = PROCESSED.labels(self.queue)
         DEAD_LETTERED.labels(self.queue)
         LEFT_TO_BROKER.labels(self.queue)
-        self._contradictions_total = CONTRADICTIONS.labels(service)
         self._redelivered = asyncio.Lock()
         self._retrying = 0
         self._failures = FailureLog(log, logging.WARNING)
@@ -273,8 +271,6 @@ class Consumer(Generic[E]):
             for failure in failures
             if failure.error is not None
         ]
-        errors = [failure.error for failure in failures]
-        self._contradictions_total.inc(sum(isinstance(e, ContradictionError) for e in errors))
         return not dead_letters or await self._dead_letters.put(dead_letters, self.queue)
 
 

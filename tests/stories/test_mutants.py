@@ -199,8 +199,7 @@ async def test_a_mutant_is_found(mutation: str, install_chorus: Install, tmp_pat
 async def test_notifications_without_a_unique_key_are_found(
     install_chorus: Install, tmp_path: Path
 ) -> None:
-    situation = news_twice_without_a_key
-    async with played(install_chorus, tmp_path, "keyless", "no_business_key", situation) as found:
+    async with played(install_chorus, tmp_path, "keyless", "", news_twice_without_a_key) as found:
         assert any("2 times (joy," in line for line in found), found
 
 

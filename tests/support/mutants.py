@@ -106,15 +106,6 @@ def unconfirmed_publish() -> None:
     Publisher.publish = publish  # type: ignore[method-assign]
 
 
-def no_business_key() -> None:
-    """What was written about an order before is ignored. The table's unique index is the second line of defence."""
-
-    async def nothing(self: Transaction, table: Any, keys: Any, *, key: str) -> list[Any]:
-        return []
-
-    Transaction.load_all = nothing  # type: ignore[method-assign]
-
-
 MUTANTS: Final[dict[str, Callable[[], None]]] = {
     mutation.__name__: mutation
     for mutation in (
@@ -125,4 +116,4 @@ MUTANTS: Final[dict[str, Callable[[], None]]] = {
 
 def mutate(name: str) -> None:
     """Break this process. Raises KeyError if there is no such mutant."""
-    (MUTANTS | {no_business_key.__name__: no_business_key})[name]()
+    MUTANTS[name]()
