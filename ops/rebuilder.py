@@ -22,8 +22,7 @@ import stamina
 from chassis.database.errors import is_transient
 from chassis.database.tables import Statements, from_record
 from chassis.database.transaction import Pool, Transaction, transaction
-from chassis.messaging.consumer import Handler
-from chassis.messaging.inbox import deduplicate, mark_processed
+from chassis.messaging.consumer import Handler, deduplicate, mark_processed
 from chassis.messaging.message import from_message, message_batches, to_message
 from events.base import Causation, Envelope, Event
 from ops.audit.databases import Database, Databases

@@ -3,36 +3,38 @@
 A FastStream subscriber takes messages, single events or message batches, and submits each event to a group committer.
 One transaction holds the effects, the events that follow, and the rows of the inbox. The message is acknowledged after
 COMMIT.
+
+The inbox is the table of processed events. Nearly all events are new, so a batch is processed without a look into it,
+and it is written with everything else. If an event was processed before, that fails: the transaction fails as a whole
+and the batch is processed again, deduplicated. Decision record 22 has the measurements.
 """
 
 import asyncio
-import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
 
 import structlog
 from faststream import AckPolicy
 from faststream.rabbit import Channel, RabbitBroker, RabbitMessage, RabbitQueue
 from prometheus_client import Counter
 from pydantic import ValidationError
+from sqlalchemy import BigInteger
+from sqlmodel import Field
 
 from chassis import crash_points
 from chassis.database.group_commit import GroupCommitter, OnCommit
-from chassis.database.tables import Table
+from chassis.database.tables import Table, statements
 from chassis.database.transaction import Pool, Transaction
-from chassis.messaging.dead_letters import (
-    DEAD_LETTERED,
-    LEFT_TO_BROKER,
-    DeadLetterQueue,
-    with_reason,
-)
-from chassis.messaging.failure_log import FailureLog
-from chassis.messaging.inbox import deduplicate, mark_processed
-from chassis.messaging.message import alone, from_message
+from chassis.messaging.dead_letters import DeadLetterQueue
+from chassis.messaging.message import from_message
+from chassis.messaging.outbox import GROUP, bits
+from chassis.messaging.retries import RETRY_DELAYS, FailedEvents
 from chassis.messaging.topology import queue_name
 from events.base import Envelope, Event
 
@@ -40,13 +42,6 @@ log = structlog.get_logger(__name__)
 
 PREFETCH_MESSAGES: Final = 16
 """Unacknowledged messages per queue: up to 16 message batches of 64 events."""
-
-RETRY_DELAYS: Final = (0.1, 0.5, 2.0)
-"""Seconds before the second, third and fourth attempt at an event that fails; then it is dead-lettered."""
-
-RETRYING_LIMIT: Final = PREFETCH_MESSAGES // 4
-"""Messages of a queue whose events wait for retries at a time. Failed events of further ones are dead-lettered after
-one attempt: events that all fail never take more than a quarter of the prefetch from others."""
 
 SHUFFLE_SECONDS: Final = 0.2
 """Redelivered messages are processed in random order, spread over this time. In a fixed order, a message that kills the
@@ -66,6 +61,55 @@ Handler = Callable[[Transaction, Sequence[Envelope[E]]], Awaitable[object]]
 """A use case for new events. It may publish; it must not commit."""
 
 
+class InboxRow(Table, table=True):
+    """Processed events of one publisher whose ids differ in the last six bits alone, as those of one message often do.
+
+    The row outlives every possible redelivery; `retention` purges it later.
+    """
+
+    __tablename__ = "inbox"
+    on_conflict = """
+        ON CONFLICT (id, source) DO UPDATE SET received_at = excluded.received_at,
+            members = CASE WHEN inbox.members & excluded.members = 0 THEN inbox.members | excluded.members END
+    """
+    # The column takes no NULL: an event that was processed before makes the statement fail.
+
+    id: UUID = Field(primary_key=True)
+    """Of the events, with zeros in these bits."""
+    source: str = Field(primary_key=True)
+    """The exchange of the publisher: nobody else can use its ids up."""
+    members: int = Field(sa_type=BigInteger)
+    """A bit for each event that was processed, at the number that its id has in these bits."""
+    received_at: datetime
+
+
+KNOWN: Final = statements(InboxRow).where("source = $1 AND id = ANY($2)")
+
+
+async def deduplicate(tx: Transaction, received: Sequence[Envelope[E]]) -> list[Envelope[E]]:
+    """The events that are not in the inbox, each once, in the order of arrival."""
+    once = {envelope.id.int: envelope for envelope in received}
+    groups = {UUID(int=number // GROUP * GROUP) for number in once}
+    records = await tx.fetch(KNOWN, received[0].event.exchange, list(groups))
+    known = {record["id"].int // GROUP: record["members"] for record in records}
+    return [once[n] for n in once if not known.get(n // GROUP, 0) >> n % GROUP & 1]
+
+
+async def mark_processed(tx: Transaction, processed: Sequence[Envelope[E]]) -> None:
+    """Write events to the inbox; COMMIT fails with asyncpg.NotNullViolationError if one is there already.
+
+    The rows are written by the last statement of the transaction, after every lock, and in the order of their ids:
+    two consumers of the same events wait for each other and never deadlock.
+    """
+    source = processed[0].event.exchange
+    await tx.insert(
+        [
+            InboxRow(id=UUID(int=group * GROUP), source=source, members=new, received_at=tx.now)
+            for group, new in bits(envelope.id for envelope in processed).items()
+        ]
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription(Generic[E]):
     """A service consumes an event: the use case that handles it. Each service lists its own in `consumers.py`."""
@@ -83,17 +127,6 @@ class Subscription(Generic[E]):
 Subscriptions = tuple[Subscription[Any], ...]
 
 
-@dataclass(slots=True)
-class Failure:
-    """An event of a message that could not be processed, so far."""
-
-    index: int
-    """Its place in the message."""
-    error: BaseException | None
-    """Of the last attempt; None once one has succeeded."""
-    attempts: int = 1
-
-
 class Consumer(Generic[E]):
     """Consumes one queue: commits events in groups, dead-letters what cannot be processed, acknowledges."""
 
@@ -108,16 +141,10 @@ class Consumer(Generic[E]):
     ) -> None:
         self._event = subscription.event
         self._handler = subscription.handler
-        self._dead_letters = dead_letters
         self.queue = queue_name(service, subscription.event)
-        # The series exist from the start: an alarm on a rise misses one that begins with 1.
         self._duplicates_total = DUPLICATES.labels(self.queue)
         self._processed_total = PROCESSED.labels(self.queue)
-        DEAD_LETTERED.labels(self.queue)
-        LEFT_TO_BROKER.labels(self.queue)
         self._redelivered = asyncio.Lock()
-        self._retrying = 0
-        self._failures = FailureLog(log, logging.WARNING)
         self.committer: GroupCommitter[Envelope[E], None] = GroupCommitter(
             pool,
             self._process,
@@ -126,6 +153,7 @@ class Consumer(Generic[E]):
             on_commit=on_commit,
             waiting_limit=math.inf,
         )
+        self._failed = FailedEvents(self.queue, subscription.event, self.committer, dead_letters)
         broker.subscriber(
             RabbitQueue(self.queue, declare=False),
             channel=Channel(prefetch_count=PREFETCH_MESSAGES),
@@ -183,8 +211,7 @@ class Consumer(Generic[E]):
             await asyncio.wait(attempts)
         # Cancelled means that the process is stopping: this raises, and the message will be delivered again.
         errors = [attempt.exception() for attempt in attempts]
-        failures = await self._retry(found, errors)
-        if await self._dead_letter(message, failures):
+        if not any(errors) or await self._failed.handle(message, found, errors):
             self._reached("before_ack")
             await message.ack()
         else:
@@ -219,59 +246,6 @@ class Consumer(Generic[E]):
         malformed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         malformed.set_exception(event)
         return malformed
-
-    async def _retry(
-        self,
-        found: Sequence[Envelope[E] | ValidationError],
-        errors: Sequence[BaseException | None],
-    ) -> list[Failure]:
-        """Repeat failed attempts at events, unless many messages wait for that; returns what had failed at first."""
-        failures = [Failure(index, error) for index, error in enumerate(errors) if error]
-        events = [(failure, found[failure.index]) for failure in failures]
-        retried = [(failure, event) for failure, event in events if isinstance(event, Envelope)]
-        if retried and self._retrying < RETRYING_LIMIT:
-            self._retrying += 1
-            try:
-                await asyncio.gather(*(self._retry_event(*one) for one in retried))
-            finally:
-                self._retrying -= 1
-        return failures
-
-    async def _retry_event(self, failure: Failure, event: Envelope[E]) -> None:
-        """Repeat a failed attempt with backoff."""
-        for delay in RETRY_DELAYS:
-            self._failures.add(
-                "consumer.failed",
-                queue=self.queue,
-                error=type(failure.error).__name__,
-                event_id=str(event.id),
-                exc_info=failure.error,
-            )
-            await asyncio.sleep(delay)
-            failure.attempts += 1
-            try:
-                await self.committer.submit(event)
-            except Exception as error:
-                failure.error = error
-            else:
-                failure.error = None
-                return
-
-    async def _dead_letter(self, message: RabbitMessage, failures: Sequence[Failure]) -> bool:
-        """Dead-letter events, each alone; returns False if the broker has to dead-letter the whole message."""
-        dead_letters = [
-            with_reason(
-                alone(message.raw_message, failure.index),
-                queue=self.queue,
-                exchange=self._event.exchange,
-                key=self._event.key,
-                error=failure.error,
-                attempts=failure.attempts,
-            )
-            for failure in failures
-            if failure.error is not None
-        ]
-        return not dead_letters or await self._dead_letters.put(dead_letters, self.queue)
 
 
 def _is_suspicious(headers: Any) -> bool:

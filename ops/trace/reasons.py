@@ -76,7 +76,8 @@ def _unreceived(facts: Facts, event: Published, service: str, queue: str) -> tup
 def _queued(
     facts: Facts, event: Published, service: str, name: str, queue: Queue
 ) -> tuple[Place, str, str]:
-    if queue.ready and not queue.consumers:
+    # The number of consumers may be of ten seconds ago.
+    if queue.ready and not (queue.consumers and facts.sessions.get(service)):
         return "queue", name, f"{_messages(queue.ready)}, no consumer: {_runs(facts, service)}"
     if queue.ready:
         return "queue", name, f"{_messages(queue.ready)}: {service} is behind"

@@ -17,8 +17,8 @@ FILES: Final = {
     "events": "__init__ base billing contracts money notifications orders users",
     "chassis": "__init__ crash_points",
     "chassis/messaging": (
-        "__init__ addresses broker consumer dead_letters differences errors failure_log inbox message outbox"
-        " private_names publisher recovery relay snapshot topology"
+        "__init__ addresses broker consumer dead_letters differences errors failure_log message outbox"
+        " private_names publisher recovery relay retries snapshot topology"
     ),
     "chassis/database": "__init__ errors group_commit pool tables transaction",
     "chassis/web": (

@@ -21,7 +21,7 @@ from bench.baselines.parts.idempotency import Key, StoredKey, StoredResponse
 from bench.baselines.usual.outbox import OutboxRow
 from chassis.database.pool import SERVER_SETTINGS
 from chassis.database.tables import T, Table
-from chassis.messaging.inbox import InboxRow
+from chassis.messaging.consumer import InboxRow
 from chassis.runtime.settings import settings
 from chassis.web.commands import IdempotencyRecord
 from chassis.web.problems import KeyReused

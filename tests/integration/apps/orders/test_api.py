@@ -103,7 +103,7 @@ async def test_an_outcome_delivered_twice_is_published_once(orders: RunningServi
 async def test_an_outcome_of_an_unknown_order_is_dead_lettered(
     orders: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.retries.RETRY_DELAYS", (0.01,))
     order = await place(orders, a_user())
     stray = outbox_row(payment_succeeded(order.model_copy(update={"id": uuid7()})))
     good = outbox_row(payment_succeeded(order))

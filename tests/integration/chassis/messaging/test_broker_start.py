@@ -69,7 +69,7 @@ async def test_a_service_restores_no_connection_that_is_lost_while_it_stops(
     install_chorus: Install,
 ) -> None:
     """aio-pika swallows the cancellation of a connection that was not closed, so the process would never end."""
-    installation = await install_chorus("stopping", "billing")
+    installation = await install_chorus("broker_start", "billing")
     url = installation.amqp_url("billing")
     replies, others = 0, restoring_connections()
     async with Proxy.before(url) as proxy:

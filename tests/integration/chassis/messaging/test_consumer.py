@@ -22,7 +22,7 @@ DELAYS = (0.01, 0.02, 0.03)
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", DELAYS)
+    monkeypatch.setattr("chassis.messaging.retries.RETRY_DELAYS", DELAYS)
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ async def test_good_events_do_not_wait_for_the_retries_of_failing_ones(
     billing: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With these delays all failing ones together would hold the queue for longer than the test waits."""
-    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (3.0, 3.0, 3.0))
+    monkeypatch.setattr("chassis.messaging.retries.RETRY_DELAYS", (3.0, 3.0, 3.0))
     failing = [outbox_row(OrderPlaced(order=an_order(total="0.00"))) for _ in range(FLOOD)]
     await billing.receives(*failing)
     good = await billing.receives(*(OrderPlaced(order=an_order()) for _ in range(10)))

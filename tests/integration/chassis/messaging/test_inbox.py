@@ -136,7 +136,7 @@ async def test_an_event_twice_in_one_message_batch_has_one_effect(
 async def test_a_failed_event_leaves_no_effect_and_no_inbox_row(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.retries.RETRY_DELAYS", (0.01,))
     bad = outbox_row(OrderPlaced(order=an_order(total="6.66")))
     good = [outbox_row(OrderPlaced(order=an_order())) for _ in range(20)]
     await service.receives(*good[:10], bad, *good[10:], as_batch=True)
@@ -150,7 +150,7 @@ async def test_a_failed_event_leaves_no_effect_and_no_inbox_row(
 async def test_a_dead_lettered_event_published_again_has_one_effect(
     service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
+    monkeypatch.setattr("chassis.messaging.retries.RETRY_DELAYS", (0.01,))
     bad = outbox_row(OrderPlaced(order=an_order(total="6.66")))
     await service.receives(bad)
     [dead_letter] = await service.dead_letters(1)

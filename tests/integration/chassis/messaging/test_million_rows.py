@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from chassis.database.pool import Database
 from chassis.database.transaction import Pool
-from chassis.messaging.inbox import KNOWN
+from chassis.messaging.consumer import KNOWN
 from chassis.messaging.relay import TAKE, TAKE_LIMIT
 from chassis.runtime import retention
 from tests.support.builders import now

@@ -106,7 +106,7 @@ class TestServiceDuringOutages:
     async def test_events_wait_for_the_database_and_none_is_dead_lettered(
         self, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("chassis.messaging.consumer.RETRY_DELAYS", (0.01,))
+        monkeypatch.setattr("chassis.messaging.retries.RETRY_DELAYS", (0.01,))
         more_than_attempts = 3
         billing, user = fragile.billing, a_user()
         await deposit(billing, user)
@@ -144,7 +144,7 @@ class TestServiceDuringOutages:
         self, fragile: Fragile, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(
-            "chassis.messaging.consumer.RETRY_DELAYS", ()
+            "chassis.messaging.retries.RETRY_DELAYS", ()
         )  # a transient fault does not count as an attempt
         billing, user = fragile.billing, a_user()
         await deposit(billing, user)
