@@ -69,7 +69,7 @@ def own_broker(servers: Servers, rabbitmq: PrivateRabbitMQ) -> Servers:
 
 @pytest.fixture(scope="session")
 async def install_chorus(servers: Servers, worker: str) -> Install:
-    """Installations by name, each made once in this process, so a name is one file's; all services if none are named."""
+    """Installations by name, each made once per process, so a name is one file's; all services if none is named."""
     made: dict[str, Installation] = {}
 
     async def chorus(name: str, *services: str) -> Installation:
