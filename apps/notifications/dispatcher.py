@@ -53,8 +53,8 @@ UNRECORDED_LIMIT: Final = 96
 1,700 e-mails a second need while results gather, so that it delays none."""
 
 RECORD_SECONDS: Final = 3.0
-"""How long leasing waits after an outage of the database, so that every dispatcher first records what it has sent: more
-than the delay between two attempts of a committer."""
+"""How long leasing waits after an outage of the database, met by a lease or a record, so that every dispatcher first
+records what it has sent: more than the delay between two attempts of a committer."""
 
 OUTAGE_SECONDS: Final = 1.0
 """A transaction that takes longer has met an outage of the database."""
@@ -68,9 +68,7 @@ ATTEMPTS = Counter(
     ["status"],
 )
 for _status in ("sent", "pending", "failed"):
-    ATTEMPTS.labels(
-        _status
-    )  # exported from the start, so that an alarm sees the first one as a rise
+    ATTEMPTS.labels(_status)  # from the start: an alarm sees the first one as a rise
 
 
 @dataclass(eq=False, slots=True)
@@ -146,7 +144,9 @@ class Dispatcher:
     async def _keep_leasing(self) -> None:
         """Lease what is due, as long as at most half of what is leased at a time is in the queue."""
         while not self._stopping:
-            await self._recorded.wait()
+            if not self._recorded.is_set():
+                await self._recorded.wait()
+                await asyncio.sleep(RECORD_SECONDS)
             if self._queue.qsize() <= LEASE_LIMIT // 2:
                 for lease in await self._lease():
                     self._queue.put_nowait(lease)

@@ -184,6 +184,7 @@ class TestEventLog:
         order = await ada.order("30.00")
         await ada.notified(order, "joy")
         events = (await completed(commanded, order))["events"]
+        await commanded.is_quiet()  # the journal's relay looks for the row by its id
         [row] = [UUID(event["row"]) for event in events if event["type"] == "OrderPaid"]
         other = UUID("0e000000-0000-7000-8000-000000000000")
         move = "UPDATE event_log SET id = $2 WHERE id = $1"
