@@ -211,7 +211,9 @@ class Consumer(Generic[E]):
             await asyncio.wait(attempts)
         # Cancelled means that the process is stopping: this raises, and the message will be delivered again.
         errors = [attempt.exception() for attempt in attempts]
-        if not any(errors) or await self._failed.handle(message, found, errors):
+        if all(error is None for error in errors) or await self._failed.handle(
+            message, found, errors
+        ):
             self._reached("before_ack")
             await message.ack()
         else:

@@ -79,7 +79,9 @@ class FailedEvents(Generic[E]):
         errors: Sequence[BaseException | None],
     ) -> list[Failure]:
         """Repeat failed attempts at events, unless many messages wait for that; returns what had failed at first."""
-        failures = [Failure(index, error) for index, error in enumerate(errors) if error]
+        failures = [
+            Failure(index, error) for index, error in enumerate(errors) if error is not None
+        ]
         events = [(failure, found[failure.index]) for failure in failures]
         retried = [(failure, event) for failure, event in events if isinstance(event, Envelope)]
         if retried and self._retrying < RETRYING_LIMIT:
