@@ -234,24 +234,34 @@ async def _unseen(
 @router.get("/{orderId}/events", response_class=EventSourceResponse, responses=READING | STREAM)
 async def follow_order(
     unseen: Annotated[tuple[UUID, int] | None, Depends(_unseen)],
+    user: CurrentUser,
     database: ReadDatabase,
     updates: OrderUpdatesDep,
 ) -> AsyncIterator[ServerSentEvent]:
     """The current state of an order, then each change, as server-sent events; ends when it is no longer pending.
 
-    With `Last-Event-ID` what was received before is left out.
+    It ends with the access token, too. With `Last-Event-ID` what was received before is left out.
     """
     if unseen is None:
         return
     order_id, seen = unseen
+    end = asyncio.get_running_loop().time() + user.seconds_left()
     async with updates.of(order_id) as changes:
         order = await _read(database, order_id)
         if order.version > seen:
             yield _sent(order)
-        while order.pending and (change := await changes.get()):
+        while order.pending and (change := await _next(changes, end)):
             if change.version > order.version:
                 order = change
                 yield _sent(order)
+
+
+async def _next(changes: asyncio.Queue[Order | None], end: float) -> Order | None:
+    """The next change; None if there is none until `end`, by the loop's clock."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(end):
+            return await changes.get()
+    return None
 
 
 def _sent(order: Order) -> ServerSentEvent:

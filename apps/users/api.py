@@ -8,28 +8,79 @@ from sqlmodel import select
 
 from apps.users import use_cases
 from apps.users.limits import AttemptLimit, TooManyAttempts
-from apps.users.models import EmailTaken, InvalidCredentials, User
+from apps.users.models import EmailTaken, InvalidCredentials, User, WrongPassword
+from apps.users.password_rules import is_name
 from apps.users.passwords import Passwords
 from apps.users.schemas import (
     LoginBody,
+    LogoutBody,
+    PasswordBody,
     PatchBody,
+    RefreshBody,
     RegisterBody,
     RegisteredView,
     TokenView,
     UserView,
 )
+from apps.users.sessions import InvalidRefreshToken, RefreshToken
 from apps.users.tokens import KeyRing
-from apps.users.use_cases import ChangeUser, RegisterUser
+from apps.users.use_cases import (
+    ChangeUser,
+    EndSession,
+    RefreshSession,
+    RegisterUser,
+    SignedIn,
+    StartSession,
+)
 from chassis.web.auth import CurrentUser, OwnerId
 from chassis.web.commands import KeylessCommands, located
 from chassis.web.dependencies import ReadDatabase, provided
 from chassis.web.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
+from chassis.web.schemas import View
 
 router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
 
 PasswordsDep = Annotated[Passwords, Depends(provided(Passwords))]
 LimitDep = Annotated[AttemptLimit, Depends(provided(AttemptLimit))]
+
+
+class Tokens:
+    """Starts and prolongs sessions, and answers with their tokens."""
+
+    def __init__(
+        self,
+        commands: KeylessCommands,
+        key_ring: Annotated[KeyRing, Depends(provided(KeyRing))],
+    ) -> None:
+        self._commands = commands
+        self._key_ring = key_ring
+
+    async def start(self, command: StartSession) -> Response:
+        """The tokens of a new session."""
+        return _secret(await self._commands.execute(use_cases.start_sessions, command, self._view))
+
+    async def refresh(self, presented: RefreshToken) -> Response:
+        """The next tokens of a session."""
+        command = RefreshSession(presented, presented.successor())
+        return _secret(
+            await self._commands.execute(use_cases.refresh_sessions, command, self._view)
+        )
+
+    def _view(self, signed_in: SignedIn) -> TokenView:
+        return TokenView(
+            access_token=self._key_ring.token(signed_in.user, datetime.now(UTC)),
+            user_id=signed_in.user.id,
+            refresh_token=signed_in.token.text,
+        )
+
+
+TokensDep = Annotated[Tokens, Depends()]
+
+
+def _secret(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
 
 
 @router.post(
@@ -55,16 +106,17 @@ async def register(
 
 
 @router.post(
-    "/login", responses=documented(InvalidCredentials, Invalid, TooManyAttempts, Unavailable)
+    "/login",
+    response_model=TokenView,
+    responses=documented(InvalidCredentials, Invalid, TooManyAttempts, Unavailable),
 )
 async def login(
     body: LoginBody,
-    response: Response,
     database: ReadDatabase,
     passwords: PasswordsDep,
     limit: LimitDep,
-    key_ring: Annotated[KeyRing, Depends(provided(KeyRing))],
-) -> TokenView:
+    tokens: TokensDep,
+) -> Response:
     """Sign in. An unknown address and a wrong password get the same response after the same time."""
     passwords.require_room()
     await limit.count("login", body.email)
@@ -73,8 +125,59 @@ async def login(
     matches = await passwords.matches(body.password, user.password_hash if user else None)
     if user is None or not matches:
         raise InvalidCredentials
-    response.headers["Cache-Control"] = "no-store"
-    return TokenView(access_token=key_ring.token(user, datetime.now(UTC)), user_id=user.id)
+    return await tokens.start(StartSession(user.id, user.password_hash, RefreshToken.make()))
+
+
+@router.post(
+    "/token/refresh",
+    response_model=TokenView,
+    responses=documented(InvalidRefreshToken, Invalid, Unavailable),
+)
+async def refresh_token(body: RefreshBody, tokens: TokensDep) -> Response:
+    """The next tokens of a session, for 30 days from the login on. The refresh token is replaced.
+
+    If the answer is lost, the same token may be sent again within ten seconds. Later its use ends the session: somebody
+    else may have a copy.
+    """
+    return await tokens.refresh(RefreshToken.parse(body.refresh_token))
+
+
+@router.post(
+    "/logout", status_code=204, response_class=Response, responses=documented(Invalid, Unavailable)
+)
+async def logout(body: LogoutBody, commands: KeylessCommands) -> Response:
+    """End a session, or all of its user. An access token that was issued before stays valid until its end."""
+    command = EndSession(RefreshToken.parse(body.refresh_token), body.everywhere)
+    await commands.execute(use_cases.end_sessions, command, lambda _: View())
+    return Response(status_code=204)
+
+
+@router.post(
+    "/password/change",
+    response_model=TokenView,
+    responses=documented(Unauthorized, WrongPassword, Invalid, TooManyAttempts, Unavailable),
+)
+async def change_password(
+    body: PasswordBody,
+    caller: CurrentUser,
+    database: ReadDatabase,
+    passwords: PasswordsDep,
+    limit: LimitDep,
+    tokens: TokensDep,
+) -> Response:
+    """Replace your password. All your sessions end; the response begins a new one."""
+    passwords.require_room()
+    await limit.count("password", str(caller.id))
+    async with database.reading() as session:
+        user: User | None = await session.get(User, caller.id)
+    matches = await passwords.matches(body.old_password, user.password_hash if user else None)
+    if user is None or not matches:
+        raise WrongPassword
+    if is_name(body.new_password, user.email, user.name):
+        raise Invalid.at("newPassword", "must differ from name and e-mail address")
+    new_hash = await passwords.hash(body.new_password)
+    token = RefreshToken.make()
+    return await tokens.start(StartSession(user.id, user.password_hash, token, new_hash))
 
 
 @router.get("/view/{userId}", responses=documented(Unauthorized, NotFound, Invalid))

@@ -38,6 +38,10 @@ class InvalidCredentials(Unauthorized, reason="invalid_credentials"):
     """The e-mail address or the password is wrong."""
 
 
+class WrongPassword(Problem, status=403, reason="wrong_password"):
+    """The old password is wrong."""
+
+
 class Profile(NamedTuple):
     """What users tell about themselves, and may change."""
 

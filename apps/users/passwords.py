@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from pwdlib.hashers.argon2 import Argon2Hasher
 
+from apps.users.password_rules import prepared
 from chassis.web.problems import Unavailable
 
 THREADS: Final = 2
@@ -44,8 +45,13 @@ class Passwords:
         return await self._run(lambda: self._hasher.hash(password))
 
     async def matches(self, password: str, stored: str | None) -> bool:
-        """Whether a password matches a stored hash. Without a hash it takes the same time and returns False."""
-        equal = await self._run(lambda: self._hasher.verify(password, stored or self._dummy_hash))
+        """Whether a password matches a stored hash. Without a hash it takes the same time and returns False.
+
+        A password that preparation changes is checked as it was sent, too: so it was hashed before there was any.
+        """
+        forms = dict.fromkeys((prepared(password), password))
+        against = stored or self._dummy_hash
+        equal = await self._run(lambda: any(self._hasher.verify(form, against) for form in forms))
         return equal and stored is not None
 
     def require_room(self) -> None:

@@ -8,6 +8,8 @@ from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from apps.users.models import TOKEN_LIFETIME, Profile
+from apps.users.password_rules import chosen, is_name
+from apps.users.sessions import RefreshTokenText
 from chassis.web.auth import Role
 from chassis.web.schemas import LINE_BREAKS, Body, View, omitted
 from events.base import Moment
@@ -62,10 +64,24 @@ Password = Annotated[
     Field(
         min_length=8,
         max_length=128,
+        description="Neither common, nor a sequence, nor a repetition of up to three characters.",
+        examples=["correct horse battery"],
+        json_schema_extra=_SECRET,
+    ),
+    AfterValidator(chosen),
+]
+"""A password that somebody chooses. One that was chosen before these rules is still accepted where it is checked."""
+
+GivenPassword = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=128,
         examples=["correct horse battery"],
         json_schema_extra=_SECRET,
     ),
 ]
+"""A password to be checked."""
 
 
 class RegisterBody(Body):
@@ -76,6 +92,12 @@ class RegisterBody(Body):
     name: Name
     locale: Locale = "en"
 
+    @model_validator(mode="after")
+    def _password_is_no_name(self) -> Self:
+        if is_name(self.password, self.email, self.name):
+            raise ValueError("the password must differ from name and e-mail address")
+        return self
+
     def profile(self) -> Profile:
         """All but the password."""
         return Profile(**self.model_dump(exclude={"password"}))
@@ -85,12 +107,26 @@ class LoginBody(Body):
     """The credentials of a user."""
 
     email: Email
-    password: str = Field(
-        min_length=1,
-        max_length=128,
-        examples=["correct horse battery"],
-        json_schema_extra=_SECRET,
-    )
+    password: GivenPassword
+
+
+class PasswordBody(Body):
+    """The password that a user has, and the one that replaces it."""
+
+    old_password: GivenPassword
+    new_password: Password
+
+
+class RefreshBody(Body):
+    """The refresh token of a session."""
+
+    refresh_token: RefreshTokenText
+
+
+class LogoutBody(RefreshBody):
+    """The session to end, or with `everywhere` all sessions of its user."""
+
+    everywhere: bool = False
 
 
 class PatchBody(Body):
@@ -128,6 +164,9 @@ class TokenView(View):
         int(TOKEN_LIFETIME.total_seconds()), description="Seconds.", examples=[3600]
     )
     user_id: UUID = Field(description="Whose token it is.")
+    refresh_token: str = Field(
+        description="Gives the next tokens, once: `POST /user/token/refresh`.", examples=["A" * 64]
+    )
 
 
 class UserView(View):

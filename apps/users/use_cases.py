@@ -9,7 +9,15 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from apps.users.models import KEY_RENEWAL, EmailTaken, KeyPair, Profile, User
+from apps.users.models import (
+    KEY_RENEWAL,
+    EmailTaken,
+    InvalidCredentials,
+    KeyPair,
+    Profile,
+    User,
+)
+from apps.users.sessions import InvalidRefreshToken, RefreshToken, Session
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from chassis.web.auth import Role
@@ -19,6 +27,14 @@ from events.users import UserRegistered, UserUpdated
 
 KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
 """The advisory lock for making key pairs. Those of e-mail addresses have one number, this one has two."""
+
+PURGE_SESSIONS: Final = """
+DELETE FROM sessions WHERE family = ANY(ARRAY(
+    SELECT family FROM sessions WHERE expires_at <= $1 LIMIT 100 FOR UPDATE SKIP LOCKED))
+"""
+END_SESSIONS: Final = (
+    "DELETE FROM sessions WHERE family = ANY($1::bytea[]) OR user_id = ANY($2::uuid[])"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,40 @@ class ChangeUser:
     user_id: UUID
     changes: Mapping[str, str]
     cause: Causation
+
+
+@dataclass(frozen=True, slots=True)
+class StartSession:
+    """Sign in a user whose password matched `password_hash`; `new_hash` replaces it and ends their other sessions."""
+
+    user_id: UUID
+    password_hash: str
+    token: RefreshToken
+    new_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshSession:
+    """Replace a refresh token by its successor."""
+
+    presented: RefreshToken
+    successor: RefreshToken
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """End the session of a refresh token, or all of its user."""
+
+    presented: RefreshToken
+    everywhere: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A user, and the refresh token that prolongs their session."""
+
+    user: User
+    token: RefreshToken
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +142,81 @@ async def change_users(
             results.append(user.snapshot())  # the next command may change the row again
     await tx.update(list(changed.values()), *Profile._fields, "version", "updated_at")
     return results
+
+
+async def start_sessions(
+    tx: Transaction, commands: Sequence[StartSession]
+) -> list[SignedIn | InvalidCredentials]:
+    """Start sessions, unless the password has been changed since it was checked. Removes some that have expired."""
+    users = await tx.lock(User, [command.user_id for command in commands])
+    await tx.execute(PURGE_SESSIONS, tx.now)
+    results: list[SignedIn | InvalidCredentials] = []
+    started: dict[UUID, list[Session]] = {}
+    changed: set[UUID] = set()
+    for command in commands:
+        user = users.get(command.user_id)
+        # The new hash is stored already if the commit of a first execution was not answered.
+        if user is None or user.password_hash not in (command.password_hash, command.new_hash):
+            results.append(InvalidCredentials())
+            continue
+        if command.new_hash is not None:
+            user.password_hash = command.new_hash
+            changed.add(user.id)
+            started.pop(user.id, None)
+        session = Session.start(user.id, command.token, tx.now)
+        started.setdefault(user.id, []).append(session)
+        results.append(SignedIn(user.snapshot(), command.token))
+    if changed:
+        await tx.execute(END_SESSIONS, [], list(changed))
+        await tx.update([users[id] for id in changed], "password_hash")
+    await tx.insert_missing([one for sessions in started.values() for one in sessions])
+    return results
+
+
+async def refresh_sessions(
+    tx: Transaction, commands: Sequence[RefreshSession]
+) -> list[SignedIn | InvalidRefreshToken]:
+    """Rotate refresh tokens. One that was replaced before ends its session: two parties have had it."""
+    sessions, users = await _lock_sessions(tx, [command.presented for command in commands])
+    results: list[SignedIn | InvalidRefreshToken] = []
+    ended: set[bytes] = set()
+    for command in commands:
+        session = sessions.get(command.presented.key)
+        if session is None or session.family in ended:
+            results.append(InvalidRefreshToken())
+        elif session.accepts(command.presented, tx.now):
+            session.rotate(command.presented, command.successor, tx.now)
+            results.append(SignedIn(users[session.user_id], command.successor))
+        else:
+            ended.add(session.family)
+            results.append(InvalidRefreshToken())
+    if ended:
+        await tx.execute(END_SESSIONS, list(ended), [])
+    kept = [session for session in sessions.values() if session.family not in ended]
+    await tx.update(kept, "token", "previous", "rotated_at")
+    return results
+
+
+async def end_sessions(tx: Transaction, commands: Sequence[EndSession]) -> list[EndSession]:
+    """End sessions. A token that is not accepted any more ends no other session than its own."""
+    sessions, _ = await _lock_sessions(tx, [command.presented for command in commands])
+    ended, everywhere = list(sessions), []
+    for command in commands:
+        session = sessions.get(command.presented.key)
+        if session and command.everywhere and session.accepts(command.presented, tx.now):
+            everywhere.append(session.user_id)
+    await tx.execute(END_SESSIONS, ended, everywhere)
+    return list(commands)
+
+
+async def _lock_sessions(
+    tx: Transaction, tokens: Sequence[RefreshToken]
+) -> tuple[dict[bytes, Session], dict[UUID, User]]:
+    """The sessions of tokens, and their users, whose locks guard them."""
+    keys = [token.key for token in tokens]
+    found = await tx.load(Session, keys)
+    users = await tx.lock(User, [session.user_id for session in found.values()])
+    return await tx.lock(Session, found), users
 
 
 async def rotate_keys(tx: Transaction, commands: Sequence[RotateKeys]) -> list[list[KeyPair]]:

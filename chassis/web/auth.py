@@ -5,9 +5,10 @@ SigningKeyPublished in its own database.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -60,6 +61,12 @@ class User:
 
     id: UUID
     role: Role = "user"
+    until: float = field(default=math.inf, compare=False)
+    """When their token is no longer accepted, in seconds since the epoch."""
+
+    def seconds_left(self) -> float:
+        """How long their token is still accepted: what a response that goes on may last."""
+        return self.until - time.time()
 
     def may_see(self, owner: UUID) -> bool:
         """Whether this person may see what belongs to `owner`."""
@@ -112,7 +119,7 @@ class Verifier:
             raise InvalidToken(f"The token is not valid: {error}") from None
         while len(self._cached) >= CACHED_TOKENS:
             del self._cached[next(iter(self._cached))]
-        self._cached[token] = (user, float(claims["exp"]) + LEEWAY_SECONDS)
+        self._cached[token] = (user, user.until)
         return user
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
@@ -139,7 +146,7 @@ def _user(claims: dict[str, Any]) -> User:
     role = claims.get("role", "user")
     if role not in ("user", "operator"):
         raise ValueError("its role is unknown")
-    return User(UUID(claims["sub"]), role)
+    return User(UUID(claims["sub"]), role, float(claims["exp"]) + LEEWAY_SECONDS)
 
 
 async def authenticate(request: Request, verifier: Verifier) -> User:

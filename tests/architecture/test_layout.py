@@ -29,7 +29,7 @@ FILES: Final = {
         "__init__ backlog health logs retention service settings supervisor topology_watch"
     ),
     "apps": "__init__",
-    "apps/users": f"{SERVICE} keys limits operator passwords recovery tokens",
+    "apps/users": f"{SERVICE} keys limits operator password_rules passwords recovery sessions tokens",
     "apps/billing": f"{SERVICE} recovery",
     "apps/orders": f"{SERVICE} admission late_orders recovery updates",
     "apps/notifications": f"{SERVICE} dispatcher gauges recovery rendering",

@@ -24,6 +24,7 @@ CLOCK_READERS = {
     "apps/users/limits.py": "how long a client must wait",
     "apps/users/operator.py": "the causation of the first operator",
     "apps/users/passwords.py": "a hash that no password has",
+    "apps/users/sessions.py": "refresh tokens",
 }
 """The files that read clocks or make ids and random numbers, and what for. No other file does."""
 
@@ -32,6 +33,7 @@ CLOCKS = {
     "time": {"time"}, "time_ns": {"time"}, "monotonic": {"time"}, "perf_counter": {"time"},
     "random": {"random"}, "randint": {"random"}, "choice": {"random"}, "shuffle": {"random"}, "Random": {"random"},
     "token_hex": {"secrets"}, "token_urlsafe": {"secrets"}, "randbits": {"secrets"}, "urandom": {"os"},
+    "token_bytes": {"secrets"},
     "uuid1": {"", "uuid"}, "uuid4": {"", "uuid"}, "uuid7": {"", "uuid"},
 }  # fmt: skip
 

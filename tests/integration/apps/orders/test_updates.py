@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ from uuid_utils.compat import uuid7
 
 from apps.orders import api, updates
 from apps.orders.updates import OrderUpdates
+from chassis.web.auth import LEEWAY_SECONDS
 from events.orders import OrderPlaced, OrderRejected
 from events.users import UserState
 from tests.support.builders import (
@@ -194,6 +196,16 @@ async def test_a_client_that_comes_back_to_a_pending_order_receives_the_change_o
         await orders.processes(payment_succeeded(order))
         answer = await following
     assert [(name, id) for name, id, _ in sent(answer.text)] == [("paid", "2")]
+
+
+async def test_a_stream_ends_with_the_token(orders: RunningService) -> None:
+    order = await place(orders, a_user())
+    ends_soon = int(time.time()) + 2 - LEEWAY_SECONDS
+    token = orders.signer.token(order.user_id, exp=ends_soon)
+    async with orders.http(token=token) as ada:
+        answer = await ada.get(f"/order/{order.id}/events")
+        assert [name for name, _, _ in sent(answer.text)] == ["pending"]
+        assert (await ada.get(f"/order/{order.id}/events")).status_code == 401
 
 
 async def test_another_users_order_cannot_be_followed(orders: RunningService) -> None:
