@@ -91,7 +91,8 @@ class TestRefresh:
         async with a_user_of(users) as ada:
             token = (await a_login(ada))["refreshToken"]
             await users.rows(
-                "UPDATE sessions SET expires_at = now() - interval '1 s' WHERE user_id = $1", id_of(ada)
+                "UPDATE sessions SET expires_at = now() - interval '1 s' WHERE user_id = $1",
+                id_of(ada),
             )
             assert problem(await refreshed(ada, token)) == ENDED
             await a_login(ada)
