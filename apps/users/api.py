@@ -143,7 +143,10 @@ async def refresh_token(body: RefreshBody, tokens: TokensDep) -> Response:
 
 
 @router.post(
-    "/logout", status_code=204, response_class=Response, responses=documented(Invalid, Unavailable)
+    "/logout",
+    status_code=204,
+    response_class=Response,
+    responses=documented(Invalid, Unavailable) | {204: {"description": "The session is over."}},
 )
 async def logout(body: LogoutBody, commands: KeylessCommands) -> Response:
     """End a session, or all of its user. An access token that was issued before stays valid until its end."""
@@ -152,8 +155,8 @@ async def logout(body: LogoutBody, commands: KeylessCommands) -> Response:
     return Response(status_code=204)
 
 
-@router.post(
-    "/password/change",
+@router.put(
+    "/password",
     response_model=TokenView,
     responses=documented(Unauthorized, WrongPassword, Invalid, TooManyAttempts, Unavailable),
 )

@@ -66,7 +66,7 @@ Password = Annotated[
         max_length=128,
         description="Neither common, nor a sequence, nor a repetition of up to three characters.",
         examples=["correct horse battery"],
-        json_schema_extra=_SECRET,
+        json_schema_extra=_SECRET | {"pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"},
     ),
     AfterValidator(chosen),
 ]
@@ -126,7 +126,7 @@ class RefreshBody(Body):
 class LogoutBody(RefreshBody):
     """The session to end, or with `everywhere` all sessions of its user."""
 
-    everywhere: bool = False
+    everywhere: bool = Field(False, strict=True)
 
 
 class PatchBody(Body):

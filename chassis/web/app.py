@@ -44,7 +44,7 @@ class Application(FastAPI):
         return CORSMiddleware(
             app,
             allow_origins=origins,
-            allow_methods=["GET", "POST", "PATCH"],
+            allow_methods=["GET", "POST", "PATCH", "PUT"],
             allow_headers=["*"],
             expose_headers=EXPOSED,
             max_age=600,

@@ -82,6 +82,8 @@ async def test_a_field_of_another_type(endpoint: Endpoint) -> None:
     for name, sound in endpoint.operation.body.items():
         bad = AMOUNTS if name in ("amount", "totalPrice") else IDS if name == "userId" else TEXTS
         for value in bad:
+            if isinstance(value, bool) and isinstance(sound, bool):
+                continue
             answer = await endpoint.asked(endpoint.operation.body | {name: value})
             document = is_problem(answer, 422)
             assert document["errors"], (name, value, sound)

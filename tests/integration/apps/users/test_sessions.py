@@ -149,13 +149,13 @@ class TestChangeOfPassword:
             before = await a_login(ada)
             wrong = {"oldPassword": "wrong horse", "newPassword": new}
             right = {"oldPassword": PASSWORD, "newPassword": new}
-            assert problem(await ada.post("/user/password/change", json=wrong)) == (
+            assert problem(await ada.put("/user/password", json=wrong)) == (
                 403,
                 "wrong_password",
             )
-            assert (await nobody.post("/user/password/change", json=right)).status_code == 401
+            assert (await nobody.put("/user/password", json=right)).status_code == 401
             assert await follow(ada, before["refreshToken"])
-            answer = await ada.post("/user/password/change", json=right)
+            answer = await ada.put("/user/password", json=right)
             assert answer.status_code == 200, answer.text
             assert problem(await refreshed(ada, before["refreshToken"])) == ENDED
             assert await follow(ada, answer.json()["refreshToken"])
@@ -172,7 +172,7 @@ class TestChangeOfPassword:
                 "SELECT id, password_hash FROM users WHERE id = $1", id_of(ada)
             )
             body = {"oldPassword": PASSWORD, "newPassword": "battery staple"}
-            assert (await ada.post("/user/password/change", json=body)).status_code == 200
+            assert (await ada.put("/user/password", json=body)).status_code == 200
         late = StartSession(id, checked, sessions.RefreshToken.make())
         async with transaction(users.service.database.pool) as tx:
             [result] = await start_sessions(tx, [late])
@@ -196,7 +196,7 @@ class TestPasswords:
         async with users.http() as http, a_user_of(users) as ada:
             assert (await http.post("/user/register", json=registration)).status_code == 422
             change = {"oldPassword": PASSWORD, "newPassword": password}
-            assert (await ada.post("/user/password/change", json=change)).status_code == 422
+            assert (await ada.put("/user/password", json=change)).status_code == 422
 
     async def test_one_that_is_typed_in_two_ways_is_the_same(self, users: RunningService) -> None:
         registration = a_registration(password="caf\u00e9 au\u00a0lait")
