@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 import typer
@@ -14,6 +14,7 @@ from alembic.config import Config
 import apps
 import chassis.database
 from apps import SERVICES
+from chassis.database.addresses import arguments, login_of, of_database
 from chassis.messaging.addresses import vhost_of
 from chassis.runtime.settings import Settings, required
 from ops.audit.access import auditor_url, broker_auditor, readable
@@ -26,7 +27,7 @@ MIGRATIONS = Path(chassis.database.__file__).parent / "migrations"
 
 def migrate(config: Settings) -> None:
     """Prepare the databases, then the broker. Raises LookupError if a setting is missing."""
-    admin_url = required("CHORUS_DATABASE_ADMIN_URL")
+    admin_url = config.administrator_url()
     for service in SERVICES:
         url = config.database_url(service)
         asyncio.run(create_database(admin_url, url))
@@ -67,7 +68,7 @@ async def grant_auditor(admin_url: str, service: str, service_url: str, password
 @contextlib.asynccontextmanager
 async def _administrator(url: str) -> AsyncIterator[asyncpg.Connection]:
     """A superuser's connection with a lock, so that concurrent migrations wait for each other."""
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(**arguments(url))
     try:
         await connection.execute("SELECT pg_advisory_lock(4242001)")
         yield connection
@@ -77,31 +78,24 @@ async def _administrator(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def _create_role(connection: asyncpg.Connection, url: str) -> tuple[str, str]:
     """Create the role that a URL names, with its password. Returns the role and the URL's database, both quoted."""
-    parts = urlsplit(url)
-    role = quoted(unquote(parts.username or ""))
-    secret = unquote(parts.password or "").replace("'", "''")
+    login = login_of(url)
+    role, secret = quoted(login.user), login.password.replace("'", "''")
     with contextlib.suppress(asyncpg.DuplicateObjectError):
         await connection.execute(f"CREATE ROLE {role} LOGIN")
     await connection.execute(f"ALTER ROLE {role} LOGIN PASSWORD '{secret}'")
-    return role, quoted(parts.path.lstrip("/"))
-
-
-def of_database(admin_url: str, service_url: str) -> str:
-    """The administrator's URL of a service's database."""
-    return urlunsplit(urlsplit(admin_url)._replace(path=urlsplit(service_url).path))
+    return role, quoted(login.database)
 
 
 def upgrade_database(admin_url: str, service: str, service_url: str) -> None:
     """Run the service's migrations as the database's owner. Blocks, and must not run inside an event loop."""
-    owner = urlsplit(of_database(admin_url, service_url))._replace(scheme="postgresql+asyncpg")
     options = {
         "script_location": str(MIGRATIONS),
         "version_locations": str(APPS / service / "migrations"),
         "path_separator": "newline",
-        "sqlalchemy.url": owner.geturl(),
-        "role": unquote(urlsplit(service_url).username or ""),
+        "role": login_of(service_url).user,
     }
-    config = Config(attributes={"configure_logger": False})
+    connect = partial(asyncpg.connect, **arguments(of_database(admin_url, service_url)))
+    config = Config(attributes={"configure_logger": False, "connect": connect})
     for name, value in options.items():
         config.set_main_option(name, value.replace("%", "%%"))
     command.upgrade(config, "head")

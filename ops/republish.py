@@ -9,7 +9,8 @@ from uuid import UUID
 import typer
 
 from apps import SERVICES
-from chassis.runtime.settings import required, settings
+from chassis.database.addresses import of_database
+from chassis.runtime.settings import settings
 from ops.console import service_name
 from ops.dead import age
 
@@ -103,9 +104,8 @@ def republish(
 
 def database_urls() -> dict[str, str]:
     """The databases of all services, with the administrator's login. Raises LookupError."""
-    from ops.migrate import of_database
-
-    admin_url, config = required("CHORUS_DATABASE_ADMIN_URL"), settings()
+    config = settings()
+    admin_url = config.administrator_url()
     return {name: of_database(admin_url, config.database_url(name)) for name in SERVICES}
 
 

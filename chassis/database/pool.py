@@ -6,6 +6,8 @@ Only `chassis.database.transaction` begins and commits transactions that write.
 import asyncio
 import contextlib
 import math
+import ssl
+from functools import partial
 
 import asyncpg
 import stamina
@@ -13,6 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from chassis.database.addresses import arguments
 from chassis.database.transaction import (
     Pool,
     TimedConnection,
@@ -74,6 +77,20 @@ class UnsafeDatabaseError(Exception):
     """The server is configured to lose committed transactions."""
 
 
+def _is_away(error: Exception) -> bool:
+    """Whether a server may be there later: not one whose certificate is refused."""
+    return isinstance(error, _AWAY) and not isinstance(error, ssl.SSLCertVerificationError)
+
+
+_AWAY = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
+
+
 class _RollBack(Exception):
     """The readiness check has written."""
 
@@ -103,43 +120,38 @@ class Database:
         Raises UnsafeDatabaseError if a crash could lose what the server has committed, unless that is allowed.
         """
         server_settings = {**SERVER_SETTINGS, "application_name": f"chorus-{self._service}"}
+        connecting = arguments(self._url) | {
+            "timeout": CONNECT_SECONDS,
+            "target_session_attrs": PRIMARY,
+            "command_timeout": COMMAND_SECONDS,
+        }
         async for attempt in stamina.retry_context(
-            on=(
-                OSError,
-                asyncpg.PostgresConnectionError,
-                asyncpg.CannotConnectNowError,
-                asyncpg.TooManyConnectionsError,
-                asyncpg.TargetServerAttributeNotMatched,
-            ),
+            on=_is_away,
             attempts=None,
             timeout=START_SECONDS,
         ):
             with attempt:
                 self.pool = await asyncpg.create_pool(
-                    self._url,
+                    **connecting,
                     min_size=1,
                     max_size=self._size + 1,  # for the relay that may wait for the journal
                     # A connection that is closed for its age when it is returned could fail after COMMIT.
                     max_queries=2**31,
-                    timeout=CONNECT_SECONDS,
-                    target_session_attrs=PRIMARY,
                     connection_class=TimedConnection,
                     setup=measure_clock,
                     reset=keep_session,
-                    command_timeout=COMMAND_SECONDS,
                     server_settings=server_settings | BY_KEY,
                 )
         await self._check_durability()
         self.engine = create_async_engine(
-            self._url.replace("postgresql://", "postgresql+asyncpg://", 1),
+            "postgresql+asyncpg://",
+            async_creator=partial(
+                asyncpg.connect,
+                **connecting,
+                server_settings={**server_settings, "default_transaction_read_only": "on"},
+            ),
             pool_size=self._size,
             pool_pre_ping=True,
-            connect_args={
-                "timeout": CONNECT_SECONDS,
-                "target_session_attrs": PRIMARY,
-                "command_timeout": COMMAND_SECONDS,
-                "server_settings": {**server_settings, "default_transaction_read_only": "on"},
-            },
         )
         self.reading = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
 

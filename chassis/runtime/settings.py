@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from chassis.database import addresses
+
 
 class Settings(BaseSettings):
     """The settings of an installation."""
@@ -60,8 +62,13 @@ class Settings(BaseSettings):
     log_level: str = Field("INFO", description="The lowest level that is logged.")
 
     def database_url(self, service: str) -> str:
-        """The PostgreSQL URL of a service, CHORUS_DATABASE_URL_<SERVICE>. Raises LookupError if it is not set."""
-        return required(f"CHORUS_DATABASE_URL_{service.upper()}")
+        """The PostgreSQL URL of a service, CHORUS_DATABASE_URL_<SERVICE>. Raises LookupError if it is none."""
+        return _database_url(f"CHORUS_DATABASE_URL_{service.upper()}")
+
+    @staticmethod
+    def administrator_url() -> str:
+        """A superuser's PostgreSQL URL, CHORUS_DATABASE_ADMIN_URL. Raises LookupError if it is none."""
+        return _database_url("CHORUS_DATABASE_ADMIN_URL")
 
     def broker_url(self, service: str) -> str:
         """The AMQP URL of a service: CHORUS_AMQP_URL_<SERVICE>, else CHORUS_AMQP_URL. Raises LookupError.
@@ -72,6 +79,10 @@ class Settings(BaseSettings):
         if self.amqp_url and not os.environ.get(name):
             return self.amqp_url.get_secret_value()
         return required(name)
+
+
+def _database_url(name: str) -> str:
+    return addresses.checked(name, required(name))
 
 
 def required(name: str) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from apps import SERVICES
+from chassis.database.addresses import login_of
 from chassis.messaging.addresses import vhost_of, with_login
 from chassis.runtime.settings import Settings
 from events.users import UserState
@@ -97,7 +97,7 @@ def urls_of(config: Settings) -> Urls:
 
 def auditor_url(url: str, password: str) -> str:
     """The URL of a service's database, with the auditor's login instead of the service's."""
-    return with_login(url, f"{unquote(urlsplit(url).username or '')}{AUDITOR}", password)
+    return with_login(url, f"{login_of(url).user}{AUDITOR}", password)
 
 
 def broker_auditor(vhost: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import asyncpg
 
+from chassis.database.addresses import arguments
+
 PROGRAM: Final = "chorus-audit"
 """The name of these connections in `pg_stat_activity`."""
 
@@ -71,7 +73,7 @@ async def reading(urls: Mapping[str, str]) -> AsyncIterator[Databases]:
         for service, url in urls.items():
             try:
                 connection = await asyncpg.connect(
-                    url, timeout=CONNECT_SECONDS, server_settings=SERVER_SETTINGS
+                    **arguments(url), timeout=CONNECT_SECONDS, server_settings=SERVER_SETTINGS
                 )
             except DRIVER_ERRORS as error:
                 raise DatabaseUnavailableError(

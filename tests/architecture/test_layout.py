@@ -20,7 +20,7 @@ FILES: Final = {
         "__init__ addresses broker consumer dead_letters differences errors failure_log message outbox"
         " private_names publisher recovery relay retries snapshot topology"
     ),
-    "chassis/database": "__init__ errors group_commit pool tables transaction",
+    "chassis/database": "__init__ addresses errors group_commit pool tables transaction",
     "chassis/web": (
         "__init__ app auth commands context dependencies documents pagination problems"
         " protocol routing schemas"

@@ -14,4 +14,5 @@ def grant(rights: str, *tables: str) -> None:
     """Grant privileges, such as "SELECT, INSERT", on tables to the service's role, which owns none."""
     role = context.config.get_main_option("role")
     assert role is not None
-    op.execute(f'GRANT {rights} ON {", ".join(tables)} TO "{role}"')
+    name = role.replace('"', '""')
+    op.get_bind().exec_driver_sql(f'GRANT {rights} ON {", ".join(tables)} TO "{name}"')

@@ -38,6 +38,16 @@ async def test_a_missing_setting_is_named_in_one_line(
     )
 
 
+async def test_a_wrong_url_is_named_in_one_line_without_the_password(
+    install_chorus: Install,
+) -> None:
+    chorus = await install_chorus("unset", "orders")
+    url = chorus.database_url("orders") + "?ssl=true"
+    status, output = await serve_orders({**chorus.environment, "CHORUS_DATABASE_URL_ORDERS": url})
+    line = "chorus: CHORUS_DATABASE_URL_ORDERS is not a PostgreSQL URL that can be used: there is no parameter ssl\n"
+    assert (status, output) == (2, line)
+
+
 async def test_a_service_that_its_database_refuses_ends_with_status_1(
     install_chorus: Install,
 ) -> None:
