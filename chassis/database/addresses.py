@@ -2,8 +2,8 @@
 
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
 
-A private function of asyncpg returns what it reads, `connect_utils._parse_connect_dsn_and_args`. Written against asyncpg
-0.32.0; `tests/unit/chassis/database/test_addresses.py` fails if a release changes it.
+A private function of asyncpg returns what it reads, `connect_utils._parse_connect_dsn_and_args`. Written against
+asyncpg 0.32.0; `tests/unit/chassis/database/test_addresses.py` fails if a release changes it.
 """
 
 import inspect
