@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps import SERVICES
-from chassis.runtime.settings import settings
+from chassis.runtime.settings import Settings, settings
 from chassis.web.protocol import LimitedProtocol, Limits
 
 GRACEFUL_SECONDS = 4
@@ -100,14 +100,27 @@ def _allow_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
 
 
+def _limits(configured: Settings) -> Limits:
+    return Limits(
+        url_bytes=configured.http_url_bytes,
+        header_bytes=configured.http_header_bytes,
+        headers=configured.http_headers,
+        head_seconds=configured.http_head_seconds,
+        body_seconds=configured.http_body_seconds,
+        connections=configured.connections_per_address,
+        proxies=configured.proxies(),
+    )
+
+
 def serve(service: str, host: str, port: int | None) -> bool:
     """Run a service, on its default port if none is given. Returns whether it started and no background task failed.
 
-    Raises LookupError if a setting is missing.
+    Raises LookupError if a setting is missing or not valid.
     """
     settings().database_url(service)
     settings().broker_url(service)
-    LimitedProtocol.limits = Limits(connections=settings().connections_per_address)
+    proxies = settings().proxies()
+    LimitedProtocol.limits = _limits(settings())
     _allow_open_files()
     app = importlib.import_module(f"apps.{service}.main").app
     server = Server(
@@ -119,7 +132,8 @@ def serve(service: str, host: str, port: int | None) -> bool:
             http=LimitedProtocol,
             ws="none",
             access_log=False,
-            proxy_headers=False,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=[str(network) for network in proxies],
             server_header=False,
             log_level="warning",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

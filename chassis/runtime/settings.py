@@ -2,6 +2,7 @@
 
 import os
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Literal
 
 from pydantic import Field, SecretStr
@@ -46,7 +47,25 @@ class Settings(BaseSettings):
     connections_per_address: int = Field(
         1000,
         ge=1,
-        description="The most open HTTP connections of one address to a process; raise it behind a proxy.",
+        description="The most open HTTP connections of one address to a process; trusted proxies have no limit.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description=(
+            "Addresses and networks of proxies, separated by commas. From them `X-Forwarded-For` names the"
+            " client; from others it is ignored."
+        ),
+    )
+    http_url_bytes: int = Field(8192, ge=64, description="The longest URL; above it 414.")
+    http_header_bytes: int = Field(
+        32768, ge=1024, description="The most bytes of a request's headers; above it 431."
+    )
+    http_headers: int = Field(100, ge=10, description="The most headers; above it 431.")
+    http_head_seconds: float = Field(
+        10.0, gt=0, description="The most time for a request's headers to arrive; after it 408."
+    )
+    http_body_seconds: float = Field(
+        30.0, gt=0, description="The same for the whole request, its body included."
     )
     cors_origins: str = Field(
         "",
@@ -60,6 +79,14 @@ class Settings(BaseSettings):
         "console", description="The format of logs: `console` or `json`."
     )
     log_level: str = Field("INFO", description="The lowest level that is logged.")
+
+    def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of trusted proxies. Raises LookupError if one is not valid."""
+        try:
+            named = filter(None, map(str.strip, self.trusted_proxies.split(",")))
+            return tuple(ip_network(one) for one in named)
+        except ValueError as error:
+            raise LookupError(f"CHORUS_TRUSTED_PROXIES: {error}") from None
 
     def database_url(self, service: str) -> str:
         """The PostgreSQL URL of a service, CHORUS_DATABASE_URL_<SERVICE>. Raises LookupError if it is none."""

@@ -7,6 +7,7 @@ whose httptools protocol does none of this. `chorus serve` uses it.
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, ClassVar, Final
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -64,6 +65,14 @@ class Limits:
     """From the first byte to the end of the body. While the service itself does not read, it does not count."""
     connections: int = 1000
     """Open connections from one address."""
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Addresses without that limit: their connections are those of many clients."""
+
+    def connections_exceed(self, address: str, connections: int) -> bool:
+        """Whether an address has too many connections."""
+        if connections <= self.connections:
+            return False
+        return not any(ip_address(address) in network for network in self.proxies)
 
 
 class Parser(HttpRequestParser):
@@ -135,7 +144,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._address = self.client[0] if self.client else ""
         self._open[self._address] += 1
         self._check = self.loop.call_later(CHECK_SECONDS, self._check_times)
-        if self.client and self._open[self._address] > self.limits.connections:
+        if self.client and self.limits.connections_exceed(self._address, self._open[self._address]):
             self._refuse(TooManyConnections())
 
     def connection_lost(self, exc: Exception | None) -> None:
