@@ -44,6 +44,13 @@ class State(BaseModel):
     )
 
 
+class ByOperator(State):
+    """The operator who has done something for a user, and why, if they have written it."""
+
+    operator_id: UUID
+    reason: str | None = Field(default=None, max_length=200)
+
+
 class Event(State):
     """A fact that a service publishes, named in the past tense.
 

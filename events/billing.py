@@ -3,7 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
-from events.base import Event, Moment, State, Version
+from events.base import ByOperator, Event, Moment, State, Version
 from events.money import Money
 from events.orders import OrderState
 
@@ -28,6 +28,7 @@ class TransactionState(State):
     kind: TransactionKind
     amount: Money
     created_at: Moment
+    by_operator: ByOperator | None = None
 
 
 class PaymentState(State):

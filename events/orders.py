@@ -3,7 +3,7 @@
 from typing import Literal
 from uuid import UUID
 
-from events.base import Event, Moment, State, Version
+from events.base import ByOperator, Event, Moment, State, Version
 from events.money import Money
 
 OrderStatus = Literal["pending", "paid", "rejected", "cancelled"]
@@ -48,3 +48,4 @@ class OrderCancelled(Event, exchange="orders", key="order-cancelled.v1", subject
     """The customer or an operator has cancelled the order; a payment is refunded, now or when it arrives."""
 
     order: OrderState
+    by_operator: ByOperator | None = None

@@ -18,14 +18,23 @@ from apps.billing.use_cases import MoveFunds, ViewAccount
 from chassis.web.auth import CurrentUser, OwnerId
 from chassis.web.commands import KeylessCommands, UserCommands
 from chassis.web.dependencies import ReadDatabase
+from chassis.web.operators import ActingOperator, ChangedOwnerId, OperatorAction
 from chassis.web.pagination import Page, page_of
-from chassis.web.problems import Invalid, KeyReused, NotFound, Unauthorized, Unavailable, documented
+from chassis.web.problems import (
+    Forbidden,
+    Invalid,
+    KeyReused,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    documented,
+)
 from chassis.web.routing import StrictRoute
 
 router = APIRouter(prefix="/account", tags=["accounts"], route_class=StrictRoute)
 
 READING = documented(Unauthorized, NotFound, Invalid)
-WRITING = documented(Unauthorized, NotFound, Invalid, KeyReused, Unavailable)
+WRITING = documented(Unauthorized, Forbidden, NotFound, Invalid, KeyReused, Unavailable)
 
 
 @router.get("/{userId}", response_model=AccountView, responses=READING)
@@ -42,10 +51,14 @@ async def view_account(user_id: OwnerId, user: CurrentUser, commands: KeylessCom
     responses=WRITING | documented(BalanceLimit),
 )
 async def deposit(
-    user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
+    user_id: ChangedOwnerId,
+    body: AmountBody,
+    user: CurrentUser,
+    commands: UserCommands,
+    by_operator: ActingOperator,
 ) -> Response:
     """Deposit an amount."""
-    command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
+    command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id, by_operator)
     return await commands.execute(
         use_cases.deposit, command, ReceiptView.model_validate, body=body, status=201
     )
@@ -58,10 +71,14 @@ async def deposit(
     responses=WRITING | documented(InsufficientFunds),
 )
 async def withdraw(
-    user_id: OwnerId, body: AmountBody, user: CurrentUser, commands: UserCommands
+    user_id: ChangedOwnerId,
+    body: AmountBody,
+    user: CurrentUser,
+    commands: UserCommands,
+    by_operator: ActingOperator,
 ) -> Response:
     """Withdraw an amount, if the balance covers it."""
-    command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id)
+    command = MoveFunds(user_id, body.amount, commands.cause, user.id == user_id, by_operator)
     return await commands.execute(
         use_cases.withdraw, command, ReceiptView.model_validate, body=body, status=201
     )
@@ -73,7 +90,8 @@ async def list_transactions(
 ) -> Page[TransactionView]:
     """The statement of an account, newest first."""
     statement = (
-        select(Transfer)
+        select(Transfer, OperatorAction)
+        .outerjoin(OperatorAction, col(OperatorAction.subject) == col(Transfer.id))
         .join(Account, col(Account.id) == col(Transfer.account_id))
         .where(Account.user_id == user_id)
         .order_by(col(Transfer.account_version).desc())
@@ -82,10 +100,10 @@ async def list_transactions(
     if query.cursor is not None:
         statement = statement.where(Transfer.account_version < int(query.cursor))
     async with database.reading() as session:
-        transfers = (await session.exec(statement)).all()
+        lines = (await session.exec(statement)).all()
     return page_of(
-        transfers,
+        lines,
         query.limit,
-        TransactionView.model_validate,
-        cursor=lambda transfer: str(transfer.account_version),
+        lambda line: TransactionView.of(*line),
+        cursor=lambda line: str(line[0].account_version),
     )

@@ -8,6 +8,7 @@ from sqlmodel import BigInteger, Field, String
 
 from chassis.database.tables import Table
 from chassis.web.problems import Problem
+from events.base import ByOperator
 from events.billing import (
     AccountState,
     PaymentState,
@@ -78,9 +79,9 @@ class Transfer(Table, table=True):
     order_id: UUID | None = None
     created_at: datetime
 
-    def state(self) -> TransactionState:
+    def state(self, by_operator: ByOperator | None = None) -> TransactionState:
         """The transaction for events."""
-        return TransactionState(**vars(self))
+        return TransactionState(**vars(self), by_operator=by_operator)
 
 
 class Account(Table, table=True):

@@ -12,6 +12,7 @@ from uuid import UUID
 from apps.billing.models import Account, Charge, ContradictionError, Transfer
 from chassis.database.transaction import Transaction
 from chassis.messaging.recovery import Remark
+from chassis.web.operators import OperatorAction
 from chassis.web.problems import Problem
 from events.base import Envelope, Event
 from events.billing import (
@@ -40,6 +41,7 @@ async def recover(tx: Transaction, lost: Sequence[Envelope[Event]]) -> list[Rema
     remarks = [remark for e in own if (remark := repeating.remark(tx, e))]
     await tx.update(list(accounts.values()), "balance", "version", "net_deposits")
     await tx.insert(repeating.transfers)
+    await tx.insert(_actions(tx, own, {transfer.id for transfer in repeating.transfers}))
     await tx.insert([charge for id, charge in repeating.decided.items() if id not in stored])
     columns = [name for name in Charge.model_fields if name != "order_id"]
     again = [charge for id, charge in repeating.decided.items() if id in stored]
@@ -59,6 +61,20 @@ async def _accounts(tx: Transaction, own: Sequence[Envelope[Published]]) -> dict
         ]
     )
     return await tx.lock(Account, users, key="user_id")
+
+
+def _actions(
+    tx: Transaction, own: Sequence[Envelope[Published]], written: set[UUID]
+) -> list[OperatorAction]:
+    """The audit trail of deposits and withdrawals that are written again."""
+    return [
+        action
+        for e in own
+        if isinstance(e.event, Moved) and (one := e.event.transaction).id in written
+        for action in OperatorAction.of(
+            tx, one.by_operator, one.kind, one.id, e.cause.correlation_id
+        )
+    ]
 
 
 def _transfer_id(event: Published) -> UUID | None:

@@ -1,9 +1,12 @@
 """Billing's HTTP bodies."""
 
+from typing import Self
 from uuid import UUID
 
 from pydantic import Field
 
+from apps.billing.models import Transfer
+from chassis.web.operators import OperatorAction
 from chassis.web.pagination import PageQuery
 from chassis.web.schemas import Body, View
 from events.base import Moment
@@ -52,3 +55,16 @@ class TransactionView(View):
     balance: Money = Field(description="The balance after it.")
     order_id: UUID | None = None
     created_at: Moment
+    operator_id: UUID | None = Field(None, description="The operator who has made it, if one has.")
+    operator_reason: str | None = Field(
+        None, description="Why, in their words.", examples=["Complaint 1234"]
+    )
+
+    @classmethod
+    def of(cls, transfer: Transfer, action: OperatorAction | None) -> Self:
+        """A transfer, and the operator's action that made it."""
+        line = cls.model_validate(transfer)
+        if action is None:
+            return line
+        by = {"operator_id": action.operator_id, "operator_reason": action.reason}
+        return line.model_copy(update=by)

@@ -16,8 +16,9 @@ from apps.billing.models import (
     Transfer,
 )
 from chassis.database.transaction import Transaction
+from chassis.web.operators import OperatorAction
 from chassis.web.problems import NotFound
-from events.base import Causation, Envelope
+from events.base import ByOperator, Causation, Envelope
 from events.billing import (
     AccountOpened,
     FundsDeposited,
@@ -43,6 +44,7 @@ class MoveFunds:
     cause: Causation
     by_owner: bool
     """Whether the user sends it: their token proves that they exist. An operator's token does not."""
+    by_operator: ByOperator | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCance
     accounts, decided = await _accounts_and_charges(tx, cancelled)
     tombstones: list[Charge] = []
     refunded: list[Charge] = []
+    actions: list[OperatorAction] = []
     transfers: list[Transfer] = []
     for received in cancelled:
         order = received.event.order
@@ -133,8 +136,11 @@ async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCance
             decided[order.id] = charge
             tombstones.append(charge)
         elif charge.status == "paid":
-            transfers.append(account.refund(charge, tx.new_id(), tx.now))
+            transfer = account.refund(charge, tx.new_id(), tx.now)
+            transfers.append(transfer)
             refunded.append(charge)
+            by, flow = received.event.by_operator, received.cause.correlation_id
+            actions += OperatorAction.of(tx, by, transfer.kind, transfer.id, flow)
             event = PaymentRefunded(
                 refund=charge.refunded(),
                 payment=charge.payment(),
@@ -145,6 +151,7 @@ async def refund_orders(tx: Transaction, cancelled: Sequence[Envelope[OrderCance
     await tx.insert(tombstones)
     await tx.update(refunded, "status", "refund_id", "refunded_at")
     await _save(tx, accounts.values(), transfers)
+    await tx.insert(actions)
 
 
 async def _accounts_and_charges(
@@ -181,6 +188,7 @@ async def _move(
 ) -> list[Transfer | Refusal | NotFound]:
     accounts = await _accounts_of(tx, commands)
     results: list[Transfer | Refusal | NotFound] = []
+    actions: list[OperatorAction] = []
     for command in commands:
         account = accounts.get(command.user_id)
         if account is None:
@@ -188,17 +196,23 @@ async def _move(
             continue
         result = move(account, command.amount, tx.new_id(), tx.now)
         if isinstance(result, Transfer):
-            tx.publish(_moved(account, result), command.cause)
+            by, flow = command.by_operator, command.cause.correlation_id
+            tx.publish(_moved(account, result, by), command.cause)
+            actions += OperatorAction.of(tx, by, result.kind, result.id, flow)
         results.append(result)
     transfers = [r for r in results if isinstance(r, Transfer)]
     await _save(tx, accounts.values(), transfers, "net_deposits")
+    await tx.insert(actions)
     return results
 
 
-def _moved(account: Account, transfer: Transfer) -> FundsDeposited | FundsWithdrawn:
+def _moved(
+    account: Account, transfer: Transfer, by_operator: ByOperator | None
+) -> FundsDeposited | FundsWithdrawn:
+    moved = transfer.state(by_operator)
     if transfer.kind == "deposit":
-        return FundsDeposited(account=account.state(), transaction=transfer.state())
-    return FundsWithdrawn(account=account.state(), transaction=transfer.state())
+        return FundsDeposited(account=account.state(), transaction=moved)
+    return FundsWithdrawn(account=account.state(), transaction=moved)
 
 
 async def _accounts_of(

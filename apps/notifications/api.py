@@ -18,6 +18,7 @@ from apps.notifications.use_cases import SendMessage
 from chassis.web.auth import CurrentUser, operator
 from chassis.web.commands import UserCommands, located
 from chassis.web.dependencies import ReadDatabase
+from chassis.web.operators import ActingOperator
 from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Forbidden,
@@ -44,9 +45,11 @@ NotificationId = Annotated[UUID, Path(alias="notificationId")]
     responses=documented(Unauthorized, Forbidden, Invalid, KeyReused, Unavailable) | located(202),
     dependencies=[Depends(operator)],
 )
-async def send_message(body: MessageBody, commands: UserCommands) -> Response:
+async def send_message(
+    body: MessageBody, commands: UserCommands, by_operator: ActingOperator
+) -> Response:
     """Send a message to a user; operators only. It waits for a user who is not known yet."""
-    command = SendMessage(body.user_id, body.subject, body.body, commands.cause)
+    command = SendMessage(body.user_id, body.subject, body.body, commands.cause, by_operator)
     return await commands.execute(
         use_cases.send_messages,
         command,
@@ -77,7 +80,7 @@ async def list_notifications(
     if query.user_id is not None and not user.may_see(query.user_id):
         raise NotFound("There is no such user.")
     wanted = query.model_dump(exclude={"cursor", "limit"}, exclude_none=True)
-    if user.role != "operator":
+    if not user.sees_all:
         wanted["user_id"] = user.id
     statement = select(Notification).filter_by(**wanted)
     statement = statement.order_by(col(Notification.id).desc()).limit(query.limit + 1)

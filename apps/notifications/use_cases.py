@@ -8,7 +8,8 @@ from uuid import UUID
 from apps.notifications.models import ADDRESSES, DeliveryResult, Notification, Recipient
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
-from events.base import Causation, Envelope
+from chassis.web.operators import OperatorAction
+from events.base import ByOperator, Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.notifications import NotificationKind
 from events.users import UserRegistered, UserUpdated
@@ -47,6 +48,7 @@ class SendMessage:
     subject: str
     body: str
     cause: Causation
+    by_operator: ByOperator | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,15 @@ async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> lis
         for c in commands
     ]
     await _create(tx, messages)
+    await tx.insert(
+        [
+            action
+            for c, message in zip(commands, messages, strict=True)
+            for action in OperatorAction.of(
+                tx, c.by_operator, "send", message.id, c.cause.correlation_id
+            )
+        ]
+    )
     return messages
 
 

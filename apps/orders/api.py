@@ -24,6 +24,7 @@ from chassis.database.pool import Database
 from chassis.web.auth import CurrentUser, Verifier, authenticate
 from chassis.web.commands import Commands, Committers, IdempotencyKey, UserCommands, located
 from chassis.web.dependencies import Provided, ReadDatabase, provided
+from chassis.web.operators import ActingOperator
 from chassis.web.pagination import Page, page_of
 from chassis.web.problems import (
     Invalid,
@@ -186,7 +187,7 @@ async def list_orders(
 ) -> Page[OrderView]:
     """Your orders, newest first; for an operator those of all users."""
     statement = select(Order).order_by(col(Order.id).desc()).limit(query.limit + 1)
-    if user.role != "operator":
+    if not user.sees_all:
         statement = statement.where(Order.user_id == user.id)
     if query.status is not None:
         statement = statement.where(Order.status == query.status)
@@ -202,10 +203,12 @@ async def list_orders(
     response_model=OrderView,
     responses=WRITING | documented(NotFound, OrderAlreadyRejected),
 )
-async def cancel_order(order_id: OrderId, user: CurrentUser, commands: UserCommands) -> Response:
+async def cancel_order(
+    order_id: OrderId, user: CurrentUser, commands: UserCommands, by_operator: ActingOperator
+) -> Response:
     """Cancel an order that is pending or paid; a payment is refunded. Repeating it gives the same response."""
     owner = None if user.role == "operator" else user.id
-    command = CancelOrder(order_id, owner, commands.cause)
+    command = CancelOrder(order_id, owner, commands.cause, by_operator)
     return await commands.execute(use_cases.cancel_orders, command, OrderView.model_validate)
 
 

@@ -9,8 +9,9 @@ from uuid import UUID
 
 from apps.orders.models import Customer, Order, OrderAlreadyRejected
 from chassis.database.transaction import Transaction
+from chassis.web.operators import OperatorAction
 from chassis.web.problems import NotFound
-from events.base import Causation, Envelope
+from events.base import ByOperator, Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
 from events.users import UserRegistered, UserUpdated
@@ -32,6 +33,7 @@ class CancelOrder:
     order_id: UUID
     owner: UUID | None
     cause: Causation
+    by_operator: ByOperator | None = None
 
 
 async def store_customers(
@@ -87,6 +89,7 @@ async def cancel_orders(
     """Cancel orders that are pending or paid; cancelling again changes nothing and gives the same result."""
     orders = await tx.lock(Order, [command.order_id for command in commands])
     results: list[Order | NotFound | OrderAlreadyRejected] = []
+    actions: list[OperatorAction] = []
     for command in commands:
         order = orders.get(command.order_id)
         if order is None or command.owner not in (None, order.user_id):
@@ -94,9 +97,13 @@ async def cancel_orders(
             continue
         outcome = order.cancel(tx.now)
         if outcome is True:
-            tx.publish(OrderCancelled(order=order.state()), command.cause)
+            event = OrderCancelled(order=order.state(), by_operator=command.by_operator)
+            tx.publish(event, command.cause)
+            flow = command.cause.correlation_id
+            actions += OperatorAction.of(tx, command.by_operator, "cancel", order.id, flow)
         results.append(outcome if isinstance(outcome, OrderAlreadyRejected) else order)
     await _save(tx, orders)
+    await tx.insert(actions)
     return results
 
 

@@ -1,17 +1,19 @@
 """The HTTP API of users."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Response
-from sqlmodel import select
+from sqlmodel import col, select
 
 from apps.users import use_cases
 from apps.users.limits import AttemptLimit, TooManyAttempts
-from apps.users.models import EmailTaken, InvalidCredentials, User, WrongPassword
+from apps.users.models import EmailTaken, InvalidCredentials, KeyPair, User, WrongPassword
 from apps.users.password_rules import is_name
 from apps.users.passwords import Passwords
 from apps.users.schemas import (
+    KeySetView,
+    KeyView,
     LoginBody,
     LogoutBody,
     PasswordBody,
@@ -35,7 +37,8 @@ from apps.users.use_cases import (
 from chassis.web.auth import CurrentUser, OwnerId
 from chassis.web.commands import KeylessCommands, located
 from chassis.web.dependencies import ReadDatabase, provided
-from chassis.web.problems import Invalid, NotFound, Unauthorized, Unavailable, documented
+from chassis.web.operators import ActingOperator, ChangedOwnerId
+from chassis.web.problems import Forbidden, Invalid, NotFound, Unauthorized, Unavailable, documented
 from chassis.web.routing import StrictRoute
 from chassis.web.schemas import View
 
@@ -183,6 +186,27 @@ async def change_password(
     return await tokens.start(StartSession(user.id, user.password_hash, token, new_hash))
 
 
+async def view_keys(response: Response, database: ReadDatabase) -> KeySetView:
+    """The public keys that access tokens are verified with (RFC 7517), for programs outside of this system."""
+    async with database.reading() as session:
+        keys = (await session.exec(select(KeyPair).order_by(col(KeyPair.valid_until)))).all()
+    response.headers["Cache-Control"] = "public, max-age=300"
+    now = datetime.now(UTC)
+    return KeySetView(keys=[KeyView.of(key) for key in keys if key.lasts(timedelta(0), now)])
+
+
+router.routes.append(
+    StrictRoute(
+        "/.well-known/jwks.json",
+        view_keys,
+        name="view_keys",
+        methods=["GET"],
+        tags=["users"],
+        response_model=KeySetView,
+    )
+)
+
+
 @router.get("/view/{userId}", responses=documented(Unauthorized, NotFound, Invalid))
 async def view_user(user_id: OwnerId, database: ReadDatabase) -> UserView:
     """The current profile of a user."""
@@ -202,9 +226,11 @@ async def view_me(user: CurrentUser, database: ReadDatabase) -> UserView:
 @router.patch(
     "/{userId}",
     response_model=UserView,
-    responses=documented(Unauthorized, NotFound, EmailTaken, Invalid, Unavailable),
+    responses=documented(Unauthorized, Forbidden, NotFound, EmailTaken, Invalid, Unavailable),
 )
-async def change_user(user_id: OwnerId, body: PatchBody, commands: KeylessCommands) -> Response:
+async def change_user(
+    user_id: ChangedOwnerId, body: PatchBody, commands: KeylessCommands, by_operator: ActingOperator
+) -> Response:
     """Change name, e-mail address or locale. A request that changes nothing keeps the version."""
-    command = ChangeUser(user_id, body.changes(), commands.cause)
+    command = ChangeUser(user_id, body.changes(), commands.cause, by_operator)
     return await commands.execute(use_cases.change_users, command, UserView.model_validate)

@@ -8,6 +8,7 @@ from apps.users.operator import configured_operator, create_operator
 from apps.users.passwords import Passwords
 from apps.users.tokens import KeyRing
 from chassis.runtime.service import Service, create_app
+from chassis.web.auth import Role
 
 
 async def compose(service: Service) -> None:
@@ -15,8 +16,10 @@ async def compose(service: Service) -> None:
     passwords, key_ring = Passwords(), KeyRing()
     rotation = KeyRotation(service.database.pool, key_ring, [service.relay.committed])
     await rotation.start()
-    if (operator := configured_operator(service.settings)) is not None:
-        await create_operator(service, passwords, operator)
+    roles: tuple[Role, ...] = ("operator", "viewer")
+    for role in roles:
+        if (operator := configured_operator(service.settings, role)) is not None:
+            await create_operator(service, passwords, operator, role)
     service.provide(passwords, key_ring, rotation, AttemptLimit())
     service.run(key_rotation=rotation.run)
 

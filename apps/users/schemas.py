@@ -7,7 +7,7 @@ from uuid import UUID
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from apps.users.models import TOKEN_LIFETIME, Profile
+from apps.users.models import TOKEN_LIFETIME, KeyPair, Profile
 from apps.users.password_rules import chosen, is_name
 from apps.users.sessions import RefreshTokenText
 from chassis.web.auth import Role
@@ -167,6 +167,28 @@ class TokenView(View):
     refresh_token: str = Field(
         description="Gives the next tokens, once: `POST /user/token/refresh`.", examples=["A" * 64]
     )
+
+
+class KeyView(View):
+    """An Ed25519 public key as a JSON Web Key (RFC 8037)."""
+
+    kty: Literal["OKP"] = "OKP"
+    crv: Literal["Ed25519"] = "Ed25519"
+    alg: Literal["EdDSA"] = "EdDSA"
+    use: Literal["sig"] = "sig"
+    kid: str = Field(description="The `kid` in the header of tokens.", examples=["0193..."])
+    x: str = Field(description="base64url without padding.", examples=["11qYAY..."])
+
+    @classmethod
+    def of(cls, pair: KeyPair) -> Self:
+        """The public half of a pair."""
+        return cls(kid=pair.key_id, x=pair.public_key().x)
+
+
+class KeySetView(View):
+    """A JSON Web Key Set (RFC 7517)."""
+
+    keys: list[KeyView]
 
 
 class UserView(View):

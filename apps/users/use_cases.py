@@ -21,8 +21,9 @@ from apps.users.sessions import InvalidRefreshToken, RefreshToken, Session
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from chassis.web.auth import Role
+from chassis.web.operators import OperatorAction
 from chassis.web.problems import NotFound
-from events.base import Causation
+from events.base import ByOperator, Causation
 from events.users import UserRegistered, UserUpdated
 
 KEYS_LOCK: Final = "hashtext('key_pairs'), 0"
@@ -54,6 +55,7 @@ class ChangeUser:
     user_id: UUID
     changes: Mapping[str, str]
     cause: Causation
+    by_operator: ByOperator | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ async def change_users(
     holders = {email: user.id for email, user in (await tx.load(User, wanted, key="email")).items()}
     results: list[User | NotFound | EmailTaken] = []
     changed: dict[UUID, User] = {}
+    actions: list[OperatorAction] = []
     for command in commands:
         user, email = users.get(command.user_id), command.changes.get("email")
         if user is None:
@@ -139,8 +142,11 @@ async def change_users(
             if user.change(command.changes, tx.now):
                 changed[user.id] = user
                 tx.publish(UserUpdated(user=user.state()), command.cause)
+                flow = command.cause.correlation_id
+                actions += OperatorAction.of(tx, command.by_operator, "change", user.id, flow)
             results.append(user.snapshot())  # the next command may change the row again
     await tx.update(list(changed.values()), *Profile._fields, "version", "updated_at")
+    await tx.insert(actions)
     return results
 
 

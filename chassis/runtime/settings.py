@@ -75,6 +75,10 @@ class Settings(BaseSettings):
         None, description="The first operator, whom the users service creates at start."
     )
     operator_password: SecretStr | None = Field(None, description="The first operator's password.")
+    viewer_email: str | None = Field(
+        None, description="The first viewer, who may see what an operator may, and change nothing."
+    )
+    viewer_password: SecretStr | None = Field(None, description="The first viewer's password.")
     log_format: Literal["console", "json"] = Field(
         "console", description="The format of logs: `console` or `json`."
     )

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from uuid import UUID
 
 import jwt
@@ -38,7 +38,8 @@ CACHED_TOKENS: Final = 20_000
 RELOAD_SECONDS: Final = 0.5
 """Least time between two reads of the keys; a token with an unknown key id causes a read."""
 
-Role = Literal["user", "operator"]
+Role = Literal["user", "viewer", "operator"]
+"""A viewer may see what an operator may, and change nothing."""
 
 
 class InvalidToken(Unauthorized, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'}):
@@ -70,7 +71,12 @@ class User:
 
     def may_see(self, owner: UUID) -> bool:
         """Whether this person may see what belongs to `owner`."""
-        return self.id == owner or self.role == "operator"
+        return self.id == owner or self.sees_all
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether this person may see what belongs to anybody."""
+        return self.role != "user"
 
 
 async def store_signing_keys(
@@ -144,7 +150,7 @@ class Verifier:
 
 def _user(claims: dict[str, Any]) -> User:
     role = claims.get("role", "user")
-    if role not in ("user", "operator"):
+    if role not in get_args(Role):
         raise ValueError("its role is unknown")
     return User(UUID(claims["sub"]), role, float(claims["exp"]) + LEEWAY_SECONDS)
 

@@ -22,7 +22,7 @@ FILES: Final = {
     ),
     "chassis/database": "__init__ addresses errors group_commit pool tables transaction",
     "chassis/web": (
-        "__init__ app auth commands context dependencies documents pagination problems"
+        "__init__ app auth commands context dependencies documents operators pagination problems"
         " protocol routing schemas"
     ),
     "chassis/runtime": (

@@ -51,6 +51,16 @@ CREATE TABLE signing_keys (
     x varchar NOT NULL,
     valid_until timestamptz NOT NULL
 );
+CREATE TABLE operator_actions (
+    id uuid PRIMARY KEY,
+    operator_id uuid NOT NULL,
+    action varchar NOT NULL,
+    subject uuid NOT NULL,
+    reason varchar,
+    correlation_id varchar NOT NULL,
+    created_at timestamptz NOT NULL
+);
+CREATE INDEX operator_actions_subject ON operator_actions (subject);
 CREATE UNLOGGED TABLE write_check (filler varchar NOT NULL);
 ALTER TABLE write_check ALTER filler SET STORAGE PLAIN;
 """
@@ -167,7 +177,7 @@ def upgrade() -> None:
     run(SQL)
     for statement in FUNCTIONS.split(";;\n"):
         op.execute(statement)
-    grant("SELECT, INSERT", "event_log")
+    grant("SELECT, INSERT", "event_log", "operator_actions")
     grant("INSERT", "write_check")
     for function in (
         "make_event_log_partitions",

@@ -50,6 +50,20 @@ async def test_a_token_is_valid_for_its_user_for_an_hour(users: RunningService) 
     assert abs(claims["iat"] - time.time()) < 60
 
 
+async def test_the_key_set_verifies_tokens(users: RunningService) -> None:
+    async with a_user_of(users) as ada:
+        token = ada.headers["Authorization"].removeprefix("Bearer ")
+    async with users.http() as nobody:
+        answer = await nobody.get("/.well-known/jwks.json")
+    assert answer.headers["Cache-Control"] == "public, max-age=300"
+    key = jwt.PyJWKSet.from_dict(answer.json())[jwt.get_unverified_header(token)["kid"]]
+    claims = jwt.decode(token, key, [ALGORITHM], audience=AUDIENCE, issuer=ISSUER)
+    assert claims["sub"] == id_of(ada)
+    assert all(
+        set(one) == {"kty", "crv", "alg", "use", "kid", "x"} for one in answer.json()["keys"]
+    )
+
+
 async def test_users_view_themselves_without_their_id(users: RunningService) -> None:
     async with users.http() as http:
         id = (await http.post("/user/register", json=a_registration())).json()["userId"]
