@@ -22,6 +22,11 @@ class KeyRing:
         by_age = sorted(pairs, key=lambda pair: pair.valid_until)
         self._held = [(pair, pair.signing_key()) for pair in by_age]
 
+    @property
+    def ids(self) -> set[str]:
+        """The ids of the keys."""
+        return {pair.key_id for pair, _ in self._held}
+
     def token(self, user: User, now: datetime) -> str:
         """A token for a user. Raises Unavailable if no key is valid as long as the token.
 

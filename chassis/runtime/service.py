@@ -109,7 +109,9 @@ class Service:
         )
         self.on_commit.append(self.relay.committed)
         self.committers = Committers(self.name, pool, self.on_commit)
-        self.provide(self, self.database, self.committers, Verifier(pool))
+        verifier = Verifier(pool)
+        self.provide(self, self.database, self.committers, verifier)
+        self.run(signing_keys=verifier.poll)
         if self._compose:
             await self._compose(self)
         for name, relay in zip(RELAYS, (self.relay, self.journal_relay), strict=True):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from uuid import UUID
 
 import jwt
+import structlog
 from fastapi import Depends, Path, Request
 from fastapi.security import HTTPBearer
 from sqlmodel import Field
@@ -26,6 +27,8 @@ from chassis.web.problems import Forbidden, NotFound, Unauthorized
 from events.base import Envelope
 from events.users import PublicKey, SigningKeyPublished
 
+log = structlog.get_logger(__name__)
+
 ISSUER: Final = "chorus/users"
 AUDIENCE: Final = "chorus"
 ALGORITHM: Final = "EdDSA"
@@ -37,6 +40,8 @@ LEEWAY_SECONDS: Final = 60
 CACHED_TOKENS: Final = 20_000
 RELOAD_SECONDS: Final = 0.5
 """Least time between two reads of the keys; a token with an unknown key id causes a read."""
+POLL_SECONDS: Final = 2.0
+"""How often the keys are read again: so long a key that was withdrawn is still accepted by a process."""
 
 Role = Literal["user", "viewer", "operator"]
 """A viewer may see what an operator may, and change nothing."""
@@ -132,19 +137,35 @@ class Verifier:
         if key_id not in self._keys and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
             # Concurrent requests wait for the same read.
             if self._loading is None or self._loading.done():
-                self._loading = asyncio.create_task(self._load())
+                self._loading = asyncio.create_task(self._load_new())
             await asyncio.shield(self._loading)
         key, valid_until = self._keys.get(key_id, (None, None))
         if key is None or valid_until is None or valid_until < datetime.now(UTC):
             raise jwt.InvalidKeyError("it is signed with an unknown key")
         return key
 
+    async def poll(self) -> None:
+        """Read the keys again and again, for as long as the process runs: one may have been withdrawn."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self._load()
+            except Exception as error:
+                # Tokens are verified with the keys that are known.
+                log.warning("auth.keys_not_read", error=repr(error))
+
     async def _load(self) -> None:
         records = await self._pool.fetch(statements(SigningKey).where("true"))
-        self._keys = {
+        keys = {
             r["key_id"]: (jwt.PyJWK(PublicKey(x=r["x"]).model_dump(), ALGORITHM), r["valid_until"])
             for r in records
         }
+        if self._keys.keys() - keys.keys():
+            self._cached.clear()  # tokens that are signed with a key that was withdrawn
+        self._keys = keys
+
+    async def _load_new(self) -> None:
+        await self._load()
         self._loaded_at = time.monotonic()
 
 

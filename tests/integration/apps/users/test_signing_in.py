@@ -17,6 +17,7 @@ from apps.users.passwords import Passwords
 from apps.users.schemas import RegisterBody
 from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
 from events.users import PublicKey, SigningKeyPublished, UserRegistered
+from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.registering import (
     PASSWORD,
@@ -201,6 +202,30 @@ async def test_an_expiring_key_gets_a_successor_that_signs_later(
         assert await users.value("SELECT count(*) FROM key_pairs WHERE key_id = $1", old) == 0
     x = await users.value("SELECT x FROM signing_keys WHERE key_id = $1", announced.key_id)
     assert x == announced.jwk.x
+
+
+async def test_a_withdrawn_key_ends_its_tokens_and_no_session(users: RunningService) -> None:
+    """Without a restart: the pair is removed, and the copies, as `chorus rebuild` does."""
+    async with a_user_of(users) as ada:
+        me = await ada.get("/user/me")
+        login = {"email": me.json()["email"], "password": PASSWORD}
+        session = {
+            "refreshToken": (await ada.post("/user/login", json=login)).json()["refreshToken"]
+        }
+        kid = jwt.get_unverified_header(await a_token(ada, login["email"]))["kid"]
+        for table in ("key_pairs", "signing_keys"):
+            await users.rows(f"DELETE FROM {table} WHERE key_id = $1", kid)
+
+        async def is_withdrawn() -> None:
+            assert (await ada.get("/user/me")).status_code == 401
+            newest = jwt.get_unverified_header(await a_token(ada, login["email"]))["kid"]
+            assert newest != kid
+
+        await eventually(is_withdrawn)
+        answer = await ada.post("/user/token/refresh", json=session)
+        token = answer.json()["accessToken"]
+        headers = {"Authorization": f"Bearer {token}"}
+        assert (await ada.get("/user/me", headers=headers)).json()["userId"] == id_of(ada)
 
 
 async def keep_keys(users: RunningService) -> None:
