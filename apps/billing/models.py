@@ -45,10 +45,6 @@ class BalanceLimit(Problem, status=403, reason="balance_limit"):
     """The account cannot hold that much."""
 
 
-class ContradictionError(Exception):
-    """An event contradicts billing's own records: it is not acted on."""
-
-
 class Holder(Table, table=True):
     """A user who may hold an account."""
 

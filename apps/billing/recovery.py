@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import cast
 from uuid import UUID
 
-from apps.billing.models import Account, Charge, ContradictionError, Transfer
+from apps.billing.models import Account, Charge, Transfer
 from chassis.database.transaction import Transaction
+from chassis.messaging.contradictions import ContradictionError
 from chassis.messaging.recovery import Remark
 from chassis.web.operators import OperatorAction
 from chassis.web.problems import Problem

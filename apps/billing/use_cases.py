@@ -10,12 +10,12 @@ from apps.billing.models import (
     Account,
     BalanceLimit,
     Charge,
-    ContradictionError,
     Holder,
     InsufficientFunds,
     Transfer,
 )
 from chassis.database.transaction import Transaction
+from chassis.messaging.contradictions import ContradictionError
 from chassis.web.operators import OperatorAction
 from chassis.web.problems import NotFound
 from events.base import ByOperator, Causation, Envelope

@@ -1,6 +1,6 @@
 """Notifications and their recipients, and the rules on them. Amounts are minor units."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, Self
@@ -52,6 +52,9 @@ class DeliveryResult:
     """The server's code and text."""
 
 
+Novelty = Literal["new", "known", "correction", "outdated"]
+"""What a notification about an order adds to those that there are. Outdated: a later decision of billing is known."""
+
 ADDRESSES: Final = {"email": "email"}
 """The channels, each with the column of recipients that holds its address. Everyone has an e-mail address."""
 
@@ -81,9 +84,12 @@ class Recipient(Table, table=True):
 class Notification(Table, table=True):
     """One message to one recipient by one channel: waiting (recipient unknown) -> pending -> sent | failed.
 
-    There is one per order, kind and channel. It is rendered and addressed once, when its recipient is known; what the
-    API lists from then on is what is sent. While it is pending, a dispatcher may lease it from `due_at` on, which is in
-    the future during a lease and after an attempt that was deferred. Otherwise `due_at` is None.
+    About an order's outcome, joy or sorrow, there is one by each channel, and one about its refund. If billing decides
+    anew after its database was restored, the other outcome has one, too, which corrects the one before.
+
+    It is rendered and addressed once, when its recipient is known; what the API lists from then on is what is sent.
+    While it is pending, a dispatcher may lease it from `due_at` on, which is in the future during a lease and after an
+    attempt that was deferred. Otherwise `due_at` is None.
     """
 
     __tablename__ = "notifications"
@@ -114,6 +120,29 @@ class Notification(Table, table=True):
     correlation_id: str
     causation_id: UUID | None = None
     traceparent: str | None = None
+    decided_at: datetime | None = None
+    """When billing decided about the order, by its clock; None if that is not known."""
+    correction: int = 0
+    """How many other outcomes were written before: it corrects the last. A refund has the number of its joy."""
+
+    def follow(self, known: Sequence[Self]) -> Novelty:
+        """Take the place after the known notifications about the same order. Returns what this adds to them."""
+        outcomes = [n for n in known if n.kind != "refund"]
+        last = max(outcomes, key=lambda n: n.correction, default=None)
+        differs = older = False
+        if last is not None:
+            differs = last.kind != ("joy" if self.kind == "refund" else self.kind)
+            if self.decided_at is not None and last.decided_at is not None:
+                older = self.decided_at < last.decided_at
+            if older and (differs or self.kind == "refund"):
+                return "outdated"
+            self.correction = last.correction + differs
+        same = [n for n in known if (n.kind, n.correction) == (self.kind, self.correction)]
+        for notification in same if not older else ():
+            notification.decided_at = self.decided_at
+        if same:
+            return "known"
+        return "correction" if differs else "new"
 
     def render_for(self, recipient: Recipient, now: datetime) -> None:
         """Render and address the notification: it is due now. Raises KeyError if it has no template."""
@@ -122,6 +151,9 @@ class Notification(Table, table=True):
             kind = f"{self.kind}-{self.reason}" if self.reason else self.kind
             template = f"{self.channel}/{self.locale}/{kind}"
             self.subject, self.body = rendering.text(template, recipient.name, vars(self))
+            if self.correction and self.kind != "refund":
+                template = f"{self.channel}/{self.locale}/correction"
+                self.subject, self.body = rendering.around(template, self.subject, self.body)
         self.status, self.due_at = "pending", now
 
     def copy_for(self, channel: str, id: UUID, recipient: Recipient) -> Self:

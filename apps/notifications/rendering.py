@@ -75,6 +75,12 @@ def text(template: str, name: str, values: Mapping[str, Any]) -> tuple[str, str]
     return subject, body
 
 
+def around(template: str, subject: str, body: str) -> tuple[str, str]:
+    """The subject and the body of a notification that contains another one. Raises KeyError as `text` does."""
+    subject, _, body = _TEXTS[template].render(subject=subject, body=body).partition("\n\n")
+    return subject, body
+
+
 def html(kind: NotificationKind, locale: Locale, subject: str, body: str) -> str:
     """The HTML part of an e-mail. Markup in subject or body is escaped.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -27,7 +28,9 @@ WAITING: Final = statements(Notification).where("user_id = ANY($1::uuid[]) AND s
 
 LEASE: Final = f"""
 UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
-    SELECT id FROM notifications WHERE status = 'pending' AND due_at <= now() AND channel = $3
+    SELECT id FROM notifications n WHERE status = 'pending' AND due_at <= now() AND channel = $3
+        AND (correction = 0 OR NOT EXISTS (SELECT FROM notifications WHERE order_id = n.order_id
+            AND correction < n.correction AND channel = $3 AND status IN ('waiting', 'pending')))
     ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
 RETURNING {", ".join(statements(Notification).columns)}
 """  # noqa: S608 - made of our own names
@@ -86,19 +89,14 @@ async def notify_of_payments(
     tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
 ) -> None:
     """Create notifications of joy: these orders are paid."""
-    await _create(tx, [_about(tx, "joy", e) for e in received])
+    await create(tx, of_payments(tx, received))
 
 
 async def notify_of_rejections(
     tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
 ) -> None:
     """Create notifications of sorrow: these orders will not be paid."""
-    await _create(tx, [_about(tx, "sorrow", e, e.event.reason) for e in received])
-
-
-async def notify_of_refunds(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
-    """Create notifications of refunds: the money for these orders is back on its account."""
-    await _create(tx, [_about(tx, "refund", e) for e in received])
+    await create(tx, of_rejections(tx, received))
 
 
 async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> list[Notification]:
@@ -115,7 +113,7 @@ async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> lis
         )
         for c in commands
     ]
-    await _create(tx, messages)
+    await create(tx, messages)
     await tx.insert(
         [
             action
@@ -156,10 +154,25 @@ async def record_attempts(tx: Transaction, attempts: Sequence[Attempt]) -> list[
     return [notifications[a.notification_id] for a in attempts]
 
 
-def _about(
+def of_payments(
+    tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
+) -> list[Notification]:
+    """Notifications of joy."""
+    return [about(tx, "joy", e, e.event.payment.created_at) for e in received]
+
+
+def of_rejections(
+    tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
+) -> list[Notification]:
+    """Notifications of sorrow."""
+    return [about(tx, "sorrow", e, e.time, e.event.reason) for e in received]
+
+
+def about(
     tx: Transaction,
     kind: NotificationKind,
     received: Envelope[PaymentSucceeded | PaymentRejected | PaymentRefunded],
+    decided_at: datetime,
     reason: str | None = None,
 ) -> Notification:
     """A notification about the outcome of an order."""
@@ -174,15 +187,22 @@ def _about(
         balance=account.balance,
         currency=account.currency,
         created_at=tx.now,
+        decided_at=decided_at,
         **received.causation()._asdict(),
     )
 
 
-async def _create(tx: Transaction, notifications: Sequence[Notification]) -> None:
-    """Insert notifications, one per order, kind and channel; those whose recipient is unknown wait."""
+async def create(tx: Transaction, notifications: Sequence[Notification]) -> None:
+    """Insert notifications; those whose recipient is unknown wait.
+
+    The transaction fails with asyncpg.UniqueViolationError if the place of one of them is taken. Rows are written in
+    the order of the orders: two transactions that write the same places wait for each other and never deadlock.
+    """
     recipients = await _recipients(tx, {n.user_id for n in notifications})
     copies = _render(tx, notifications, recipients)
-    await tx.insert_missing([*notifications, *copies], key="order_id")
+    rows = [*notifications, *copies]
+    rows.sort(key=lambda row: row.order_id or row.id)
+    await tx.insert(rows)
 
 
 def _render(

@@ -1,12 +1,14 @@
 """Orders, with their rules and refusals. Amounts are minor units."""
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Self
+from typing import Final, Literal, Self
 from uuid import UUID
 
 from sqlmodel import BigInteger, Field, String
 
 from chassis.database.tables import Table
+from chassis.messaging.contradictions import ContradictionError
 from chassis.messaging.snapshot import Snapshot
 from chassis.web.problems import Problem
 from events.money import CURRENCY
@@ -45,8 +47,22 @@ class Customer(Table, table=True):
     version: int
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Billing's decision about an order."""
+
+    status: Literal["paid", "rejected"]
+    at: datetime
+    """By billing's clock."""
+    reason: str | None = None
+
+
 class Order(Table, table=True):
-    """An order: pending -> paid | rejected | cancelled, and paid -> cancelled. Each transition is a new version."""
+    """An order: pending -> paid | rejected | cancelled, and paid -> cancelled. Each transition is a new version.
+
+    Billing may decide anew after its database was restored: paid <-> rejected is such a correction. Its later decision
+    is the one that its ledger has, so the order follows it.
+    """
 
     __tablename__ = "orders"
 
@@ -61,6 +77,10 @@ class Order(Table, table=True):
     refunded_at: datetime | None = None
     """When billing refunded the payment. It does not change the order's version."""
     version: int = 1
+    decided_at: datetime | None = None
+    """When billing took the decision that the order follows, by billing's clock; None if that is not known."""
+    corrections: int = 0
+    """How often a later decision has replaced it."""
 
     @classmethod
     def place(cls, id: UUID, user_id: UUID, total: int, now: datetime) -> Self:
@@ -72,13 +92,52 @@ class Order(Table, table=True):
         """Whether billing has not decided about it yet."""
         return self.status == "pending"
 
-    def pay(self, now: datetime) -> bool:
-        """Mark as paid. Returns whether anything changed: a cancelled order stays cancelled."""
-        return self._settle("paid", None, now)
+    @property
+    def was_paid(self) -> bool:
+        """Whether it is paid, or was until it was cancelled."""
+        paid_before = self.version > 2 or self.refunded_at is not None
+        return self.status == "paid" or (self.status == "cancelled" and paid_before)
 
-    def reject(self, reason: str, now: datetime) -> bool:
-        """Mark as rejected. Returns whether anything changed."""
-        return self._settle("rejected", reason, now)
+    def require(self, state: OrderState, *, cancelled: bool = False) -> None:
+        """Raise ContradictionError if an event is about an order of another user or total, or one not `cancelled`."""
+        if (self.user_id, self.total) != (state.user_id, state.total):
+            raise ContradictionError(f"order {self.id} is of user {self.user_id}, {self.total}")
+        if cancelled and self.status != "cancelled":
+            raise ContradictionError(f"order {self.id} is {self.status}, and was not cancelled")
+
+    def contradicts(self, outcome: Outcome) -> bool:
+        """Whether billing had decided otherwise, as far as the order tells."""
+        return self.status == "rejected" if outcome.status == "paid" else self.was_paid
+
+    def settle(self, outcome: Outcome, now: datetime) -> bool:
+        """Record billing's decision about a pending order. Returns False, and changes nothing, if it is not pending."""
+        if not self.pending:
+            return False
+        self.status, self.reason, self.settled_at = outcome.status, outcome.reason, now
+        self.decided_at = outcome.at
+        self.version += 1
+        return True
+
+    def correct(self, outcome: Outcome, now: datetime) -> bool:
+        """Follow billing's later decision. Returns whether the status changed: a cancelled order stays cancelled."""
+        if self.decided_at is not None and outcome.at < self.decided_at:
+            return False
+        self.decided_at = outcome.at
+        if outcome.status == "rejected":
+            self.refunded_at = None  # nothing was paid
+        if self.status in (outcome.status, "cancelled"):
+            return False
+        self.corrections += 1
+        self.status, self.reason, self.settled_at = outcome.status, outcome.reason, now
+        self.version += 1
+        return True
+
+    def refund(self, at: datetime, paid_at: datetime) -> bool:
+        """Record the refund of a payment, unless billing has decided anew since. Returns whether it did."""
+        if self.decided_at is not None and paid_at < self.decided_at:
+            return False
+        self.refunded_at, self.decided_at = at, paid_at
+        return True
 
     def cancel(self, now: datetime) -> bool | OrderAlreadyRejected:
         """Cancel. Returns whether anything changed."""
@@ -90,29 +149,26 @@ class Order(Table, table=True):
         self.version += 1
         return True
 
-    def _settle(self, status: OrderStatus, reason: str | None, now: datetime) -> bool:
-        if not self.pending:
-            return False
-        self.status, self.reason, self.settled_at = status, reason, now
-        self.version += 1
-        return True
-
     def state(self) -> OrderState:
         """The order for events."""
         return OrderState(**vars(self))
 
     def history(self) -> list[OrderPlaced | OrderPaid | OrderRejected | OrderCancelled]:
-        """What has been published about the order, in order, each event with the state of its time."""
+        """What has been published about the order, in order, each event with the state of its time.
+
+        Outcomes that were corrected are left out.
+        """
         state = self.state()
         history: list[OrderPlaced | OrderPaid | OrderRejected | OrderCancelled] = [
             OrderPlaced(order=state.model_copy(update=AS_PLACED))
         ]
-        if self.status == "paid" or self.version == 3:  # paid, and perhaps cancelled later
-            paid = {"status": "paid", "version": 2}
+        cancelled = self.status == "cancelled"
+        if self.status == "paid" or (cancelled and self.version > 2):
+            paid = {"status": "paid", "version": self.version - cancelled}
             history.append(OrderPaid(order=state.model_copy(update=paid)))
         if self.status == "rejected":
             history.append(OrderRejected(order=state))
-        if self.status == "cancelled":
+        if cancelled:
             history.append(OrderCancelled(order=state))
         return history
 

@@ -24,8 +24,12 @@ async def recover(tx: Transaction, lost: Sequence[Envelope[Event]]) -> list[Rema
         now, order = envelope.event.order, orders[envelope.event.order.id]
         if now.version > order.version:
             order.status, order.reason, order.version = now.status, now.reason, now.version
-            order.settled_at = order.settled_at or envelope.time
+            cancelled = now.status == "cancelled"
+            order.settled_at = (order.settled_at if cancelled else None) or envelope.time
+            order.corrections = max(0, now.version - 2 - cancelled)
         elif now.version == order.version and now.status != order.status:
             remarks.append(Remark(envelope.id, f"of order {now.id}: it is {order.status} now"))
-    await tx.update(list(orders.values()), "status", "reason", "settled_at", "version")
+    await tx.update(
+        list(orders.values()), "status", "reason", "settled_at", "version", "corrections"
+    )
     return remarks

@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from apps.orders.models import Customer, Order, OrderAlreadyRejected
+from apps.orders.models import Customer, Order, OrderAlreadyRejected, Outcome
 from chassis.database.transaction import Transaction
+<<<<<<< HEAD
 from chassis.web.operators import OperatorAction
+=======
+from chassis.messaging.contradictions import report
+>>>>>>> 179f701 (orders, notifications: billing's latest decision is followed, off the path of an order)
 from chassis.web.problems import NotFound
 from events.base import ByOperator, Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
@@ -60,7 +64,8 @@ async def mark_paid(tx: Transaction, received: Sequence[Envelope[PaymentSucceede
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
         order = orders[one.event.order.id]
-        if order.pay(tx.now):
+        order.require(one.event.order)
+        if _settle(tx, order, Outcome("paid", one.event.payment.created_at)):
             tx.publish(OrderPaid(order=order.state()), one.causation())
     await _save(tx, orders)
 
@@ -69,8 +74,9 @@ async def mark_rejected(tx: Transaction, received: Sequence[Envelope[PaymentReje
     """Mark orders as rejected. A cancelled order stays cancelled."""
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
-        order = orders[one.event.order.id]
-        if order.reject(one.event.reason, tx.now):
+        order, reason = orders[one.event.order.id], one.event.reason
+        order.require(one.event.order, cancelled=reason == "order_cancelled")
+        if _settle(tx, order, Outcome("rejected", one.time, reason)):
             tx.publish(OrderRejected(order=order.state()), one.causation())
     await _save(tx, orders)
 
@@ -79,8 +85,11 @@ async def mark_refunded(tx: Transaction, received: Sequence[Envelope[PaymentRefu
     """Mark the payments of cancelled orders as refunded."""
     orders = await tx.lock(Order, [e.event.order.id for e in received])
     for one in received:
-        orders[one.event.order.id].refunded_at = one.event.refund.created_at
-    await tx.update(list(orders.values()), "refunded_at")
+        order, event = orders[one.event.order.id], one.event
+        order.require(event.order, cancelled=True)
+        if not order.refund(event.refund.created_at, event.payment.created_at):
+            _report(tx, order, order.status, "refunded")
+    await _save(tx, orders)
 
 
 async def cancel_orders(
@@ -107,5 +116,25 @@ async def cancel_orders(
     return results
 
 
+def _settle(tx: Transaction, order: Order, outcome: Outcome) -> bool:
+    """Record or follow a decision of billing's. Returns whether the order's status changed."""
+    return order.settle(outcome, tx.now) or _correct(tx, order, outcome)
+
+
+def _correct(tx: Transaction, order: Order, outcome: Outcome) -> bool:
+    """Follow a decision about an order that is not pending; report one that contradicts another."""
+    was, contradicts = order.status, order.contradicts(outcome)
+    changed = order.correct(outcome, tx.now)
+    if contradicts:
+        _report(tx, order, was, outcome.status)
+    return changed
+
+
+def _report(tx: Transaction, order: Order, was: str, received: str) -> None:
+    report(tx, "orders", order_id=order.id, recorded=was, received=received, followed=order.status)
+
+
 async def _save(tx: Transaction, orders: dict[UUID, Order]) -> None:
-    await tx.update(list(orders.values()), "status", "reason", "settled_at", "version")
+    changed = list(orders.values())
+    columns = ("status", "reason", "settled_at", "refunded_at", "version", "decided_at")
+    await tx.update(changed, *columns, "corrections")

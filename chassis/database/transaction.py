@@ -112,18 +112,26 @@ class Transaction:
         """The same if no row is missing; otherwise locks and returns none."""
         return await self._select(table, keys, key, lock=True, complete=True)
 
+    async def load_all(self, table: type[T], keys: Iterable[Any], *, key: str) -> list[T]:
+        """All rows with one of these values in `key`, a column that is not unique, ordered by it."""
+        return await self._rows(table, keys, key, lock=False)
+
     async def _select(
         self, table: type[T], keys: Iterable[Any], key: str, *, lock: bool, complete: bool = False
     ) -> dict[Any, T]:
-        wanted = list(set(keys))
-        if not wanted:
-            return {}
+        name = key or statements(table).primary_key[0]
+        rows = await self._rows(table, keys, name, lock=lock, complete=complete)
+        return {row.__dict__[name]: row for row in rows}
+
+    async def _rows(
+        self, table: type[T], keys: Iterable[Any], key: str, *, lock: bool, complete: bool = False
+    ) -> list[T]:
+        if not (wanted := list(set(keys))):
+            return []
         if lock or self._writes:
             await self._flush()
-        name = key or statements(table).primary_key[0]
-        sql = statements(table).select(name, lock=lock, complete=complete)
-        records = await self._connection.fetch(sql, wanted)
-        return {record[name]: from_record(table, record) for record in records}
+        sql = statements(table).select(key, lock=lock, complete=complete)
+        return [from_record(table, record) for record in await self._connection.fetch(sql, wanted)]
 
     async def insert(self, rows: Sequence[Table]) -> None:
         """Write new rows of one table, with keys that no other transaction uses.
@@ -132,14 +140,10 @@ class Transaction:
         """
         await self._defer(rows)
 
-    async def insert_missing(self, rows: Sequence[Table], *, key: str = "") -> None:
-        """Write those rows that do not exist yet.
-
-        `key` is the column in whose order they are written, by default the primary key: concurrent transactions that
-        write the same rows use the same order.
-        """
+    async def insert_missing(self, rows: Sequence[Table]) -> None:
+        """Write those rows that do not exist yet."""
         if rows:
-            await self._defer(_in_order(rows, key), if_missing=True)
+            await self._defer(_in_order(rows), if_missing=True)
 
     async def update(self, rows: Sequence[Table], *changed: str) -> None:
         """Write the `changed` columns of rows that no other transaction can write at the same time.
@@ -253,9 +257,9 @@ class Transaction:
             await self._connection.execute(combined(writes), *chain.from_iterable(columns))
 
 
-def _in_order(rows: Sequence[Table], key: str = "") -> list[Table]:
+def _in_order(rows: Sequence[Table]) -> list[Table]:
     """Sort rows by key: two batches that insert the same keys wait for each other and never deadlock."""
-    names = [key] if key else statements(type(rows[0])).primary_key
+    names = statements(type(rows[0])).primary_key
     return sorted(rows, key=lambda row: [row.__dict__[name] for name in names])
 
 

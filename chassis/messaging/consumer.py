@@ -122,6 +122,9 @@ class Subscription(Generic[E]):
     projector: Handler[E] | None = None
     """The part of the handler that writes the projection; by default it does nothing else. It publishes nothing, uses
     nothing of an envelope but its event, and ignores what the projection already has, or a newer version of it."""
+    fallback: Handler[E] | None = None
+    """Handles a batch whose handler failed; by default the handler does. With one, the handler may rely on what nearly
+    always holds, if it fails otherwise."""
 
 
 Subscriptions = tuple[Subscription[Any], ...]
@@ -141,6 +144,7 @@ class Consumer(Generic[E]):
     ) -> None:
         self._event = subscription.event
         self._handler = subscription.handler
+        self._fallback = subscription.fallback or subscription.handler
         self.queue = queue_name(service, subscription.event)
         self._duplicates_total = DUPLICATES.labels(self.queue)
         self._processed_total = PROCESSED.labels(self.queue)
@@ -168,17 +172,18 @@ class Consumer(Generic[E]):
         """Process events without a look into the inbox; the transaction fails if one was processed before."""
         if len({event.id for event in received}) < len(received):
             return await self._process_new(tx, received)
-        return await self._handle(tx, received, len(received))
+        return await self._handle(tx, self._handler, received, len(received))
 
     async def _process_new(self, tx: Transaction, received: Sequence[Envelope[E]]) -> list[None]:
         """Process the events that were not processed before."""
-        return await self._handle(tx, await deduplicate(tx, received), len(received))
+        new = await deduplicate(tx, received)
+        return await self._handle(tx, self._fallback, new, len(received))
 
     async def _handle(
-        self, tx: Transaction, new: Sequence[Envelope[E]], received: int
+        self, tx: Transaction, handler: Handler[E], new: Sequence[Envelope[E]], received: int
     ) -> list[None]:
         if new:
-            await self._handler(tx, new)
+            await handler(tx, new)
             await mark_processed(tx, new)
         self._reached("after_mark_processed")
         tx.after_commit.append(partial(self._count, len(new), received - len(new)))

@@ -11,6 +11,7 @@ from faststream.rabbit import RabbitMessage
 from pydantic import ValidationError
 
 from chassis.database.group_commit import GroupCommitter
+from chassis.messaging.contradictions import CONTRADICTIONS, ContradictionError
 from chassis.messaging.dead_letters import (
     DEAD_LETTERED,
     LEFT_TO_BROKER,
@@ -63,6 +64,7 @@ class FailedEvents(Generic[E]):
         # The series exist from the start: an alarm on a rise misses one that begins with 1.
         DEAD_LETTERED.labels(queue)
         LEFT_TO_BROKER.labels(queue)
+        self._contradictions = CONTRADICTIONS.labels(queue.partition(".")[0])
 
     async def handle(
         self,
@@ -126,4 +128,6 @@ class FailedEvents(Generic[E]):
             for failure in failures
             if failure.error is not None
         ]
+        errors = [failure.error for failure in failures]
+        self._contradictions.inc(sum(isinstance(e, ContradictionError) for e in errors))
         return not dead_letters or await self._dead_letters.put(dead_letters, self._queue)

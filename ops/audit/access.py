@@ -30,7 +30,7 @@ EVERYWHERE: Final = {
 
 NOTIFICATION: Final = (
     "(id, user_id, order_id, kind, channel, amount, address, subject, status, attempts, due_at, answer, created_at,"
-    " sent_at, correlation_id, causation_id)"
+    " sent_at, correlation_id, causation_id, correction)"
 )
 
 READABLE: Final[Mapping[str, Mapping[str, str]]] = {

@@ -15,18 +15,20 @@ from ops.projections import PROJECTIONS, Projection
 OUTCOMES: Final = Check(
     "order",
     "orders",
-    "SELECT id, status, placed_at, settled_at, refunded_at, version FROM orders",
+    "SELECT id, status, placed_at, settled_at, refunded_at, version, corrections FROM orders",
     (
         Rule(3, "status = 'pending' AND placed_at NOT BETWEEN now() - $3::interval AND now() + $3::interval",
              "is pending since {placed_at:%Y-%m-%d %H:%M:%S}"),
         Rule(3, "(status = 'pending') <> (settled_at IS NULL) OR NOT CASE status WHEN 'pending' THEN version = 1"
-             " WHEN 'cancelled' THEN version IN (2, 3) ELSE version = 2 END",
+             " WHEN 'cancelled' THEN version - corrections IN (2, 3) ELSE version - corrections = 2 END",
              "is {status} in version {version}, settled at {settled_at}"),
         Rule(3, "refunded_at IS NOT NULL AND status <> 'cancelled'",
              "is {status} and was refunded"),
     ),
 )  # fmt: skip
-"""An outcome is one step, a new version; only a paid order may take a second one, when it is cancelled."""
+"""An outcome is one step, a new version; only a paid order may take a second one, when it is cancelled.
+
+Billing may decide anew after its database was restored: each correction is a version more."""
 
 DECISIONS: Final = Comparison(
     4,
@@ -94,10 +96,15 @@ OUTCOMES_NOTIFIED: Final = Comparison(
         FROM charges JOIN (VALUES ('paid', 'joy'), ('refunded', 'joy'), ('refunded', 'refund'), ('rejected', 'sorrow'))
             AS due (status, kind) USING (status)"""),
     Lines("notifications", """
-        SELECT order_id AS id, ROW(kind, amount, user_id)::text AS line, created_at AS at FROM notifications
-        WHERE order_id IS NOT NULL AND channel = 'email'"""),
+        SELECT order_id AS id, ROW(kind, amount, user_id)::text AS line, created_at AS at
+        FROM notifications LEFT JOIN (
+            SELECT order_id, max(correction) AS last FROM notifications WHERE correction > 0 GROUP BY 1
+        ) AS corrected USING (order_id)
+        WHERE order_id IS NOT NULL AND channel = 'email' AND correction = coalesce(last, 0)"""),
 )  # fmt: skip
-"""Each decision of billing has one notification of its kind by e-mail, with the amount, for the user."""
+"""Each decision of billing has one notification of its kind by e-mail, with the amount, for the user.
+
+What a later notification has corrected does not count."""
 
 KEYS: Final = "SELECT key_id, x FROM signing_keys WHERE valid_until > now()"
 

@@ -45,6 +45,7 @@ class TestAlarmRules:
             "chorus_outbox_oldest_seconds",
             "chorus_relay_failed_total",
             "chorus_dead_lettered_total",
+            "chorus_contradictions_total",
             "chorus_dead_letter_messages",
             "chorus_notifications_oldest_seconds",
             "chorus_orders_late",

@@ -17,7 +17,7 @@ FILES: Final = {
     "events": "__init__ base billing contracts money notifications orders users",
     "chassis": "__init__ crash_points",
     "chassis/messaging": (
-        "__init__ addresses broker consumer dead_letters differences errors failure_log message outbox"
+        "__init__ addresses broker consumer contradictions dead_letters differences errors failure_log message outbox"
         " private_names publisher recovery relay retries snapshot topology"
     ),
     "chassis/database": "__init__ addresses errors group_commit pool tables transaction",
@@ -32,7 +32,7 @@ FILES: Final = {
     "apps/users": f"{SERVICE} keys limits operator password_rules passwords recovery sessions tokens",
     "apps/billing": f"{SERVICE} recovery",
     "apps/orders": f"{SERVICE} admission late_orders recovery updates",
-    "apps/notifications": f"{SERVICE} dispatcher gauges recovery rendering",
+    "apps/notifications": f"{SERVICE} corrections dispatcher gauges recovery rendering",
     "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
         "__init__ __main__ console dead dead_letters differences event_logs journal main management migrate"

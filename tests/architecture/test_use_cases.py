@@ -87,7 +87,7 @@ def more_than_declared(code: Iterable[Module]) -> list[str]:
 
 
 def _is_declaration(node: ast.stmt) -> bool:
-    """`SUBSCRIPTIONS: ... = (Subscription(Event, use_case), ...)`; a projection and its projector may follow."""
+    """`SUBSCRIPTIONS: ... = (Subscription(Event, use_case), ...)`; projection, projector and fallback may follow."""
     return (
         isinstance(node, ast.AnnAssign)
         and ast.unparse(node.target) == "SUBSCRIPTIONS"
@@ -96,7 +96,8 @@ def _is_declaration(node: ast.stmt) -> bool:
             isinstance(one, ast.Call)
             and ast.unparse(one.func) == "Subscription"
             and 2 <= len(one.args) <= 4
-            and all(isinstance(argument, ast.Name) for argument in one.args)
+            and all(keyword.arg == "fallback" for keyword in one.keywords)
+            and all(isinstance(a, ast.Name) for a in (*one.args, *(k.value for k in one.keywords)))
             for one in node.value.elts
         )
     )

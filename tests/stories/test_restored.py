@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -12,10 +13,13 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from typer.testing import CliRunner
 
 from apps import SERVICES
+from chassis.messaging.outbox import GROUP
 from ops.audit import audit
 from ops.main import cli
+from tests.stories.conftest import Stacks
 from tests.stories.customers import PASSWORD, Customer
 from tests.stories.stack import Stack
+from tests.support.eventually import eventually
 from tests.support.installation import environment
 
 PAGES: Final = (
@@ -33,6 +37,14 @@ pytestmark = pytest.mark.usefixtures("at_once")
 @pytest.fixture
 def chorus(commanded: Stack) -> Stack:
     return commanded
+
+
+@pytest.fixture
+async def own(commanded_stacks: Stacks) -> AsyncIterator[Stack]:
+    """A stack that nobody uses afterwards: what billing has published twice contradicts itself for ever."""
+    await commanded_stacks.drop()
+    yield await commanded_stacks.take()
+    await commanded_stacks.drop()
 
 
 async def command(chorus: Stack, *arguments: str, status: int = 0) -> str:
@@ -169,3 +181,62 @@ async def test_repair_names_a_service_that_runs_and_completes_it_once_it_is_stop
     await command(chorus, *repair)
     assert await seen(customers) == before, "every answer is still true"
     assert len(chorus.mail.emails) == letters, "no letter was sent again"
+
+
+async def test_billing_that_decides_anew_before_it_is_recovered_is_followed_and_corrected(
+    own: Stack,
+) -> None:
+    journal = "republish", "--from-journal", "--since", datetime.now(UTC).isoformat()
+    ada, bea = await own.customer(deposit="100.00"), await own.customer("Bea", "ru")
+    await bea.deposit("100.00")
+    await back_up(own, "billing")
+    await ada.deposit("50.00")
+    assert (await bea.withdraw("60.00")).status_code == 201
+    paid, rejected = await ada.order("120.00"), await bea.order("50.00")
+    assert (await ada.settled(paid))["status"] == "paid"
+    assert (await bea.settled(rejected))["status"] == "rejected"
+    await own.is_quiet()
+
+    await restore(own, "billing")
+    await command(own, "migrate")
+    await own.heal()
+    await command(own, "republish", "--missing")  # and billing decides without what it has lost
+
+    async def followed() -> None:
+        assert (await ada.settled(paid))["status"] == "rejected"
+        assert (await bea.settled(rejected))["status"] == "paid"
+
+    await eventually(followed)
+    await bea.deposit("100.00")
+    await own.is_quiet()
+
+    assert await own["billing"].stop() == 0
+    printed = await command(own, *journal, "--service", "billing", status=1)
+    refused = [line for line in printed.splitlines() if "is refused" in line]
+    assert [line.split()[1] for line in sorted(refused)] == ["PaymentRejected", "PaymentSucceeded"]
+    await own.heal()
+    await command(own, "republish", "--missing")
+    await own.is_quiet()
+
+    await followed()
+    assert (await ada.balance(), await bea.balance()) == ("150.00", "90.00")
+    assert [e_mail.subject for e_mail in await ada.mail(2)] == [
+        "Your order is paid: 120.00 EUR",
+        "Correction: Your order could not be paid: 120.00 EUR",
+    ]
+    assert [e_mail.subject for e_mail in await bea.mail(2)] == [
+        "Не удалось оплатить ваш заказ: 50,00 EUR",
+        "Исправление: Ваш заказ оплачен: 50,00 EUR",
+    ]
+    for service in ("orders", "notifications"):
+        count = await own.metric(own[service], "chorus_contradictions_total", service=service)
+        assert count == 2
+    await finds_only(own, [line.split()[2] for line in refused])
+
+
+async def finds_only(chorus: Stack, events: Sequence[str]) -> None:
+    """The audit finds nothing but that these events are not in their publisher's log."""
+    report = await audit(chorus.urls, at_rest=True, timeout_seconds=1)
+    found = {f.subject.id for one in report.invariants for f in one.findings if f.subject}
+    assert report.violated == [9], report.lines()
+    assert found == {UUID(int=UUID(event).int // GROUP * GROUP) for event in events}

@@ -90,14 +90,14 @@ class MemoryTransaction(Transaction):
     def _table(self, table: type[Table]) -> dict[Any, dict[str, Any]]:
         return self.memory.tables.setdefault(table, {})
 
-    async def _select(
+    async def _rows(
         self, table: type[T], keys: Iterable[Any], key: str, *, lock: bool, complete: bool = False
-    ) -> dict[Any, T]:
-        name, wanted = key or statements(table).primary_key[0], set(keys)
-        found = [row for row in self._table(table).values() if row[name] in wanted]
+    ) -> list[T]:
+        wanted = set(keys)
+        found = [row for row in self._table(table).values() if row[key] in wanted]
         if complete and len(found) < len(wanted):
-            return {}
-        return {row[name]: from_record(table, dict(row)) for row in found}
+            return []
+        return [from_record(table, dict(row)) for row in found]
 
     async def insert(self, rows: Sequence[Table]) -> None:
         for row in rows:
@@ -107,7 +107,7 @@ class MemoryTransaction(Transaction):
     async def insert_new(self, rows: Sequence[Table]) -> set[Any]:
         return {_key(row) for row in rows if self._insert(row)}
 
-    async def insert_missing(self, rows: Sequence[Table], *, key: str = "") -> None:
+    async def insert_missing(self, rows: Sequence[Table]) -> None:
         await self.insert_new(rows)
 
     async def upsert_newer(self, rows: Sequence[Table]) -> set[Any]:

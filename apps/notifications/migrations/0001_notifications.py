@@ -36,12 +36,16 @@ CREATE TABLE notifications (
     correlation_id varchar NOT NULL,
     causation_id uuid,
     traceparent varchar,
+    decided_at timestamptz,
+    correction integer NOT NULL DEFAULT 0,
     CHECK ((kind = 'message') = (order_id IS NULL)),
     CHECK (status = 'waiting' OR num_nulls(address, locale, subject, body) = 0),
     CHECK (status <> 'pending' OR due_at IS NOT NULL),
     CHECK ((status = 'sent') = (sent_at IS NOT NULL))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 10000);
-CREATE UNIQUE INDEX notifications_once ON notifications (order_id, kind, channel) WHERE order_id IS NOT NULL;
+CREATE UNIQUE INDEX notifications_once ON notifications (order_id, correction, channel, (kind = 'refund'))
+    WHERE order_id IS NOT NULL;
+CREATE INDEX notifications_corrections ON notifications (order_id) WHERE correction > 0;
 CREATE INDEX notifications_of_user ON notifications (user_id, id DESC);
 CREATE INDEX notifications_open ON notifications (due_at) WHERE status IN ('waiting', 'pending');
 CREATE INDEX notifications_waiting ON notifications (user_id) WHERE status = 'waiting';

@@ -20,7 +20,9 @@ CREATE TABLE orders (
     placed_at timestamptz NOT NULL,
     settled_at timestamptz,
     refunded_at timestamptz,
-    version integer NOT NULL
+    version integer NOT NULL,
+    decided_at timestamptz,
+    corrections integer NOT NULL DEFAULT 0
 ) WITH (fillfactor = 80);
 CREATE INDEX orders_of_user ON orders (user_id, id DESC);
 """

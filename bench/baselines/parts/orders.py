@@ -20,7 +20,7 @@ from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
 from apps.orders.api import list_orders, view_order
-from apps.orders.models import Order
+from apps.orders.models import Order, Outcome
 from apps.orders.schemas import OrderBody, OrderView
 from bench.baselines.common import Service, cause_of, service_of
 from bench.baselines.parts import sql
@@ -150,10 +150,7 @@ class Checkout:
         decision = Decision.model_validate_json(answer)
         await self.on_decision(order, decision, cause)
         now = datetime.now(UTC)
-        if decision.status == "paid":
-            order.pay(now)
-        else:
-            order.reject(decision.reason or "", now)
+        order.settle(Outcome(decision.status, now, decision.reason), now)
         pool = service.database.pool
         if not await _settled(pool, order, key):
             return await _read(pool, order.id)

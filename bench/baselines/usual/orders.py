@@ -8,7 +8,7 @@ from faststream.rabbit.annotations import RabbitMessage
 from uuid_utils.compat import uuid7
 
 from apps.orders.api import list_orders, view_order
-from apps.orders.models import Order
+from apps.orders.models import Order, Outcome
 from apps.orders.schemas import OrderBody, OrderView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
@@ -54,7 +54,7 @@ async def mark_as_paid(payment: PaymentSucceeded, message: RabbitMessage) -> Non
             return
         order = await session.find(Order, lock=True, id=payment.order.id)
         assert order is not None
-        order.pay(datetime.now(UTC))
+        order.settle(Outcome("paid", now := datetime.now(UTC)), now)
         session.save(order)
 
 
@@ -66,7 +66,7 @@ async def mark_as_rejected(refusal: PaymentRejected, message: RabbitMessage) -> 
             return
         order = await session.find(Order, lock=True, id=refusal.order.id)
         assert order is not None
-        order.reject(refusal.reason, datetime.now(UTC))
+        order.settle(Outcome("rejected", now := datetime.now(UTC), refusal.reason), now)
         session.save(order)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from apps import SERVICES
 from events.base import Event
+from events.money import to_minor
 from ops.subscriptions import SUBSCRIPTIONS
 from tests.contracts.goldens import Golden, compact, of
 from tests.contracts.release import breaks, previous, schema
@@ -118,7 +119,9 @@ async def test_a_service_processes_events_of_another_release(
 async def _places(orders: RunningService, order: dict[str, Any]) -> None:
     await orders.rows(
         "INSERT INTO orders (id, user_id, total, currency, status, placed_at, version)"
-        " VALUES ($1, $2, 1, 'EUR', 'pending', now(), 1) ON CONFLICT DO NOTHING",
+        " VALUES ($1, $2, $3, 'EUR', $4, now(), 1) ON CONFLICT (id) DO UPDATE SET status = $4",
         order["id"],
         order["userId"],
+        to_minor(order["total"]),
+        order["status"],
     )

@@ -11,20 +11,22 @@ from chassis.database.transaction import transaction
 from chassis.messaging.outbox import GROUP
 from chassis.messaging.recovery import recover_events
 from events.base import Causation, Envelope
-from events.notifications import NotificationSent, NotificationState
+from events.notifications import NotificationKind, NotificationSent, NotificationState
 from events.orders import OrderState
-from tests.support.builders import an_order, now, payment_succeeded
+from tests.support.builders import an_order, now, payment_rejected, payment_succeeded
 from tests.support.harness import RunningService
 from tests.support.mail import MailSink
 from tests.support.notified import a_recipient, all_sent
 
 
-def sent(order: OrderState, address: str) -> Envelope[NotificationSent]:
+def sent(
+    order: OrderState, address: str, kind: NotificationKind = "joy"
+) -> Envelope[NotificationSent]:
     state = NotificationState(
         id=uuid7(),
         user_id=order.user_id,
         order_id=order.id,
-        kind="joy",
+        kind=kind,
         amount=order.total,
         locale="en",
         to=address,
@@ -54,4 +56,18 @@ async def test_what_was_sent_and_is_lost_or_pending_is_not_sent_again(
     items = await all_sent(notifications, ada, 2)
     ids = {str(envelope.event.notification.id) for envelope in lost}
     assert {item["notificationId"] for item in items} == ids
+    assert await mail.gets(ada.email, 0) == []
+
+
+async def test_a_correction_that_is_lost_is_one_again(
+    notifications: RunningService, mail: MailSink
+) -> None:
+    ada = await a_recipient(notifications)
+    order = an_order(user=ada)
+    lost = [sent(order, ada.email), sent(order, ada.email, "sorrow")]
+    assert await recover_events(notifications.database, recover, lost) == []
+    sql = "SELECT kind, correction FROM notifications WHERE order_id = $1 ORDER BY correction"
+    assert await notifications.rows(sql, order.id) == [("joy", 0), ("sorrow", 1)]
+    await notifications.processes(payment_rejected(order))  # what has caused it
+    await all_sent(notifications, ada, 2)
     assert await mail.gets(ada.email, 0) == []

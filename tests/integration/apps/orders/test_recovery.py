@@ -48,3 +48,21 @@ async def test_a_lost_order_has_every_field_of_its_last_event(
         found = (await tx.load(Order, [placed.id]))[placed.id]
     assert found.state() == last
     assert found.history()[-1] == lost[-1].event
+
+
+async def test_a_corrected_order_is_corrected_again(orders: RunningService) -> None:
+    placed = an_order()
+    states = [
+        placed.model_copy(update={"status": status, "version": version})
+        for version, status in enumerate(("pending", "paid", "rejected"), 1)
+    ]
+    lost = [
+        Envelope(uuid7(), KINDS[state.status](order=state), now(), Causation("lost"))
+        for state in states
+    ]
+    pool = orders.service.database.pool
+    assert await recover_events(pool, recover, lost) == []
+    async with transaction(pool) as tx:
+        found = (await tx.load(Order, [placed.id]))[placed.id]
+    assert (found.state(), found.corrections) == (states[-1], 1)
+    assert found.settled_at == lost[-1].time

@@ -1,6 +1,7 @@
 """The rules on notifications: rendering and addressing, results of attempts, delays."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -19,7 +20,7 @@ from apps.notifications.models import (
     delay,
 )
 from events.base import Causation
-from events.notifications import NotificationFailed, NotificationSent
+from events.notifications import NotificationFailed, NotificationKind, NotificationSent
 from events.users import Locale
 from tests.support.builders import now
 
@@ -81,6 +82,58 @@ def test_a_message_keeps_its_subject_and_body_in_every_language() -> None:
     notification = a_message()
     notification.render_for(a_recipient("ru"), NOW)
     assert (notification.state().subject, notification.state().body) == ("Hello", "Words")
+
+
+def a_notification_of(kind: NotificationKind, decided_at: datetime) -> Notification:
+    notification = a_notification()
+    notification.kind, notification.decided_at = kind, decided_at
+    return notification
+
+
+def test_a_correction_contains_what_holds_and_says_that_the_last_one_was_wrong() -> None:
+    for locale in ("en", "ru"):
+        plain, correction = a_notification(), a_notification()
+        correction.correction, correction.order_id = 1, plain.order_id
+        for notification in (plain, correction):
+            notification.render_for(a_recipient(locale), NOW)
+        before, after = plain.state(), correction.state()
+        assert before.subject is not None
+        assert after.subject is not None
+        assert after.subject in (f"Correction: {before.subject}", f"Исправление: {before.subject}")
+        assert after.body is not None
+        assert before.body is not None
+        assert after.body.startswith(("Our earlier e-mail", "Наше прежнее письмо"))
+        assert before.body.strip() in after.body
+
+
+@given(times=st.permutations(range(6)), first=st.booleans(), repeated=st.booleans())
+def test_the_last_notification_tells_the_latest_decision_in_whatever_order_they_arrive(
+    times: list[int], first: bool, repeated: bool
+) -> None:
+    written: list[Notification] = []
+    for time in times:
+        kind: NotificationKind = "joy" if (time % 2 == 0) == first else "sorrow"
+        for _ in range(1 + repeated):
+            notification = a_notification_of(kind, NOW + timedelta(hours=time))
+            if notification.follow(written) in ("new", "correction"):
+                written.append(notification)
+    assert written[-1].kind == ("sorrow" if first else "joy")
+    assert [n.correction for n in written] == list(range(len(written)))
+    kinds = [n.kind for n in written]
+    assert all(one != other for one, other in pairwise(kinds)), "each corrects the last"
+
+
+@pytest.mark.parametrize("refunded_first", [False, True])
+def test_a_refund_belongs_to_the_joy_of_its_payment(refunded_first: bool) -> None:
+    sorrow = a_notification_of("sorrow", NOW)
+    joy, refund = (a_notification_of(kind, NOW + timedelta(hours=1)) for kind in ("joy", "refund"))
+    written = [sorrow]
+    for notification in (refund, joy) if refunded_first else (joy, refund):
+        assert notification.follow(written) in ("new", "correction")
+        written.append(notification)
+    assert (joy.correction, refund.correction) == (1, 1)
+    assert a_notification_of("refund", NOW + timedelta(hours=1)).follow(written) == "known"
+    assert a_notification_of("refund", NOW - timedelta(hours=1)).follow(written) == "outdated"
 
 
 def test_an_accepted_notification_is_sent_and_published() -> None:

@@ -1,18 +1,20 @@
-"""The transitions of an order: pending -> paid | rejected | cancelled, and paid -> cancelled, and no others."""
+"""The transitions of an order: pending -> paid | rejected | cancelled, paid -> cancelled, and corrections."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from apps.orders import use_cases
-from apps.orders.models import Customer, Order, OrderAlreadyRejected
+from apps.orders.models import Customer, Order, OrderAlreadyRejected, Outcome
 from apps.orders.use_cases import CancelOrder, PlaceOrder
+from chassis.messaging.contradictions import ContradictionError
 from chassis.web.problems import NotFound
 from events.base import Causation, Envelope, Event
 from events.orders import OrderCancelled, OrderPaid, OrderPlaced, OrderRejected
@@ -34,12 +36,16 @@ USER, OTHER = UUID(int=1), UUID(int=2)
 Step = Callable[[Order, datetime], bool | OrderAlreadyRejected]
 
 
+def decide(order: Order, outcome: Outcome) -> bool:
+    return order.settle(outcome, outcome.at) or order.correct(outcome, outcome.at)
+
+
 def pay(order: Order, at: datetime) -> bool:
-    return order.pay(at)
+    return decide(order, Outcome("paid", at))
 
 
 def reject(order: Order, at: datetime) -> bool:
-    return order.reject("insufficient_funds", at)
+    return decide(order, Outcome("rejected", at, "insufficient_funds"))
 
 
 def cancel(order: Order, at: datetime) -> bool | OrderAlreadyRejected:
@@ -94,8 +100,6 @@ def test_a_transition_changes_the_status_and_raises_the_version(
     ("status", "step"),
     [
         ("paid", pay),
-        ("paid", reject),
-        ("rejected", pay),
         ("rejected", reject),
         ("cancelled", pay),
         ("cancelled", reject),
@@ -111,6 +115,52 @@ def test_a_settled_order_ignores_further_transitions(status: str, step: Step) ->
     before = order.state()
     assert step(order, LATER) is False
     assert order.state() == before
+
+
+@pytest.mark.parametrize(
+    ("status", "step", "then"), [("paid", reject, "rejected"), ("rejected", pay, "paid")]
+)
+def test_a_later_decision_that_differs_corrects_an_order_and_an_earlier_one_does_not(
+    status: str, step: Step, then: str
+) -> None:
+    order = an_order_that_is(status)
+    assert step(order, NOW - timedelta(hours=1)) is False
+    assert (order.status, order.version, order.corrections) == (status, 2, 0)
+    assert step(order, LATER) is True
+    assert (order.status, order.version, order.corrections) == (then, 3, 1)
+    assert (order.settled_at, order.decided_at) == (LATER, LATER)
+    assert order.reason == ("insufficient_funds" if then == "rejected" else None)
+    assert order.history()[-1].order == order.state()
+
+
+@given(times=st.permutations(range(6)), first=st.booleans())
+def test_an_order_has_billings_latest_decision_in_whatever_order_they_arrive(
+    times: list[int], first: bool
+) -> None:
+    order = an_order_that_is("pending")
+    for time in times:
+        step = pay if (time % 2 == 0) == first else reject
+        step(order, NOW + timedelta(hours=time))
+    assert order.status == ("rejected" if first else "paid")
+    assert order.version == 2 + order.corrections
+
+
+def test_a_refund_of_a_payment_that_billing_has_no_more_is_not_recorded() -> None:
+    order = an_order_that_is("cancelled after payment")
+    assert order.refund(LATER, NOW)
+    reject(order, LATER)
+    assert (order.status, order.refunded_at) == ("cancelled", None)
+    assert not order.refund(LATER, NOW)
+    assert order.refunded_at is None
+
+
+@pytest.mark.parametrize("change", [{"user_id": OTHER}, {"total": 2}, {}])
+def test_an_event_about_another_user_total_or_cancellation_contradicts_an_order(
+    change: dict[str, Any],
+) -> None:
+    order = an_order_that_is("paid")
+    with pytest.raises(ContradictionError):
+        order.require(order.state().model_copy(update=change), cancelled=not change)
 
 
 def test_a_rejected_order_cannot_be_cancelled() -> None:
@@ -157,6 +207,11 @@ class Orders(RuleBasedStateMachine):
     @rule(data=st.data())
     def payments_are_refunded(self, data: st.DataObject) -> None:
         received = [_received(payment_refunded(order.state())) for order in self.some(data)]
+        status = {order.id: order.status for order in self.memory.rows(Order)}
+        if any(status[one.event.order.id] != "cancelled" for one in received):
+            with pytest.raises(ContradictionError):
+                self.memory.run(use_cases.mark_refunded, received)
+            return
         self.memory.run(use_cases.mark_refunded, received)
         refunded = {order.id: order.refunded_at for order in self.memory.rows(Order)}
         assert all(refunded[one.event.order.id] for one in received)
@@ -185,7 +240,7 @@ class Orders(RuleBasedStateMachine):
             states = [event.order for event in published[order.id]]
             assert [state.version for state in states] == list(range(1, order.version + 1))
             assert states[-1] == order.state()
-            assert [type(event) for event in published[order.id]] in _HISTORIES
+            assert _HISTORY.fullmatch("".join(map(_initial, published[order.id])))
 
     @invariant()
     def settled_orders_have_a_time(self) -> None:
@@ -194,14 +249,14 @@ class Orders(RuleBasedStateMachine):
             assert (order.reason is not None) == (order.status == "rejected")
 
 
-_HISTORIES: list[list[type[Event]]] = [
-    [OrderPlaced],
-    [OrderPlaced, OrderPaid],
-    [OrderPlaced, OrderRejected],
-    [OrderPlaced, OrderCancelled],
-    [OrderPlaced, OrderPaid, OrderCancelled],
-]
-"""All possible histories of an order: at most one outcome, and no cancellation after a rejection."""
+_HISTORY = re.compile("L(P?(RP)*C?|R?(PR)*)")
+"""All histories of an order that is pLaced, Paid, Rejected and Cancelled: outcomes that correct each other, and a
+cancellation unless the last of them is a rejection."""
+
+
+def _initial(event: Event) -> str:
+    return {OrderPlaced: "L", OrderPaid: "P", OrderRejected: "R", OrderCancelled: "C"}[type(event)]
+
 
 TestOrders = Orders.TestCase
 TestOrders.settings = settings(max_examples=50, stateful_step_count=20)

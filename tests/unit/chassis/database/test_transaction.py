@@ -75,11 +75,7 @@ class TestRoundTrips:
         assert server.begun == 1
 
     async def test_insert_missing_sends_rows_in_key_order(self, server: Server) -> None:
-        users = [UUID(int=n) for n in (3, 1, 2)]
-        orders = [Order.place(UUID(int=n), user, 100, now()) for n, user in enumerate(users)]
-        async with transaction(server) as tx:
-            await tx.insert_missing(orders, key="user_id")
-        assert server.sent[1] == sorted(users)
+        orders = [Order.place(UUID(int=n), ADA.id, 100, now()) for n in range(3)]
         async with transaction(server) as tx:
             await tx.insert_missing(orders[::-1])
         assert server.sent[0] == [order.id for order in orders]
