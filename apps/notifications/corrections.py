@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from apps.notifications.models import Notification
-from apps.notifications.use_cases import about, create, of_payments, of_rejections
+from apps.notifications.use_cases import create
 from chassis.database.transaction import Transaction
 from chassis.messaging.contradictions import report
 from events.base import Envelope
@@ -17,18 +17,18 @@ from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 
 
 async def follow_payments(tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]) -> None:
-    """Create notifications of joy, as corrections where the customer was told otherwise."""
-    await _follow(tx, of_payments(tx, received))
+    """Create notifications of joy, as corrections of what was written otherwise."""
+    await _follow(tx, [Notification.joy(e, tx.new_id(), tx.now) for e in received])
 
 
 async def follow_rejections(tx: Transaction, received: Sequence[Envelope[PaymentRejected]]) -> None:
-    """Create notifications of sorrow, as corrections where the customer was told otherwise."""
-    await _follow(tx, of_rejections(tx, received))
+    """Create notifications of sorrow, as corrections of what was written otherwise."""
+    await _follow(tx, [Notification.sorrow(e, tx.new_id(), tx.now) for e in received])
 
 
 async def notify_of_refunds(tx: Transaction, received: Sequence[Envelope[PaymentRefunded]]) -> None:
     """Create notifications of refunds: the money for these orders is back on its account."""
-    await _follow(tx, [about(tx, "refund", e, e.event.payment.created_at) for e in received])
+    await _follow(tx, [Notification.refund(e, tx.new_id(), tx.now) for e in received])
 
 
 async def _follow(tx: Transaction, news: Sequence[Notification]) -> None:

@@ -10,7 +10,8 @@ from sqlmodel import BigInteger, Field, String
 
 from apps.notifications import rendering
 from chassis.database.tables import Table
-from events.base import Causation
+from events.base import Causation, Envelope
+from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
 from events.notifications import (
     NotificationFailed,
     NotificationKind,
@@ -124,6 +125,46 @@ class Notification(Table, table=True):
     """When billing decided about the order, by its clock; None if that is not known."""
     correction: int = 0
     """How many other outcomes were written before: it corrects the last. A refund has the number of its joy."""
+
+    @classmethod
+    def joy(cls, received: Envelope[PaymentSucceeded], id: UUID, now: datetime) -> Self:
+        """A notification that an order is paid."""
+        return cls._about("joy", received, id, now, received.event.payment.created_at)
+
+    @classmethod
+    def sorrow(cls, received: Envelope[PaymentRejected], id: UUID, now: datetime) -> Self:
+        """A notification that an order will not be paid."""
+        return cls._about("sorrow", received, id, now, received.time, received.event.reason)
+
+    @classmethod
+    def refund(cls, received: Envelope[PaymentRefunded], id: UUID, now: datetime) -> Self:
+        """A notification that the money for an order is back on its account."""
+        return cls._about("refund", received, id, now, received.event.payment.created_at)
+
+    @classmethod
+    def _about(
+        cls,
+        kind: NotificationKind,
+        received: Envelope[PaymentSucceeded | PaymentRejected | PaymentRefunded],
+        id: UUID,
+        now: datetime,
+        decided_at: datetime,
+        reason: str | None = None,
+    ) -> Self:
+        order, account = received.event.order, received.event.account
+        return cls(
+            id=id,
+            user_id=order.user_id,
+            order_id=order.id,
+            kind=kind,
+            reason=reason,
+            amount=order.total,
+            balance=account.balance,
+            currency=account.currency,
+            created_at=now,
+            decided_at=decided_at,
+            **received.causation()._asdict(),
+        )
 
     def follow(self, known: Sequence[Self]) -> Novelty:
         """Take the place after the known notifications about the same order. Returns what this adds to them."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -11,8 +10,7 @@ from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Transaction
 from chassis.web.operators import OperatorAction
 from events.base import ByOperator, Causation, Envelope
-from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded
-from events.notifications import NotificationKind
+from events.billing import PaymentRejected, PaymentSucceeded
 from events.users import UserRegistered, UserUpdated
 
 LEASE_SECONDS: Final = 15.0
@@ -89,14 +87,14 @@ async def notify_of_payments(
     tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
 ) -> None:
     """Create notifications of joy: these orders are paid."""
-    await create(tx, of_payments(tx, received))
+    await create(tx, [Notification.joy(e, tx.new_id(), tx.now) for e in received])
 
 
 async def notify_of_rejections(
     tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
 ) -> None:
     """Create notifications of sorrow: these orders will not be paid."""
-    await create(tx, of_rejections(tx, received))
+    await create(tx, [Notification.sorrow(e, tx.new_id(), tx.now) for e in received])
 
 
 async def send_messages(tx: Transaction, commands: Sequence[SendMessage]) -> list[Notification]:
@@ -152,44 +150,6 @@ async def record_attempts(tx: Transaction, attempts: Sequence[Attempt]) -> list[
     changed = list(notifications.values())
     await tx.update(changed, "status", "attempts", "due_at", "answer", "sent_at")
     return [notifications[a.notification_id] for a in attempts]
-
-
-def of_payments(
-    tx: Transaction, received: Sequence[Envelope[PaymentSucceeded]]
-) -> list[Notification]:
-    """Notifications of joy."""
-    return [about(tx, "joy", e, e.event.payment.created_at) for e in received]
-
-
-def of_rejections(
-    tx: Transaction, received: Sequence[Envelope[PaymentRejected]]
-) -> list[Notification]:
-    """Notifications of sorrow."""
-    return [about(tx, "sorrow", e, e.time, e.event.reason) for e in received]
-
-
-def about(
-    tx: Transaction,
-    kind: NotificationKind,
-    received: Envelope[PaymentSucceeded | PaymentRejected | PaymentRefunded],
-    decided_at: datetime,
-    reason: str | None = None,
-) -> Notification:
-    """A notification about the outcome of an order."""
-    order, account = received.event.order, received.event.account
-    return Notification(
-        id=tx.new_id(),
-        user_id=order.user_id,
-        order_id=order.id,
-        kind=kind,
-        reason=reason,
-        amount=order.total,
-        balance=account.balance,
-        currency=account.currency,
-        created_at=tx.now,
-        decided_at=decided_at,
-        **received.causation()._asdict(),
-    )
 
 
 async def create(tx: Transaction, notifications: Sequence[Notification]) -> None:

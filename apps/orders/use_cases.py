@@ -9,11 +9,8 @@ from uuid import UUID
 
 from apps.orders.models import Customer, Order, OrderAlreadyRejected, Outcome
 from chassis.database.transaction import Transaction
-<<<<<<< HEAD
-from chassis.web.operators import OperatorAction
-=======
 from chassis.messaging.contradictions import report
->>>>>>> 179f701 (orders, notifications: billing's latest decision is followed, off the path of an order)
+from chassis.web.operators import OperatorAction
 from chassis.web.problems import NotFound
 from events.base import ByOperator, Causation, Envelope
 from events.billing import PaymentRefunded, PaymentRejected, PaymentSucceeded

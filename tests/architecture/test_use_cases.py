@@ -130,8 +130,13 @@ class TestServices:
     def test_events_are_handled_by_use_cases(self, service: str) -> None:
         """Or by what the chassis does for every service; a handler's docstring is what AsyncAPI shows."""
         for one in importlib.import_module(f"apps.{service}.consumers").SUBSCRIPTIONS:
-            for use_case in (one.handler, one.projector or one.handler):
-                assert use_case.__module__ in {f"apps.{service}.use_cases", "chassis.web.auth"}
+            for use_case in (
+                one.handler,
+                one.projector or one.handler,
+                one.fallback or one.handler,
+            ):
+                places = (f"apps.{service}.use_cases", f"apps.{service}.corrections")
+                assert use_case.__module__ in {*places, "chassis.web.auth"}
                 assert use_case.__doc__
 
     def test_routers_are_strict(self) -> None:

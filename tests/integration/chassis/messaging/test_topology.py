@@ -217,7 +217,7 @@ class TestTopology:
     def test_what_the_broker_refuses_for_another_reason_is_no_conflict(
         self, chorus: Installation
     ) -> None:
-        """RabbitMQ 3.10 answers with 400 as well while it is starting; whoever waits for it tries again."""
+        """RabbitMQ 3.10 answers with 400 as well while it is starting."""
         other = Queue("unknown", "billing", {"x-max-length": "many"}, ())
         with (
             Administration(chorus.servers.rabbitmq_api_url) as broker,
