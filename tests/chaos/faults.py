@@ -23,6 +23,7 @@ from tests.chaos.world import NothingToDoError, World
 from tests.stories.journal import outbox_row_of
 from tests.support.alarms import ALARMS
 from tests.support.processes import frozen
+from tests.support.standby import followed, promote, take_over
 from tools.children import ChildFailed
 
 COPIES_IN_FLIGHT: Final = 16
@@ -36,7 +37,9 @@ OF_BROKER: Final = {
     "kill broker", "freeze broker", "alarm", "again", "malformed message", *SLIPS
 }  # fmt: skip
 
-OF_DATABASE: Final = {"kill database", "freeze database", "read only", "connections taken"}
+OF_DATABASE: Final = {
+    "kill database", "freeze database", "fail over database", "read only", "connections taken"
+}  # fmt: skip
 
 
 class Faults:
@@ -54,6 +57,7 @@ class Faults:
             "freeze broker": self.freeze_broker,
             "kill database": self.kill_database,
             "freeze database": self.freeze_database,
+            "fail over database": self.fail_over_database,
             "network": self.network,
             "connections": self.connections,
             "alarm": self.alarm,
@@ -146,6 +150,15 @@ class Faults:
     async def freeze_database(self, fault: Fault) -> None:
         async with frozen(self._world.private.postgres.process):
             await asyncio.sleep(fault.seconds)
+
+    async def fail_over_database(self, fault: Fault) -> None:
+        """Its name first leads to nothing, then to a standby, then to the primary that this becomes."""
+        postgres = self._world.private.postgres
+        async with followed(postgres) as standby:
+            await asyncio.sleep(fault.seconds)
+            await asyncio.to_thread(take_over, postgres, standby)
+            await asyncio.sleep(fault.seconds / 2)
+            await promote(postgres)
 
     async def network(self, fault: Fault) -> None:
         proxy = self._world.proxies[fault.target]

@@ -24,6 +24,7 @@ KINDS: Final = (
     "freeze broker",
     "kill database",
     "freeze database",
+    "fail over database",
     "network",
     "connections",
     "alarm",

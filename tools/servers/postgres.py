@@ -26,7 +26,7 @@ class PrivatePostgres(PrivateServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._data = self._folder / "data"
+        self.data = self._folder / "data"
         self._password = secrets.token_hex(12)
         self.url = f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
         self.environment = {
@@ -38,21 +38,21 @@ class PrivatePostgres(PrivateServer):
         options = [f"--{name}={value}" for name, value in {**_SETTINGS, "port": self.port}.items()]
         self.process = self._child(
             "PostgreSQL",
-            [postgres_programs() / "postgres", "-D", self._data, *options],
+            [postgres_programs() / "postgres", "-D", self.data, *options],
             stop_with=signal.SIGINT,  # "fast": closes open connections
             orphaned=signal.SIGQUIT,  # "immediate": unlike SIGKILL it releases the shared memory
         )
 
     def launch(self) -> None:
-        if not self._data.exists():
+        if not self.data.exists():
             password = f"--pwfile={self._write('password', self._password)}"
             initdb = postgres_programs() / "initdb"
-            self._child("initdb", [initdb, "-D", self._data, password, *_INITDB]).run(within=120)
+            self._child("initdb", [initdb, "-D", self.data, password, *_INITDB]).run(within=120)
         self.process.start()
 
     def _is_ready(self) -> bool:
         try:
-            state = (self._data / "postmaster.pid").read_text().splitlines()
+            state = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
         return len(state) > 7 and state[0] == str(self.process.pid) and state[7].strip() == "ready"
