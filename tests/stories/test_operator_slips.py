@@ -19,6 +19,7 @@ from ops.journal import journal
 from ops.main import cli
 from ops.management import Administration
 from ops.subscriptions import TOPOLOGY
+from tests.chaos.verdict import RED, Report
 from tests.stories.stack import Stack
 from tests.stories.triggers import Triggers
 from tests.support.eventually import eventually
@@ -123,6 +124,10 @@ async def test_what_subscribers_lack_is_found_and_published_to_them(
     await topology_is_applied(chorus)
     report = await audit(chorus.urls, timeout_seconds=1, republished=chorus.republished)
     assert 9 in report.violated, "the audit names what was not received"
+    chaos = Report(seed=0, minutes=1, recovery=0.0)
+    chaos.sort_out(report.lines())
+    assert chaos.lost
+    assert chaos.status == RED, "chaos that does not mend a slip is red"
     would_be = await republish(chorus, "--missing", "--dry-run")
     assert 9 in (await audit(chorus.urls, timeout_seconds=1)).violated, (
         "a dry run publishes nothing"
