@@ -21,7 +21,7 @@ from chassis.messaging.addresses import connect
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.message import copied, from_message
 from chassis.messaging.publisher import Publication, Publisher
-from chassis.messaging.topology import DEAD, queue_name
+from chassis.messaging.topology import DEAD, dead_letter_exchange, queue_name
 from ops.subscriptions import SUBSCRIPTIONS
 
 PREFETCH: Final = 65_535
@@ -63,12 +63,17 @@ class DeadLetter:
 
     @classmethod
     def of(cls, service: str, message: AbstractIncomingMessage) -> Self:
-        """Read what the service says in the headers of dead-lettering, else what the broker says in `x-death`."""
+        """Read what the service says in the headers of dead-lettering, or the broker in the first of `x-death`.
+
+        The exchange tells which: both kinds of headers may have been written by the message's publisher.
+        """
         headers: dict[str, Any] = dict(message.headers or {})
         death: dict[str, Any] = {}
-        match headers.get("x-death"):
-            case [dict(death), *_]:
-                pass
+        if message.exchange != dead_letter_exchange(service):
+            match headers.get("x-death"):
+                case [dict(death), *_]:
+                    pass
+            headers = {}
         attempts = headers.get("dead_letter_attempts")
         queue = str(headers.get("dead_letter_queue") or death.get("queue", ""))
         return cls(

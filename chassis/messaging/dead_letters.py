@@ -26,7 +26,7 @@ from chassis.messaging.errors import Failures
 from chassis.messaging.failure_log import FailureLog
 from chassis.messaging.message import printable
 from chassis.messaging.publisher import REFUSED, RETURNED, Publication, Publisher, reason
-from chassis.messaging.topology import DEAD
+from chassis.messaging.topology import dead_letter_exchange
 from events.base import rfc3339
 
 log = structlog.get_logger(__name__)
@@ -77,6 +77,7 @@ class DeadLetterQueue:
 
     def __init__(self, service: str, publisher: Publisher) -> None:
         self._service = service
+        self._exchange = dead_letter_exchange(service)
         self._publisher = publisher
         self._refusals = 0
         """Attempts since the queue has taken a message that it did not take."""
@@ -130,7 +131,7 @@ class DeadLetterQueue:
         """Publish messages; returns those that were not confirmed, and the error of the first."""
         try:
             errors = await self._publisher.publish(
-                [Publication(DEAD, self._service, message) for message in messages]
+                [Publication(self._exchange, self._service, message) for message in messages]
             )
         except (OSError, aio_pika.exceptions.AMQPError) as failure:
             errors = [failure] * len(messages)

@@ -1,7 +1,8 @@
 """The topology: every exchange, queue, binding and permission on the broker. No other module defines any.
 
 An exchange is named after its publisher. A queue belongs to one consumer and one event, and is named after both:
-`billing.order-placed`. Messages that cannot be processed are kept in `<service>.dead`. The stream `journal` keeps a
+`billing.order-placed`. Messages that cannot be processed are kept in `<service>.dead`. The service publishes them
+to its own exchange `dead.<service>`; the broker to `dead`, to which no service may write. The stream `journal` keeps a
 copy of every event, published apart under `journal.<key>`: nothing else waits for a stream. Each service connects as
 its own user, which can declare nothing.
 """
@@ -62,12 +63,17 @@ class Topology:
     queues: tuple[Queue, ...]
 
     def permissions(self, service: str) -> dict[str, str]:
-        """RabbitMQ permissions of a service: configure nothing, write to its exchange and `dead`, read its queues."""
+        """RabbitMQ permissions of a service: configure nothing, write to its two exchanges, read its queues."""
         return {
             "configure": "^$",
-            "write": f"^({service}|{DEAD})$",
+            "write": rf"^({DEAD}\.)?{service}$",
             "read": rf"^{service}\..*$",
         }
+
+
+def dead_letter_exchange(service: str) -> str:
+    """The exchange to which a service publishes what it cannot process. Only its own dead letters come that way."""
+    return f"{DEAD}.{service}"
 
 
 def queue_name(service: str, kind: type[Event]) -> str:
@@ -94,7 +100,8 @@ def topology(subscriptions: Mapping[str, Sequence[type[Event]]]) -> Topology:
         },
         tuple((exchange, f"{JOURNAL_PREFIX}#") for exchange in exchanges),
     )
-    return Topology((*exchanges, DEAD), (*received, *dead, journal))
+    dead_exchanges = (DEAD, *(dead_letter_exchange(service) for service in exchanges))
+    return Topology((*exchanges, *dead_exchanges), (*received, *dead, journal))
 
 
 def _event_queue(service: str, kind: type[Event]) -> Queue:
@@ -119,7 +126,8 @@ def _dead_queue(service: str) -> Queue:
         "x-max-length-bytes": DEAD_BYTES,
         "x-overflow": "reject-publish",
     }
-    return Queue(f"{service}.{DEAD}", service, arguments, ((DEAD, service),))
+    bindings = ((DEAD, service), (dead_letter_exchange(service), service))
+    return Queue(f"{service}.{DEAD}", service, arguments, bindings)
 
 
 def mermaid(what: Topology) -> str:
@@ -129,7 +137,7 @@ def mermaid(what: Topology) -> str:
         name = queue.name.replace(".", "_").replace("-", "_")
         shape = f"{name}[({queue.name})]" if queue.name == JOURNAL else f"{name}[{queue.name}]"
         for exchange, key in queue.bindings:
-            lines.append(f"  {exchange}{{{{{exchange}}}}} -->|{key}| {shape}")
+            lines.append(f"  {exchange.replace('.', '_')}{{{{{exchange}}}}} -->|{key}| {shape}")
         if queue.service and not queue.name.endswith(f".{DEAD}"):
             lines.append(f"  {name} --> {queue.service}_service([{queue.service}])")
     return "\n".join(lines) + "\n"

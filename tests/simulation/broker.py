@@ -21,7 +21,7 @@ from pamqp.header import ContentHeader
 from chassis.messaging import message as wire
 from chassis.messaging.consumer import PREFETCH_MESSAGES
 from chassis.messaging.publisher import CONFIRM_SECONDS
-from chassis.messaging.topology import DEAD, JOURNAL_PREFIX
+from chassis.messaging.topology import JOURNAL_PREFIX, dead_letter_exchange
 from events.base import Envelope, Event
 from ops.subscriptions import TOPOLOGY
 from tests.simulation.loop import SimulatedLoop, resolve
@@ -181,7 +181,7 @@ class Broker:
 
     def enqueue(self, exchange: str, key: str, message: aio_pika.Message) -> None:
         """Into all queues that are bound to the key."""
-        if exchange != DEAD:
+        if exchange != dead_letter_exchange(key):
             to_journal = key.startswith(JOURNAL_PREFIX)
             if not to_journal:
                 self._sent.append((exchange, key, message))

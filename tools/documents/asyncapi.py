@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from pydantic.json_schema import models_json_schema
 
 from chassis.messaging import outbox
-from chassis.messaging.topology import DEAD, JOURNAL, queue_name
+from chassis.messaging.topology import DEAD, JOURNAL, dead_letter_exchange, queue_name
 from chassis.web.documents import BROKER, VHOST
 from events.base import Event
 from ops.subscriptions import SUBSCRIPTIONS, TOPOLOGY
@@ -87,9 +87,9 @@ def _channels(service: str, published: Iterable[type[Event]], consumers: Consume
             "x-bound-to": [{"exchange": name, "routingKey": key} for name, key in queue.bindings],
             "x-arguments": queue.arguments,
         }
-    dead = f"{service}.{DEAD}"
-    where = f"The queue `{dead}`, through the exchange `{DEAD}`."
-    found[dead] = _channel(service, "Dead letters", where, ["DeadLetter"], _exchange(DEAD))
+    dead, exchange = f"{service}.{DEAD}", dead_letter_exchange(service)
+    where = f"The queue `{dead}`, through the exchange `{exchange}`."
+    found[dead] = _channel(service, "Dead letters", where, ["DeadLetter"], _exchange(exchange))
     return found
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 from chassis.messaging import message as wire
 from chassis.messaging.dead_letters import with_reason
 from chassis.messaging.outbox import Row
-from chassis.messaging.topology import DEAD, queue_name
+from chassis.messaging.topology import DEAD, dead_letter_exchange, queue_name
 from events.orders import OrderPlaced
 from ops.main import cli
 from tests.support.broker import Broker
@@ -27,6 +27,7 @@ from tests.support.builders import a_user, an_order, now, outbox_row
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.installation import environment
+from tests.support.tokens import Signer
 
 QUEUE = queue_name("billing", OrderPlaced)
 
@@ -61,7 +62,7 @@ class DeadLetterCommand:
                 error=error,
                 attempts=4,
             )
-            await self.broker.send(message, DEAD, "billing")
+            await self.broker.send(message, dead_letter_exchange("billing"), "billing")
 
         async def there() -> bool:
             return await self.broker.waiting(f"billing.{DEAD}") >= copies
@@ -252,3 +253,30 @@ async def test_a_dead_letter_without_a_reason_stays(chorus_dead: DeadLetterComma
     await chorus_dead.run("replay", "--service", "billing", status=1)
     [left] = await chorus_dead.listed("--service", "billing")
     assert left["queue"] == ""
+
+
+async def test_headers_of_the_publisher_do_not_say_where_a_replay_goes(
+    chorus_dead: DeadLetterCommand,
+) -> None:
+    """The broker keeps a message's headers when it dead-letters it itself, as it does when the queue is full."""
+    key, queue, forged = (
+        Signer("forged").published(), "orders.payment-succeeded", "orders.signing-key-published"
+    )  # fmt: skip
+    message = wire.to_message([outbox_row(key)])
+    death = {"queue": forged, "reason": "rejected", "exchange": "users", "count": 1}
+    message.headers |= {"dead_letter_queue": forged, "x-death": [death]}
+    broker = chorus_dead.broker
+    await broker.send(message, "billing", "payment-succeeded.v1")
+    rejected = await (await broker.channel.get_queue(queue, ensure=False)).get()
+    assert rejected is not None
+    await rejected.reject(requeue=False)
+
+    async def dead() -> bool:
+        return await broker.waiting(f"orders.{DEAD}") == 1
+
+    await eventually(dead)
+    [letter] = await chorus_dead.listed("--service", "orders")
+    assert letter["queue"] == queue
+    await chorus_dead.run("replay", "--service", "orders")
+    assert (await broker.waiting(queue), await broker.waiting(forged)) == (1, 0)
+    await broker.purge(queue)

@@ -11,7 +11,7 @@ from apps.billing.api import router
 from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.messaging.dead_letters import DEAD_LETTERED, LEFT_TO_BROKER, DeadLetterQueue
 from chassis.messaging.publisher import Publisher
-from chassis.messaging.topology import DEAD, queue_name
+from chassis.messaging.topology import DEAD, dead_letter_exchange, queue_name
 from chassis.runtime.service import create_app
 from events.orders import OrderPlaced
 from ops.management import Administration
@@ -99,7 +99,8 @@ async def narrow(install_chorus: Install) -> AsyncIterator[RunningService]:
     await broker.channel.queue_delete(DEAD_QUEUE)
     arguments = dead.arguments | {"x-max-length": 5}
     made = await broker.channel.declare_queue(DEAD_QUEUE, durable=True, arguments=arguments)
-    await made.bind(DEAD, "billing")
+    for exchange in (DEAD, dead_letter_exchange("billing")):
+        await made.bind(exchange, "billing")
     await broker.close()
     app = create_app("billing", description="", router=router, subscriptions=SUBSCRIPTIONS)
     async with RunningService("billing", app, installation).running() as billing:

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelInvalidStateError
 
 from apps import SERVICES
-from chassis.messaging.topology import DEAD, JOURNAL, Queue, Topology
+from chassis.messaging.topology import JOURNAL, Queue, Topology, dead_letter_exchange
 from chassis.runtime.settings import settings
 from ops.audit.access import broker_auditor, urls_of
 from ops.management import Administration, TopologyConflictError
@@ -261,7 +261,7 @@ class TestPermissions:
     ) -> None:
         channel = await connection.channel()
         await _publish(channel, "billing", "account-opened.v1")
-        await _publish(channel, DEAD, "billing")
+        await _publish(channel, dead_letter_exchange("billing"), "billing")
         for queue in ("billing.order-placed", "billing.dead"):
             await _consume(channel, queue)
         await _purge(channel, "billing.dead")

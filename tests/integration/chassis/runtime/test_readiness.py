@@ -10,7 +10,7 @@ import pytest
 from apps.billing.api import router
 from apps.billing.consumers import SUBSCRIPTIONS
 from chassis.messaging import errors
-from chassis.messaging.topology import DEAD, Topology
+from chassis.messaging.topology import Topology, dead_letter_exchange
 from chassis.runtime.service import create_app
 from chassis.runtime.supervisor import Supervisor, expect_progress
 from events.orders import OrderPlaced
@@ -57,7 +57,7 @@ Work = Callable[[RunningService], Awaitable[None]]
     ("check", "exchange", "work"),
     [
         ("publishing", "billing", publish_something),
-        ("dead_lettering", DEAD, receive_something_malformed),
+        ("dead_lettering", dead_letter_exchange("billing"), receive_something_malformed),
     ],
 )
 async def test_a_service_whose_messages_are_never_confirmed_is_not_ready(

@@ -21,8 +21,10 @@ CONSUMED = [
 class TestTopology:
     """Exchanges, queues and permissions."""
 
-    def test_an_exchange_per_publisher_and_one_for_dead_letters(self) -> None:
-        assert TOPOLOGY.exchanges == ("billing", "notifications", "orders", "users", "dead")
+    def test_exchanges_per_publisher_and_one_of_the_brokers_for_dead_letters(self) -> None:
+        publishers = ("billing", "notifications", "orders", "users")
+        dead = ("dead", *(f"dead.{name}" for name in publishers))
+        assert TOPOLOGY.exchanges == (*publishers, *dead)
         assert {kind.exchange for kind in language().values()} <= set(SERVICES)
 
     def test_a_queue_per_consumer_and_event(self) -> None:
@@ -67,7 +69,7 @@ class TestTopology:
     @pytest.mark.parametrize("service", SERVICES)
     def test_each_service_has_one_dead_letter_queue(self, service: str) -> None:
         dead = QUEUES[f"{service}.dead"]
-        assert dead.bindings == (("dead", service),)
+        assert dead.bindings == (("dead", service), (f"dead.{service}", service))
         assert dead.arguments["x-queue-type"] == "quorum"
 
     def test_the_journal_is_a_bounded_stream_of_all_exchanges(self) -> None:
@@ -88,11 +90,13 @@ class TestTopology:
             f"{service}x",
             f"x{service}.order-placed",
             f"{service}-2.dead",
-            "deadly",
+            "dead",
+            f"deadx{service}",
+            f"dead.x{service}",
         )
         for name in (*TOPOLOGY.exchanges, *QUEUES, *strangers, "", "anything"):
             assert bool(re.search(may["configure"], name)) == (name == "")
-            assert bool(re.search(may["write"], name)) == (name in (service, "dead"))
+            assert bool(re.search(may["write"], name)) == (name in (service, f"dead.{service}"))
             assert bool(re.search(may["read"], name)) == name.startswith(f"{service}.")
 
     def test_the_flowchart_has_every_binding(self) -> None:
