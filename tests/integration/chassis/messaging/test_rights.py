@@ -104,7 +104,9 @@ async def test_a_login_may_use_what_is_its_own_and_nothing_else(
 ) -> None:
     attempts = _attempts()
     async with await aio_pika.connect(chorus.amqp_url(service)) as connection:
-        allowed = [await _allowed(connection, attempt) for attempt in attempts.values()]
+        allowed = await asyncio.gather(
+            *(_allowed(connection, attempt) for attempt in attempts.values())
+        )
     own = [queue.name for queue in TOPOLOGY.queues if queue.service == service]
     assert {name for name, may in zip(attempts, allowed, strict=True) if may} == {
         f"write {service}",
