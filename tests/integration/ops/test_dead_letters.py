@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import pytest
+from pamqp.common import FieldTable
 from typer.testing import CliRunner, Result
 
 from chassis.messaging import message as wire
@@ -263,7 +264,7 @@ async def test_headers_of_the_publisher_do_not_say_where_a_replay_goes(
         Signer("forged").published(), "orders.payment-succeeded", "orders.signing-key-published"
     )  # fmt: skip
     message = wire.to_message([outbox_row(key)])
-    death = {"queue": forged, "reason": "rejected", "exchange": "users", "count": 1}
+    death: FieldTable = {"queue": forged, "reason": "rejected", "exchange": "users", "count": 1}
     message.headers |= {"dead_letter_queue": forged, "x-death": [death]}
     broker = chorus_dead.broker
     await broker.send(message, "billing", "payment-succeeded.v1")

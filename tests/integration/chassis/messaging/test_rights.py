@@ -7,7 +7,7 @@ from typing import Final
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection, HeadersType
 from aiormq.exceptions import ChannelAccessRefused, ChannelInvalidStateError
 
 from apps import SERVICES
@@ -29,14 +29,15 @@ async def chorus(install_chorus: Install) -> Installation:
     return await install_chorus("every_right")
 
 
-async def _publish(channel: AbstractChannel, exchange: str, key: str) -> object:
+async def _publish(channel: AbstractChannel, exchange: str, key: str) -> None:
     target = await channel.get_exchange(exchange, ensure=False)
-    return await target.publish(aio_pika.Message(b"{}"), key, mandatory=False)
+    await target.publish(aio_pika.Message(b"{}"), key, mandatory=False)
 
 
-async def _read(channel: AbstractChannel, queue: str) -> object:
+async def _read(channel: AbstractChannel, queue: str) -> None:
     message = await (await channel.get_queue(queue, ensure=False)).get(fail=False)
-    return message and await message.reject(requeue=True)
+    if message is not None:
+        await message.reject(requeue=True)
 
 
 async def _purge(channel: AbstractChannel, queue: str) -> object:
@@ -126,7 +127,7 @@ async def test_more_routing_keys_in_a_header_reach_no_one_elses_dead_letters(
     try:
         async with await aio_pika.connect(chorus.amqp_url(service)) as connection:
             channel = await connection.channel()
-            everyones = {header: [*SERVICES, *(f"dead.{name}" for name in SERVICES)]}
+            everyones: HeadersType = {header: [*SERVICES, *(f"dead.{name}" for name in SERVICES)]}
             message = aio_pika.Message(b"{}", headers=everyones)
             for exchange in (service, dead_letter_exchange(service)):
                 target = await channel.get_exchange(exchange, ensure=False)
