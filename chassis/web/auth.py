@@ -87,7 +87,12 @@ class User:
 async def store_signing_keys(
     tx: Transaction, received: Sequence[Envelope[SigningKeyPublished]]
 ) -> None:
-    """Store the keys that tokens are verified with. A key never changes, so a known id is not updated."""
+    """Store the keys that tokens are verified with. A key never changes, so a known id is not updated.
+
+    Raises ValueError or jwt.PyJWTError for a malformed key.
+    """
+    for e in received:
+        _verifying_key(e.event.jwk.x)
     await tx.insert_missing(
         [
             SigningKey(key_id=e.event.key_id, x=e.event.jwk.x, valid_until=e.event.valid_until)
@@ -156,10 +161,12 @@ class Verifier:
 
     async def _load(self) -> None:
         records = await self._pool.fetch(statements(SigningKey).where("true"))
-        keys = {
-            r["key_id"]: (jwt.PyJWK(PublicKey(x=r["x"]).model_dump(), ALGORITHM), r["valid_until"])
-            for r in records
-        }
+        keys: dict[str, tuple[jwt.PyJWK, datetime]] = {}
+        for record in records:
+            try:
+                keys[record["key_id"]] = _verifying_key(record["x"]), record["valid_until"]
+            except (ValueError, jwt.PyJWTError) as error:  # it must not stop the others
+                log.warning("auth.malformed_key", key_id=record["key_id"], error=repr(error))
         if self._keys.keys() - keys.keys():
             self._cached.clear()  # tokens that are signed with a key that was withdrawn
         self._keys = keys
@@ -167,6 +174,11 @@ class Verifier:
     async def _load_new(self) -> None:
         await self._load()
         self._loaded_at = time.monotonic()
+
+
+def _verifying_key(x: str) -> jwt.PyJWK:
+    """The key of a public key's `x`. Raises ValueError or jwt.PyJWTError if it is malformed."""
+    return jwt.PyJWK(PublicKey(x=x).model_dump(), ALGORITHM)
 
 
 def _user(claims: dict[str, Any]) -> User:

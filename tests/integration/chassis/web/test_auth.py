@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from uuid_utils.compat import uuid7
 
 from chassis.web.auth import LEEWAY_SECONDS
-from events.users import SigningKeyPublished
-from tests.support.builders import a_user
+from events.users import PublicKey, SigningKeyPublished
+from tests.support.builders import a_user, now
 from tests.support.eventually import eventually
 from tests.support.harness import RunningService
 from tests.support.tokens import Signer
@@ -171,3 +171,47 @@ async def test_a_token_is_valid_for_its_own_user_only(billing: RunningService) -
     ada, bob = a_user(), a_user()
     answer = await asks(billing, ada.id, f"Bearer {billing.signer.token(bob.id)}")
     assert answer.status_code == 404
+
+
+MALFORMED = (
+    "",
+    "x",
+    "=",
+    "A" * 42,
+    "A" * 44,
+    "A" * 4096,
+    "\x00",
+    "ключ",
+    "not base64!",
+    "AAAA====",
+)
+
+
+async def test_a_malformed_key_is_dead_lettered_and_one_in_the_table_stops_no_other(
+    billing: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.messaging.retries.RETRY_DELAYS", (0.01,))
+    bad = [
+        SigningKeyPublished(
+            key_id=f"bad-{uuid7()}",
+            jwk=PublicKey(x=x),
+            valid_until=now() + timedelta(days=1),
+        )
+        for x in MALFORMED
+    ]
+    await billing.receives(*bad)
+    await billing.dead_letters(len(bad))
+    ids = [key.key_id for key in bad]
+    assert await billing.rows("SELECT 1 FROM signing_keys WHERE key_id = ANY($1)", ids) == []
+    rows = [(key.key_id, key.jwk.x, key.valid_until) for key in bad if "\x00" not in key.jwk.x]
+    insert = "INSERT INTO signing_keys (key_id, x, valid_until) VALUES ($1, $2, $3)"
+    await billing.database.executemany(insert, rows)
+    signer, user = Signer(f"good-{uuid7()}"), a_user()
+    await billing.processes(signer.published())
+
+    async def accepted() -> None:
+        answer = await asks(billing, user.id, f"Bearer {signer.token(user.id)}")
+        assert answer.status_code == 200
+
+    await eventually(accepted)
+    await billing.rows("DELETE FROM signing_keys WHERE key_id = ANY($1)", ids)
