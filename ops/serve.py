@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -16,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from apps import SERVICES
+from chassis.messaging.addresses import node_urls, trusted
 from chassis.runtime.settings import Settings, settings
 from chassis.web.protocol import LimitedProtocol, Limits
 
@@ -112,13 +114,28 @@ def _limits(configured: Settings) -> Limits:
     )
 
 
+def _check_certificate() -> None:
+    """Raises LookupError if the certificate and the key of the settings cannot be used together."""
+    certificate, key = settings().tls_certificate, settings().tls_key
+    if certificate is None and key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate or "", key)
+    except OSError as error:
+        raise LookupError(
+            f"CHORUS_TLS_CERTIFICATE and CHORUS_TLS_KEY cannot be used: {error.strerror}"
+        ) from None
+
+
 def serve(service: str, host: str, port: int | None) -> bool:
     """Run a service, on its default port if none is given. Returns whether it started and no background task failed.
 
     Raises LookupError if a setting is missing or not valid.
     """
     settings().database_url(service)
-    settings().broker_url(service)
+    for url in node_urls(settings().broker_url(service)):
+        trusted(url)
+    _check_certificate()
     proxies = settings().proxies()
     LimitedProtocol.limits = _limits(settings())
     _allow_open_files()
@@ -128,6 +145,8 @@ def serve(service: str, host: str, port: int | None) -> bool:
             app,
             host=host,
             port=port or 8001 + SERVICES.index(service),
+            ssl_certfile=settings().tls_certificate,
+            ssl_keyfile=settings().tls_key,
             loop="uvloop",
             http=LimitedProtocol,
             ws="none",

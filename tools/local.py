@@ -39,7 +39,9 @@ class LocalSystem(System):
         api = urlsplit(environment.get("CHORUS_RABBITMQ_API_URL", ""))
         if api.hostname:
             login = Login(api.username, api.password or "") if api.username else None
-            url = own["CHORUS_RABBITMQ_API_URL"] = f"{api.scheme}://{api.hostname}:{api.port}"
+            url = own["CHORUS_RABBITMQ_API_URL"] = api._replace(
+                netloc=api.netloc.rpartition("@")[2]
+            ).geturl()
             self.addresses = replace(self.addresses, rabbitmq=url, rabbitmq_login=login)
         self._parts = {
             name: self._child(own, name, "serve", name, f"--port={self._ports[name]}")

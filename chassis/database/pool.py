@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import math
 import ssl
+from collections.abc import AsyncIterator
 from functools import partial
 
 import asyncpg
 import stamina
 import structlog
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -77,8 +79,14 @@ class UnsafeDatabaseError(Exception):
     """The server is configured to lose committed transactions."""
 
 
-def _is_away(error: Exception) -> bool:
+def _attempts() -> AsyncIterator[stamina.Attempt]:
+    return stamina.retry_context(on=_is_away, attempts=None, timeout=START_SECONDS)
+
+
+def _is_away(error: BaseException) -> bool:
     """Whether a server may be there later: not one whose certificate is refused."""
+    if isinstance(error, DBAPIError):  # of SQLAlchemy, which wraps asyncpg's twice
+        error = (error.orig and error.orig.__cause__) or error
     return isinstance(error, _AWAY) and not isinstance(error, ssl.SSLCertVerificationError)
 
 
@@ -125,11 +133,7 @@ class Database:
             "target_session_attrs": PRIMARY,
             "command_timeout": COMMAND_SECONDS,
         }
-        async for attempt in stamina.retry_context(
-            on=_is_away,
-            attempts=None,
-            timeout=START_SECONDS,
-        ):
+        async for attempt in _attempts():
             with attempt:
                 self.pool = await asyncpg.create_pool(
                     **connecting,
@@ -153,6 +157,11 @@ class Database:
             pool_size=self._size,
             pool_pre_ping=True,
         )
+        # Nothing later in the start has to wait for a first connection.
+        async for attempt in _attempts():
+            with attempt:
+                async with self.engine.connect():
+                    pass
         self.reading = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
 
     async def _check_durability(self) -> None:

@@ -6,8 +6,9 @@ same login. Each attempt to connect goes to the next node, round-robin.
 
 import contextlib
 import itertools
+import ssl
 from typing import Final, TypedDict
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
@@ -55,17 +56,38 @@ class ManagementApi(TypedDict):
     base_url: str
     auth: tuple[str, str]
     trust_env: bool
+    verify: ssl.SSLContext
+
+
+def trusted(url: str) -> ssl.SSLContext:
+    """The CAs that may have signed a server's certificate: those of the file `cafile` in its URL, else the system's.
+
+    Raises LookupError if that file cannot be used.
+    """
+    [*_, cafile] = parse_qs(urlsplit(url).query).get("cafile", [None])
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except OSError as error:
+        raise LookupError(f"cafile={cafile} in a broker's URL: {error.strerror}") from None
 
 
 def management_api(url: str) -> ManagementApi:
     """A client's arguments for RabbitMQ's management API, with the login that its URL names.
 
-    https://www.rabbitmq.com/docs/management#http-api. Raises ValueError if the URL's port is not a number.
+    https://www.rabbitmq.com/docs/management#http-api. Raises ValueError if the URL's port is not a number, and
+    LookupError as `trusted` does.
     """
     parts = urlsplit(url)
-    host = f"{parts.hostname}:{parts.port or 15672}"
+    port = parts.port or (15671 if parts.scheme == "https" else 15672)
+    host = (
+        f"[{parts.hostname}]:{port}"
+        if ":" in (parts.hostname or "")
+        else f"{parts.hostname}:{port}"
+    )
     base_url = urlunsplit((parts.scheme, host, parts.path.rstrip("/") + "/api/", "", ""))
-    return ManagementApi(base_url=base_url, auth=login_of(url), trust_env=False)
+    return ManagementApi(
+        base_url=base_url, auth=login_of(url), trust_env=False, verify=trusted(url)
+    )
 
 
 class BrokerAddresses:

@@ -86,6 +86,19 @@ class Service:
         """Add background tasks by name. They run until the service stops; if one ends by itself, the process ends."""
         self._background |= tasks
 
+    async def start_unless_stopped(self) -> bool:
+        """Start. Returns False at once if the service is asked to stop before: a start has nothing to finish."""
+        starting = self._loop.create_task(self.start())
+        stopping = self._loop.create_task(self.stopping.wait())
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            await starting
+            return True
+        starting.cancel()
+        log.info("service.stopped")
+        return False
+
     async def start(self) -> None:
         """Connect to the servers and compose, then start the relay, the consumers and the background tasks."""
         self.database = Database(
@@ -251,12 +264,13 @@ def create_app(
         configure_logging(settings(), name)
         service = app.state.service = Service(app, name, subscriptions, compose)
         try:
-            await service.start()
+            started = await service.start_unless_stopped()
         except (OSError, asyncpg.PostgresError, UnsafeDatabaseError) as error:
             log.critical("service.cannot_start", error=repr(error))
             raise
         yield
-        await service.stop()
+        if started:
+            await service.stop()
 
     return build_application(
         name,

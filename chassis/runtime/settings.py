@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     http_body_seconds: float = Field(
         30.0, gt=0, description="The same for the whole request, its body included."
     )
+    tls_certificate: str | None = Field(
+        None,
+        description="A file with the certificate chain of the services' HTTP servers, which then speak TLS only.",
+    )
+    tls_key: str | None = Field(None, description="The file with its private key.")
     cors_origins: str = Field(
         "",
         description="Origins of web pages that may call the services from a browser, separated by commas.",

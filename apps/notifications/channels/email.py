@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import email.policy
 import re
+import ssl
 from binascii import b2a_qp
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -260,6 +261,11 @@ def _quoted_printable(text: str) -> str:
 def email_channels(settings: MailSettings) -> Callable[[], EmailChannel]:
     """Makes channels that share what the process knows of the mail server."""
     sender = Sender.of(settings.mail_from)
+    if settings.smtp_ca is not None:
+        try:
+            ssl.create_default_context(cafile=settings.smtp_ca)
+        except OSError as error:
+            raise LookupError(f"CHORUS_SMTP_CA cannot be used: {error.strerror}") from None
     server = MailServer()
     password = settings.smtp_password
     client = partial(
@@ -269,6 +275,7 @@ def email_channels(settings: MailSettings) -> Callable[[], EmailChannel]:
         username=settings.smtp_username,
         password=password.get_secret_value() if password else None,
         use_tls=settings.smtp_tls == "tls",
+        cert_bundle=settings.smtp_ca,
         start_tls=settings.smtp_tls == "starttls",
         local_hostname=sender.domain,
         timeout=None,  # after its own timeouts it would still send what it has buffered

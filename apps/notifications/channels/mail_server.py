@@ -33,6 +33,10 @@ class MailSettings(BaseSettings):
         "none",
         description="How the connection to the mail server is encrypted: `none`, `starttls` or `tls`.",
     )
+    smtp_ca: str | None = Field(
+        None,
+        description="A file with the CAs that the mail server's certificate is checked with; by default the system's.",
+    )
     mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every e-mail.")
 
 

@@ -74,7 +74,7 @@ async def test_a_server_that_requires_tls_and_authentication_gets_both(
         else MailSink(ssl=context, auth_require_tls=False, **wants)
     )
     async with mailing(install_chorus, f"mail_{tls}", sink) as here:
-        settings = here.settings | LOGIN | {"CHORUS_SMTP_TLS": tls, "SSL_CERT_FILE": str(pem)}
+        settings = here.settings | LOGIN | {"CHORUS_SMTP_TLS": tls, "CHORUS_SMTP_CA": str(pem)}
         [process] = await processes.start(here.installation, "notifications", settings=settings)
         await here.publish(20, [a_user()])
         await here.all_sent(20)
@@ -95,8 +95,8 @@ async def test_an_untrusted_server_or_a_wrong_login_gets_nothing_and_counts_no_a
         settings = here.settings | {"CHORUS_SMTP_TLS": "tls"}
         wrong = [
             settings | LOGIN,  # the certificate is not trusted
-            settings | {"SSL_CERT_FILE": str(pem)},  # no login
-            settings | LOGIN | {"SSL_CERT_FILE": str(pem), "CHORUS_SMTP_PASSWORD": "wrong"},
+            settings | {"CHORUS_SMTP_CA": str(pem)},  # no login
+            settings | LOGIN | {"CHORUS_SMTP_CA": str(pem), "CHORUS_SMTP_PASSWORD": "wrong"},
         ]
         await here.publish(20, [a_user()])
         for one in wrong:
@@ -107,6 +107,6 @@ async def test_an_untrusted_server_or_a_wrong_login_gets_nothing_and_counts_no_a
             assert {(row["status"], row["attempts"]) for row in found} == {("pending", 0)}
             assert await process.stop() == 0
         assert sink.e_mails == []
-        right = settings | LOGIN | {"SSL_CERT_FILE": str(pem)}
+        right = settings | LOGIN | {"CHORUS_SMTP_CA": str(pem)}
         await processes.start(here.installation, "notifications", settings=right)
         await here.all_sent(20)

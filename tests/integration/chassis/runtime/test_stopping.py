@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Final
+from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +19,7 @@ from tests.support.broker import Broker, Tap
 from tests.support.builders import a_user, an_order, outbox_row
 from tests.support.eventually import eventually
 from tests.support.fixtures import Install
+from tests.support.mailing import logged
 from tests.support.processes import Processes, ServiceProcess
 from tests.support.proxy import Proxy
 from tests.support.tokens import Signer
@@ -152,3 +154,55 @@ async def test_sigterm_completes_the_work_in_progress(fragile: Fragile) -> None:
     assert sorted(done) == sorted(succeeded), "every committed effect is published before the end"
     await fragile.process.start()
     await fragile.all_are_paid_once(rows)
+
+
+SILENT: Final = {
+    "database": "CHORUS_DATABASE_URL_USERS",
+    "broker": "CHORUS_AMQP_URL_USERS",
+}
+
+
+class TestStoppingDuringAStart:
+    @pytest.mark.parametrize("silent", SILENT)
+    async def test_a_server_that_never_answers_is_left_at_once(
+        self, install_chorus: Install, processes: Processes, silent: str
+    ) -> None:
+        chorus = await install_chorus("unstarted", "users")
+        urls = {"database": chorus.database_url("users"), "broker": chorus.amqp_url("users")}
+        connected = asyncio.Event()
+
+        async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connected.set()
+            await reader.read()
+            await reader.read()
+            writer.close()
+
+        async with await asyncio.start_server(never, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            parts = urlsplit(urls[silent])
+            login = parts.netloc.rpartition("@")[0]
+            url = urlunsplit(parts._replace(netloc=f"{login}@127.0.0.1:{port}"))
+            process = processes.of("users", chorus, settings={SILENT[silent]: url})
+            process.launch()
+            await asyncio.wait_for(connected.wait(), 60)
+            assert await process.stop() == 0
+        assert "Traceback" not in process.log
+        assert "Timeout (0:00:10)!" not in process.log
+
+    async def test_a_read_only_server_is_left_at_once(
+        self, install_chorus: Install, processes: Processes
+    ) -> None:
+        chorus = await install_chorus("unstarted", "users")
+        owner = await asyncpg.connect(chorus.database_admin_url("users"))
+        name = chorus.login("users")
+        await owner.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            process = processes.of("users", chorus)
+            process.launch()
+            await eventually(lambda: logged(process, "committer.waiting"))
+            assert await process.stop() == 0
+        finally:
+            await owner.execute("SET default_transaction_read_only = off")
+            await owner.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            await owner.close()
+        assert "Timeout (0:00:10)!" not in process.log
