@@ -96,6 +96,7 @@ class Service:
             await starting
             return True
         starting.cancel()
+        self.supervisor.cancel()
         log.info("service.stopped")
         return False
 
