@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Response
 from sqlmodel import col, select
 
 from apps.users import use_cases
-from apps.users.limits import AttemptLimit, TooManyAttempts
+from apps.users.limits import Attempts, TooManyAttempts
 from apps.users.models import EmailTaken, InvalidCredentials, KeyPair, User, WrongPassword
 from apps.users.password_rules import is_name
 from apps.users.passwords import Passwords
@@ -45,7 +45,7 @@ from chassis.web.schemas import View
 router = APIRouter(prefix="/user", tags=["users"], route_class=StrictRoute)
 
 PasswordsDep = Annotated[Passwords, Depends(provided(Passwords))]
-LimitDep = Annotated[AttemptLimit, Depends(provided(AttemptLimit))]
+AttemptsDep = Annotated[Attempts, Depends()]
 
 
 class Tokens:
@@ -93,19 +93,20 @@ def _secret(response: Response) -> Response:
     responses=documented(EmailTaken, Invalid, TooManyAttempts, Unavailable) | located(201),
 )
 async def register(
-    body: RegisterBody, commands: KeylessCommands, passwords: PasswordsDep, limit: LimitDep
+    body: RegisterBody, commands: KeylessCommands, passwords: PasswordsDep, attempts: AttemptsDep
 ) -> Response:
     """Register a user."""
-    await limit.count("register", body.email)
-    password_hash = await passwords.hash(body.password)
-    command = RegisterUser(body.profile(), password_hash, commands.cause)
-    return await commands.execute(
-        use_cases.register_users,
-        command,
-        RegisteredView.model_validate,
-        status=201,
-        location=lambda user: f"/user/view/{user.id}",
-    )
+    await attempts.register()
+    async with attempts.attempt("register", body.email) as attempt:
+        password_hash = await passwords.hash(body.password, attempt.client)
+        response = await commands.execute(
+            use_cases.register_users,
+            RegisterUser(body.profile(), password_hash, commands.cause),
+            RegisteredView.model_validate,
+            status=201,
+            location=lambda user: f"/user/view/{user.id}",
+        )
+        return attempt.judge(response)
 
 
 @router.post(
@@ -117,18 +118,19 @@ async def login(
     body: LoginBody,
     database: ReadDatabase,
     passwords: PasswordsDep,
-    limit: LimitDep,
+    attempts: AttemptsDep,
     tokens: TokensDep,
 ) -> Response:
     """Sign in. An unknown address and a wrong password get the same response after the same time."""
-    passwords.require_room()
-    await limit.count("login", body.email)
-    async with database.reading() as session:
-        user = (await session.exec(select(User).where(User.email == body.email))).first()
-    matches = await passwords.matches(body.password, user.password_hash if user else None)
-    if user is None or not matches:
-        raise InvalidCredentials
-    return await tokens.start(StartSession(user.id, user.password_hash, RefreshToken.make()))
+    async with attempts.attempt("login", body.email) as attempt:
+        async with database.reading() as session:
+            user = (await session.exec(select(User).where(User.email == body.email))).first()
+        stored = user.password_hash if user else None
+        matches = await passwords.matches(body.password, stored, attempt.client)
+        if user is None or not matches:
+            raise InvalidCredentials
+        command = StartSession(user.id, user.password_hash, RefreshToken.make())
+        return attempt.judge(await tokens.start(command))
 
 
 @router.post(
@@ -168,22 +170,22 @@ async def change_password(
     caller: CurrentUser,
     database: ReadDatabase,
     passwords: PasswordsDep,
-    limit: LimitDep,
+    attempts: AttemptsDep,
     tokens: TokensDep,
 ) -> Response:
     """Replace your password. All your sessions end; the response begins a new one."""
-    passwords.require_room()
-    await limit.count("password", str(caller.id))
-    async with database.reading() as session:
-        user: User | None = await session.get(User, caller.id)
-    matches = await passwords.matches(body.old_password, user.password_hash if user else None)
-    if user is None or not matches:
-        raise WrongPassword
-    if is_name(body.new_password, user.email, user.name):
-        raise Invalid.at("newPassword", "must differ from name and e-mail address")
-    new_hash = await passwords.hash(body.new_password)
-    token = RefreshToken.make()
-    return await tokens.start(StartSession(user.id, user.password_hash, token, new_hash))
+    async with attempts.attempt("password", str(caller.id)) as attempt:
+        async with database.reading() as session:
+            user: User | None = await session.get(User, caller.id)
+        stored = user.password_hash if user else None
+        matches = await passwords.matches(body.old_password, stored, attempt.client)
+        if user is None or not matches:
+            raise WrongPassword
+        if is_name(body.new_password, user.email, user.name):
+            raise Invalid.at("newPassword", "must differ from name and e-mail address")
+        new_hash = await passwords.hash(body.new_password, attempt.client)
+        command = StartSession(user.id, user.password_hash, RefreshToken.make(), new_hash)
+        return attempt.judge(await tokens.start(command))
 
 
 async def view_keys(response: Response, database: ReadDatabase) -> KeySetView:
@@ -226,11 +228,21 @@ async def view_me(user: CurrentUser, database: ReadDatabase) -> UserView:
 @router.patch(
     "/{userId}",
     response_model=UserView,
-    responses=documented(Unauthorized, Forbidden, NotFound, EmailTaken, Invalid, Unavailable),
+    responses=documented(
+        Unauthorized, Forbidden, NotFound, EmailTaken, Invalid, TooManyAttempts, Unavailable
+    ),
 )
 async def change_user(
-    user_id: ChangedOwnerId, body: PatchBody, commands: KeylessCommands, by_operator: ActingOperator
+    user_id: ChangedOwnerId,
+    body: PatchBody,
+    commands: KeylessCommands,
+    by_operator: ActingOperator,
+    attempts: AttemptsDep,
 ) -> Response:
     """Change name, e-mail address or locale. A request that changes nothing keeps the version."""
     command = ChangeUser(user_id, body.changes(), commands.cause, by_operator)
-    return await commands.execute(use_cases.change_users, command, UserView.model_validate)
+    if "email" not in command.changes:
+        return await commands.execute(use_cases.change_users, command, UserView.model_validate)
+    async with attempts.attempt("change", command.changes["email"]) as attempt:
+        response = await commands.execute(use_cases.change_users, command, UserView.model_validate)
+        return attempt.judge(response)

@@ -20,7 +20,8 @@ async def compose(service: Service) -> None:
     for role in roles:
         if (operator := configured_operator(service.settings, role)) is not None:
             await create_operator(service, passwords, operator, role)
-    service.provide(passwords, key_ring, rotation, AttemptLimit())
+    limit = AttemptLimit(service.database.pool, service.settings)
+    service.provide(passwords, key_ring, rotation, limit)
     service.run(key_rotation=rotation.run)
 
 

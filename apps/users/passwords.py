@@ -1,11 +1,13 @@
 """Hashing of passwords with argon2id, in threads of its own, so that the event loop is not blocked.
 
-A hash takes about 40 milliseconds of a core and 19 MiB. The number of waiting passwords is limited; a request beyond
-the limit is refused at once.
+A hash takes about 40 milliseconds of a core and 19 MiB. The number of waiting passwords is limited. Clients take turns:
+one that sends many waits behind itself, and if there is no room, the client with the most loses its latest.
 """
 
 import asyncio
+import contextlib
 import secrets
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -26,6 +28,64 @@ TIMEOUT_SECONDS: Final = 5.0
 Result = TypeVar("Result")
 
 
+class Turns:
+    """Turns of a limited number of slots: each client's in order, and clients round robin."""
+
+    def __init__(self, slots: int, limit: int) -> None:
+        self.limit = limit
+        """The most that have a slot or wait for one."""
+        self._slots = self._free = slots
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        """By client, in the order of their turns."""
+
+    async def take(self, client: str) -> None:
+        """Wait for a slot. Raises Unavailable if there is no room, at once or once others need it."""
+        if self._free:
+            self._free -= 1
+            return
+        self._require_room(client)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled() and turn.exception() is None:
+                self.give_back()  # it was given a slot at the same moment
+            else:
+                self._remove(client, turn)
+            raise
+
+    def give_back(self) -> None:
+        """Give a slot to the next client."""
+        while self._waiting:
+            client, queue = self._waiting.popitem(last=False)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[client] = queue
+            if not turn.done():  # else its request was cancelled a moment ago
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _require_room(self, client: str) -> None:
+        taken = self._slots - self._free + sum(len(queue) for queue in self._waiting.values())
+        if taken < self.limit:
+            return
+        most = max(self._waiting, key=lambda one: len(self._waiting[one]), default=client)
+        if len(self._waiting.get(most, ())) <= len(self._waiting.get(client, ())) + 1:
+            raise Unavailable("Too many passwords wait to be checked. Try again shortly.")
+        last = self._waiting[most][-1]
+        self._remove(most, last)
+        last.set_exception(Unavailable("Others need the room that you take. Try again shortly."))
+
+    def _remove(self, client: str, turn: "asyncio.Future[None]") -> None:
+        queue = self._waiting.get(client, deque())
+        with contextlib.suppress(ValueError):
+            queue.remove(turn)
+        if not queue:
+            self._waiting.pop(client, None)
+
+
 class Passwords:
     """Hashes and checks passwords. Raises Unavailable if too many wait, or one for too long."""
 
@@ -36,36 +96,34 @@ class Passwords:
         self._hasher = Argon2Hasher(time_cost=2, memory_cost=19456, parallelism=1)
         self._dummy_hash = self._hasher.hash(secrets.token_urlsafe())
         self._threads = ThreadPoolExecutor(THREADS, "passwords")
-        self._waiting = 0
-        self._waiting_limit = waiting_limit
+        self._turns = Turns(THREADS, waiting_limit)
         self._timeout = timeout
 
-    async def hash(self, password: str) -> str:
+    async def hash(self, password: str, client: str = "") -> str:
         """The hash to store."""
-        return await self._run(lambda: self._hasher.hash(password))
+        return await self._run(lambda: self._hasher.hash(password), client)
 
-    async def matches(self, password: str, stored: str | None) -> bool:
+    async def matches(self, password: str, stored: str | None, client: str = "") -> bool:
         """Whether a password matches a stored hash. Without a hash it takes the same time and returns False.
 
         A password that preparation changes is checked as it was sent, too: so it was hashed before there was any.
         """
         forms = dict.fromkeys((prepared(password), password))
         against = stored or self._dummy_hash
-        equal = await self._run(lambda: any(self._hasher.verify(form, against) for form in forms))
-        return equal and stored is not None
 
-    def require_room(self) -> None:
-        """Raise Unavailable if too many wait. For callers with work to do before they submit a password."""
-        if self._waiting >= self._waiting_limit:
-            raise Unavailable("Too many passwords wait to be checked. Try again shortly.")
+        def verify() -> bool:
+            return any(self._hasher.verify(form, against) for form in forms)
 
-    async def _run(self, work: Callable[[], Result]) -> Result:
-        self.require_room()
-        self._waiting += 1
+        return await self._run(verify, client) and stored is not None
+
+    async def _run(self, work: Callable[[], Result], client: str) -> Result:
         try:
             async with asyncio.timeout(self._timeout):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                await self._turns.take(client)
+                try:
+                    running = asyncio.get_running_loop().run_in_executor(self._threads, work)
+                    return await running
+                finally:
+                    self._turns.give_back()
         except TimeoutError:
             raise Unavailable("The password was not checked in time.") from None
-        finally:
-            self._waiting -= 1

@@ -72,6 +72,26 @@ class Settings(BaseSettings):
         description="A file with the certificate chain of the services' HTTP servers, which then speak TLS only.",
     )
     tls_key: str | None = Field(None, description="The file with its private key.")
+    failures_per_client_and_account: int = Field(
+        30,
+        ge=1,
+        description="Failed logins an hour of one client address on one account, before 429.",
+    )
+    failures_per_client: int = Field(
+        200,
+        ge=1,
+        description=(
+            "Failed logins, and registrations or changes with an e-mail address that is taken, an hour of one client."
+        ),
+    )
+    failures_per_account: int = Field(
+        300,
+        ge=1,
+        description="Failed logins an hour on one account, of all clients that have not signed in to it lately.",
+    )
+    registrations_per_client: int = Field(
+        5000, ge=1, description="Registrations an hour of one client address."
+    )
     cors_origins: str = Field(
         "",
         description="Origins of web pages that may call the services from a browser, separated by commas.",

@@ -21,7 +21,6 @@ CLOCK_READERS = {
     "apps/notifications/channels/mail_server.py": "how long to wait before the next attempt",
     "apps/users/api.py": "when a token was issued",
     "apps/users/keys.py": "the causation of a key rotation",
-    "apps/users/limits.py": "how long a client must wait",
     "apps/users/operator.py": "the causation of the first operator",
     "apps/users/passwords.py": "a hash that no password has",
     "apps/users/sessions.py": "refresh tokens",

@@ -26,6 +26,7 @@ from chassis.database.errors import is_transient
 from chassis.database.pool import START_SECONDS
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
+from chassis.runtime.settings import settings
 from chassis.web.auth import SigningKey
 from events.base import Causation
 from events.users import SigningKeyPublished
@@ -54,7 +55,7 @@ async def rotating(service: Service) -> AsyncIterator[None]:
     pool = service.database.pool
     ring = KeyRing()
     ring.hold(await _valid_pairs(pool))
-    service.objects += [ring, Passwords(), AttemptLimit()]
+    service.objects += [ring, Passwords(), AttemptLimit(pool, settings())]
 
     async def check_again() -> None:
         while True:

@@ -7,14 +7,14 @@ from uuid import UUID
 
 import jwt
 import pytest
-from limits import RateLimitItemPerMinute
 from uuid_utils.compat import uuid7
 
-from apps.users import limits
 from apps.users.keys import AT_ONCE, PUBLISH_AFTER, KeyRotation
+from apps.users.limits import AttemptLimit
 from apps.users.operator import create_operator
-from apps.users.passwords import Passwords
+from apps.users.passwords import Passwords, Turns
 from apps.users.schemas import RegisterBody
+from chassis.runtime.settings import settings
 from chassis.web.auth import ALGORITHM, AUDIENCE, ISSUER, Verifier
 from events.users import PublicKey, SigningKeyPublished, UserRegistered
 from tests.support.eventually import eventually
@@ -102,7 +102,8 @@ async def test_sign_in_does_not_disclose_whether_the_address_is_known(
 async def test_many_attempts_on_one_address_are_refused_and_others_are_not(
     users: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "ATTEMPTS", RateLimitItemPerMinute(3))
+    limited = settings().model_copy(update={"failures_per_client_and_account": 3})
+    monkeypatch.setattr(users.provided(AttemptLimit), "settings", limited)
     ada, grace = a_registration(), a_registration()
     async with users.http() as http:
         for registration in (ada, grace):
@@ -111,19 +112,21 @@ async def test_many_attempts_on_one_address_are_refused_and_others_are_not(
         answers = [await http.post("/user/login", json=guess) for _ in range(5)]
         assert [answer.status_code for answer in answers] == [401, 401, 401, 429, 429]
         assert problem(answers[-1]) == (429, "too_many_attempts")
-        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 1200
+        assert answers[-1].headers["RateLimit-Policy"] == '"attempts";q=3;w=3600'
+        assert answers[-1].headers["RateLimit"].startswith('"attempts";r=0;t=')
         right = {"email": ada["email"], "password": PASSWORD}
         assert (await http.post("/user/login", json=right)).status_code == 429
         other = {"email": grace["email"], "password": PASSWORD}
         assert (await http.post("/user/login", json=other)).status_code == 200
-        again = [await http.post("/user/register", json=ada) for _ in range(3)]
-        assert [answer.status_code for answer in again] == [409, 409, 429]
+        again = [await http.post("/user/register", json=ada) for _ in range(4)]
+        assert [answer.status_code for answer in again] == [409, 409, 409, 429]
 
 
 async def test_too_many_concurrent_passwords_are_refused_early(
     users: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(users.provided(Passwords), "_waiting_limit", 2)
+    monkeypatch.setattr(users.provided(Passwords), "_turns", Turns(2, 2))
     registration = a_registration()
     async with users.http() as http:
         await http.post("/user/register", json=registration)

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 
 from tests.support.fixtures import Install
 from tests.support.processes import Processes, ServiceProcess
+from tests.support.registering import a_registration
 
 SETTINGS: Final = {
     "CHORUS_HTTP_URL_BYTES": "256",
@@ -19,6 +21,8 @@ SETTINGS: Final = {
     "CHORUS_HTTP_HEAD_SECONDS": "0.5",
     "CHORUS_HTTP_BODY_SECONDS": "1",
     "CHORUS_CONNECTIONS_PER_ADDRESS": "40",
+    "CHORUS_REGISTRATIONS_PER_CLIENT": "2",
+    "CHORUS_TRUSTED_PROXIES": "127.0.0.2, 10.0.0.0/8",
 }
 
 ENOUGH: Final = 16 * 1024 * 1024
@@ -120,4 +124,37 @@ async def test_connections_of_one_address_are_limited(service: ServiceProcess) -
     first = await asyncio.gather(*(reader.read(16) for reader, _ in opened))
     assert b"HTTP/1.1 429 Too" in first
     for _, writer in opened:
+        writer.close()
+
+
+async def statuses(service: ServiceProcess, source: str, *forwarded: str) -> list[int]:
+    """The answers to registrations from an address, each with an X-Forwarded-For."""
+    transport = httpx.AsyncHTTPTransport(local_address=source)
+    async with httpx.AsyncClient(transport=transport, base_url=service.url) as http:
+        return [
+            (
+                await http.post(
+                    "/user/register", json=a_registration(), headers={"X-Forwarded-For": value}
+                )
+            ).status_code
+            for value in forwarded
+        ]
+
+
+async def test_only_a_trusted_proxy_names_clients(service: ServiceProcess) -> None:
+    claimed = [f"203.0.113.{n}" for n in range(3)]
+    assert await statuses(service, "127.0.0.3", *claimed) == [201, 201, 429]
+    assert await statuses(service, "127.0.0.2", *claimed) == [201, 201, 201]
+    appended = [f"203.0.113.{n}, 198.51.100.1, 10.1.2.3" for n in range(3)]
+    assert await statuses(service, "127.0.0.2", *appended) == [201, 201, 429]
+
+
+async def test_a_trusted_proxy_has_no_limit_of_connections(service: ServiceProcess) -> None:
+    opened = [
+        await asyncio.open_connection("127.0.0.1", service.port, local_addr=("127.0.0.2", 0))
+        for _ in range(60)
+    ]
+    for reader, writer in opened:
+        writer.write(HEAD + b"\r\n")
+        assert (await reader.read(16)).startswith(b"HTTP/1.1 200")
         writer.close()
