@@ -32,6 +32,10 @@ IDLE_SECONDS: Final = 2.0
 
 REPLAYED_AT_ONCE: Final = 256
 
+ACKNOWLEDGED_AT_ONCE: Final = 16
+"""A channel of RabbitMQ sends a quorum queue 32 commands before the first is applied. It keeps further ones back, and
+forgets them when it closes."""
+
 NOT_PUBLISHED: Final = (
     "dead_letter_", "x-death", "x-first-death-", "x-delivery-count", "x-last-death-"
 )  # fmt: skip
@@ -200,10 +204,22 @@ class DeadLetters:
             raise NotReplayedError("; ".join(foreign))
 
     async def drop(self, letters: Sequence[DeadLetter]) -> None:
-        """Acknowledge messages, which deletes them."""
+        """Acknowledge messages: when this returns, they are deleted."""
         with connection_may_be_lost():
-            for letter in letters:
-                await letter.message.ack()
+            for start in range(0, len(letters), ACKNOWLEDGED_AT_ONCE):
+                batch = letters[start : start + ACKNOWLEDGED_AT_ONCE]
+                for letter in batch:
+                    await letter.message.ack()
+                for service in {letter.service for letter in batch}:
+                    await self._applied(service)
+
+    async def _applied(self, service: str) -> None:
+        """Wait until a service's queue has applied what was sent before: it answers in order.
+
+        A message that has come meanwhile is held, too, and returns to the queue at the end.
+        """
+        queue = await self._channel.get_queue(f"{service}.{DEAD}", ensure=False)
+        await queue.get(fail=False)
 
 
 def _is_own(letter: DeadLetter) -> bool:

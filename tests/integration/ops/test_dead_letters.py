@@ -210,6 +210,14 @@ async def test_a_discarded_dead_letter_is_deleted(chorus_dead: DeadLetterCommand
     assert await chorus_dead.charges(dropped) == 0
 
 
+async def test_hundreds_that_are_dropped_are_deleted(chorus_dead: DeadLetterCommand) -> None:
+    """A channel keeps acknowledgements back if there are many, and forgets them if it closes."""
+    row = outbox_row(OrderPlaced(order=an_order()))
+    await chorus_dead.put(row, ValueError("many"), copies=600)
+    await chorus_dead.run("drop", "--queue", QUEUE)
+    assert await chorus_dead.listed() == []
+
+
 async def test_unselected_and_missing_dead_letters_are_reported(
     chorus_dead: DeadLetterCommand,
 ) -> None:
