@@ -15,7 +15,6 @@ from aio_pika.abc import AbstractConnection
 from aio_pika.connection import make_url
 from yarl import URL
 
-import chassis.messaging.content_headers  # noqa: F401 - before the first connection
 from chassis.messaging.errors import connection_may_be_lost
 
 CONNECT_SECONDS: Final = 5.0

@@ -19,7 +19,6 @@ from aio_pika.abc import AbstractMessage, HeadersType
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
-from chassis.messaging.content_headers import UNREADABLE
 from chassis.messaging.outbox import GROUP, JSON, Row
 from events.base import Causation, Envelope, Event
 
@@ -82,18 +81,14 @@ def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
 E = TypeVar("E", bound=Event)
 
 
-Text = Annotated[str, Field(pattern=r"^[ -~]{0,128}$")]
-"""What the events that follow take over: AMQP and PostgreSQL can carry it, however it was received."""
-
-
 class _BatchItem(BaseModel, Generic[E]):
     specversion: Literal["1.0"]
     id: UUID
     type: str
     time: datetime
-    correlationid: Text
+    correlationid: str
     causationid: UUID | None = None
-    traceparent: Text | None = None
+    traceparent: str | None = None
     data: E
 
     def envelope(self) -> Envelope[E]:
@@ -105,9 +100,8 @@ class _Identity(BaseModel):
     specversion: Literal["1.0"] = Field(alias="cloudEvents_specversion")
     id: UUID = Field(alias="cloudEvents_id")
     time: datetime = Field(alias="cloudEvents_time")
-    correlation_id: Text
     causation_id: UUID | None = None
-    traceparent: Text | None = None
+    traceparent: str | None = None
 
 
 @cache
@@ -118,17 +112,14 @@ def _list_of(kind: type[E]) -> TypeAdapter[list[_BatchItem[E]]]:
 
 def from_message(message: AbstractMessage, kind: type[E]) -> list[Envelope[E] | ValidationError]:
     """The events of a message, in order, with an error in the place of each one that cannot be read."""
-    if unreadable := message.headers.get(UNREADABLE):
-        return [ValidationError.from_exception_data(f"cannot be decoded: {unreadable!s}", [])]
     if message.content_type == BATCH:
         return _from_batch(message.body, kind)
-    flow = message.correlation_id or ""
     try:
-        identity = _Identity.model_validate({**message.headers, "correlation_id": flow})
+        identity = _Identity.model_validate(message.headers)
         event = kind.model_validate_json(message.body)
     except ValidationError as error:
         return [error]
-    cause = Causation(flow, identity.causation_id, identity.traceparent)
+    cause = Causation(message.correlation_id or "", identity.causation_id, identity.traceparent)
     return [Envelope(identity.id, event, identity.time, cause)]
 
 
@@ -177,8 +168,7 @@ def alone(message: AbstractMessage, index: int) -> Message:
     It is built from the JSON that arrived, not from the parsed event, so that nothing is lost. A body that is not a
     batch, and an item that is not a CloudEvent or not JSON, are kept as they are.
     """
-    is_batch = message.content_type == BATCH and UNREADABLE not in message.headers
-    items = _items(message.body) if is_batch else []
+    items = _items(message.body) if message.content_type == BATCH else []
     item = items[index] if index < len(items) else None
     if isinstance(item, dict) and "data" in item and _property(item.get("id")):
         return Message(
