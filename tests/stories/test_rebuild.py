@@ -199,9 +199,16 @@ async def test_a_revoked_key_is_not_brought_back(chorus: Stack, ada: Customer) -
     published = "SELECT count(*) FROM event_log WHERE routing_key = 'signing-key-published.v1'"
     assert await chorus.value("users", published)
     [pair] = await chorus.rows("users", "DELETE FROM key_pairs RETURNING *")
+
+    async def replaced() -> None:
+        assert await chorus.value("users", "SELECT count(*) FROM key_pairs") == 1
+
     try:
-        await rebuild(chorus, "orders", "--projection", "signing_keys", status=1)
-        assert await chorus.rows("orders", "SELECT * FROM signing_keys") == []
+        await eventually(replaced)
+        await rebuild(chorus, "orders", "--projection", "signing_keys")
+        [other] = await chorus.rows("users", "SELECT key_id FROM key_pairs")
+        assert await chorus.rows("orders", "SELECT key_id FROM signing_keys") == [other]
+        assert other["key_id"] != pair["key_id"]
     finally:
         await chorus.rows("users", "INSERT INTO key_pairs VALUES ($1, $2, $3, $4)", *pair.values())
         await rebuild(chorus, "orders")

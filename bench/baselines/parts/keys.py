@@ -15,7 +15,6 @@ from fastapi import APIRouter, Request, Response
 from pydantic import TypeAdapter
 from uuid_utils.compat import uuid7
 
-from apps.users.limits import AttemptLimit
 from apps.users.models import KEY_RENEWAL, KeyPair
 from apps.users.passwords import Passwords
 from apps.users.tokens import KeyRing
@@ -26,7 +25,6 @@ from chassis.database.errors import is_transient
 from chassis.database.pool import START_SECONDS
 from chassis.database.tables import from_record, statements
 from chassis.database.transaction import Pool
-from chassis.runtime.settings import settings
 from chassis.web.auth import SigningKey
 from events.base import Causation
 from events.users import SigningKeyPublished
@@ -55,7 +53,7 @@ async def rotating(service: Service) -> AsyncIterator[None]:
     pool = service.database.pool
     ring = KeyRing()
     ring.hold(await _valid_pairs(pool))
-    service.objects += [ring, Passwords(), AttemptLimit(pool, settings())]
+    service.objects += [ring, Passwords()]
 
     async def check_again() -> None:
         while True:

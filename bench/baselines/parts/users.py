@@ -11,11 +11,12 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from uuid_utils.compat import uuid7
 
-from apps.users.api import PasswordsDep, login, view_user
+from apps.users.api import PasswordsDep, view_user
 from apps.users.models import EmailTaken, User
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, service_of
 from bench.baselines.parts import sql
+from bench.baselines.parts.login import login
 from bench.baselines.parts.services import ServiceUnavailableError, services
 from chassis.database.tables import from_record
 from chassis.web.problems import NotFound

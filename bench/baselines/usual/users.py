@@ -7,12 +7,13 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
-from apps.users.api import PasswordsDep, login, view_user
+from apps.users.api import PasswordsDep, view_user
 from apps.users.models import EmailTaken, User
 from apps.users.schemas import RegisterBody, RegisteredView
 from bench.baselines.common import cause_of, create_app
 from bench.baselines.parts import keys
 from bench.baselines.parts.idempotency import rendering
+from bench.baselines.parts.login import login
 from bench.baselines.usual.broker import broker_of, messaging
 from bench.baselines.usual.session import sessions_of
 from chassis.web.routing import StrictRoute

@@ -275,6 +275,7 @@ async def test_headers_of_the_publisher_do_not_say_where_a_replay_goes(
     death: FieldTable = {"queue": forged, "reason": "rejected", "exchange": "users", "count": 1}
     message.headers |= {"dead_letter_queue": forged, "x-death": [death]}
     broker = chorus_dead.broker
+    await broker.purge(queue)  # of other tests' messages
     await broker.send(message, "billing", "payment-succeeded.v1")
     before = await broker.waiting(forged)
     rejected = await (await broker.channel.get_queue(queue, ensure=False)).get()
