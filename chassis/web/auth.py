@@ -39,7 +39,7 @@ LEEWAY_SECONDS: Final = 60
 """How far the clock of the issuer may be ahead, and how long a token outlasts its end by this process's clock."""
 CACHED_TOKENS: Final = 20_000
 RELOAD_SECONDS: Final = 0.5
-"""Least time between two reads of the keys; a token with an unknown key id causes a read, and waits for it."""
+"""Least time between two reads of the keys; a token with an unknown key id causes a read."""
 POLL_SECONDS: Final = 2.0
 """How often the keys are read again: so long a key that was withdrawn is still accepted by a process."""
 
@@ -139,7 +139,7 @@ class Verifier:
         return user
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
-        if key_id not in self._keys:
+        if key_id not in self._keys and time.monotonic() - self._loaded_at > RELOAD_SECONDS:
             # Concurrent requests wait for the same read.
             if self._loading is None or self._loading.done():
                 self._loading = asyncio.create_task(self._load_new())
@@ -172,8 +172,6 @@ class Verifier:
         self._keys = keys
 
     async def _load_new(self) -> None:
-        """Read the keys, not sooner than RELOAD_SECONDS after the last time: one may have been stored since."""
-        await asyncio.sleep(self._loaded_at + RELOAD_SECONDS - time.monotonic())
         await self._load()
         self._loaded_at = time.monotonic()
 

@@ -205,7 +205,7 @@ async def test_a_revoked_key_is_not_brought_back(chorus: Stack, ada: Customer) -
 
     try:
         await eventually(replaced)
-        await rebuild(chorus, "orders", "--projection", "signing_keys")
+        await rebuild(chorus, "orders", "--projection", "signing_keys", status=1)
         [other] = await chorus.rows("users", "SELECT key_id FROM key_pairs")
         assert await chorus.rows("orders", "SELECT key_id FROM signing_keys") == [other]
         assert other["key_id"] != pair["key_id"]
