@@ -45,8 +45,9 @@ OF_DATABASE: Final = {
 class Faults:
     """Does faults. Two that concern the same thing come one after the other; all others may overlap."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, say: Callable[[str], None]) -> None:
         self._world = world
+        self._say = say
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._do: dict[str, Callable[[Fault], Coroutine[Any, Any, None]]] = {
             "kill service": self.kill_service,
@@ -66,7 +67,8 @@ class Faults:
             "malformed message": self.malformed_message,
         }
 
-        self._do |= Slips(world).kinds | Shortages(world).kinds
+        self._slips = Slips(world)
+        self._do |= self._slips.kinds | Shortages(world).kinds
 
     async def do(self, fault: Fault) -> None:
         """Do a fault and undo it again. Raises NothingToDoError."""
@@ -135,6 +137,8 @@ class Faults:
         await asyncio.sleep(fault.seconds / 2)
         rabbitmq.launch()
         await asyncio.to_thread(rabbitmq.wait)
+        if replaced := await self._slips.replace_leaderless_queues():
+            self._say(f"replaced, as they had no leader: {', '.join(replaced)}")
 
     async def freeze_broker(self, fault: Fault) -> None:
         async with frozen(self._world.private.rabbitmq.process):

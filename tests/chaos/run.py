@@ -81,11 +81,15 @@ async def _suffer(
     world: World, report: Report, faults: list[Fault], seconds: float, say: Say
 ) -> None:
     begun = time.monotonic()
-    doing = Faults(world)
+
+    def timed(text: str) -> None:
+        say(f"{_clock(begun)} {text}")
+
+    doing = Faults(world, timed)
 
     async def suffer(fault: Fault) -> None:
-        if await done(doing.do, fault, lambda text: say(f"{_clock(begun)} {text}")):
-            say(f"{_clock(begun)} {fault} ({fault.seconds} s); {report.accepted:,} orders")
+        if await done(doing.do, fault, timed):
+            timed(f"{fault} ({fault.seconds} s); {report.accepted:,} orders")
             report.faults[fault.kind] += 1
             report.varieties[str(fault)] += 1
 

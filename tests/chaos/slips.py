@@ -38,6 +38,12 @@ MEND_PAUSE_SECONDS: Final = 0.5
 WAITS_SECONDS: Final = 60.0
 """A malformed message that was sent longer ago than this was dead-lettered before its queue was purged."""
 
+SHOWS_SECONDS: Final = 12.0
+"""A queue that has a leader shows its state in the management API within this time: leaders report every 5 s."""
+
+UNREGISTERED_SECONDS: Final = 3.0
+"""So long after a queue's deletion RabbitMQ 3.10 may still drop the queue that then has its name."""
+
 DISTURBED: Final = (
     AMQPError,
     httpx.HTTPError,
@@ -95,11 +101,7 @@ class Slips:
     @contextlib.asynccontextmanager
     async def _mended(self, fault: Fault) -> AsyncIterator[None]:
         """The slip is made in this block. Raises NothingToDoError if the broker did not answer; it is mended anyhow."""
-        if fault.target == QUEUE:
-            late = time.monotonic() - WAITS_SECONDS
-            self._world.perhaps_lost |= {
-                id for id, at in self._world.malformed.items() if at > late
-            }
+        self._may_lose_messages(fault.target)
         error = None
         try:
             yield
@@ -111,6 +113,49 @@ class Slips:
             await mend(self._world, IN_FLIGHT)
         if error is not None:
             raise error
+
+    async def replace_leaderless_queues(self) -> list[str]:
+        """The runbook's "A queue has no leader", after the broker has started. Returns the queues' names.
+
+        RabbitMQ 3.10 loses a queue's log if it is killed after the queue was deleted and soon declared again.
+        """
+        try:
+            await eventually(self._all_queues_have_a_leader, within=SHOWS_SECONDS)
+        except AssertionError:
+            leaderless = await self._leaderless()
+        else:
+            return []
+        for queue in leaderless:
+            self._may_lose_messages(queue)
+            await self._call("DELETE", f"queues/{self._vhost}/{queue}")
+        await asyncio.sleep(UNREGISTERED_SECONDS)
+        await eventually(self._restore_topology, within=MEND_SECONDS)
+        return leaderless
+
+    async def _all_queues_have_a_leader(self) -> None:
+        if leaderless := await self._leaderless():
+            await asyncio.sleep(MEND_PAUSE_SECONDS)
+            raise AssertionError(f"queues have no leader: {leaderless}")
+
+    async def _leaderless(self) -> list[str]:
+        def read() -> list[str]:
+            with Administration(self._world.installation.servers.rabbitmq_api_url) as broker:
+                found = broker.get(f"queues/{self._vhost}").raise_for_status().json()
+            ours = {queue.name for queue in TOPOLOGY.queues}
+            return [one["name"] for one in found if one["name"] in ours and "state" not in one]
+
+        try:
+            return await asyncio.to_thread(read)
+        except httpx.HTTPError as error:
+            await asyncio.sleep(MEND_PAUSE_SECONDS)
+            raise AssertionError(f"the broker does not say: {error!r}") from error
+
+    def _may_lose_messages(self, queue: str) -> None:
+        if queue == QUEUE:
+            late = time.monotonic() - WAITS_SECONDS
+            self._world.perhaps_lost |= {
+                id for id, at in self._world.malformed.items() if at > late
+            }
 
     async def _restore_topology(self) -> None:
         """`chorus migrate`, and policies are deleted by hand."""
