@@ -18,6 +18,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from pydantic import ValidationError
 
 from chassis.messaging.addresses import connect
+from chassis.messaging.content_headers import UNREADABLE
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.message import copied, from_message
 from chassis.messaging.publisher import Publication, Publisher
@@ -88,6 +89,7 @@ class DeadLetter:
             queue,
             str(
                 headers.get("dead_letter_error")
+                or headers.get(UNREADABLE)
                 or _malformed(message, queue)
                 or death.get("reason", "unknown")
             ),

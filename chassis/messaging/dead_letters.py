@@ -5,7 +5,8 @@ exchange and routing key it came from, the error, the traceback and the number o
 
 Failed events of concurrent messages are published side by side, on one channel. While the dead-letter queue is full, or
 is not there, the consumer rejects messages instead: the broker keeps them until the queue takes them. So nothing is
-lost, and good events of the same queue go on. Decision record 30 has the reasons.
+lost, and good events of the same queue go on. So it is with a message that cannot be published again: properties that
+are not decoded, or headers that leave no room for the reason in a frame. Decision records 30 and 37 have the reasons.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from chassis import crash_points
 from chassis.messaging.errors import Failures
 from chassis.messaging.failure_log import FailureLog
 from chassis.messaging.message import printable
-from chassis.messaging.publisher import REFUSED, RETURNED, Publication, Publisher, reason
+from chassis.messaging.publisher import REFUSED, RETURNED, UNFIT, Publication, Publisher, reason
 from chassis.messaging.topology import dead_letter_exchange
 from events.base import rfc3339
 
@@ -41,7 +42,7 @@ one says little: RabbitMQ 3.10 refuses on an old channel once a queue has a new 
 DEAD_LETTERED = Counter("chorus_dead_lettered_total", "Messages dead-lettered.", ["queue"])
 LEFT_TO_BROKER = Counter(
     "chorus_dead_letters_left_to_broker_total",
-    "Messages that the broker dead-letters, as the dead-letter queue takes none.",
+    "Messages that the broker dead-letters, as the service cannot.",
     ["queue"],
 )
 
@@ -113,6 +114,8 @@ class DeadLetterQueue:
             messages, error = await self._attempt(messages)
             if error is None:
                 break
+            if reason(error) == UNFIT:
+                return repr(error)
             self.failures.add(error)
             if reason(error) in (REFUSED, RETURNED):
                 self._refusals += 1

@@ -6,7 +6,9 @@ its own correlation and causation as extension attributes; a header `batch_size`
 """
 
 import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from itertools import groupby
@@ -16,9 +18,11 @@ from uuid import UUID
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractMessage, HeadersType
+from pamqp.header import ContentHeader
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from uuid_utils.compat import uuid7
 
+from chassis.messaging.content_headers import PLAIN_BYTES, UNREADABLE, readable
 from chassis.messaging.outbox import GROUP, JSON, Row
 from events.base import Causation, Envelope, Event
 
@@ -81,14 +85,34 @@ def _headers(cloudevent: Mapping[str, Any]) -> HeadersType:
 E = TypeVar("E", bound=Event)
 
 
+_strict: Final = ContentHeader.unmarshal
+
+
+def _unmarshal(header: ContentHeader, data: bytes) -> None:
+    """Decode the payload of a content header frame. What cannot be decoded is left out and named, so nothing raises."""
+    if len(data) <= PLAIN_BYTES:
+        with suppress(Exception):  # UnicodeDecodeError, RecursionError, InvalidOperation and more
+            return _strict(header, data)
+    header.class_id, header.weight, header.body_size = struct.unpack_from(">HHQ", data)
+    header.properties = readable(data)
+    return None
+
+
+ContentHeader.unmarshal = _unmarshal  # type: ignore[method-assign, assignment]
+
+
+Text = Annotated[str, Field(pattern=r"^([ -~]{0,128}|[^\x00-\x1f\x7f]{0,63})$")]
+"""What the events that follow take over: AMQP and PostgreSQL can carry it, however it was received."""
+
+
 class _BatchItem(BaseModel, Generic[E]):
     specversion: Literal["1.0"]
     id: UUID
     type: str
     time: datetime
-    correlationid: str
+    correlationid: Text
     causationid: UUID | None = None
-    traceparent: str | None = None
+    traceparent: Text | None = None
     data: E
 
     def envelope(self) -> Envelope[E]:
@@ -100,8 +124,9 @@ class _Identity(BaseModel):
     specversion: Literal["1.0"] = Field(alias="cloudEvents_specversion")
     id: UUID = Field(alias="cloudEvents_id")
     time: datetime = Field(alias="cloudEvents_time")
+    correlation_id: Text
     causation_id: UUID | None = None
-    traceparent: str | None = None
+    traceparent: Text | None = None
 
 
 @cache
@@ -112,14 +137,17 @@ def _list_of(kind: type[E]) -> TypeAdapter[list[_BatchItem[E]]]:
 
 def from_message(message: AbstractMessage, kind: type[E]) -> list[Envelope[E] | ValidationError]:
     """The events of a message, in order, with an error in the place of each one that cannot be read."""
+    if unreadable := message.headers.get(UNREADABLE):
+        return [ValidationError.from_exception_data(f"cannot be decoded: {unreadable!s}", [])]
     if message.content_type == BATCH:
         return _from_batch(message.body, kind)
+    flow = message.correlation_id or ""
     try:
-        identity = _Identity.model_validate(message.headers)
+        identity = _Identity.model_validate({**message.headers, "correlation_id": flow})
         event = kind.model_validate_json(message.body)
     except ValidationError as error:
         return [error]
-    cause = Causation(message.correlation_id or "", identity.causation_id, identity.traceparent)
+    cause = Causation(flow, identity.causation_id, identity.traceparent)
     return [Envelope(identity.id, event, identity.time, cause)]
 
 
@@ -168,7 +196,8 @@ def alone(message: AbstractMessage, index: int) -> Message:
     It is built from the JSON that arrived, not from the parsed event, so that nothing is lost. A body that is not a
     batch, and an item that is not a CloudEvent or not JSON, are kept as they are.
     """
-    items = _items(message.body) if message.content_type == BATCH else []
+    is_batch = message.content_type == BATCH and UNREADABLE not in message.headers
+    items = _items(message.body) if is_batch else []
     item = items[index] if index < len(items) else None
     if isinstance(item, dict) and "data" in item and _property(item.get("id")):
         return Message(

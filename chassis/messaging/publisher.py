@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import aio_pika
+import aiormq
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError, PublishError
 from pamqp.commands import Basic
 
 from chassis import crash_points
 from chassis.messaging.addresses import BrokerAddresses
+from chassis.messaging.content_headers import UNREADABLE
 from chassis.messaging.errors import connection_may_be_lost
 from chassis.messaging.message import MessageBatch, to_message
 from events.base import Event
@@ -26,9 +28,18 @@ CONFIRM_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 1.0
 """Timeout for the broker's answer to the end of a channel or connection."""
 
-RETURNED, REFUSED, TIMEOUT, LOST = REASONS = ("returned", "refused", "timeout", "lost")
-"""Why a publish was not confirmed: no queue takes the message, the broker refuses it, it does not answer in time, or
-the connection was lost."""
+RETURNED, REFUSED, TIMEOUT, LOST, UNFIT = REASONS = (
+    "returned", "refused", "timeout", "lost", "unfit",
+)  # fmt: skip
+"""Why a publish was not confirmed: no queue takes the message, the broker refuses it, it does not answer in time, the
+connection was lost, or AMQP cannot carry the message."""
+
+HEADER_BYTES: Final = 64
+"""What a content header has beside the properties of a message, and more."""
+
+
+class UnfitError(Exception):
+    """A message that AMQP cannot carry. It is not sent: the broker would close the connection."""
 
 
 class Publication(NamedTuple):
@@ -55,7 +66,22 @@ def reason(error: BaseException) -> str:
     """Which of REASONS an error of `Publisher.publish` is."""
     if isinstance(error, DeliveryError):
         return RETURNED if isinstance(error, PublishError) else REFUSED
+    if isinstance(error, UnfitError):
+        return UNFIT
     return TIMEOUT if isinstance(error, TimeoutError) else LOST
+
+
+async def _check(message: aio_pika.Message, channel: AbstractChannel) -> None:
+    """Raise UnfitError if the properties cannot be encoded or do not fit into a frame, or if some were not decoded."""
+    if UNREADABLE in message.headers:
+        raise UnfitError(f"cannot be decoded: {message.headers[UNREADABLE]!s}")
+    try:
+        size = len(message.properties.marshal()) + HEADER_BYTES
+    except Exception as error:  # many kinds, by the value
+        raise UnfitError(f"cannot be encoded: {error!r}"[:200]) from error
+    opened = await channel.get_underlay_channel()
+    if isinstance(opened, aiormq.Channel) and size > opened.max_content_size:
+        raise UnfitError(f"a content header of {size} bytes")
 
 
 class Publisher:
@@ -95,6 +121,7 @@ class Publisher:
 
     async def _publish(self, channel: AbstractChannel, publication: Publication) -> None:
         exchange, routing_key, message, mandatory = publication
+        await _check(message, channel)
         target = await channel.get_exchange(exchange, ensure=False)
         async with asyncio.timeout(CONFIRM_SECONDS):
             result = await target.publish(message, routing_key, mandatory=mandatory)

@@ -32,6 +32,7 @@ from chassis.messaging.publisher import (
     REASONS,
     REFUSED,
     RETURNED,
+    UNFIT,
     Publisher,
     publication,
     reason,
@@ -220,7 +221,7 @@ class Relay:
         """Write the rows that were not confirmed to the outbox again; their retry does not delay other rows.
 
         Raises BrokerAwayError if nothing was confirmed, unless the broker answered every publish by returning or
-        refusing the message; always if all rows go to one queue.
+        refusing the message; always if all rows go to one queue. What AMQP cannot carry stays out of that queue.
         """
         for batch, error in failed:
             FAILED.labels(self._route.outbox, reason(error)).inc(_events(batch))
@@ -233,7 +234,9 @@ class Relay:
                 exchange=batch[0].exchange,
                 routing_key=batch[0].routing_key,
             )
-        answered = len(failed) < of or {reason(e) for _, e in failed} <= {RETURNED, REFUSED}
+        answered = len(failed) < of or {reason(e) for _, e in failed} <= {RETURNED, REFUSED, UNFIT}
+        if self._route.one_queue and {reason(e) for _, e in failed} == {UNFIT}:
+            return
         if self._route.one_queue or not answered:
             raise BrokerAwayError(repr(failed[0][1]))
         ids = [row.id for batch, _ in failed for row in batch]
@@ -253,8 +256,9 @@ class Relay:
         except BaseException as error:
             self.failures.add(error)
             raise
-        if all(results) and results[0] is not None:
-            self.failures.add(results[0])
+        faults = [error for error in results if error is not None and reason(error) != UNFIT]
+        if faults and all(results):
+            self.failures.add(faults[0])
         elif self.failures.error is not None:
             self.failures.clear()
         return results

@@ -17,8 +17,8 @@ FILES: Final = {
     "events": "__init__ base billing contracts money notifications orders users",
     "chassis": "__init__ crash_points",
     "chassis/messaging": (
-        "__init__ addresses broker consumer contradictions dead_letters differences errors failure_log message outbox"
-        " private_names publisher recovery relay retries snapshot topology"
+        "__init__ addresses broker consumer content_headers contradictions dead_letters differences errors"
+        " failure_log message outbox private_names publisher recovery relay retries snapshot topology"
     ),
     "chassis/database": "__init__ addresses errors group_commit pool tables transaction",
     "chassis/web": (

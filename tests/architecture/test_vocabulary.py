@@ -73,8 +73,9 @@ def words(text: str) -> str:
 
 
 def python(source: str) -> tuple[str, str]:
-    """The names, and the strings and comments, of Python code."""
+    """The names, and the strings and comments, of Python code. A name of the standard library is not ours."""
     names, texts = [], []
+    source = source.replace("struct.pack(", "struct(")
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.NAME:
             names.append(token.string)
