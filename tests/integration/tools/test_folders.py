@@ -1,6 +1,8 @@
-"""Where private servers keep their data: a folder for each run, deleted with it."""
+"""Where private servers keep their data: a folder for each run, deleted with it; and their ports."""
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 from tools.servers.folders import run_folder
@@ -44,5 +46,30 @@ def test_a_busy_port_is_skipped() -> None:
         consumer.listen()
 
         assert not is_free(busy)
-        assert port_near(busy) > busy
         assert (port_near(busy) - busy) % 10 == 0
+
+
+STARTS = """
+from tools.servers.ports import port_near, private_port
+print(port_near({usual}), *(private_port() for _ in range(40)), flush=True)
+input()
+"""
+
+
+def test_starts_at_the_same_moment_choose_different_ports() -> None:
+    """The ports are bound later, if at all."""
+    code = STARTS.format(usual=private_port())
+    command = [sys.executable, "-c", code]
+    starts = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    try:
+        chosen = [
+            port for start in starts if start.stdout for port in start.stdout.readline().split()
+        ]
+    finally:
+        for start in starts:
+            start.communicate("\n")
+    assert len(chosen) == 6 * 41
+    assert len(set(chosen)) == len(chosen)
