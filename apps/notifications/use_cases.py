@@ -22,15 +22,18 @@ LEASE_LIMIT: Final = 128
 
 LOCK_USERS: Final = "SELECT pg_advisory_xact_lock(key) FROM unnest($1::bigint[]) AS key"
 
-WAITING: Final = statements(Notification).where("user_id = ANY($1::uuid[]) AND status = 'waiting'")
+WAITING: Final = statements(Notification).where(
+    "user_id = ANY($1::uuid[]) AND status = 'waiting' ORDER BY id"
+)
 
 LEASE: Final = f"""
-UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
+WITH leased AS (UPDATE notifications SET due_at = now() + make_interval(secs => $2) WHERE id = ANY(ARRAY(
     SELECT id FROM notifications n WHERE status = 'pending' AND due_at <= now() AND channel = $3
         AND (correction = 0 OR NOT EXISTS (SELECT FROM notifications WHERE order_id = n.order_id
             AND correction < n.correction AND channel = $3 AND status IN ('waiting', 'pending')))
-    ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED))
-RETURNING {", ".join(statements(Notification).columns)}
+    ORDER BY due_at, id LIMIT $1 FOR UPDATE SKIP LOCKED))
+RETURNING {", ".join(statements(Notification).columns)})
+SELECT * FROM leased ORDER BY id
 """  # noqa: S608 - made of our own names
 
 EXTEND: Final = """
