@@ -24,9 +24,17 @@ from ops.subscriptions import TOPOLOGY
 APPS = Path(apps.__file__).parent
 MIGRATIONS = Path(chassis.database.__file__).parent / "migrations"
 
+NEW_DATABASE = "TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'"
+"""The same on every server, however it was initialised. Texts are compared by their bytes: the order of an index does
+not change with the C library of another machine, to which a database is restored or replicated."""
+
+
+class EncodingError(LookupError):
+    """A service's database has an encoding in which not every text can be stored."""
+
 
 def migrate(config: Settings) -> None:
-    """Prepare the databases, then the broker. Raises LookupError if a setting is missing."""
+    """Prepare the databases, then the broker. Raises LookupError for a missing setting or another encoding."""
     admin_url = config.administrator_url()
     for service in SERVICES:
         url = config.database_url(service)
@@ -46,13 +54,27 @@ def quoted(name: str) -> str:
 
 
 async def create_database(admin_url: str, service_url: str) -> None:
-    """Create the role and the database that a service's URL names, and let only that role connect."""
+    """Create the role and the database that a service's URL names, and let only that role connect.
+
+    Raises EncodingError, and changes nothing, if there is such a database and it is not UTF-8.
+    """
     async with _administrator(admin_url) as connection:
+        await _check_encoding(connection, login_of(service_url).database)
         role, database = await _create_role(connection, service_url)
         with contextlib.suppress(asyncpg.DuplicateDatabaseError):
-            await connection.execute(f"CREATE DATABASE {database}")
+            await connection.execute(f"CREATE DATABASE {database} {NEW_DATABASE}")
         await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
         await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {role}")
+
+
+async def _check_encoding(connection: asyncpg.Connection, database: str) -> None:
+    sql = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = $1"
+    encoding = await connection.fetchval(sql, database)
+    if encoding not in (None, "UTF8"):
+        raise EncodingError(
+            f"the database {database} has the encoding {encoding} instead of UTF8, and cannot store every"
+            " name: use another one, or make it again from template0 with ENCODING 'UTF8'"
+        )
 
 
 async def grant_auditor(admin_url: str, service: str, service_url: str, password: str) -> None:

@@ -15,7 +15,7 @@ _SETTINGS = {
 }
 # --no-sync: an empty database has nothing to lose. The server itself syncs.
 _INITDB = (
-    "--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync",
+    "--username=postgres", "--auth=scram-sha-256", "--no-locale", "--no-sync",
 )  # fmt: skip
 
 
@@ -23,6 +23,8 @@ class PrivatePostgres(PrivateServer):
     package = "postgresql"
     account_name = "postgres"
     ready_seconds = 60
+    encoding = "UTF8"
+    """Of its template databases."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -47,7 +49,8 @@ class PrivatePostgres(PrivateServer):
         if not self.data.exists():
             password = f"--pwfile={self._write('password', self._password)}"
             initdb = postgres_programs() / "initdb"
-            self._child("initdb", [initdb, "-D", self.data, password, *_INITDB]).run(within=120)
+            options = password, f"--encoding={self.encoding}", *_INITDB
+            self._child("initdb", [initdb, "-D", self.data, *options]).run(within=120)
         self.process.start()
 
     def _is_ready(self) -> bool:
