@@ -47,12 +47,14 @@ def operations() -> list[Operation]:
         schemas = document["components"]["schemas"]
         for path, methods in document["paths"].items():
             for method, definition in methods.items():
-                if definition["tags"] != ["operations"]:
-                    found.append(Operation(service, method, path, definition, schemas))
+                found.append(Operation(service, method, path, definition, schemas))
     return found
 
 
-OPERATIONS = operations()
+ALL_OPERATIONS = operations()
+
+
+OPERATIONS = [one for one in ALL_OPERATIONS if one.definition["tags"] != ["operations"]]
 
 
 WITH_BODY = [operation for operation in OPERATIONS if operation.body]

@@ -72,12 +72,6 @@ async def test_a_malformed_id(endpoint: Endpoint) -> None:
         is_problem(await endpoint.asked(endpoint.operation.body, id=id), 422)
 
 
-@at(WITH_IDS)
-async def test_an_id_that_is_unknown_or_of_another_user(endpoint: Endpoint) -> None:
-    document = is_problem(await endpoint.asked(endpoint.operation.body, id=str(uuid7())), 404)
-    assert document["reason"] == "not_found"
-
-
 # Authentication and headers.
 
 
@@ -106,14 +100,6 @@ async def test_an_unauthenticated_request(endpoint: Endpoint) -> None:
         header = value.encode("latin-1")
         answer = await endpoint.asked(endpoint.operation.body, headers={"Authorization": header})  # type: ignore[dict-item]
         is_problem(answer, 401)
-
-
-@at([operation for operation in OPERATIONS if operation.path == "/notification/send"])
-async def test_a_user_at_a_route_of_operators(endpoint: Endpoint) -> None:
-    document = is_problem(
-        await endpoint.asked(endpoint.operation.body, token=endpoint.token(role="user")), 403
-    )
-    assert document["reason"] == "forbidden"
 
 
 @at(WITH_KEY)

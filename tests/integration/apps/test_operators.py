@@ -2,17 +2,15 @@
 
 from uuid import UUID
 
-import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
 from events.base import ByOperator
-from events.billing import FundsDeposited
 from events.orders import OrderCancelled, OrderPlaced
 from tests.support.builders import a_user, an_order, cancelled
 from tests.support.harness import OPERATOR, RunningService
 from tests.support.purse import got, open_with
-from tests.support.registering import a_user_of, id_of, problem
+from tests.support.registering import a_user_of, id_of
 from tests.support.shopping import place
 
 WHY = {"Operator-Reason": "Complaint 1234"}
@@ -23,10 +21,6 @@ async def trail(service: RunningService, subject: UUID | str) -> list[tuple[obje
     """Action, operator and reason of each row about a subject."""
     sql = "SELECT action, operator_id, reason FROM operator_actions WHERE subject = $1 ORDER BY id"
     return [tuple(row) for row in await service.rows(sql, UUID(str(subject)))]
-
-
-def as_viewer(service: RunningService) -> httpx.AsyncClient:
-    return service.http(uuid7(), role="viewer")
 
 
 @pytest.mark.parametrize("kind", ["deposit", "withdraw"])
@@ -107,38 +101,3 @@ async def test_a_message_and_a_change_of_a_profile_name_the_operator(
         changed = await operator.patch(f"/user/{id_of(ada)}", json={"name": "Ada"}, headers=WHY)
         assert changed.status_code == 200, changed.text
         assert await trail(users, id_of(ada)) == [("change", OPERATOR, "Complaint 1234")]
-
-
-class TestViewer:
-    async def test_they_see_an_account_and_move_no_money(self, billing: RunningService) -> None:
-        user = a_user()
-        await open_with(billing, user, "100.00")
-        async with as_viewer(billing) as viewer:
-            assert (await got(viewer, f"/account/{user.id}"))["balance"] == "100.00"
-            assert (await got(viewer, f"/account/{user.id}/transactions"))["items"]
-            for kind in ("deposit", "withdraw"):
-                answer = await viewer.post(f"/account/{user.id}/{kind}", json={"amount": 1})
-                assert problem(answer) == (403, "forbidden")
-        await billing.is_quiet()
-        assert len(billing.published_of(FundsDeposited)) == 1
-
-    async def test_they_see_orders_and_cancel_none(self, orders: RunningService) -> None:
-        order = await place(orders, a_user())
-        async with as_viewer(orders) as viewer:
-            assert (await got(viewer, f"/order/{order.id}"))["status"] == "pending"
-            assert (await got(viewer, "/order"))["items"]
-            refused = await viewer.post(f"/order/{order.id}/cancel")
-            assert problem(refused) == (404, "not_found")
-
-    async def test_they_change_no_profile_and_send_no_message(
-        self, users: RunningService, notifications: RunningService
-    ) -> None:
-        async with a_user_of(users) as ada, as_viewer(users) as viewer:
-            assert (await got(viewer, f"/user/view/{id_of(ada)}"))["userId"] == id_of(ada)
-            refused = await viewer.patch(f"/user/{id_of(ada)}", json={"name": "Eve"})
-            assert problem(refused) == (403, "forbidden")
-        message = {"userId": str(uuid7()), "subject": "Hello", "body": "It is on its way."}
-        async with as_viewer(notifications) as viewer:
-            refused = await viewer.post("/notification/send", json=message)
-            assert problem(refused) == (403, "forbidden")
-            assert (await viewer.get("/notification")).status_code == 200

@@ -164,23 +164,6 @@ async def test_a_deposit_between_two_pages_of_a_statement_shifts_no_line(
 # Access.
 
 
-async def test_another_users_account_is_not_found(
-    billing: RunningService,
-) -> None:
-    ada, bob = a_user(), a_user()
-    await open_with(billing, ada, "10.00")
-    async with billing.http(bob) as http:
-        foreign = [
-            await http.get(f"/account/{ada.id}"),
-            await http.get(f"/account/{ada.id}/transactions"),
-            await http.post(f"/account/{ada.id}/deposit", json={"amount": 1}),
-            await http.post(f"/account/{ada.id}/withdraw", json={"amount": 1}),
-        ]
-    assert [answer.status_code for answer in foreign] == [404] * 4
-    assert {answer.json()["reason"] for answer in foreign} == {"not_found"}
-    assert await balance(billing, ada) == "10.00"
-
-
 async def test_an_operator_sees_every_account(billing: RunningService) -> None:
     user = a_user()
     await open_with(billing, user, "10.00")

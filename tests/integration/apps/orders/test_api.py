@@ -216,25 +216,6 @@ async def test_orders_are_listed_by_status(orders: RunningService) -> None:
             assert {item["status"] for item in page["items"]} == {status}
 
 
-async def test_another_users_order_is_not_found(
-    orders: RunningService,
-) -> None:
-    order = await place(orders, a_user())
-    async with orders.http(a_user()) as bob:
-        answers = [
-            (await bob.get(f"/order/{id}"), await bob.post(f"/order/{id}/cancel"))
-            for id in (order.id, uuid7())
-        ]
-        listed = (await bob.get("/order")).json()
-    for answer in (answer for pair in answers for answer in pair):
-        assert answer.status_code == 404
-        assert answer.json()["reason"] == "not_found"
-    foreign, missing = ([{**a.json(), "instance": ""} for a in pair] for pair in answers)
-    assert foreign == missing
-    assert listed == {"items": [], "nextCursor": None}
-    assert (await view(orders, order))["status"] == "pending"
-
-
 async def test_an_operator_sees_and_cancels_every_order(orders: RunningService) -> None:
     placed = [await place(orders, a_user()) for _ in range(2)]
     async with orders.as_operator() as operator:

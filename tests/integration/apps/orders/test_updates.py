@@ -7,7 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from uuid_utils.compat import uuid7
 
 from apps.orders import api, updates
 from apps.orders.updates import OrderUpdates
@@ -206,12 +205,3 @@ async def test_a_stream_ends_with_the_token(orders: RunningService) -> None:
         answer = await ada.get(f"/order/{order.id}/events")
         assert [name for name, _, _ in sent(answer.text)] == ["pending"]
         assert (await ada.get(f"/order/{order.id}/events")).status_code == 401
-
-
-async def test_another_users_order_cannot_be_followed(orders: RunningService) -> None:
-    order = await place(orders, a_user())
-    async with orders.http(a_user()) as bob:
-        foreign = await bob.get(f"/order/{order.id}/events")
-        missing = await bob.get(f"/order/{uuid7()}/events")
-    assert foreign.status_code == missing.status_code == 404
-    assert foreign.headers["Content-Type"] == "application/problem+json"
