@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import asyncpg
 import typer
@@ -27,6 +28,15 @@ MIGRATIONS = Path(chassis.database.__file__).parent / "migrations"
 NEW_DATABASE = "TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'"
 """The same on every server, however it was initialised. Texts are compared by their bytes: the order of an index does
 not change with the C library of another machine, to which a database is restored or replicated."""
+
+OPEN_DATABASES: Final = "SELECT datname FROM pg_database WHERE datname IN ('postgres', 'template1')"
+"""The databases of every server, to which everybody may connect at first."""
+
+NO_LARGE_OBJECTS: Final = """
+REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea)
+FROM PUBLIC
+"""
+"""A service has none; a login that may make some owns them, beside its tables."""
 
 
 class EncodingError(LookupError):
@@ -57,6 +67,7 @@ async def create_database(admin_url: str, service_url: str) -> None:
     """Create the role and the database that a service's URL names, and let only that role connect.
 
     Raises EncodingError, and changes nothing, if there is such a database and it is not UTF-8.
+    Only superusers, and roles with a grant of their own, connect to the server's own databases from then on.
     """
     async with _administrator(admin_url) as connection:
         await _check_encoding(connection, login_of(service_url).database)
@@ -65,6 +76,12 @@ async def create_database(admin_url: str, service_url: str) -> None:
             await connection.execute(f"CREATE DATABASE {database} {NEW_DATABASE}")
         await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
         await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {role}")
+        for shared in await connection.fetch(OPEN_DATABASES):
+            await connection.execute(
+                f"REVOKE CONNECT, TEMPORARY ON DATABASE {quoted(shared['datname'])} FROM PUBLIC"
+            )
+    async with _administrator(of_database(admin_url, service_url)) as connection:
+        await connection.execute(NO_LARGE_OBJECTS)
 
 
 async def _check_encoding(connection: asyncpg.Connection, database: str) -> None:
