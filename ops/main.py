@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from apps import SERVICES
 from chassis.runtime.settings import settings
 from ops import dead
 from ops.console import service_name
+from ops.failures import Reported
 from ops.rebuild import rebuild
 from ops.repair import repair
 from ops.republish import republish
@@ -20,6 +20,7 @@ from ops.trace.command import trace
 
 cli = typer.Typer(
     name="chorus",
+    cls=Reported,
     help="An order system by event collaboration on RabbitMQ.",
     no_args_is_help=True,
     add_completion=False,
@@ -137,9 +138,5 @@ for package in ("tools", "bench"):  # a checkout has them, the image does not
 
 
 def main() -> None:
-    """Run the command. A wrong setting is reported as one line, with exit status 2."""
-    try:
-        cli()
-    except LookupError as error:
-        typer.echo(f"chorus: {error.args[0]}", err=True)
-        sys.exit(2)
+    """Run the command."""
+    cli()

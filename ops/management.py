@@ -18,6 +18,10 @@ from chassis.runtime.settings import required, settings
 TIMEOUT_SECONDS: Final = 15.0
 
 
+NO_ANSWER: Final = httpx.HTTPError
+"""What the client raises if the API does not answer, or answers with an error."""
+
+
 class TopologyConflictError(Exception):
     """The broker has an object of this name with other arguments."""
 
@@ -102,6 +106,11 @@ class Administration(httpx.Client):
         response.raise_for_status()
 
 
+def refuses_login(error: BaseException | None) -> bool:
+    """Whether the API has refused the login."""
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403)
+
+
 def _part(name: str) -> str:
     """A name as a part of a path."""
     return quote(name, safe="")
@@ -109,6 +118,7 @@ def _part(name: str) -> str:
 
 def administrator_address() -> str:
     """The address of the broker's nodes, with the login of CHORUS_RABBITMQ_API_URL. Raises LookupError."""
+    config = settings()
     user, password = login_of(required("CHORUS_RABBITMQ_API_URL"))
-    nodes = node_urls(settings().broker_url(SERVICES[0]))
+    nodes = node_urls(config.broker_url(SERVICES[0]))
     return ",".join(with_login(url, user, password) for url in nodes)

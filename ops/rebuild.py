@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Final
 
-import asyncpg
 import typer
 
 from apps import SERVICES
@@ -60,24 +59,21 @@ def rebuild(
 
 async def _run(service: str, chosen: "Sequence[Projection]", *, dry_run: bool) -> int:
     from chassis.database.pool import Database
-    from ops.audit.databases import DatabaseUnavailableError, reading
+    from ops.audit.databases import reading
     from ops.rebuilder import Rebuilder
 
     urls, unsafe = database_urls(), settings().allow_unsafe_database
     database = Database(urls[service], "rebuild", size=1, allow_unsafe=unsafe)
-    await database.open()
-    try:
-        async with reading(urls) as databases:
+    async with reading(urls) as databases:  # first: it does not wait for a server that is away
+        await database.open()
+        try:
             for one in chosen:
                 rebuilder = Rebuilder(one, databases, database.pool, dry_run)
                 await _report(f"{one.name}, from the state of {one.owner}", rebuilder.from_state())
                 await _report(f"{one.name}, from the log of {one.owner}", rebuilder.from_log())
             return 0 if dry_run else await _prove(databases, chosen)
-    except (DatabaseUnavailableError, OSError, asyncpg.PostgresError) as error:
-        typer.echo(f"chorus rebuild: {error!r}; run it again", err=True)
-        return FAILED
-    finally:
-        await database.close()
+        finally:
+            await database.close()
 
 
 async def _report(what: str, done: "AsyncIterator[Progress]") -> None:

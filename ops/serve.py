@@ -15,10 +15,11 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from pydantic_settings import BaseSettings
 
 from apps import SERVICES
 from chassis.messaging.addresses import node_urls, trusted
-from chassis.runtime.settings import Settings, settings
+from chassis.runtime.settings import Settings, read, settings
 from chassis.web.protocol import LimitedProtocol, Limits
 
 GRACEFUL_SECONDS = 4
@@ -140,6 +141,8 @@ def serve(service: str, host: str, port: int | None) -> bool:
     LimitedProtocol.limits = _limits(settings())
     _allow_open_files()
     app = importlib.import_module(f"apps.{service}.main").app
+    for kind in BaseSettings.__subclasses__():  # those of the service's channels as well
+        read(kind)
     server = Server(
         uvicorn.Config(
             app,

@@ -1,14 +1,23 @@
 """Settings, from environment variables with the prefix CHORUS_. `docs/settings.md` lists them."""
 
+import logging
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Literal
+from typing import Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from chassis.database import addresses
+
+AMQP: Final = ("amqp", "amqps")
+HTTP: Final = ("http", "https")
+
+S = TypeVar("S", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
@@ -109,6 +118,20 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", description="The lowest level that is logged.")
 
+    @field_validator("log_level")
+    @classmethod
+    def _is_a_level(cls, name: str) -> str:
+        if name.upper() not in logging.getLevelNamesMapping():
+            raise PydanticCustomError("level", "use DEBUG, INFO, WARNING, ERROR or CRITICAL")
+        return name
+
+    @field_validator("rabbitmq_api_url")
+    @classmethod
+    def _is_a_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url and url.get_secret_value() and (fault := _fault(url.get_secret_value(), HTTP)):
+            raise PydanticCustomError("url", "{fault}", {"fault": fault})
+        return url
+
     def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
         """The networks of trusted proxies. Raises LookupError if one is not valid."""
         try:
@@ -133,8 +156,23 @@ class Settings(BaseSettings):
         """
         name = f"CHORUS_AMQP_URL_{service.upper()}"
         if self.amqp_url and not os.environ.get(name):
-            return self.amqp_url.get_secret_value()
-        return required(name)
+            name, address = "CHORUS_AMQP_URL", self.amqp_url.get_secret_value()
+        else:
+            address = required(name)
+        for url in filter(None, map(str.strip, address.split(","))):
+            if fault := _fault(url, AMQP):
+                raise LookupError(f"{name}: {fault}")
+        return address
+
+
+def _fault(url: str, schemes: Sequence[str]) -> str:
+    """Why a URL cannot be used, without its password; empty if it can."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in schemes and "://" in url and parts.port != 0
+    except ValueError:  # of a port that is no number, as after a "/" in a password
+        valid = False
+    return "" if valid else f"write {schemes[0]}://user:password@host:port; {addresses.SPECIAL}"
 
 
 def _database_url(name: str) -> str:
@@ -151,5 +189,14 @@ def required(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once. Raises LookupError as `read` does."""
+    return read(Settings)
+
+
+def read(kind: type[S]) -> S:
+    """Settings of one kind. Raises LookupError with the variables that are not valid, without their values."""
+    try:
+        return kind()
+    except ValidationError as error:
+        found = [f"CHORUS_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+        raise LookupError("; ".join(found)) from None

@@ -46,12 +46,14 @@ FAILED = Counter(
 
 
 async def once(timeout_seconds: float, *, at_rest: bool, as_json: bool) -> int:
-    """Audit and print the report. Returns the exit status."""
+    """Audit and print the report. Returns the exit status. Raises DatabaseUnavailableError, but for JSON."""
     configure_logging(settings(), "audit")
     try:
         report = await audit(urls_of(settings()), timeout_seconds=timeout_seconds, at_rest=at_rest)
     except DatabaseUnavailableError as error:
-        print(json.dumps({"error": str(error)}) if as_json else f"chorus: {error}", file=sys.stderr)
+        if not as_json:
+            raise
+        print(json.dumps({"error": str(error)}), file=sys.stderr)
         return UNKNOWN
     if as_json:
         print(json.dumps(report.as_json(EXAMPLES), indent=2))

@@ -11,8 +11,8 @@ from chassis.runtime.settings import settings
 from ops.console import show
 from ops.republish import moment
 
-COMPLETE, MISSING, UNKNOWN, NOTHING = 0, 1, 2, 3
-"""Exit statuses."""
+COMPLETE, MISSING, NOTHING = 0, 1, 3
+"""Exit statuses; 2 is that of a database that does not answer."""
 
 FOLLOW_SECONDS: Final = 1.0
 
@@ -48,17 +48,11 @@ def trace(
 
     Examples: chorus trace 01a203b6-669b-72cb-9084-d5ba8d1a2f37; chorus trace ID --follow; chorus trace ID --mermaid
     """
-    from ops.audit.databases import DatabaseUnavailableError
-
     if as_json and as_mermaid:
         raise typer.BadParameter("use --json or --mermaid")
-    try:
-        status = asyncio.run(
-            _trace(id, since, limit, as_json=as_json, as_mermaid=as_mermaid, follow=follow)
-        )
-    except DatabaseUnavailableError as error:
-        typer.echo(f"chorus trace: {error}", err=True)
-        raise typer.Exit(UNKNOWN) from None
+    status = asyncio.run(
+        _trace(id, since, limit, as_json=as_json, as_mermaid=as_mermaid, follow=follow)
+    )
     if status == NOTHING:
         typer.echo(f"chorus trace: nothing was found about {id}", err=True)
     raise typer.Exit(status)

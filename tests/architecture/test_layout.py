@@ -35,7 +35,7 @@ FILES: Final = {
     "apps/notifications": f"{SERVICE} corrections dispatcher gauges recovery rendering",
     "apps/notifications/channels": "__init__ email mail_server",
     "ops": (
-        "__init__ __main__ console dead dead_letters differences event_logs journal main management migrate"
+        "__init__ __main__ console dead dead_letters differences event_logs failures journal main management migrate"
         " projections rebuild rebuilder recovery repair republish serve status subscriptions"
     ),
     "ops/audit": (
