@@ -46,7 +46,7 @@ def completed(generated: Document) -> Document:
     components["schemas"] |= problem["$defs"]
     components["headers"] = {name: _text(*header[:2]) for name, header in _HEADERS.items()}
     components["parameters"] = {
-        name: {"name": name, "in": "header", "required": False, **_text(*parameter)}
+        name: {"name": name, "in": "header", "required": False, **_unset(*parameter)}
         for name, parameter in _PARAMETERS.items()
     }
     for path, operations in document["paths"].items():
@@ -58,6 +58,11 @@ def completed(generated: Document) -> Document:
 
 def _text(description: str, example: str) -> Document:
     return {"description": description, "schema": {"type": "string"}, "example": example}
+
+
+def _unset(description: str, example: str) -> Document:
+    """A parameter whose example stands in its description: Swagger UI would send it, and all requests share a flow."""
+    return {"description": f"{description} Example: `{example}`.", "schema": {"type": "string"}}
 
 
 def _complete_request(operation: Document, document: Document) -> None:

@@ -97,6 +97,15 @@ def test_operations_that_require_a_token_declare_it(document: Document) -> None:
             assert "WWW-Authenticate" in operation["responses"]["401"]["headers"], name
 
 
+def test_requests_tried_out_share_no_flow(document: Document) -> None:
+    """Swagger UI sends what a parameter has as `example`, `examples` or `default`, also in its schema."""
+    for name in ("X-Correlation-Id", "traceparent"):
+        parameter = document["components"]["parameters"][name]
+        for part in (parameter, parameter["schema"]):
+            assert not part.keys() & {"default", "enum", "example", "examples"}, name
+        assert "Example: `" in parameter["description"], name
+
+
 def test_headers_are_documented(document: Document) -> None:
     for name, operation in operations(document):
         asked = {
