@@ -37,14 +37,14 @@ class Reported(TyperGroup):
             if (line := explained(error)) is None:
                 raise
             typer.echo(f"chorus: {line}", err=True)
-            if type(error) is LookupError:
+            if _is_setting(error):
                 raise typer.Exit(SETTING) from None
             raise typer.Exit(2 if ctx.invoked_subcommand in UNKNOWN else FAILED) from None
 
 
 def explained(error: BaseException) -> str | None:
     """What happened outside the program, and what to do, in one line without secrets; None for any other error."""
-    if type(error) is LookupError:  # not a KeyError, which is a fault of the program
+    if _is_setting(error):
         return str(error)
     # Imported here: a command that succeeds does not need all of them.
     import asyncpg
@@ -73,3 +73,8 @@ def explained(error: BaseException) -> str | None:
         TopologyConflictError: f"{text}; docs/runbook.md says how to replace a queue",
     }
     return next((line for kind, line in lines.items() if isinstance(cause, kind)), None)
+
+
+def _is_setting(error: BaseException) -> bool:
+    """Whether a setting is wrong. Keys and indexes that are missing are faults of the program."""
+    return isinstance(error, LookupError) and not isinstance(error, KeyError | IndexError)
