@@ -121,8 +121,6 @@ class EmailChannel(Channel):
         """How often in a row the server had failed when the connection was opened."""
         self._used = False
         """Whether the connection has carried e-mails."""
-        self._accepted = 0
-        """How many of them the server has accepted."""
         self._replied = False
         """Whether the server has replied to the present e-mail."""
         self._loop = asyncio.get_running_loop()
@@ -137,7 +135,7 @@ class EmailChannel(Channel):
     async def _connect(self) -> None:
         """Connect, encrypt and sign in as configured; note it if that fails."""
         self.close()
-        self._failures_before, self._used, self._accepted = self._server.failures, False, 0
+        self._failures_before, self._used = self._server.failures, False
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._smtp.connect()
@@ -153,14 +151,11 @@ class EmailChannel(Channel):
         """Send it, with the same bytes and the same Message-ID each time.
 
         The server's reply, an address that is not valid, or a connection lost in the middle of the e-mail is a result.
-        A deferral counts on a connection that has carried no e-mail before.
         """
         try:
             recipient, message = compose(self._sender, notification)
         except UnsendableError as error:
             return DeliveryResult("refused", f"553 {error}")  # RFC 5321's code, without asking
-        if self._accepted >= self._server.most_e_mails:
-            await self.release()
         if not self._smtp.is_connected:
             raise ServerAwayError("not connected")
         started = self._loop.time()
@@ -173,13 +168,8 @@ class EmailChannel(Channel):
         if self._server.failures:
             self._server.answered()
         self._used = True
-        if result.outcome == "accepted":
-            self._accepted += 1
-            return result
-        if result.outcome == "deferred" and self._accepted:
-            await self.release()  # the reply may be about a connection that has carried enough
-            raise ServerAwayError(result.answer)
-        await self._reset()
+        if result.outcome != "accepted":
+            await self._reset()
         return result
 
     async def _transfer(self, recipient: str, message: bytes) -> DeliveryResult:
@@ -283,7 +273,7 @@ def email_channels(settings: MailSettings) -> Callable[[], EmailChannel]:
             ssl.create_default_context(cafile=settings.smtp_ca)
         except OSError as error:
             raise LookupError(f"CHORUS_SMTP_CA cannot be used: {error.strerror}") from None
-    server = MailServer(settings.smtp_e_mails_per_connection)
+    server = MailServer()
     password = settings.smtp_password
     client = partial(
         SMTP,

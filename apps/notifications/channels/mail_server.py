@@ -39,18 +39,13 @@ class MailSettings(BaseSettings):
         None,
         description="A file with the CAs that the mail server's certificate is checked with; by default the system's.",
     )
-    smtp_e_mails_per_connection: int = Field(
-        100, ge=1, description="E-mails after which a connection to the mail server is renewed."
-    )
     mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every e-mail.")
 
 
 class MailServer:
     """What all connections of this process know of the mail server: how often it has failed."""
 
-    def __init__(self, most_e_mails: int) -> None:
-        self.most_e_mails = most_e_mails
-        """E-mails that a connection carries."""
+    def __init__(self) -> None:
         self.connecting = asyncio.Lock()
         """Held during attempts to connect, which follow one another."""
         self.failures = 0

@@ -268,21 +268,6 @@ async def test_a_server_that_accepts_few_e_mails_per_connection_causes_no_pauses
     assert {row["attempts"] for row in await stored(notifications, *users)} == {0}
 
 
-@pytest.mark.parametrize("reply", ["452 4.4.5 enough", "451 later", "550 5.7.1 enough"])
-async def test_a_server_that_accepts_few_e_mails_in_a_session_defers_none(
-    notifications: RunningService, mail: MailSink, reply: str
-) -> None:
-    users = await recipients(notifications, 60)
-    before = mail.connections
-    with mail.refusing_after(5, reply):
-        await notify(notifications, *users)
-        await all_are("sent", notifications, *users)
-    assert {row["attempts"] for row in await stored(notifications, *users)} == {0}
-    assert mail.connections - before >= 5
-    for user in users:
-        assert len(mail.to(user.email)) == 1
-
-
 async def test_a_connection_lost_during_an_e_mail_defers_the_notification(
     notifications: RunningService, mail: MailSink
 ) -> None:

@@ -168,28 +168,6 @@ class TestReplies:
         assert await channel.send(NOTIFICATION) == DeliveryResult("deferred", "451 no")
         assert await channel.send(NOTIFICATION) == ACCEPTED
 
-    async def test_not_now_on_a_connection_that_has_carried_e_mails_renews_it(
-        self, script: Script
-    ) -> None:
-        quit_ = (b"QUIT\r\n", b"221 bye\r\n")
-        channel = await script(*TRANSACTION, *replying(GO_ON, b"452 enough\r\n"), quit_)
-        assert await channel.send(NOTIFICATION) == ACCEPTED
-        with pytest.raises(ServerAwayError):
-            await channel.send(NOTIFICATION)
-        assert not is_open(channel)
-        assert failures(channel) == 0
-
-    async def test_a_connection_is_renewed_after_so_many_e_mails(
-        self, script: Script, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("CHORUS_SMTP_E_MAILS_PER_CONNECTION", "2")
-        channel = await script(*TRANSACTION, *TRANSACTION, (b"QUIT\r\n", b"221 bye\r\n"))
-        assert await channel.send(NOTIFICATION) == ACCEPTED
-        assert await channel.send(NOTIFICATION) == ACCEPTED
-        with pytest.raises(ServerAwayError):
-            await channel.send(NOTIFICATION)
-        assert failures(channel) == 0
-
     async def test_a_negative_reply_is_final_even_if_the_connection_ends(
         self, script: Script
     ) -> None:
