@@ -21,17 +21,13 @@ from email.utils import format_datetime
 from functools import partial
 from typing import Final, Self, cast
 
-import structlog
 from aiosmtplib import SMTP, SMTPException, SMTPResponseException
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
 from apps.notifications import rendering
 from apps.notifications.channels import Channel, ServerAwayError
 from apps.notifications.channels.mail_server import MailServer, MailSettings
-from apps.notifications.channels.replies import meaning, without_addresses
-from apps.notifications.models import DeliveryResult, Notification
-
-log = structlog.get_logger(__name__)
+from apps.notifications.models import DeliveryResult, Notification, Outcome
 
 CONNECT_SECONDS: Final = 15.0
 """Time to connect, encrypt and sign in."""
@@ -42,15 +38,16 @@ SEND_SECONDS: Final = 120.0
 REPLY_SECONDS: Final = 5.0
 """How long it may take over RSET and QUIT."""
 
+NEGATIVE: Final[dict[int, Outcome]] = {4: "deferred", 5: "refused"}
+"""Negative replies, transient and permanent, by the first digit of the code (RFC 5321, 4.2.1)."""
+
+ABOUT_THE_CONNECTION: Final = frozenset({421, 530, 534, 535, 538})
+"""Replies that do not concern the e-mail: the server closes the connection, or requires authentication (RFC 4954)."""
+
 SECONDS = Histogram(
     "chorus_smtp_seconds",
     "Time to hand one e-mail to the mail server.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120),
-)
-
-REFUSED_BY_POLICY = Counter(
-    "chorus_smtp_refused_by_policy_total",
-    "E-mails that wait, as the mail server's policy or settings refuse them.",
 )
 
 _MESSAGE: Final = """\
@@ -184,14 +181,10 @@ class EmailChannel(Channel):
             await self._smtp.rcpt(recipient)
             return DeliveryResult("accepted", str(await self._smtp.data(message)))
         except SMTPResponseException as error:
-            about = meaning(error.code, error.message, sender_accepted=self._replied)
-            if about is None or about == "connection":
+            outcome = NEGATIVE.get(error.code // 100)
+            if outcome is None or error.code in ABOUT_THE_CONNECTION:
                 raise
-            answer = f"{error.code} {error.message}"
-            if about == "policy":
-                REFUSED_BY_POLICY.inc()
-                log.warning("smtp.refused_by_policy", answer=without_addresses(answer))
-            return DeliveryResult("refused" if about == "address" else "deferred", answer)
+            return DeliveryResult(outcome, f"{error.code} {error.message}")
 
     def _lost(self, error: Exception) -> DeliveryResult:
         """Close the connection. The e-mail is deferred if the server has replied to it, else ServerAwayError is raised.

@@ -10,8 +10,6 @@ from prometheus_client import Gauge
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from apps.notifications.channels.replies import without_addresses
-
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE: Final = 10.0
@@ -71,8 +69,7 @@ class MailServer:
         self.failures += 1
         self._recovered.clear()
         AWAY.set(1)
-        reason = without_addresses(repr(error))
-        log.warning("smtp.unavailable", error=reason, failures=self.failures)
+        log.warning("smtp.unavailable", error=repr(error), failures=self.failures)
 
     def answered(self) -> None:
         """Note that the server replies to e-mails again: it is not away."""
