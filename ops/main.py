@@ -3,7 +3,6 @@
 import asyncio
 import importlib
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -140,6 +139,4 @@ for package in ("tools", "bench"):  # a checkout has them, the image does not
 
 def main() -> None:
     """Run the command."""
-    if importlib.util.find_spec("tools") is not None:
-        importlib.import_module("tools.running").adopt(sys.argv[1:])
     cli()

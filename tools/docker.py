@@ -14,7 +14,6 @@ from typing import Any
 
 from tools.children import CannotRun, Child, ChildFailed
 from tools.console import phase
-from tools.running import announce
 from tools.servers.folders import project_folder, run_folder
 from tools.system import PORTS, Login, System, new_password
 
@@ -56,20 +55,6 @@ class DockerSystem(System):
         }
         url = f"http://127.0.0.1:{self._ports['rabbitmq']}"
         self.addresses = replace(self.addresses, rabbitmq=url, rabbitmq_login=rabbitmq)
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What compose.yaml reads of the environment."""
-        return {k: v for k, v in self._environment.items() if k.startswith("CHORUS_")}
-
-    @property
-    def command(self) -> list[str]:
-        """Runs an operator's command in a container of this project. Nothing is built or migrated."""
-        file = str(project_folder() / "compose.yaml")
-        return [
-            "docker", "compose", "--progress=quiet", "--file", file, "--project-name", self._name,
-            "run", "--rm", "--no-deps", "migrate",
-        ]  # fmt: skip
 
     def start(self) -> None:
         try:
@@ -126,7 +111,6 @@ def run_in_docker() -> Iterator[DockerSystem]:
         try:
             with phase("Building the image and starting the containers", "containers are healthy"):
                 system.start()
-            announce(folder, system.settings, system.command)
             yield system
         finally:
             with phase("Removing the containers", "containers and volumes are removed"):

@@ -14,7 +14,6 @@ import httpx
 from apps import SERVICES
 from tools.children import CannotRun, Child
 from tools.console import phase
-from tools.running import announce
 from tools.servers import PrivatePostgres, PrivateRabbitMQ, running
 from tools.servers.folders import run_folder
 from tools.servers.install import install_missing
@@ -58,11 +57,6 @@ class LocalSystem(System):
             log=self._folder / f"{name}.log",
             environment=environment,
         )
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What an operator's command needs, administrators' logins included."""
-        return {k: v for k, v in self._environment.items() if k.startswith("CHORUS_")}
 
     def migrate(self) -> None:
         self._child(self._environment, "migrate", "migrate").run(within=120)
@@ -121,7 +115,6 @@ def run_locally() -> Iterator[LocalSystem]:
                 system.migrate()
         with phase("Starting the services", f"{len(SERVICES)} services and a mailbox run"):
             system.start()
-        announce(folder, system.settings)
         yield system
 
 

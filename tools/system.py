@@ -41,7 +41,6 @@ class Addresses:
         if self.rabbitmq and self.rabbitmq_login:
             _show("RabbitMQ", self.rabbitmq, str(self.rabbitmq_login))
         _show("operator", f"{self.services['users']}/user/login", str(self.operator))
-        _show("commands", ".venv/bin/chorus status", "also trace, audit, dead list, ...; --help")
 
 
 def _show(name: str, url: str, note: str) -> None:

@@ -22,18 +22,11 @@ def project_folder() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def run_folders(base: Path | None = None) -> list[Path]:
-    """The folders of all runs of this account that run, or were killed. `base` as for `run_folder`."""
-    base = base or project_folder() / ".chorus"
-    found = (*base.glob("run-*"), *_TEMPORARY.glob("chorus-run-*"))
-    return [one for one in found if not one.is_symlink() and one.stat().st_uid == os.geteuid()]
-
-
 @contextmanager
 def run_folder(base: Path | None = None) -> Iterator[Path]:
     """A new folder below `base` (.chorus in the checkout by default) that the accounts of the servers can enter."""
     base = base or project_folder() / ".chorus"
-    for folder in run_folders(base):
+    for folder in (*base.glob("run-*"), *_TEMPORARY.glob("chorus-run-*")):
         _remove_abandoned(folder)
     folder = _make(base)
     lock = _lock(folder)
@@ -98,7 +91,7 @@ def _lock(folder: Path) -> int:
 
 def _remove_abandoned(folder: Path) -> None:
     path = folder / "lock"
-    if not path.exists():
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid() or not path.exists():
         return
     with path.open("rb") as lock, suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
