@@ -25,7 +25,7 @@ from ops.subscriptions import TOPOLOGY
 APPS = Path(apps.__file__).parent
 MIGRATIONS = Path(chassis.database.__file__).parent / "migrations"
 
-NEW_DATABASE = "TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'"
+NEW_DATABASE: Final = "TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'"
 """The same on every server, however it was initialised. Texts are compared by their bytes: the order of an index does
 not change with the C library of another machine, to which a database is restored or replicated."""
 
@@ -66,8 +66,8 @@ def quoted(name: str) -> str:
 async def create_database(admin_url: str, service_url: str) -> None:
     """Create the role and the database that a service's URL names, and let only that role connect.
 
-    Raises EncodingError, and changes nothing, if there is such a database and it is not UTF-8.
-    Only superusers, and roles with a grant of their own, connect to the server's own databases from then on.
+    Only superusers, and roles with a grant of their own, connect to the server's own databases from then on. Raises
+    EncodingError, and changes nothing, if there is such a database and it is not UTF-8.
     """
     async with _administrator(admin_url) as connection:
         await _check_encoding(connection, login_of(service_url).database)

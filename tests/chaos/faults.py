@@ -137,8 +137,9 @@ class Faults:
         await asyncio.sleep(fault.seconds / 2)
         rabbitmq.launch()
         await asyncio.to_thread(rabbitmq.wait)
-        if replaced := await self._slips.replace_leaderless_queues():
-            self._say(f"replaced, as they had no leader: {', '.join(replaced)}")
+        if leaderless := await self._slips.leaderless_queues():
+            self._say(f"without a leader, and replaced: {', '.join(leaderless)}")
+            await self._slips.replace(leaderless)
 
     async def freeze_broker(self, fault: Fault) -> None:
         async with frozen(self._world.private.rabbitmq.process):

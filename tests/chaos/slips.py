@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import quote
@@ -114,23 +114,24 @@ class Slips:
         if error is not None:
             raise error
 
-    async def replace_leaderless_queues(self) -> list[str]:
-        """The runbook's "A queue has no leader", after the broker has started. Returns the queues' names.
+    async def leaderless_queues(self) -> list[str]:
+        """Queues that have no leader some time after the broker has started.
 
         RabbitMQ 3.10 loses a queue's log if it is killed after the queue was deleted and soon declared again.
         """
         try:
             await eventually(self._all_queues_have_a_leader, within=SHOWS_SECONDS)
         except AssertionError:
-            leaderless = await self._leaderless()
-        else:
-            return []
+            return await self._leaderless()
+        return []
+
+    async def replace(self, leaderless: Sequence[str]) -> None:
+        """What the runbook says of them."""
         for queue in leaderless:
             self._may_lose_messages(queue)
             await self._call("DELETE", f"queues/{self._vhost}/{queue}")
         await asyncio.sleep(UNREGISTERED_SECONDS)
         await eventually(self._restore_topology, within=MEND_SECONDS)
-        return leaderless
 
     async def _all_queues_have_a_leader(self) -> None:
         if leaderless := await self._leaderless():

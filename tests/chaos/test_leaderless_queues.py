@@ -26,9 +26,7 @@ def declare_again(world: World) -> None:
         broker.put(path, json=body).raise_for_status()
 
 
-@pytest.mark.timeout(
-    300
-)  # seconds: servers and eight processes start, on a machine that runs other tests
+@pytest.mark.timeout(300)  # seconds: servers and eight processes start, beside other tests
 async def test_a_queue_without_a_leader_is_named_and_replaced() -> None:
     try:
         install_missing("postgresql", "rabbitmq", "faketime")
@@ -41,11 +39,17 @@ async def test_a_queue_without_a_leader_is_named_and_replaced() -> None:
         rabbitmq.launch()
         await asyncio.to_thread(rabbitmq.wait)
 
+        slips = Slips(world)
+        leaderless = await slips.leaderless_queues()
+        if not leaderless:
+            pytest.skip("this version of RabbitMQ does not lose the queue")
+        assert leaderless == [QUEUE]
+
         async def named() -> None:
             answer = await world.http("notifications").get("/ready")
             assert answer.status_code == 503
             assert QUEUE in answer.text
 
         await eventually(named, within=60)
-        assert await Slips(world).replace_leaderless_queues() == [QUEUE]
+        await slips.replace(leaderless)
         await world.is_healed()

@@ -41,6 +41,8 @@ OPERATIONS = {f"{one.service} {one}": one for one in ALL_OPERATIONS}
 BODIES: dict[str, Any] = {"PATCH /user/{userId}": {"name": "Ann"}}
 """Instead of the example in OpenAPI."""
 
+REASONS = {403: "forbidden", 404: "not_found"}
+
 OTHER_SUCCESS = {"PUT /user/password": 403}
 """The old password in the example is not theirs; the refusal comes after the token was accepted."""
 
@@ -169,7 +171,7 @@ async def test_a_caller_may_do_what_the_table_says_and_nothing_else(route: Route
                 allowed.append((caller, of, token))
                 continue
             answer, text = await route.asked(people, of, token)
-            is_problem(answer, expected)
+            assert is_problem(answer, expected)["reason"] == REASONS[expected]
             refusals.setdefault(expected, set()).add(text)
         assert all(len(texts) == 1 for texts in refusals.values()), refusals
     assert await Endpoint(route.operation, service).written() == before

@@ -22,7 +22,7 @@ from tests.support.installation import Installation
 
 @pytest.fixture(scope="module")
 async def chorus(install_chorus: Install) -> Installation:
-    return await install_chorus("rights")
+    return await install_chorus("previous_release")
 
 
 @pytest.fixture

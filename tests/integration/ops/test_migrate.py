@@ -48,7 +48,7 @@ NAMES = {"VARCHAR": "character varying"}
 @pytest.fixture(scope="module")
 async def chorus(install_chorus: Install) -> Installation:
     """All four services' databases."""
-    return await install_chorus("rights")
+    return await install_chorus("migrated")
 
 
 async def ask(chorus: Installation, service: str, sql: str) -> list[Any]:

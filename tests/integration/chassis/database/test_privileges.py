@@ -52,7 +52,7 @@ STATEMENTS = {
 @pytest.fixture(scope="module")
 async def chorus(install_chorus: Install) -> Installation:
     """All four services' databases."""
-    return await install_chorus("rights")
+    return await install_chorus("privileges")
 
 
 @pytest.fixture
