@@ -34,6 +34,9 @@ BUSINESS: Final = {"api", "consumers", "use_cases", "models", "schemas", "proble
 PERIODIC: Final = {"backlog", "gauges", "health", "late_orders", "retention", "supervisor"}
 """Files of tasks that run beside the orders, whether or not there are any."""
 
+PERIODIC_METHODS: Final = {"Verifier.poll", "Verifier._load"}
+"""Such tasks in files that the path of an order needs. On a slow machine they run within each order."""
+
 LIMITS: Final = {"files": 25, "lines": 1200, "business": 300}
 """What a reader of one order's path reads at most. Blank lines and docstrings do not count."""
 
@@ -90,7 +93,7 @@ async def traced_order(
                 for service in (orders, billing, notifications):
                     await service.is_quiet()
             traces.append(trace)
-    return Trace.common(traces[WARM_UP:])
+    return Trace.common(traces[WARM_UP:]).without(PERIODIC_METHODS)
 
 
 class TestOrderPath:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -143,9 +144,16 @@ main()
 """A service with a background task that dies while there is no memory, or that does not return to the event loop."""
 
 
-@pytest.mark.parametrize("fault", ["dies_of_a_lack_of_memory", "blocks_the_event_loop"])
+@pytest.mark.parametrize(
+    ("fault", "statuses"),
+    [
+        # libuv and the C library abort where they get no memory and cannot go on.
+        ("dies_of_a_lack_of_memory", {1, -signal.SIGABRT}),
+        ("blocks_the_event_loop", {1}),
+    ],
+)
 async def test_a_process_ends_whatever_holds_its_event_loop(
-    install_chorus: Install, fault: str
+    install_chorus: Install, fault: str, statuses: set[int]
 ) -> None:
     chorus = await install_chorus("held", "orders")
     process = await asyncio.create_subprocess_exec(
@@ -154,7 +162,7 @@ async def test_a_process_ends_whatever_holds_its_event_loop(
     )  # fmt: skip
     try:
         async with asyncio.timeout(60):  # ten seconds, and a start on a busy machine
-            assert await process.wait() == 1
+            assert await process.wait() in statuses
     finally:
         if process.returncode is None:
             process.kill()
