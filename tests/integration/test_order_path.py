@@ -93,7 +93,7 @@ async def traced_order(
                 for service in (orders, billing, notifications):
                     await service.is_quiet()
             traces.append(trace)
-    return Trace.common(traces[WARM_UP:]).without(PERIODIC_METHODS)
+    return Trace.common(traces[WARM_UP:]).without(*PERIODIC_METHODS)
 
 
 class TestOrderPath:

@@ -3,7 +3,7 @@
 import ast
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -34,9 +34,9 @@ class Trace:
         files = set.intersection(*(set(trace.ran) for trace in traces))
         return cls({f: set.intersection(*(trace.ran[f] for trace in traces)) for f in files})
 
-    def without(self, names: Set[str]) -> "Trace":
+    def without(self, *names: str) -> "Trace":
         """This trace without the functions of these qualified names."""
-        return Trace({file: ran - names for file, ran in self.ran.items()})
+        return Trace({file: ran - set(names) for file, ran in self.ran.items()})
 
     def lines(self) -> dict[str, int]:
         """Lines of code by file: those of the functions that have run, without blank lines and docstrings."""
