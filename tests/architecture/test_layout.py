@@ -33,7 +33,7 @@ FILES: Final = {
     "apps/billing": f"{SERVICE} recovery",
     "apps/orders": f"{SERVICE} admission late_orders recovery updates",
     "apps/notifications": f"{SERVICE} corrections dispatcher gauges recovery rendering",
-    "apps/notifications/channels": "__init__ email mail_server",
+    "apps/notifications/channels": "__init__ email mail_server replies",
     "ops": (
         "__init__ __main__ console dead dead_letters differences event_logs failures journal main management migrate"
         " projections rebuild rebuilder recovery repair republish serve status subscriptions"

@@ -88,7 +88,7 @@ class Process:
 
     async def _deliver(self) -> None:
         sender = Sender.of("Chorus <orders@chorus.test>")
-        server = MailServer()
+        server = MailServer(most_e_mails=100)
 
         def connect() -> EmailChannel:
             return EmailChannel(

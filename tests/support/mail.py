@@ -58,6 +58,8 @@ class MailSink:
         self._replies: dict[tuple[str, str], str] = {}
         self._delay = 0.0
         self._most_e_mails = 0
+        self._enough = ""
+        """The reply to RCPT after so many e-mails, if the connection stays open."""
         self._accepted: Counter[smtp.SMTP] = Counter()
         self._server: asyncio.Server | None = None
         self._open: set[smtp.SMTP] = set()
@@ -103,6 +105,15 @@ class MailSink:
         finally:
             self._most_e_mails = 0
 
+    @contextlib.contextmanager
+    def refusing_after(self, e_mails: int, reply: str = "452 4.4.5 not now") -> Iterator[None]:
+        """Accept so many e-mails on a connection, then send this reply to every RCPT, and keep it open."""
+        self._most_e_mails, self._enough = e_mails, reply
+        try:
+            yield
+        finally:
+            self._most_e_mails, self._enough = 0, ""
+
     @contextlib.asynccontextmanager
     async def gone(self) -> AsyncIterator[None]:
         """Cut all connections and accept none in this block."""
@@ -144,6 +155,9 @@ class MailSink:
             _abort(server)
         return reply
 
+    def _has_enough(self, server: smtp.SMTP) -> bool:
+        return 0 < self._most_e_mails <= self._accepted[server]
+
     # Handlers that aiosmtpd calls.
 
     async def handle_EHLO(  # noqa: N802
@@ -165,7 +179,7 @@ class MailSink:
         address: str,
         _options: list[str],
     ) -> str:
-        if 0 < self._most_e_mails <= self._accepted[server]:
+        if self._has_enough(server) and not self._enough:
             asyncio.get_running_loop().call_soon(_abort, server)
             return "421 enough for now"
         reply = self._reply(server, "MAIL", "")
@@ -183,6 +197,8 @@ class MailSink:
     ) -> str:
         self.asked[address] += 1
         reply = self._reply(server, "RCPT", address)
+        if self._has_enough(server) and self._enough:
+            reply = self._enough
         if reply == OK:
             envelope.rcpt_tos.append(address)
         return reply

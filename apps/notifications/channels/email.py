@@ -27,7 +27,8 @@ from prometheus_client import Histogram
 from apps.notifications import rendering
 from apps.notifications.channels import Channel, ServerAwayError
 from apps.notifications.channels.mail_server import MailServer, MailSettings
-from apps.notifications.models import DeliveryResult, Notification, Outcome
+from apps.notifications.channels.replies import result_of
+from apps.notifications.models import DeliveryResult, Notification
 
 CONNECT_SECONDS: Final = 15.0
 """Time to connect, encrypt and sign in."""
@@ -37,12 +38,6 @@ SEND_SECONDS: Final = 120.0
 
 REPLY_SECONDS: Final = 5.0
 """How long it may take over RSET and QUIT."""
-
-NEGATIVE: Final[dict[int, Outcome]] = {4: "deferred", 5: "refused"}
-"""Negative replies, transient and permanent, by the first digit of the code (RFC 5321, 4.2.1)."""
-
-ABOUT_THE_CONNECTION: Final = frozenset({421, 530, 534, 535, 538})
-"""Replies that do not concern the e-mail: the server closes the connection, or requires authentication (RFC 4954)."""
 
 SECONDS = Histogram(
     "chorus_smtp_seconds",
@@ -118,6 +113,8 @@ class EmailChannel(Channel):
         """How often in a row the server had failed when the connection was opened."""
         self._used = False
         """Whether the connection has carried e-mails."""
+        self._accepted = 0
+        """How many of them the server has accepted."""
         self._replied = False
         """Whether the server has replied to the present e-mail."""
         self._loop = asyncio.get_running_loop()
@@ -132,7 +129,7 @@ class EmailChannel(Channel):
     async def _connect(self) -> None:
         """Connect, encrypt and sign in as configured; note it if that fails."""
         self.close()
-        self._failures_before, self._used = self._server.failures, False
+        self._failures_before, self._used, self._accepted = self._server.failures, False, 0
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self._smtp.connect()
@@ -148,11 +145,14 @@ class EmailChannel(Channel):
         """Send it, with the same bytes and the same Message-ID each time.
 
         The server's reply, an address that is not valid, or a connection lost in the middle of the e-mail is a result.
+        A deferral counts on a connection that has carried no e-mail before.
         """
         try:
             recipient, message = compose(self._sender, notification)
         except UnsendableError as error:
             return DeliveryResult("refused", f"553 {error}")  # RFC 5321's code, without asking
+        if self._accepted >= self._server.most_e_mails:
+            await self.release()
         if not self._smtp.is_connected:
             raise ServerAwayError("not connected")
         started = self._loop.time()
@@ -165,8 +165,13 @@ class EmailChannel(Channel):
         if self._server.failures:
             self._server.answered()
         self._used = True
-        if result.outcome != "accepted":
-            await self._reset()
+        if result.outcome == "accepted":
+            self._accepted += 1
+            return result
+        if result.outcome == "deferred" and self._accepted:
+            await self.release()  # the reply may be about a connection that has carried enough
+            raise ServerAwayError(result.answer)
+        await self._reset()
         return result
 
     async def _transfer(self, recipient: str, message: bytes) -> DeliveryResult:
@@ -181,10 +186,7 @@ class EmailChannel(Channel):
             await self._smtp.rcpt(recipient)
             return DeliveryResult("accepted", str(await self._smtp.data(message)))
         except SMTPResponseException as error:
-            outcome = NEGATIVE.get(error.code // 100)
-            if outcome is None or error.code in ABOUT_THE_CONNECTION:
-                raise
-            return DeliveryResult(outcome, f"{error.code} {error.message}")
+            return result_of(error, sender_accepted=self._replied)
 
     def _lost(self, error: Exception) -> DeliveryResult:
         """Close the connection. The e-mail is deferred if the server has replied to it, else ServerAwayError is raised.
@@ -266,7 +268,7 @@ def email_channels(settings: MailSettings) -> Callable[[], EmailChannel]:
             ssl.create_default_context(cafile=settings.smtp_ca)
         except OSError as error:
             raise LookupError(f"CHORUS_SMTP_CA cannot be used: {error.strerror}") from None
-    server = MailServer()
+    server = MailServer(settings.smtp_e_mails_per_connection)
     password = settings.smtp_password
     client = partial(
         SMTP,

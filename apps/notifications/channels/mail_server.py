@@ -10,6 +10,8 @@ from prometheus_client import Gauge
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from apps.notifications.channels.replies import without_addresses
+
 log = structlog.get_logger(__name__)
 
 LONGEST_PAUSE: Final = 10.0
@@ -37,13 +39,18 @@ class MailSettings(BaseSettings):
         None,
         description="A file with the CAs that the mail server's certificate is checked with; by default the system's.",
     )
+    smtp_e_mails_per_connection: int = Field(
+        100, ge=1, description="E-mails after which a connection to the mail server is renewed."
+    )
     mail_from: str = Field("Chorus <orders@chorus.test>", description="The sender of every e-mail.")
 
 
 class MailServer:
     """What all connections of this process know of the mail server: how often it has failed."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_e_mails: int) -> None:
+        self.most_e_mails = most_e_mails
+        """E-mails that a connection carries."""
         self.connecting = asyncio.Lock()
         """Held during attempts to connect, which follow one another."""
         self.failures = 0
@@ -69,7 +76,8 @@ class MailServer:
         self.failures += 1
         self._recovered.clear()
         AWAY.set(1)
-        log.warning("smtp.unavailable", error=repr(error), failures=self.failures)
+        reason = without_addresses(repr(error))
+        log.warning("smtp.unavailable", error=reason, failures=self.failures)
 
     def answered(self) -> None:
         """Note that the server replies to e-mails again: it is not away."""

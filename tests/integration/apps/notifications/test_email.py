@@ -75,7 +75,7 @@ async def test_a_transient_reply_defers_a_notification_and_it_is_sent_once(
     assert len(notifications.published) == 1
 
 
-@pytest.mark.parametrize("at", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("at", ["RCPT", "DATA"])
 async def test_a_permanent_reply_fails_a_notification_and_the_connection_is_used_again(
     notifications: RunningService, mail: MailSink, at: str
 ) -> None:
@@ -89,6 +89,41 @@ async def test_a_permanent_reply_fails_a_notification_and_the_connection_is_used
     await notify(notifications, ada)
     await all_are("sent", notifications, ada)
     assert mail.to(eve.email) == []
+
+
+@pytest.mark.parametrize("reply", ["554 5.7.1 relay access denied", "530 5.7.0 sign in first"])
+async def test_a_refusal_by_policy_fails_no_notification(
+    notifications: RunningService, mail: MailSink, reply: str
+) -> None:
+    users = await recipients(notifications, 20)
+    with mail.replying(reply):
+        await notify(notifications, *users)
+
+        async def refused() -> None:
+            assert any(mail.asked[user.email] >= 2 for user in users)
+
+        await eventually(refused)
+        assert {row["status"] for row in await stored(notifications, *users)} == {"pending"}
+    await all_are("sent", notifications, *users)
+    for user in users:
+        assert len(mail.to(user.email)) == 1
+
+
+async def test_a_sender_who_is_refused_counts_no_attempt(
+    notifications: RunningService, mail: MailSink
+) -> None:
+    users = await recipients(notifications, 20)
+    with mail.replying("550 5.7.1 not your address", at="MAIL"):
+        await notify(notifications, *users)
+        async with notifications.http() as http:
+
+            async def seen() -> None:
+                assert "chorus_smtp_unavailable 1.0" in (await http.get("/metrics")).text
+
+            await eventually(seen)
+        found = await stored(notifications, *users)
+        assert {(row["status"], row["attempts"]) for row in found} == {("pending", 0)}
+    await all_are("sent", notifications, *users)
 
 
 async def test_one_refused_recipient_among_many_does_not_affect_the_others(
@@ -231,6 +266,21 @@ async def test_a_server_that_accepts_few_e_mails_per_connection_causes_no_pauses
     await all_are("sent", notifications, *users)
     assert mail.connections - before >= 40
     assert {row["attempts"] for row in await stored(notifications, *users)} == {0}
+
+
+@pytest.mark.parametrize("reply", ["452 4.4.5 enough", "451 later", "550 5.7.1 enough"])
+async def test_a_server_that_accepts_few_e_mails_in_a_session_defers_none(
+    notifications: RunningService, mail: MailSink, reply: str
+) -> None:
+    users = await recipients(notifications, 60)
+    before = mail.connections
+    with mail.refusing_after(5, reply):
+        await notify(notifications, *users)
+        await all_are("sent", notifications, *users)
+    assert {row["attempts"] for row in await stored(notifications, *users)} == {0}
+    assert mail.connections - before >= 5
+    for user in users:
+        assert len(mail.to(user.email)) == 1
 
 
 async def test_a_connection_lost_during_an_e_mail_defers_the_notification(

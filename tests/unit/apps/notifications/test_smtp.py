@@ -141,15 +141,16 @@ class TestReplies:
         channel = await script(*ENVELOPE, (STUFFED, b"250-accepted \r\n250 as 7\r\n"))
         assert await channel.send(NOTIFICATION) == DeliveryResult("accepted", "250 accepted\nas 7")
 
-    @pytest.mark.parametrize("before", [0, 1, 2, 3], ids=["MAIL", "RCPT", "DATA", "message"])
+    @pytest.mark.parametrize("before", [1, 2, 3], ids=["RCPT", "DATA", "message"])
     @pytest.mark.parametrize(
         ("code", "outcome"),
         [
             (400, "deferred"),
             (451, "deferred"),
             (499, "deferred"),
-            (500, "refused"),
-            (554, "refused"),
+            (550, "refused"),
+            (554, "deferred"),
+            (599, "refused"),
         ],
     )
     async def test_the_first_negative_reply_decides_and_the_session_is_reset(
@@ -160,6 +161,33 @@ class TestReplies:
         channel = await script(*refused, RESET, *TRANSACTION)
         assert await channel.send(NOTIFICATION) == DeliveryResult(outcome, f"{code} no")
         assert await channel.send(NOTIFICATION) == ACCEPTED
+        assert failures(channel) == 0
+
+    async def test_a_transient_reply_to_mail_defers_the_e_mail(self, script: Script) -> None:
+        channel = await script(*replying(b"451 no\r\n"), RESET, *TRANSACTION)
+        assert await channel.send(NOTIFICATION) == DeliveryResult("deferred", "451 no")
+        assert await channel.send(NOTIFICATION) == ACCEPTED
+
+    async def test_not_now_on_a_connection_that_has_carried_e_mails_renews_it(
+        self, script: Script
+    ) -> None:
+        quit_ = (b"QUIT\r\n", b"221 bye\r\n")
+        channel = await script(*TRANSACTION, *replying(GO_ON, b"452 enough\r\n"), quit_)
+        assert await channel.send(NOTIFICATION) == ACCEPTED
+        with pytest.raises(ServerAwayError):
+            await channel.send(NOTIFICATION)
+        assert not is_open(channel)
+        assert failures(channel) == 0
+
+    async def test_a_connection_is_renewed_after_so_many_e_mails(
+        self, script: Script, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CHORUS_SMTP_E_MAILS_PER_CONNECTION", "2")
+        channel = await script(*TRANSACTION, *TRANSACTION, (b"QUIT\r\n", b"221 bye\r\n"))
+        assert await channel.send(NOTIFICATION) == ACCEPTED
+        assert await channel.send(NOTIFICATION) == ACCEPTED
+        with pytest.raises(ServerAwayError):
+            await channel.send(NOTIFICATION)
         assert failures(channel) == 0
 
     async def test_a_negative_reply_is_final_even_if_the_connection_ends(
@@ -199,7 +227,14 @@ class TestConnectionsThatEnd:
 
     @pytest.mark.parametrize(
         "reply",
-        [b"", b"421 busy\r\n", b"530 sign in\r\n", b"354 send\r\n", b"HTTP/1.1 400\r\n"],
+        [
+            b"",
+            b"421 busy\r\n",
+            b"530 sign in\r\n",
+            b"550 not you\r\n",
+            b"354 send\r\n",
+            b"HTTP/1.1 400\r\n",
+        ],
     )
     async def test_without_a_reply_to_the_e_mail_the_server_is_away(
         self, script: Script, reply: bytes
