@@ -52,10 +52,11 @@ class Buyer(Table, table=True):
     version: int
 ''',
     "migrations/0001_history.py": """
-from chassis.database.migrations import chassis_0001, grant, run
+from chassis.database.migrations import chassis_0001, run
 
 revision = "0001"
 down_revision = None
+PRIVILEGES = {"past_orders, buyers": "SELECT, INSERT, UPDATE"}
 
 
 def upgrade():
@@ -65,7 +66,6 @@ def upgrade():
         " status varchar NOT NULL, reason varchar, placed_at timestamptz NOT NULL, version integer NOT NULL);\\n"
         "CREATE TABLE buyers (id uuid PRIMARY KEY, name varchar NOT NULL, version integer NOT NULL)"
     )
-    grant("SELECT, INSERT, UPDATE", "past_orders", "buyers")
 """,
     "use_cases.py": '''
 from apps.history.models import Buyer, PastOrder

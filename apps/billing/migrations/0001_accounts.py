@@ -1,9 +1,15 @@
 """Accounts, charges, transfers, holders, and the tables of every service."""
 
-from chassis.database.migrations import chassis_0001, grant, run
+from chassis.database.migrations import chassis_0001, run
 
 revision = "0001"
 down_revision = None
+# It may append to the ledger, but not change it.
+PRIVILEGES = {
+    "holders, accounts, charges": "SELECT, INSERT, UPDATE",
+    "transfers": "SELECT, INSERT",
+    "ledger_entries": "SELECT",
+}
 
 SQL = """
 CREATE TABLE holders (
@@ -55,9 +61,6 @@ CREATE VIEW ledger_entries AS
 
 
 def upgrade() -> None:
-    """Create all tables; the service may read and append to the ledger, but not change it."""
+    """Create all tables."""
     chassis_0001.upgrade()
     run(SQL)
-    grant("SELECT, INSERT, UPDATE", "holders", "accounts", "charges")
-    grant("SELECT, INSERT", "transfers")
-    grant("SELECT", "ledger_entries")

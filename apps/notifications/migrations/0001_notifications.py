@@ -1,9 +1,10 @@
 """Notifications, recipients, and the tables that every service has."""
 
-from chassis.database.migrations import chassis_0001, grant, run
+from chassis.database.migrations import chassis_0001, run
 
 revision = "0001"
 down_revision = None
+PRIVILEGES = {"recipients, notifications": "SELECT, INSERT, UPDATE"}
 
 SQL = """
 CREATE TABLE recipients (
@@ -57,4 +58,3 @@ def upgrade() -> None:
     """Create everything."""
     chassis_0001.upgrade()
     run(SQL)
-    grant("SELECT, INSERT, UPDATE", "recipients", "notifications")

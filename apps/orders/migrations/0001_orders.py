@@ -1,9 +1,10 @@
 """Orders, customers, and the tables of every service."""
 
-from chassis.database.migrations import chassis_0001, grant, run
+from chassis.database.migrations import chassis_0001, run
 
 revision = "0001"
 down_revision = None
+PRIVILEGES = {"customers, orders": "SELECT, INSERT, UPDATE"}
 
 SQL = """
 CREATE TABLE customers (
@@ -32,4 +33,3 @@ def upgrade() -> None:
     """Create all tables."""
     chassis_0001.upgrade()
     run(SQL)
-    grant("SELECT, INSERT, UPDATE", "customers", "orders")

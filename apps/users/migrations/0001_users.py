@@ -1,9 +1,13 @@
 """Users, key pairs, and the tables of every service."""
 
-from chassis.database.migrations import chassis_0001, grant, run
+from chassis.database.migrations import chassis_0001, run
 
 revision = "0001"
 down_revision = None
+PRIVILEGES = {
+    "users": "SELECT, INSERT, UPDATE",
+    "key_pairs": "SELECT, INSERT, UPDATE, DELETE",
+}
 
 SQL = """
 CREATE TABLE users (
@@ -30,5 +34,3 @@ def upgrade() -> None:
     """Create all tables."""
     chassis_0001.upgrade()
     run(SQL)
-    grant("SELECT, INSERT, UPDATE", "users")
-    grant("SELECT, INSERT, UPDATE, DELETE", "key_pairs")

@@ -1,9 +1,10 @@
 """Sessions: one row for each login whose refresh token may still be used."""
 
-from chassis.database.migrations import grant, run
+from chassis.database.migrations import run
 
 revision = "0002"
 down_revision = "0001"
+PRIVILEGES = {"sessions": "SELECT, INSERT, UPDATE, DELETE"}
 
 SQL = """
 CREATE TABLE sessions (
@@ -22,4 +23,3 @@ CREATE INDEX sessions_by_end ON sessions (expires_at);
 def upgrade() -> None:
     """Create the table."""
     run(SQL)
-    grant("SELECT, INSERT, UPDATE, DELETE", "sessions")

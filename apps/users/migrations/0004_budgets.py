@@ -1,9 +1,10 @@
 """Budgets: what was charged to clients and accounts for attempts."""
 
-from chassis.database.migrations import grant, run
+from chassis.database.migrations import run
 
 revision = "0004"
 down_revision = "0003"
+PRIVILEGES = {"budgets": "SELECT, INSERT, UPDATE, DELETE"}
 
 SQL = """
 CREATE TABLE budgets (
@@ -19,4 +20,3 @@ COMMENT ON TABLE budgets IS 'Unlogged: an attempt waits for no disk, and a crash
 def upgrade() -> None:
     """Create the table."""
     run(SQL)
-    grant("SELECT, INSERT, UPDATE, DELETE", "budgets")

@@ -10,9 +10,23 @@ def run(sql: str) -> None:
             op.execute(statement)
 
 
-def grant(rights: str, *tables: str) -> None:
+def revoke_all() -> None:
+    """Revoke the privileges on tables that the service's role and everybody have."""
+    # Two that change the same privileges at a time would fail; and a table's are never missing for the services.
+    _execute("SELECT pg_advisory_xact_lock(4242002)")
+    _execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {_role()}, PUBLIC")
+
+
+def grant(rights: str, tables: str) -> None:
     """Grant privileges, such as "SELECT, INSERT", on tables to the service's role, which owns none."""
+    _execute(f"GRANT {rights} ON {tables} TO {_role()}")
+
+
+def _role() -> str:
     role = context.config.get_main_option("role")
     assert role is not None
-    name = role.replace('"', '""')
-    op.get_bind().exec_driver_sql(f'GRANT {rights} ON {", ".join(tables)} TO "{name}"')
+    return '"' + role.replace('"', '""') + '"'
+
+
+def _execute(sql: str) -> None:
+    op.get_bind().exec_driver_sql(sql)

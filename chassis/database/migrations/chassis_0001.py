@@ -2,8 +2,10 @@
 
 In `write_check` nothing stays: the readiness check writes to it.
 
-The first migration of each service calls it. Like any migration it never changes once it has been applied.
+The first migration of each service calls it. Like any migration its statements never change once they were applied.
 """
+
+from typing import Final
 
 from alembic import op
 
@@ -159,8 +161,6 @@ STABLE LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, public, pg_te
         AND (keys IS NULL OR l.routing_key = ANY(keys))
         AND strpos(l.cloudevents, about) > 0 AND about IN (e.id::text, e.subject, e.correlationid)
 $$;;
-REVOKE CREATE ON SCHEMA public FROM PUBLIC;;
-REVOKE ALL ON FUNCTION make_event_log_partitions, drop_event_log_partitions, purge_event_log_rest FROM PUBLIC;;
 SELECT make_event_log_partitions()
 """
 """`event_group` and `event_member`: where the inbox has an event. `processed_events`: the inbox, a row for each event.
@@ -172,18 +172,22 @@ The three are separate transactions: together they would wait for a relay that w
 may call it, as it returns no body. The text is searched last, in rows that meet everything else."""
 
 
+MAINTENANCE: Final = "make_event_log_partitions, drop_event_log_partitions, purge_event_log_rest"
+
+
 def upgrade() -> None:
-    """Create the tables and grant the service's role access."""
+    """Create the tables."""
     run(SQL)
     for statement in FUNCTIONS.split(";;\n"):
         op.execute(statement)
-    grant("SELECT, INSERT", "event_log", "operator_actions")
+
+
+def grant_all() -> None:
+    """What the service's role may do, and nobody else."""
+    op.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    op.execute(f"REVOKE ALL ON FUNCTION {MAINTENANCE} FROM PUBLIC")
+    grant("EXECUTE", f"FUNCTION {MAINTENANCE}")
+    grant("SELECT, INSERT", "event_log, operator_actions")
     grant("INSERT", "write_check")
-    for function in (
-        "make_event_log_partitions",
-        "drop_event_log_partitions",
-        "purge_event_log_rest",
-    ):
-        grant("EXECUTE", f"FUNCTION {function}")
-    grant("SELECT, INSERT, UPDATE, DELETE", "outbox", "journal_outbox", "inbox", "idempotency_keys")
+    grant("SELECT, INSERT, UPDATE, DELETE", "outbox, journal_outbox, inbox, idempotency_keys")
     grant("SELECT, INSERT, DELETE", "signing_keys")

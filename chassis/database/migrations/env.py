@@ -3,15 +3,32 @@
 import asyncio
 
 from alembic import context
+from alembic.operations import Operations
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
+
+from chassis.database.migrations import chassis_0001, grant, revoke_all
 
 
 def _migrate(connection: Connection) -> None:
     context.configure(connection=connection, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()
+    with Operations.context(context.get_context()):
+        _set_privileges()
+
+
+def _set_privileges() -> None:
+    """Give the service's role the PRIVILEGES of the revisions, privileges by tables, and nothing else.
+
+    This is done at each migration: a database may have been restored without its privileges.
+    """
+    revoke_all()
+    chassis_0001.grant_all()
+    for revision in reversed(list(context.script.walk_revisions())):
+        for tables, rights in getattr(revision.module, "PRIVILEGES", {}).items():
+            grant(rights, tables)
 
 
 async def _run() -> None:
