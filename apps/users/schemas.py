@@ -15,18 +15,34 @@ from chassis.web.schemas import LINE_BREAKS, Body, View, omitted
 from events.base import Moment
 from events.users import Locale
 
-_ONE_LINE: Final = rf"^[^{LINE_BREAKS}]*[^\s{LINE_BREAKS}][^{LINE_BREAKS}]*$"
+_FORMATTING: Final = (
+    r"\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+)
+"""Characters that show nothing, or change the order in which others are shown: a name with them passes for another."""
+
+_BLANK: Final = r"\s\u034f\u115f\u1160\u17b4\u17b5\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0"
+"""Characters that alone show nothing, though some scripts and emoji need them between others."""
+
+_FURTHER: Final = re.compile(r"[\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]")
+"""The same, beyond the basic plane: not in the pattern, as JavaScript without its flag `u` cannot compile it."""
+
+_REFUSED: Final = LINE_BREAKS + _FORMATTING
+_ONE_LINE: Final = rf"^[^{_REFUSED}]*[^{_BLANK}{_REFUSED}][^{_REFUSED}]*$"
 
 
-def _normalized(email: str) -> str:
-    """The address in its stored form: lower-case, with an ASCII domain.
+def _stored_form(email: str, *, strict: bool) -> str:
+    """The address in its stored form: lower-case, with an ASCII domain. If `strict`, no part is too long for SMTP.
 
     Only the syntax is checked, never DNS. A non-ASCII local part is refused: few mail servers accept one. The
     reserved domain `.test` is accepted, for trials (RFC 6761).
     """
     try:
         found = validate_email(
-            email, allow_smtputf8=False, check_deliverability=False, test_environment=True
+            email,
+            allow_smtputf8=False,
+            check_deliverability=False,
+            test_environment=True,
+            strict=strict,
         )
     except EmailNotValidError:
         raise ValueError("must be a valid e-mail address") from None
@@ -34,23 +50,36 @@ def _normalized(email: str) -> str:
     return found.ascii_email.lower()
 
 
+def _new(email: str) -> str:
+    return _stored_form(email, strict=True)
+
+
+def _known(email: str) -> str:
+    return _stored_form(email, strict=False)
+
+
 def _one_line(name: str) -> str:
-    if not re.fullmatch(_ONE_LINE, name):
-        raise ValueError("must not be blank and must be one line without control characters")
+    if not re.fullmatch(_ONE_LINE, name) or _FURTHER.search(name):
+        raise ValueError(
+            "must not be blank and must be one line without control, invisible or bidirectional characters"
+        )
     return name
 
 
-Email = Annotated[
+_Email = Annotated[
     str,
     Field(max_length=254, examples=["ann@example.com"], json_schema_extra={"format": "email"}),
-    AfterValidator(_normalized),
 ]
+Email = Annotated[_Email, AfterValidator(_new)]
+GivenEmail = Annotated[_Email, AfterValidator(_known)]
+"""An address to be looked up: it may have been registered when others were accepted."""
+
 Name = Annotated[
     str,
     Field(
         min_length=1,
         max_length=200,
-        description="One line that is not blank.",
+        description="One line that is not blank, without invisible or bidirectional characters.",
         examples=["Ann"],
         json_schema_extra={"pattern": _ONE_LINE},
     ),
@@ -106,7 +135,7 @@ class RegisterBody(Body):
 class LoginBody(Body):
     """The credentials of a user."""
 
-    email: Email
+    email: GivenEmail
     password: GivenPassword
 
 
