@@ -10,12 +10,13 @@ from apps.notifications.consumers import SUBSCRIPTIONS
 from apps.notifications.dispatcher import Dispatcher
 from chassis.runtime.backlog import poll
 from chassis.runtime.service import Service, create_app
+from chassis.runtime.settings import read
 
 
 async def compose(service: Service) -> None:
     """Add a dispatcher for each channel, woken by every commit, and the gauges of open notifications."""
     pool, on_commit = service.database.pool, [service.relay.committed]
-    email = Dispatcher(pool, "email", email_channels(MailSettings()), on_commit)
+    email = Dispatcher(pool, "email", email_channels(read(MailSettings)), on_commit)
     service.on_commit.append(email.committed)
     service.run(email=email.run, notification_gauges=partial(poll, gauges.measure, pool))
 

@@ -1,11 +1,15 @@
-"""Settings, from environment variables with the prefix CHORUS_. `docs/settings.md` lists them."""
+"""Settings, from environment variables with the prefix CHORUS_. `docs/settings.md` lists them.
+
+A password or a URL may stand in a file, which the variable NAME_FILE names, as Docker and Kubernetes provide secrets.
+"""
 
 import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Final, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -155,7 +159,7 @@ class Settings(BaseSettings):
         The URL of a cluster names every node, separated by commas.
         """
         name = f"CHORUS_AMQP_URL_{service.upper()}"
-        if self.amqp_url and not os.environ.get(name):
+        if self.amqp_url and not _value(name):
             name, address = "CHORUS_AMQP_URL", self.amqp_url.get_secret_value()
         else:
             address = required(name)
@@ -180,11 +184,36 @@ def _database_url(name: str) -> str:
 
 
 def required(name: str) -> str:
-    """The value of an environment variable. Raises LookupError if it is not set."""
-    value = os.environ.get(name)
+    """The value of an environment variable or of its file. Raises LookupError if it is not set."""
+    value = _value(name)
     if not value:
         raise LookupError(f"{name} is not set; docs/settings.md lists the settings")
     return value
+
+
+def _value(name: str) -> str | None:
+    return _from_file(name) or os.environ.get(name)
+
+
+def _from_file(name: str) -> str | None:
+    """The text of the file that NAME_FILE names, without a line break at its end; None if that is not set.
+
+    Raises LookupError if the file cannot be read or is empty, or if NAME is set as well.
+    """
+    path = os.environ.get(f"{name}_FILE")
+    if not path:
+        return None
+    if os.environ.get(name):
+        raise LookupError(f"{name} and {name}_FILE are both set: set one of them")
+    try:
+        text = Path(path).read_text("utf-8").rstrip("\r\n")
+    except OSError as error:
+        raise LookupError(f"{name}_FILE: {path}: {error.strerror}") from None
+    except ValueError:
+        raise LookupError(f"{name}_FILE: {path}: this is no text in UTF-8") from None
+    if not text:
+        raise LookupError(f"{name}_FILE: {path}: the file is empty")
+    return text
 
 
 @lru_cache(maxsize=1)
@@ -195,8 +224,14 @@ def settings() -> Settings:
 
 def read(kind: type[S]) -> S:
     """Settings of one kind. Raises LookupError with the variables that are not valid, without their values."""
+    in_files: dict[str, Any] = {
+        name: text
+        for name, field in kind.model_fields.items()
+        if SecretStr in get_args(field.annotation)
+        and (text := _from_file(f"CHORUS_{name.upper()}"))
+    }
     try:
-        return kind()
+        return kind(**in_files)
     except ValidationError as error:
         found = [f"CHORUS_{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
         raise LookupError("; ".join(found)) from None
