@@ -10,7 +10,7 @@ import typer
 
 from apps import SERVICES
 from chassis.runtime.settings import settings
-from ops import dead
+from ops import dead, demo_passwords
 from ops.console import service_name
 from ops.failures import Reported
 from ops.rebuild import rebuild
@@ -48,6 +48,7 @@ def migrate() -> None:
     """Create databases, roles, tables, exchanges, queues and broker users. Idempotent."""
     from ops.migrate import migrate as run
 
+    demo_passwords.check(settings())
     run(settings())
 
 
@@ -64,6 +65,7 @@ def serve(
     """Run one service until SIGTERM. The exit status is 1 if one of its background tasks failed."""
     from ops.serve import serve as run
 
+    demo_passwords.check(settings())
     if not run(service, host, port):
         raise typer.Exit(1)
 

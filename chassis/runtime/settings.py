@@ -48,6 +48,10 @@ class Settings(BaseSettings):
         False,
         description="Start although PostgreSQL runs with `fsync=off` or `full_page_writes=off`; each start logs it.",
     )
+    allow_demo_passwords: bool = Field(
+        False,
+        description="Start with passwords of `compose.yaml`, which everybody knows: for a trial.",
+    )
     amqp_url: SecretStr | None = Field(
         None, description="The broker of every service without a URL of its own."
     )
@@ -159,7 +163,7 @@ class Settings(BaseSettings):
         The URL of a cluster names every node, separated by commas.
         """
         name = f"CHORUS_AMQP_URL_{service.upper()}"
-        if self.amqp_url and not _value(name):
+        if self.amqp_url and not value(name):
             name, address = "CHORUS_AMQP_URL", self.amqp_url.get_secret_value()
         else:
             address = required(name)
@@ -185,13 +189,14 @@ def _database_url(name: str) -> str:
 
 def required(name: str) -> str:
     """The value of an environment variable or of its file. Raises LookupError if it is not set."""
-    value = _value(name)
-    if not value:
+    found = value(name)
+    if not found:
         raise LookupError(f"{name} is not set; docs/settings.md lists the settings")
-    return value
+    return found
 
 
-def _value(name: str) -> str | None:
+def value(name: str) -> str | None:
+    """The value of an environment variable or of its file, None if neither is set. Raises LookupError as `read`."""
     return _from_file(name) or os.environ.get(name)
 
 

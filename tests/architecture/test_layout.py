@@ -35,8 +35,8 @@ FILES: Final = {
     "apps/notifications": f"{SERVICE} corrections dispatcher gauges recovery rendering",
     "apps/notifications/channels": "__init__ email mail_server replies",
     "ops": (
-        "__init__ __main__ console dead dead_letters differences event_logs failures journal main management migrate"
-        " projections rebuild rebuilder recovery repair republish serve status subscriptions"
+        "__init__ __main__ console dead dead_letters demo_passwords differences event_logs failures journal main"
+        " management migrate projections rebuild rebuilder recovery repair republish serve status subscriptions"
     ),
     "ops/audit": (
         "__init__ access auditor broker command databases delivery digests findings ledger"
