@@ -23,8 +23,9 @@ _FORMATTING: Final = (
 _BLANK: Final = r"\s\u034f\u115f\u1160\u17b4\u17b5\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0"
 """Characters that alone show nothing, though some scripts and emoji need them between others."""
 
-_FURTHER: Final = re.compile(r"[\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]")
-"""The same, beyond the basic plane: not in the pattern, as JavaScript without its flag `u` cannot compile it."""
+_TAGS: Final = re.compile(r"[\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]")
+"""The same, beyond the basic plane. They are removed: JavaScript without its flag `u` cannot compile them in a pattern,
+and what a documented pattern accepts is not refused."""
 
 _REFUSED: Final = LINE_BREAKS + _FORMATTING
 _ONE_LINE: Final = rf"^[^{_REFUSED}]*[^{_BLANK}{_REFUSED}][^{_REFUSED}]*$"
@@ -59,7 +60,8 @@ def _known(email: str) -> str:
 
 
 def _one_line(name: str) -> str:
-    if not re.fullmatch(_ONE_LINE, name) or _FURTHER.search(name):
+    name = _TAGS.sub("", name)
+    if not re.fullmatch(_ONE_LINE, name):
         raise ValueError(
             "must not be blank and must be one line without control, invisible or bidirectional characters"
         )
