@@ -35,9 +35,9 @@ class Apart:
     def __init__(self, pool: ProcessPoolExecutor) -> None:
         self._pool = pool
 
-    async def play(self, schedules: int) -> Played:
+    async def play(self, schedules: int, seed: int) -> Played:
         """Play schedules. Raises AssertionError, with the shortest one that ends badly."""
-        return await self._do(_play, schedules)
+        return await self._do(_play, schedules, seed)
 
     async def find(
         self, mutant: str, seed: int, schedules: int, *, rules: int = 25, shrink: bool = False
@@ -83,8 +83,8 @@ def be_quiet() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
-def _play(schedules: int) -> Played:
-    return play(_postgres, schedules)
+def _play(schedules: int, seed: int) -> Played:
+    return play(_postgres, schedules, seed=seed)
 
 
 def _find(mutant: str, seed: int, schedules: int, rules: int, shrink: bool) -> str:
