@@ -7,7 +7,7 @@ from typing import Final
 from apps import SERVICES
 from chassis.runtime.settings import Settings, value
 
-NAMES: Final = re.compile(r"CHORUS_((DATABASE|AMQP|RABBITMQ).*_URL.*|.*_PASSWORD)")
+_NAMES: Final = re.compile(r"CHORUS_((DATABASE|AMQP|RABBITMQ).*_URL.*|.*_PASSWORD)")
 """Settings with a password in them."""
 
 _LOGINS: Final = (*SERVICES, "operator", "auditor", "postgres", "admin")
@@ -19,7 +19,7 @@ def check(settings: Settings) -> None:
     if settings.allow_demo_passwords:
         return
     names = {name.removesuffix("_FILE") for name in os.environ}
-    known = [n for n in sorted(names) if NAMES.fullmatch(n) and _KNOWN.search(value(n) or "")]
+    known = [n for n in sorted(names) if _NAMES.fullmatch(n) and _KNOWN.search(value(n) or "")]
     if known:
         raise LookupError(
             f"{', '.join(known)}: everybody knows this password, as it is compose.yaml's. Choose another, or for a"

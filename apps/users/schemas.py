@@ -1,6 +1,7 @@
 """Users' HTTP bodies."""
 
 import re
+from functools import partial
 from typing import Annotated, Any, Final, Literal, Self
 from uuid import UUID
 
@@ -20,12 +21,12 @@ _FORMATTING: Final = (
 )
 """Characters that show nothing, or change the order in which others are shown: a name with them passes for another."""
 
-_BLANK: Final = r"\s\u034f\u115f\u1160\u17b4\u17b5\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0"
-"""Characters that alone show nothing, though some scripts and emoji need them between others."""
-
 _TAGS: Final = re.compile(r"[\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]")
 """The same, beyond the basic plane. They are removed: JavaScript without its flag `u` cannot compile them in a pattern,
 and what a documented pattern accepts is not refused."""
+
+_BLANK: Final = r"\s\u034f\u115f\u1160\u17b4\u17b5\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0"
+"""Characters that alone show nothing, though some scripts and emoji need them between others."""
 
 _REFUSED: Final = LINE_BREAKS + _FORMATTING
 _ONE_LINE: Final = rf"^[^{_REFUSED}]*[^{_BLANK}{_REFUSED}][^{_REFUSED}]*$"
@@ -51,14 +52,6 @@ def _stored_form(email: str, *, strict: bool) -> str:
     return found.ascii_email.lower()
 
 
-def _new(email: str) -> str:
-    return _stored_form(email, strict=True)
-
-
-def _known(email: str) -> str:
-    return _stored_form(email, strict=False)
-
-
 def _one_line(name: str) -> str:
     name = _TAGS.sub("", name)
     if not re.fullmatch(_ONE_LINE, name):
@@ -72,8 +65,8 @@ _Email = Annotated[
     str,
     Field(max_length=254, examples=["ann@example.com"], json_schema_extra={"format": "email"}),
 ]
-Email = Annotated[_Email, AfterValidator(_new)]
-GivenEmail = Annotated[_Email, AfterValidator(_known)]
+Email = Annotated[_Email, AfterValidator(partial(_stored_form, strict=True))]
+GivenEmail = Annotated[_Email, AfterValidator(partial(_stored_form, strict=False))]
 """An address to be looked up: it may have been registered when others were accepted."""
 
 Name = Annotated[

@@ -196,7 +196,10 @@ def required(name: str) -> str:
 
 
 def value(name: str) -> str | None:
-    """The value of an environment variable or of its file, None if neither is set. Raises LookupError as `read`."""
+    """The value of an environment variable or of its file, None if neither is set.
+
+    Raises LookupError for a file that cannot be used.
+    """
     return _from_file(name) or os.environ.get(name)
 
 

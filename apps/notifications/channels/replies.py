@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 REFUSED_BY_POLICY = Counter(
     "chorus_smtp_refused_by_policy_total",
-    "E-mails that wait, as the mail server's policy or settings refuse them.",
+    "Replies of the mail server that refuse an e-mail by its policy or settings.",
 )
 
 Meaning = Literal["not now", "address", "policy", "connection"]

@@ -12,7 +12,7 @@ def run(sql: str) -> None:
 
 def revoke_all() -> None:
     """Revoke the privileges on tables that the service's role and everybody have."""
-    # Two that change the same privileges at a time would fail; and a table's are never missing for the services.
+    # Until the transaction ends: two that change the privileges of a table at the same time would fail.
     _execute("SELECT pg_advisory_xact_lock(4242002)")
     _execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {_role()}, PUBLIC")
 

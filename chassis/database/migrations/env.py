@@ -22,7 +22,8 @@ def _migrate(connection: Connection) -> None:
 def _set_privileges() -> None:
     """Give the service's role the PRIVILEGES of the revisions, privileges by tables, and nothing else.
 
-    This is done at each migration: a database may have been restored without its privileges.
+    This is done at each migration: a database may have been restored without its privileges. It is one transaction, so
+    services that run keep theirs.
     """
     revoke_all()
     chassis_0001.grant_all()

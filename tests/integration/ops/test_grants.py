@@ -1,6 +1,8 @@
 """`chorus migrate` gives each service's login the privileges of its migrations, whatever they were before."""
 
 import asyncio
+import os
+import sys
 
 import asyncpg
 import pytest
@@ -65,3 +67,16 @@ async def test_privileges_are_those_of_the_migrations(
         assert await administrator.fetch(PRIVILEGES) == wanted
     finally:
         await administrator.close()
+
+
+async def test_two_migrations_at_the_same_time_wait_for_each_other(chorus: Installation) -> None:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
+    running = [
+        await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ops", "migrate", env=inherited | chorus.environment,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    ended = [await process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], ended

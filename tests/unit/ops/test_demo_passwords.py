@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from typer.testing import CliRunner
 
-from chassis.runtime.settings import Settings, read
+from chassis.runtime.settings import Settings, read, settings
 from ops.demo_passwords import check
+from ops.main import cli
 
 COMPOSE: Final = (Path(__file__).parents[3] / "compose.yaml").read_text("utf-8")
 
@@ -69,6 +71,18 @@ def test_it_is_found_wherever_it_stands(url: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CHORUS_DATABASE_URL_ORDERS", url)
     with pytest.raises(LookupError, match="everybody knows"):
         check(read(Settings))
+
+
+@pytest.mark.parametrize("command", [["serve", "orders"], ["migrate"]])
+def test_commands_that_start_something_refuse_it(
+    command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHORUS_DATABASE_URL_ORDERS", VALUES["CHORUS_DATABASE_URL_ORDERS"])
+    settings.cache_clear()
+    result = CliRunner().invoke(cli, command)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("chorus: CHORUS_DATABASE_URL_ORDERS: everybody knows")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_of_a_cluster_each_node_counts(monkeypatch: pytest.MonkeyPatch) -> None:
