@@ -16,6 +16,7 @@ import apps
 import chassis.database
 from apps import SERVICES
 from chassis.database.addresses import arguments, login_of, of_database
+from chassis.database.migrations import LOCK
 from chassis.messaging.addresses import vhost_of
 from chassis.runtime.settings import Settings, required
 from ops.audit.access import auditor_url, broker_auditor, readable
@@ -96,20 +97,21 @@ async def _check_encoding(connection: asyncpg.Connection, database: str) -> None
 
 async def grant_auditor(admin_url: str, service: str, service_url: str, password: str) -> None:
     """Create the read-only role of `chorus audit` for a service's database, whose tables must exist."""
-    async with _administrator(of_database(admin_url, service_url)) as connection:
+    async with _administrator(admin_url) as connection:
         role, database = await _create_role(connection, auditor_url(service_url, password))
         await connection.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
         await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {role}")
+    async with _administrator(of_database(admin_url, service_url)) as connection:
         for table, columns in readable(service).items():
             await connection.execute(f"GRANT SELECT {columns} ON {table} TO {role}")
 
 
 @contextlib.asynccontextmanager
 async def _administrator(url: str) -> AsyncIterator[asyncpg.Connection]:
-    """A superuser's connection with a lock, so that concurrent migrations wait for each other."""
+    """A superuser's connection with the lock, so that concurrent migrations wait for each other."""
     connection = await asyncpg.connect(**arguments(url))
     try:
-        await connection.execute("SELECT pg_advisory_lock(4242001)")
+        await connection.execute(LOCK)
         yield connection
     finally:
         await connection.close()

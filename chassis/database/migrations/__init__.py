@@ -1,6 +1,12 @@
 """The tables that every service's database has, and helpers for migrations."""
 
+from typing import Final
+
 from alembic import context, op
+
+LOCK: Final = "SELECT pg_advisory_lock(4242001)"
+"""Held, until the connection ends, while tables, roles or privileges change: PostgreSQL refuses two changes of the same
+row of its catalog at a time. A lock is one database's; roles and databases change under the administrator's."""
 
 
 def run(sql: str) -> None:
@@ -12,8 +18,6 @@ def run(sql: str) -> None:
 
 def revoke_all() -> None:
     """Revoke the privileges on tables that the service's role and everybody have."""
-    # Until the transaction ends: two that change the privileges of a table at the same time would fail.
-    _execute("SELECT pg_advisory_xact_lock(4242002)")
     _execute(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {_role()}, PUBLIC")
 
 

@@ -8,10 +8,12 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from chassis.database.migrations import chassis_0001, grant, revoke_all
+from chassis.database.migrations import LOCK, chassis_0001, grant, revoke_all
 
 
 def _migrate(connection: Connection) -> None:
+    connection.exec_driver_sql(LOCK)
+    connection.commit()  # so that each migration has a transaction of its own
     context.configure(connection=connection, transaction_per_migration=True)
     with context.begin_transaction():
         context.run_migrations()

@@ -69,14 +69,22 @@ async def test_privileges_are_those_of_the_migrations(
         await administrator.close()
 
 
-async def test_two_migrations_at_the_same_time_wait_for_each_other(chorus: Installation) -> None:
+@pytest.mark.parametrize("new", [False, True], ids=["existing", "new"])
+async def test_migrations_at_the_same_time_wait_for_each_other(
+    chorus: Installation, *, new: bool
+) -> None:
+    if new:
+        administrator = await asyncpg.connect(chorus.servers.database_admin_url)
+        for service in SERVICES:
+            await administrator.execute(f'DROP DATABASE "{chorus.login(service)}" WITH (FORCE)')
+        await administrator.close()
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("CHORUS_")}
     running = [
         await asyncio.create_subprocess_exec(
             sys.executable, "-m", "ops", "migrate", env=inherited | chorus.environment,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )
-        for _ in range(3)
+        for _ in range(4)
     ]  # fmt: skip
     ended = [await process.communicate() for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0], ended
+    assert [process.returncode for process in running] == [0] * 4, ended
